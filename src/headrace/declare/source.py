@@ -28,7 +28,7 @@ class Source:
         place: the line of the declaration.
         schema: column → polars type, for the columns whose type is declared.
         encoding: the encoding of CSV files, as Python names it.
-        null_values: the texts that a cell of a CSV file has if its value is missing.
+        null_values: texts of a CSV file's cells that mean "no value", besides the empty cell.
     """
 
     name: str
@@ -59,13 +59,13 @@ def source(
             or `datetime`. The types of the other columns are detected (CSV) or read from the file (Parquet).
         encoding: the encoding of CSV files: `utf-8`, `latin-1`, `cp1252`, `utf-16` or another that Python
             knows.
-        null_values: how CSV files write a missing value, such as `NA` or `?`: a cell with exactly this text is
-            null, in every column. An empty cell is always null, and so is a blank one (spaces only) in a column
-            that is not text.
+        null_values: how CSV files write "no value" besides the empty cell, such as `NA`: a cell that is exactly
+            one of these texts is null, in every column. A blank cell (spaces only) is null in a column that is
+            not text.
 
     Raises:
         ProjectError: the name is not valid, the path is absolute or leads out of the project, a type cannot be
-            read from a file, the encoding is not known, or a null value is not text.
+            read from a file, the encoding is not known, or `null_values` are not texts.
     """
     place = Place.of_caller()
     if not name or "/" in name:
@@ -85,14 +85,14 @@ def source(
         raise ProjectError(
             f"schema={schema!r} is not a dict", where=str(place), remedy='Write it as schema={"code": str}.'
         )
-    types = {column: _to_polars(column, type_, place) for column, type_ in (schema or {}).items()}
     nulls = to_tuple(null_values)
-    if not all(isinstance(text, str) for text in nulls):
+    if not all(isinstance(value, str) and value for value in nulls):
         raise ProjectError(
-            f"null_values={null_values!r} are not texts",
+            f"null_values={null_values!r} must be texts, and not empty",
             where=str(place),
-            remedy='Write null_values=["NA", "?"].',
+            remedy='Write them as in the file: null_values=["NA", "n/a"]. An empty cell is always null.',
         )
+    types = {column: _to_polars(column, type_, place) for column, type_ in (schema or {}).items()}
     return Source(name, path, place, types, codec, nulls)
 
 

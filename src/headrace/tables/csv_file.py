@@ -46,7 +46,7 @@ class CsvFile(NamedTuple):
         content: the path of the file; or its text as UTF-8, if the file has another encoding or empty lines.
         eol: the character that ends a row.
         empty_lines: the numbers of the lines without a cell, which do not count as rows (row 1 is the header).
-        null_values: the texts of a cell whose value is missing.
+        null_values: the texts of cells that are null.
     """
 
     path: Path
@@ -58,10 +58,8 @@ class CsvFile(NamedTuple):
     null_values: tuple[str, ...] = ()
 
     def scan(self) -> pl.LazyFrame:
-        """The rows in order, each column as text; an empty cell is null, and `""` is the empty text.
-
-        A cell with one of `null_values` is null, quoted or not.
-        """
+        """The rows in order, each column as text. An empty cell is null, one of `null_values` too; `""` is the
+        empty text."""
         rows = pl.scan_csv(
             self.content,
             infer_schema=False,
@@ -71,9 +69,7 @@ class CsvFile(NamedTuple):
         )
         if not self.null_values:
             return rows
-        return rows.with_columns(
-            pl.when(~pl.col(name).is_in(self.null_values)).then(pl.col(name)) for name in self.columns
-        )
+        return rows.with_columns(pl.when(~pl.all().is_in(list(self.null_values))).then(pl.all()))
 
     def row_number(self, index: int) -> int:
         """The number in the file of the row at this index of `scan`; the header is row 1."""
@@ -83,13 +79,12 @@ class CsvFile(NamedTuple):
         return number
 
 
-def check_csv(path: Path, encoding: str, null_values: tuple[str, ...] = ()) -> CsvFile:
+def check_csv(path: Path, encoding: str) -> CsvFile:
     """Checks every byte of the file.
 
     Args:
         path: the file.
         encoding: Python's name of the encoding; UTF-8 may begin with a byte order mark.
-        null_values: see CsvFile.
 
     Raises:
         ProjectError: the file has no header, or two columns of the same name; a row has more or fewer cells
@@ -99,9 +94,9 @@ def check_csv(path: Path, encoding: str, null_values: tuple[str, ...] = ()) -> C
     if path.stat().st_size == 0:
         raise ProjectError("the file is empty", where=str(path), remedy="The first row must name the columns.")
     if encoding == "utf-8":
-        return _Scan(path, np.memmap(path, np.uint8, mode="r")).result(path, null_values)
+        return _Scan(path, np.memmap(path, np.uint8, mode="r")).result(path)
     text = _decode(path, encoding)
-    return _Scan(path, np.frombuffer(text, np.uint8)).result(text, null_values)
+    return _Scan(path, np.frombuffer(text, np.uint8)).result(text)
 
 
 def _decode(path: Path, encoding: str) -> bytes:
@@ -140,7 +135,7 @@ class _Scan:
             self._check_chunk(start, min(start + _CHUNK, len(content)))
         self._check_end()
 
-    def result(self, content: Path | bytes, null_values: tuple[str, ...]) -> CsvFile:
+    def result(self, content: Path | bytes) -> CsvFile:
         """The checked file. Its content leaves out the empty lines."""
         if self._dropped:
             keep = np.ones(len(self._content), bool)
@@ -148,8 +143,7 @@ class _Scan:
                 keep[begin:end] = False
             content = self._content[keep].tobytes()
         rows = self._row - 2 - len(self._empty)
-        eol = chr(self._eol or _LF)
-        return CsvFile(self._path, self._header, rows, content, eol, tuple(self._empty), null_values)
+        return CsvFile(self._path, self._header, rows, content, chr(self._eol or _LF), tuple(self._empty))
 
     def _refuse_utf16(self) -> None:
         first = self._content[:2].tobytes()

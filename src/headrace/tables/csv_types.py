@@ -100,7 +100,8 @@ def check_types(file: CsvFile, declared: Mapping[str, pl.DataType]) -> None:
         raise ProjectError(
             f"column {name!r} is declared as {typed[name]}, and {value!r} is not a valid value",
             where=f"{file.path}, row {file.row_number(first_invalid[name]):,}",
-            remedy="Correct the file or the schema= of its source; a String column takes any text.",
+            remedy=f"Correct the file or the schema= of its source. If the text means that there is no value:"
+            f" source(..., null_values=[{value!r}]).",
         )
 
 
