@@ -179,5 +179,6 @@ def _check_declared(source: Source, columns: list[str]) -> None:
             raise ProjectError(
                 f"schema= names the column {name!r}, which no file of source {source.name!r} has",
                 where=f"{source.place}: {source.path}",
-                remedy=f"{hint}The files have the columns {', '.join(columns)}. Correct their header or the schema=.",
+                remedy=f"{hint}The files have the columns {', '.join(columns)}."
+                " Correct their header or the schema=.",
             )
