@@ -1,11 +1,11 @@
-"""Generates the weekly sales of a chain of stores from a seed, in the files of the public data set of that shape.
+"""Generates the weekly sales of a chain of stores from a seed, in files as the public data set has them.
 
     python generate.py --rows 602316 --seed 7
 
-writes data/train.csv, data/features.csv and data/stores.csv, and data/truth.parquet: the expected sales of each
-row, which nobody knows in a real chain. Sales are the expectation times noise, so the best weighted error (WAPE)
-that any forecast can reach is known. The expectation is a product of the level of store and department, the trend,
-the season of the department, holidays, prices, fuel and markdowns.
+writes data/train.csv, data/features.csv and data/stores.csv, and data/truth.parquet: the expected sales of
+each row, which nobody knows in a real chain. Sales are the expectation times noise, so the best weighted error
+(WAPE) that any forecast can reach is known. The expectation is a product of the level of store and department,
+the trend, the season of the department, holidays, prices, fuel and markdowns.
 """
 
 from __future__ import annotations
@@ -74,9 +74,7 @@ def generate(stores: int, seed: int, end: date) -> Generated:
     store, department, week = np.indices(expected.shape).reshape(3, -1)
     keys = pl.DataFrame({"Store": store + 1, "Dept": department + 1, "Date": weeks[week]})
     return Generated(
-        train=keys.with_columns(
-            Weekly_Sales=sales.reshape(-1), IsHoliday=_holidays(weeks).any(axis=0)[week]
-        ),
+        train=keys.with_columns(Weekly_Sales=sales.reshape(-1), IsHoliday=_holidays(weeks).any(axis=0)[week]),
         features=features,
         stores=chain,
         truth=keys.with_columns(expected=expected.reshape(-1)),
@@ -151,9 +149,7 @@ def _features(rng: np.random.Generator, chain: pl.DataFrame, fridays: Dates) -> 
     )
 
 
-def _expected(
-    rng: np.random.Generator, chain: pl.DataFrame, features: pl.DataFrame, fridays: Dates
-) -> Numbers:
+def _expected(rng: np.random.Generator, chain: pl.DataFrame, features: pl.DataFrame, fridays: Dates) -> Numbers:
     """The expected sales by store, department and week."""
     shape = (chain.height, len(fridays))
 

@@ -7,7 +7,7 @@ from feast.on_demand_feature_view import on_demand_feature_view
 from feast.types import Bool, Float64, Int64, String
 
 from headrace import TableSource
-from sales.tables import sales_history, store_weeks, stores
+from sales.tables import department_history, sales_history, store_weeks, stores
 
 WEEK = timedelta(weeks=1)
 
@@ -30,6 +30,14 @@ history = FeatureView(
         Field(name="mean_13", dtype=Float64),
         Field(name="mean_4_last_year", dtype=Float64),
     ],
+)
+
+department_week = FeatureView(
+    name="department_week",
+    entities=[department],
+    source=TableSource(department_history),
+    ttl=2 * WEEK,
+    schema=[Field(name="season", dtype=Float64), Field(name="pace", dtype=Float64)],
 )
 
 week = FeatureView(
@@ -69,8 +77,9 @@ def ratios_of(values, others):
 
 
 @on_demand_feature_view(
-    sources=[history, facts],
+    sources=[history, department_week, facts],
     schema=[
+        Field(name="usual_sales", dtype=Float64),
         Field(name="sales_per_square_foot", dtype=Float64),
         Field(name="velocity", dtype=Float64),
         Field(name="growth", dtype=Float64),
@@ -78,13 +87,19 @@ def ratios_of(values, others):
     mode="python",
 )
 def ratios(inputs):
-    """Recent sales relative to the store's size, to the quarter's sales, and to the same weeks a year ago."""
+    """Sales of a usual year at the present level; recent sales relative to the store's size, to the quarter's
+    sales, and to the same weeks a year ago."""
     recent = inputs["mean_4"]
+    usual = [
+        mean * season if mean is not None and season is not None else None
+        for mean, season in zip(inputs["mean_13"], inputs["season"], strict=True)
+    ]
     return {
+        "usual_sales": usual,
         "sales_per_square_foot": ratios_of(recent, inputs["size"]),
         "velocity": ratios_of(recent, inputs["mean_13"]),
         "growth": ratios_of(recent, inputs["mean_4_last_year"]),
     }
 
 
-sales_features = FeatureService(name="sales", features=[history, week, facts, ratios])
+sales_features = FeatureService(name="sales", features=[history, department_week, week, facts, ratios])

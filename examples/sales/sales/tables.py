@@ -57,7 +57,9 @@ class WeeklySales(dy.Schema):
     dept = dy.Int64(nullable=False, primary_key=True)
     week = dy.Date(nullable=False, primary_key=True, check=lambda week: week.dt.weekday() == FRIDAY)
     event_timestamp = dy.Datetime(time_unit="us", time_zone="UTC", nullable=False)
-    sales = dy.Float64(nullable=False, allow_inf=False, allow_nan=False)  # negative: more was returned than sold
+    sales = dy.Float64(
+        nullable=False, allow_inf=False, allow_nan=False
+    )  # negative: more was returned than sold
 
 
 @table(reads=train_file, schema=WeeklySales)
@@ -91,8 +93,8 @@ class SalesHistory(dy.Schema):
 def sales_history(sales: pl.LazyFrame) -> pl.LazyFrame:
     """What is known of a department's sales when a week has ended, for the prediction of the next week.
 
-    `lag_n` are the sales n weeks before the next week, null if the department has no row for that week; `mean_n`
-    is the mean over the n weeks before it.
+    `lag_n` are the sales n weeks before the next week, null if the department has no row for that week;
+    `mean_n` is the mean over the n weeks before it.
     """
     series = ["store", "dept"]
     weeks = (
@@ -105,13 +107,47 @@ def sales_history(sales: pl.LazyFrame) -> pl.LazyFrame:
         .sort(*series, "week")
     )
     known = pl.col("sales")
+    lags = {f"lag_{n}": known.shift(n - 1).over(series) for n in LAGS}
     means = {f"mean_{n}": known.rolling_mean(n, min_samples=1).over(series) for n in SPANS}
     return weeks.select(
         *series,
-        **{"event_timestamp": end(pl.col("week")), "department": pl.col("dept")},
-        **{f"lag_{n}": known.shift(n - 1).over(series) for n in LAGS},
-        **means,
+        event_timestamp=end(pl.col("week")),
+        department="dept",
         mean_4_last_year=known.rolling_mean(4, min_samples=1).shift(YEAR).over(series),
+        **lags,
+        **means,
+    )
+
+
+class DepartmentHistory(dy.Schema):
+    dept = dy.Int64(nullable=False, primary_key=True)
+    event_timestamp = dy.Datetime(time_unit="us", time_zone="UTC", nullable=False, primary_key=True)
+    season = dy.Float64(nullable=True)
+    pace = dy.Float64(nullable=True)
+
+
+@table(reads=weekly_sales, schema=DepartmentHistory)
+def department_history(sales: pl.LazyFrame) -> pl.LazyFrame:
+    """What is known of a department in all stores together when a week has ended: one store has more noise.
+
+    `season` are its sales in the next week of a year ago, and `pace` those of this week, each relative to the
+    mean of the 13 weeks up to then.
+    """
+    weeks = (
+        sales.group_by("dept")
+        .agg(week=pl.date_ranges(pl.col("week").min(), pl.col("week").max(), "1w").first())
+        .explode("week")
+        .join(sales.group_by("dept", "week").agg(pl.col("sales").sum()), on=["dept", "week"], how="left")
+        .sort("dept", "week")
+    )
+    known = pl.col("sales")
+    mean = known.rolling_mean(13, min_samples=4)
+    mean = pl.when(mean > 0).then(mean)
+    return weeks.select(
+        "dept",
+        event_timestamp=end(pl.col("week")),
+        season=(known.shift(YEAR - 1) / mean.shift(YEAR)).over("dept"),
+        pace=(known / mean).over("dept"),
     )
 
 
