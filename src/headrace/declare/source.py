@@ -60,7 +60,8 @@ def source(
         encoding: the encoding of CSV files: `utf-8`, `latin-1`, `cp1252`, `utf-16` or another that Python
             knows.
         null_values: how CSV files write "no value" besides the empty cell, such as `NA`: a cell that is exactly
-            one of these texts is null, in every column.
+            one of these texts is null, in every column. A blank cell (spaces only) is null in a column that is
+            not text.
 
     Raises:
         ProjectError: the name is not valid, the path is absolute or leads out of the project, a type cannot be

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -173,8 +174,11 @@ def _name_file_in_errors(path: Path) -> Iterator[None]:
 def _check_declared(source: Source, columns: list[str]) -> None:
     for name in source.schema:
         if name not in columns:
+            near = difflib.get_close_matches(name, columns, n=1)
+            hint = f"Is it {near[0]!r} there? " if near else ""
             raise ProjectError(
                 f"schema= names the column {name!r}, which no file of source {source.name!r} has",
                 where=f"{source.place}: {source.path}",
-                remedy=f"The files have the columns {', '.join(columns)}. Correct their header or the schema=.",
+                remedy=f"{hint}The files have the columns {', '.join(columns)}."
+                " Correct their header or the schema=.",
             )

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["fingerprint_project", "is_current", "source_digest"]
 
-_FILE_READING = 2  # the version of how files are read: a higher one makes the tables that read them stale
+_FILE_READING = 3  # the version of how files are read: a higher one makes the tables that read them stale
 _OTHER_STAGES = frozenset({"labels", "features"})  # arguments of a Model that decide stages before its training
 
 

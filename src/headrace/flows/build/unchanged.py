@@ -1,9 +1,9 @@
 """Decides by one digest whether a build has anything to do, before anything heavy is imported.
 
-The digest covers the project's files, its parameters, its lock, the pointers, dvc.yaml and dvc.lock, the profile, Feast's
-registry, and the files and environment variables that tables declare to read. The state of the lake is compared
-too: the sources' newest snapshots, and whether each table is at the snapshot in its pointer. A build that
-brings everything up to date records both in the state folder.
+The digest covers the project's files, its params.yaml, its lock, the pointers, dvc.yaml and dvc.lock, the
+profile, Feast's registry, and the files and environment variables that tables declare to read. The state of the
+lake is compared too: the sources' newest snapshots, and whether each table is at the snapshot in its pointer. A
+build that brings everything up to date records both in the state folder.
 """
 
 from __future__ import annotations

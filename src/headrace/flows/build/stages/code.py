@@ -17,7 +17,7 @@ __all__ = ["CodeStage"]
 
 
 class CodeStage(Stage):
-    """Depends on the package, headrace.toml, params.yaml, the locks and the files that tables declare to read."""
+    """Depends on the package, headrace.toml, params.yaml, the locks and the files that tables say they read."""
 
     kind = "code"
     reporting = "never"
