@@ -59,9 +59,9 @@ def processes_of(folder: Path) -> Iterator[str]:
 def check_readme(run: DemoRun, readme: Path) -> int:
     """Compares each ```console block of the README with what its commands print in the demo's project.
 
-    A line `$ COMMAND` is run in the project's folder, the lines after it are the expected output. `headrace demo`
-    is not run again: its output is the demo's. `...` stands for any text, and numbers, ids, padding and paths
-    may differ. Returns the number of commands compared.
+    A line `$ COMMAND` is run in the project's folder, the lines after it are the expected output.
+    `headrace demo` is not run again: its output is the demo's. `...` stands for any text; numbers, ids, padding
+    and paths may differ. Returns the number of commands compared.
     """
     compared = 0
     for block in re.findall(r"^```console\n(.*?)^```", readme.read_text(), re.MULTILINE | re.DOTALL):

@@ -134,7 +134,7 @@ def test_ingest_ends_once_a_build_has_filled_views_from_newer_code(
             tables.write_text(TABLES.replace("> 1)", "> 1.5)"))
             edited = load_project(settings)
             fill(edited, opened, plan_of(codes_of(edited)["clean"]), store)
-            with pytest.raises(NewerCode, match="begins again with the new code"):
+            with pytest.raises(NewerCode, match="restarts with the new code"):
                 running.result(60)
         finally:
             stop.set()
@@ -161,7 +161,7 @@ def test_ingest_ends_once_another_process_has_adopted_an_edited_contract(setting
             events = settings.root / "clicking" / "events.py"
             events.write_text(EVENTS + "    channel: str | None = None\n")
             output = call(settings, "status").stdout
-            assert "clicks: its contract was edited; ingest adopts it when it starts next" in output
+            assert "clicks: its contract was edited; the next ingest adopts it" in output
             send(Workspace(settings), 1, channel="web")
             assert call(settings, "ingest", "--until-end").returncode == 0
             with pytest.raises(NewerCode, match="contract of topic clicks was edited"):

@@ -24,7 +24,7 @@ __all__ = ["demo"]
     "--rows",
     type=click.IntRange(1),
     metavar="N",
-    help="How many rows or events to generate; default: the example's.",
+    help="How many rows to generate; default: the example's.",
 )
 @click.option("--seed", type=int, default=7, show_default=True, help="The seed of the generator.")
 @click.option(
