@@ -112,7 +112,7 @@ def best_auc(demo: headrace.Demo, training: Any) -> float:
     """The ROC AUC of the generator's own probabilities on the test rows: no model can be better."""
     keys = ["user_id", "product_id", "event_timestamp", "event_type"]
     test = (
-        demo.project.table(training.training_set.table, snapshot=training.training_set.snapshot)
+        demo.project.table(training.training_set.table, at=training.training_set.snapshot)
         .lazy()
         .filter(pl.col("event_timestamp") >= datetime.fromisoformat(training.boundaries["test"]))
         .select(*keys, "is_purchased")

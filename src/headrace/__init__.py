@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from headrace.declare.source import source
     from headrace.declare.splits import ByTime
     from headrace.declare.table import day, table
-    from headrace.declare.trainers import XGBoost
+    from headrace.declare.trainers import Sklearn, XGBoost
     from headrace.demo.demo import Demo
     from headrace.features.feast.source import TableSource
     from headrace.kernel.errors import HeadraceError, Refused
@@ -39,6 +39,7 @@ _HOMES = {
     "Model": "headrace.declare.model",
     "Precision": "headrace.declare.precision",
     "Refused": "headrace.kernel.errors",
+    "Sklearn": "headrace.declare.trainers",
     "Struct": "msgspec",
     "TableSource": "headrace.features.feast.source",
     "Tune": "headrace.declare.search",
@@ -68,6 +69,7 @@ __all__ = [
     "Model",
     "Precision",
     "Refused",
+    "Sklearn",
     "Struct",
     "TableSource",
     "Tune",

@@ -177,6 +177,11 @@ def declare_with_too_few_frames() -> object:
         (lambda: source("a/b", "x.csv"), "'a/b' is not a valid source name"),
         (lambda: source("s", "x.csv", encoding="utf-9"), "encoding='utf-9' is not an encoding"),
         (lambda: source("s", "x.csv", encoding="base64"), "encoding='base64' is not an encoding"),
+        (
+            lambda: source("s", "x.csv", null_values=["NA", ""]),
+            "null_values=['NA', ''] must be texts, and not empty",
+        ),
+        (lambda: source("s", "x.csv", null_values=[0]), "null_values=[0] must be texts"),
         (lambda: source("s", "x.csv", schema={"a": "int"}), "schema={'a': 'int'}: a file's column cannot"),
         (
             lambda: source("s", "x.csv", schema={"a": pl.List(pl.Int64)}),

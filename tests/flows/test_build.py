@@ -94,6 +94,8 @@ def test_an_edited_source_declaration_makes_its_readers_stale(tiny: Settings) ->
     assert lake.open(tiny).table("doubled").scan().collect_schema()["price"] == pl.Float64
     edit(tiny, "float})", 'float}, encoding="latin-1")')
     assert "table-doubled" in run_build(tiny)
+    edit(tiny, 'encoding="latin-1")', 'null_values=["NA"])')
+    assert "table-doubled" in run_build(tiny)
     assert run_build(tiny) == []
 
 

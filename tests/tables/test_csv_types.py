@@ -28,15 +28,15 @@ CELLS = {
         st.floats(allow_nan=False, allow_infinity=False).map(repr),
         st.decimals(allow_nan=False, allow_infinity=False).map(str),
         st.sampled_from(["0", "-0", "0870", "+1", "1.", ".5", "1.10", "00.5", "1e5", "2e3", "1e400", "NaN"]),
-        st.just(""),
+        st.sampled_from(["", " "]),
     ),
     "times": st.one_of(
         DAY,
         st.builds(str.__add__, DAY, TIME),
         st.builds("{}{}{}".format, DAY, TIME, st.sampled_from(["Z", "+00:00", "-0130", "+0260", "z"])),
-        st.just(""),
+        st.sampled_from(["", " "]),
     ),
-    "words": st.sampled_from(["true", "false", "True", "1", "", "yes"]),
+    "words": st.sampled_from(["true", "false", "True", "1", "", " ", "yes"]),
 }
 COLUMN = st.sampled_from(sorted(CELLS)).flatmap(lambda name: st.lists(CELLS[name], max_size=3))
 ONE_FOLDER = settings(
@@ -96,10 +96,10 @@ READERS: list[tuple[pl.DataType, Any]] = [
 
 def expect_column(cells: list[str]) -> tuple[pl.DataType, list[Any]]:
     """The type of a column and its values, by the rule in the guide."""
-    filled = [cell for cell in cells if cell]
+    filled = [cell for cell in cells if cell.strip()]
     for dtype, reader in READERS:
-        values = [reader(cell) if cell else None for cell in cells]
-        if not filled or any(value is None and cell for value, cell in zip(values, cells, strict=True)):
+        values = [reader(cell) if cell.strip() else None for cell in cells]
+        if not filled or any(value is None and cell.strip() for value, cell in zip(values, cells, strict=True)):
             continue
         if dtype == pl.Float64 and any("e" in c for c in filled) and not any("." in c for c in filled):
             continue
@@ -114,6 +114,8 @@ def expect_column(cells: list[str]) -> tuple[pl.DataType, list[Any]]:
 @example(cells=["1.5", "12345678901234567890"], earlier=1)
 @example(cells=["2024-02-29T10:00", "2024-02-29T10:00Z"], earlier=0)
 @example(cells=["9999-12-31T23:59:59-01:00"], earlier=0)
+@example(cells=["29.85", " ", "108.15"], earlier=0)
+@example(cells=[" "], earlier=0)
 @example(cells=["0.30000000000000004", "1e-07", "100000000000000000000.0"], earlier=0)
 def test_a_column_has_the_type_that_all_its_cells_are_written_as(
     tmp_path: Path, cells: list[str], earlier: int

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +76,40 @@ def test_a_declared_type_holds_in_all_files(project: Project, folder: Path) -> N
     with pytest.raises(ProjectError, match=r"'René' is not a valid value") as refused:
         read_files(project, declare(project, schema={"Prénom": pl.Int64()}, encoding="iso8859-1"))
     assert refused.value.where == f"{folder}/a.csv, row 2"
+
+
+def test_a_null_value_is_null_in_every_column_and_only_as_a_whole_cell(project: Project, folder: Path) -> None:
+    (folder / "a.csv").write_text('id,price,name\nNA,1.5,NA\n2,n/a,NAB\n3,,""\n4,"NA","n/a"\n')
+    declared = declare(project, null_values=("NA", "n/a"))
+    rows = read_files(project, declared).collect()
+    assert dict(rows.schema) == {"id": pl.Int64, "price": pl.Float64, "name": pl.String}
+    assert rows.rows() == [(None, 1.5, None), (2, None, "NAB"), (3, None, ""), (4, None, None)]
+    typed = declare(project, schema={"price": pl.Float64()}, null_values=("NA", "n/a"))
+    assert read_files(project, typed).collect()["price"].to_list() == [1.5, None, None, None]
+    with pytest.raises(ProjectError, match="'n/a' is not a valid value") as refused:
+        read_files(project, declare(project, schema={"price": pl.Float64()}, null_values=("NA",)))
+    assert refused.value.where == f"{folder}/a.csv, row 3"
+    assert "null_values=['n/a']" in str(refused.value.remedy)
+
+
+def test_blank_cells_are_null_except_in_text(project: Project, folder: Path) -> None:
+    (folder / "a.csv").write_text("id,total,note,seen\n1, , ,\t\n2,108.15,x,2024-01-01\n")
+    expected = {"id": [1, 2], "total": [None, 108.15], "note": [" ", "x"], "seen": [None, date(2024, 1, 1)]}
+    assert read_files(project, declare(project)).collect().to_dict(as_series=False) == expected
+    typed = declare(project, schema={"total": pl.Float64(), "note": pl.String(), "seen": pl.Date()})
+    assert read_files(project, typed).collect().to_dict(as_series=False) == expected
+
+
+def test_a_renamed_column_is_named_with_one_like_it(project: Project, folder: Path) -> None:
+    (folder / "a.csv").write_text("id,Total_Charges\n1,5\n")
+    with pytest.raises(
+        ProjectError, match="the column 'TotalCharges', which no file of source 'more'"
+    ) as refused:
+        read_files(project, declare(project, schema={"TotalCharges": pl.Float64()}))
+    assert refused.value.where == "tables.py:1: data/more"
+    assert str(refused.value.remedy).startswith(
+        "Is it 'Total_Charges' there? The files have the columns id, Total"
+    )
 
 
 def test_parquet_columns_are_put_together_by_name(project: Project, folder: Path) -> None:

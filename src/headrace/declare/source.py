@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import codecs
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import attrs
 
+from headrace.declare.convert import to_tuple
 from headrace.declare.place import Place
 from headrace.kernel.errors import ProjectError
 
@@ -27,6 +28,7 @@ class Source:
         place: the line of the declaration.
         schema: column → polars type, for the columns whose type is declared.
         encoding: the encoding of CSV files, as Python names it.
+        null_values: texts of a CSV file's cells that mean "no value", besides the empty cell.
     """
 
     name: str
@@ -34,9 +36,17 @@ class Source:
     place: Place
     schema: Mapping[str, pl.DataType] = attrs.Factory(dict)
     encoding: str = "utf-8"
+    null_values: tuple[str, ...] = ()
 
 
-def source(name: str, path: str, *, schema: Mapping[str, Any] | None = None, encoding: str = "utf-8") -> Source:
+def source(
+    name: str,
+    path: str,
+    *,
+    schema: Mapping[str, Any] | None = None,
+    encoding: str = "utf-8",
+    null_values: str | Sequence[str] = (),
+) -> Source:
     """Declares files as a source that tables can read.
 
         catalogue = source("catalogue", "data/catalogue.csv", schema={"code": str})
@@ -49,10 +59,13 @@ def source(name: str, path: str, *, schema: Mapping[str, Any] | None = None, enc
             or `datetime`. The types of the other columns are detected (CSV) or read from the file (Parquet).
         encoding: the encoding of CSV files: `utf-8`, `latin-1`, `cp1252`, `utf-16` or another that Python
             knows.
+        null_values: how CSV files write "no value" besides the empty cell, such as `NA`: a cell that is exactly
+            one of these texts is null, in every column. A blank cell (spaces only) is null in a column that is
+            not text.
 
     Raises:
         ProjectError: the name is not valid, the path is absolute or leads out of the project, a type cannot be
-            read from a file, or the encoding is not known.
+            read from a file, the encoding is not known, or `null_values` are not texts.
     """
     place = Place.of_caller()
     if not name or "/" in name:
@@ -72,8 +85,15 @@ def source(name: str, path: str, *, schema: Mapping[str, Any] | None = None, enc
         raise ProjectError(
             f"schema={schema!r} is not a dict", where=str(place), remedy='Write it as schema={"code": str}.'
         )
+    nulls = to_tuple(null_values)
+    if not all(isinstance(value, str) and value for value in nulls):
+        raise ProjectError(
+            f"null_values={null_values!r} must be texts, and not empty",
+            where=str(place),
+            remedy='Write them as in the file: null_values=["NA", "n/a"]. An empty cell is always null.',
+        )
     types = {column: _to_polars(column, type_, place) for column, type_ in (schema or {}).items()}
-    return Source(name, path, place, types, codec)
+    return Source(name, path, place, types, codec, nulls)
 
 
 def _to_polars(column: str, type_: Any, place: Place) -> pl.DataType:

@@ -46,6 +46,7 @@ class CsvFile(NamedTuple):
         content: the path of the file; or its text as UTF-8, if the file has another encoding or empty lines.
         eol: the character that ends a row.
         empty_lines: the numbers of the lines without a cell, which do not count as rows (row 1 is the header).
+        null_values: the texts of cells that are null.
     """
 
     path: Path
@@ -54,16 +55,21 @@ class CsvFile(NamedTuple):
     content: Path | bytes
     eol: str
     empty_lines: tuple[int, ...]
+    null_values: tuple[str, ...] = ()
 
     def scan(self) -> pl.LazyFrame:
-        """The rows in order, each column as text; an empty cell is null, and `""` is the empty text."""
-        return pl.scan_csv(
+        """The rows in order, each column as text. An empty cell is null, one of `null_values` too; `""` is the
+        empty text."""
+        rows = pl.scan_csv(
             self.content,
             infer_schema=False,
             glob=False,
             eol_char=self.eol,
             with_column_names=lambda _: list(self.columns),
         )
+        if not self.null_values:
+            return rows
+        return rows.with_columns(pl.when(~pl.all().is_in(list(self.null_values))).then(pl.all()))
 
     def row_number(self, index: int) -> int:
         """The number in the file of the row at this index of `scan`; the header is row 1."""

@@ -50,7 +50,7 @@ def type_of_kinds(kinds: Iterable[Kinds]) -> pl.DataType:
 
 
 def as_type(column: str, dtype: pl.DataType) -> pl.Expr:
-    """Converts the column's text to the type; null where the text is empty or not of that type.
+    """Converts the column's text to the type; null where the text is blank or not of that type.
 
     Booleans are `true` and `false`; dates and times are ISO 8601 (a time without a zone is UTC if the type has
     a zone); numbers have a decimal point.
@@ -88,10 +88,7 @@ def check_types(file: CsvFile, declared: Mapping[str, pl.DataType]) -> None:
     typed = {name: dtype for name, dtype in declared.items() if dtype != pl.String}
     if not typed:
         return
-    invalid = {
-        name: pl.col(name).is_not_null() & (pl.col(name) != "") & as_type(name, dtype).is_null()
-        for name, dtype in typed.items()
-    }
+    invalid = {name: ~_is_blank(pl.col(name)) & as_type(name, dtype).is_null() for name, dtype in typed.items()}
     first = file.scan().select(
         is_invalid.arg_true().first().alias(name) for name, is_invalid in invalid.items()
     )
@@ -103,7 +100,8 @@ def check_types(file: CsvFile, declared: Mapping[str, pl.DataType]) -> None:
         raise ProjectError(
             f"column {name!r} is declared as {typed[name]}, and {value!r} is not a valid value",
             where=f"{file.path}, row {file.row_number(first_invalid[name]):,}",
-            remedy="Correct the file or the schema= of its source; a String column takes any text.",
+            remedy=f"Correct the file or the schema= of its source. If the text means that there is no value:"
+            f" source(..., null_values=[{value!r}]).",
         )
 
 
@@ -140,7 +138,7 @@ def _passing_tests(rows: pl.LazyFrame, tests: list[_Test]) -> list[_Test]:
 
 
 def _all_are(kind: Kind, text: pl.Expr, value: pl.Expr) -> pl.Expr:
-    """Whether every cell is empty or written as values of that kind are."""
+    """Whether every cell is blank or written as values of that kind are."""
     fits = value.is_not_null()
     if kind == "boolean":
         fits = text.is_in(["true", "false"])
@@ -150,8 +148,13 @@ def _all_are(kind: Kind, text: pl.Expr, value: pl.Expr) -> pl.Expr:
         fits &= text.str.contains(_DECIMAL)
     elif kind == "instant":
         fits &= text.str.contains(f"{_ZONE}$")
-    every = (fits.fill_null(False) | text.is_null() | (text == "")).all()
+    every = (fits.fill_null(False) | _is_blank(text)).all()
     return every & _digits_agree(text, value) & _has_point(text) if kind == "float" else every
+
+
+def _is_blank(text: pl.Expr) -> pl.Expr:
+    """Whether a cell is empty or has spaces only: then it has no value, unless its column is text."""
+    return text.is_null() | (text.str.strip_chars() == "")
 
 
 def _digits_agree(text: pl.Expr, value: pl.Expr) -> pl.Expr:

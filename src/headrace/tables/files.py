@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -77,7 +78,7 @@ def read_files(project: Project, source: Source) -> pl.LazyFrame:
 
 
 def _csv_frames(source: Source, paths: list[Path]) -> list[pl.LazyFrame]:
-    files = [check_csv(path, source.encoding) for path in paths]
+    files = [check_csv(path, source.encoding)._replace(null_values=source.null_values) for path in paths]
     columns = list(dict.fromkeys(name for file in files for name in file.columns))
     _check_declared(source, columns)
     kinds: dict[str, list[Kinds]] = {name: [] for name in columns}
@@ -173,8 +174,11 @@ def _name_file_in_errors(path: Path) -> Iterator[None]:
 def _check_declared(source: Source, columns: list[str]) -> None:
     for name in source.schema:
         if name not in columns:
+            near = difflib.get_close_matches(name, columns, n=1)
+            hint = f"Is it {near[0]!r} there? " if near else ""
             raise ProjectError(
                 f"schema= names the column {name!r}, which no file of source {source.name!r} has",
-                where=str(source.place),
-                remedy=f"The files have the columns {', '.join(columns)}.",
+                where=f"{source.place}: {source.path}",
+                remedy=f"{hint}The files have the columns {', '.join(columns)}."
+                " Correct their header or the schema=.",
             )

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["fingerprint_project", "is_current", "source_digest"]
 
-_FILE_READING = 2  # the version of how files are read: a higher one makes the tables that read them stale
+_FILE_READING = 3  # the version of how files are read: a higher one makes the tables that read them stale
 
 
 def source_digest(settings: Settings) -> str:
@@ -115,7 +115,9 @@ def _table_pieces(project: Project, table: Table, index: CodeIndex, external: Ex
     for read in table.reads:
         if isinstance(read, Source):
             types = {column: repr(dtype) for column, dtype in read.schema.items()}
-            pieces[f"source({read.name})"] = digest_value([_FILE_READING, types, read.encoding])
+            pieces[f"source({read.name})"] = digest_value(
+                [_FILE_READING, types, read.encoding, read.null_values]
+            )
     return _lines(pieces)
 
 
