@@ -49,7 +49,8 @@ from headrace.registry.bundle import seal
 from headrace.registry.signing import signing_key
 from headrace.serving import release
 from headrace.serving.release import Arm
-from headrace.training.trainers.folder import ModelMeta, load_model, save_model
+from headrace.training.trainers.folder import load_model, save_model
+from headrace.training.trainers.port import ModelMeta
 from headrace.training.trainers.xgboost import MODEL
 
 NAMES = [f"f{n}" for n in range(6)]

@@ -18,12 +18,13 @@ if TYPE_CHECKING:
     from headrace.declare.event import event
     from headrace.declare.gate import at_least, at_most, not_worse_than_champion
     from headrace.declare.model import Model
+    from headrace.declare.params import params
     from headrace.declare.precision import Precision
     from headrace.declare.search import Tune, choice, integers, loguniform, uniform
     from headrace.declare.source import source
     from headrace.declare.splits import ByTime
     from headrace.declare.table import day, table
-    from headrace.declare.trainers import XGBoost
+    from headrace.declare.trainers import Sklearn, XGBoost
     from headrace.demo.demo import Demo
     from headrace.features.feast.source import TableSource
     from headrace.kernel.errors import HeadraceError, Refused
@@ -39,6 +40,7 @@ _HOMES = {
     "Model": "headrace.declare.model",
     "Precision": "headrace.declare.precision",
     "Refused": "headrace.kernel.errors",
+    "Sklearn": "headrace.declare.trainers",
     "Struct": "msgspec",
     "TableSource": "headrace.features.feast.source",
     "Tune": "headrace.declare.search",
@@ -53,6 +55,7 @@ _HOMES = {
     "integers": "headrace.declare.search",
     "loguniform": "headrace.declare.search",
     "not_worse_than_champion": "headrace.declare.gate",
+    "params": "headrace.declare.params",
     "project": "headrace.api",
     "source": "headrace.declare.source",
     "table": "headrace.declare.table",
@@ -68,6 +71,7 @@ __all__ = [
     "Model",
     "Precision",
     "Refused",
+    "Sklearn",
     "Struct",
     "TableSource",
     "Tune",
@@ -83,6 +87,7 @@ __all__ = [
     "integers",
     "loguniform",
     "not_worse_than_champion",
+    "params",
     "project",
     "source",
     "table",

@@ -24,7 +24,8 @@ from headrace.serving import release as releases
 from headrace.serving.endpoint import Endpoint
 from headrace.serving.models import Models
 from headrace.serving.release import Arm
-from headrace.training.trainers.folder import ModelMeta, save_model
+from headrace.training.trainers.folder import save_model
+from headrace.training.trainers.port import ModelMeta
 from headrace.training.trainers.xgboost import MODEL
 from headrace.workspace import Workspace
 

@@ -56,7 +56,8 @@ def fit_booster(slope: int) -> bytes:
 def put_bundle(settings, boosters, version, plan, slope=None, categories=None):
     """Writes a version's bundle to where a replica reads it, sealed with the project's key."""
     from headrace.features.values.matrix import Encoding
-    from headrace.training.trainers.folder import ModelMeta, save_model
+    from headrace.training.trainers.folder import save_model
+    from headrace.training.trainers.port import ModelMeta
     from headrace.training.trainers.xgboost import MODEL
 
     place = registry.open(settings).bundle_folder("purchase", version)

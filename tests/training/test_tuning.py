@@ -24,7 +24,9 @@ def make_fold(seed: int) -> TrainingData:
     rng = np.random.default_rng(seed)
     x = rng.normal(size=(600, 2)).astype(np.float32)
     y = (rng.random(600) < 1 / (1 + np.exp(-2 * x[:, 0] * x[:, 1]))).astype(np.float32)
-    return TrainingData("binary", ("a", "b"), (), Examples(x[:400], y[:400]), Examples(x[400:], y[400:]))
+    return TrainingData(
+        "binary", Encoding(("a", "b")), (), Examples(x[:400], y[:400]), Examples(x[400:], y[400:])
+    )
 
 
 def test_a_trial_has_the_mean_metric_of_all_folds(project: Project, model: Model, tmp_path: Path) -> None:

@@ -109,6 +109,8 @@ def _describe(value: Any, index: CodeIndex, *, is_top: bool = False, path: tuple
         return ["method", describe([value.__func__, value.__self__])]
     if inspect.ismodule(value):
         return index.pieces(value.__name__, "") if index.has(value.__name__) else value.__name__
+    if hasattr(value, "get_params"):  # an estimator of scikit-learn; its repr leaves out what is long
+        return [_pieces_of(type(value), index), describe(value.get_params(deep=False))]
     if index.has(type(value).__module__):
         return [_pieces_of(type(value), index), describe(getattr(value, "__dict__", {}))]
     return _describe_foreign(value)

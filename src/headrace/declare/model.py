@@ -59,7 +59,8 @@ class Model:
         place: the line of the declaration.
 
     Raises:
-        ProjectError: the name, `task`, `missing` or `refresh` is not valid, or no task has all the metrics.
+        ProjectError: the name, `task`, `missing` or `refresh` is not valid, no task has all the metrics, or the
+            trainer lacks a parameter that `tune` names.
     """
 
     name: str
@@ -84,6 +85,8 @@ class Model:
             )
         _check_missing(self.name, self.missing, self.place)
         task_of(self)
+        if self.tune is not None:
+            self.trainer.check_parameters(self.tune.space, self.place)
 
 
 def task_of(model: Model) -> Task | None:

@@ -12,8 +12,8 @@ from headrace.declare.trainers import Trainer
 from headrace.kernel.run import run
 from headrace.training.matrices import Matrices
 from headrace.training.trainers import trainer_for
-from headrace.training.trainers.folder import ModelMeta, Predictor, load_model, save_model
-from headrace.training.trainers.port import Budget, Fitted, TrainingData
+from headrace.training.trainers.folder import Predictor, load_model, save_model
+from headrace.training.trainers.port import Budget, Fitted, ModelMeta, TrainingData
 
 __all__ = ["Progress", "final_fit", "save"]
 

@@ -59,7 +59,7 @@ def to_matrices(parts: Parts, target: str, plan: FeaturePlan, task: Task = "bina
         return Examples(matrix_of(rows, matrix), evaluator.encode(rows[target], classes))
 
     folds = tuple(
-        TrainingData(task, encoding.features, classes, examples(fold.train), examples(fold.validation))
+        TrainingData(task, encoding, classes, examples(fold.train), examples(fold.validation))
         for fold in parts.folds
     )
     return Matrices(encoding, folds, examples(parts.test))

@@ -14,8 +14,8 @@ from headrace.features.values.matrix import Encoding
 from headrace.kernel.errors import HeadraceError, ProjectError
 from headrace.training.evaluation import evaluator_for
 from headrace.training.trainers import trainer_for
-from headrace.training.trainers.folder import ModelMeta, Predictor, load_model, save_model
-from headrace.training.trainers.port import Budget, Examples, Fitted, TrainingData
+from headrace.training.trainers.folder import Predictor, load_model, save_model
+from headrace.training.trainers.port import Budget, Examples, Fitted, ModelMeta, TrainingData
 from headrace.training.trainers.xgboost import MODEL, XGBoostTrainer
 
 FEATURES = tuple(f"f{n}" for n in range(5))
@@ -31,7 +31,7 @@ def make_data(rows: int, *, shuffled: bool = False) -> tuple[np.ndarray, np.ndar
 
 
 def fit_on(train: Examples, validation: Examples, declared: XGBoost, task="binary", classes=()) -> Fitted:
-    data = TrainingData(task, FEATURES, classes, train, validation)
+    data = TrainingData(task, Encoding(FEATURES), classes, train, validation)
     return TRAINER.fit(TRAINER.prepare(data), declared, {}, seed=0, budget=Budget())
 
 
@@ -139,7 +139,7 @@ def test_the_number_of_bins_is_a_parameter() -> None:
 
 def test_a_search_may_fit_on_the_same_prepared_data_with_other_bins() -> None:
     x, y = make_data(400)
-    prepared = TRAINER.prepare(TrainingData("binary", FEATURES, (), Examples(x, y), Examples(x, y)))
+    prepared = TRAINER.prepare(TrainingData("binary", Encoding(FEATURES), (), Examples(x, y), Examples(x, y)))
 
     def fit_with(bins: int) -> Fitted:
         return TRAINER.fit(prepared, XGBoost(2, 2), {"max_bin": bins}, seed=0, budget=Budget())

@@ -10,33 +10,13 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from headrace.declare.metrics import Task
-from headrace.features.values.matrix import Encoding
 from headrace.kernel.errors import HeadraceError
 from headrace.training.trainers import trainer_by_name
-from headrace.training.trainers.port import Label, Outputs, PredictFunction
+from headrace.training.trainers.port import ModelMeta, Outputs, PredictFunction
 
-__all__ = ["META", "ModelMeta", "Predictor", "load_model", "save_model"]
+__all__ = ["META", "Predictor", "load_model", "save_model"]
 
 META = "meta.json"
-
-
-class ModelMeta(msgspec.Struct, frozen=True, kw_only=True):
-    """What `meta.json` holds.
-
-    Attributes:
-        trainer: the name of the trainer that reads the other files.
-        task: the task of the model.
-        classes: the labels of a multiclass model, in the order of its outputs; else empty.
-        encoding: how a row becomes numbers.
-        parameters: the parameters of the fit.
-    """
-
-    trainer: str
-    task: Task = "binary"
-    classes: tuple[Label, ...] = ()
-    encoding: Encoding
-    parameters: dict[str, Any] = {}
 
 
 class Predictor:
@@ -93,4 +73,4 @@ def load_model(folder: Path) -> Predictor:
         meta = msgspec.json.decode((folder / META).read_bytes(), type=ModelMeta)
     except (OSError, msgspec.DecodeError) as error:
         raise HeadraceError(f"the model cannot be read: {error}", where=str(folder)) from error
-    return Predictor(meta, trainer_by_name(meta.trainer).load(folder))
+    return Predictor(meta, trainer_by_name(meta.trainer).load(folder, meta))

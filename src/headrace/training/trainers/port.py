@@ -10,12 +10,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from headrace.declare.metrics import Task
+from headrace.features.values.matrix import Encoding
 
-__all__ = ["Budget", "Examples", "Fitted", "Label", "Outputs", "PredictFunction", "TrainerPort", "TrainingData"]
+__all__ = [
+    "Budget",
+    "Examples",
+    "Fitted",
+    "Label",
+    "ModelMeta",
+    "Outputs",
+    "PredictFunction",
+    "TrainerPort",
+    "TrainingData",
+]
 
 Label = str | int
 Outputs = npt.NDArray[np.float64]
@@ -42,17 +54,22 @@ class TrainingData:
 
     Attributes:
         task: the task of the target.
-        features: the names of the matrix's columns.
+        encoding: the matrix's columns, and the text that the codes in it stand for.
         classes: the labels of a multiclass target, by index; else empty.
         train: the rows that the model is fitted on.
         validation: the rows by which the trainer stops early.
     """
 
     task: Task
-    features: tuple[str, ...]
+    encoding: Encoding
     classes: tuple[Label, ...]
     train: Examples
     validation: Examples
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """The names of the matrix's columns."""
+        return self.encoding.features
 
 
 @dataclass(frozen=True)
@@ -86,6 +103,24 @@ class Fitted:
     importance: Mapping[str, float]
 
 
+class ModelMeta(msgspec.Struct, frozen=True, kw_only=True):
+    """What `meta.json` holds.
+
+    Attributes:
+        trainer: the name of the trainer that reads the other files.
+        task: the task of the model.
+        classes: the labels of a multiclass model, in the order of its outputs; else empty.
+        encoding: how a row becomes numbers.
+        parameters: the parameters of the fit.
+    """
+
+    trainer: str
+    task: Task = "binary"
+    classes: tuple[Label, ...] = ()
+    encoding: Encoding
+    parameters: dict[str, Any] = {}
+
+
 class TrainerPort(Protocol):
     """One way to fit models. It is stateless, so that any worker of Ray can use its own instance.
 
@@ -116,8 +151,12 @@ class TrainerPort(Protocol):
             ProjectError: the library does not accept a parameter.
         """
 
-    def load(self, folder: Path) -> PredictFunction:
+    def load(self, folder: Path, meta: ModelMeta) -> PredictFunction:
         """Loads the model in the folder, and returns its predict function. Threads may share it.
+
+        Args:
+            folder: where the model's files are.
+            meta: the content of its `meta.json`.
 
         Raises:
             HeadraceError: the folder does not hold a model of this trainer.

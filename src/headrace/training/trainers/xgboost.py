@@ -17,7 +17,7 @@ from headrace.declare.metrics import Task
 from headrace.declare.trainers import XGBoost
 from headrace.kernel.errors import ProjectError
 from headrace.training.trainers.libxgboost import Booster
-from headrace.training.trainers.port import Budget, Fitted, Outputs, PredictFunction, TrainingData
+from headrace.training.trainers.port import Budget, Fitted, ModelMeta, Outputs, PredictFunction, TrainingData
 
 __all__ = ["MODEL", "XGBoostTrainer"]
 
@@ -77,7 +77,7 @@ class XGBoostTrainer:
         files = {MODEL: bytes(best.save_raw("ubj"))}
         return Fitted(files, given, {"num_boost_round": rounds}, outputs, _shares_of_gain(best))
 
-    def load(self, folder: Path) -> PredictFunction:
+    def load(self, folder: Path, meta: ModelMeta) -> PredictFunction:  # noqa: ARG002  the port's signature
         """The booster's predictions, with one thread: the fastest for few rows."""
         booster = Booster(folder / MODEL)
 
