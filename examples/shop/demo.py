@@ -45,7 +45,7 @@ def run(demo: headrace.Demo) -> None:
 
 def generate_events(demo: headrace.Demo) -> Path:
     with demo.step("generate") as step:
-        command = [sys.executable, "generate.py", "--events", str(demo.options.events or EVENTS)]
+        command = [sys.executable, "generate.py", "--events", str(demo.options.rows or EVENTS)]
         command += ["--seed", str(demo.options.seed)]
         done = subprocess.run(command, cwd=demo.folder, stdout=subprocess.PIPE, text=True, check=True)
         generated = json.loads(done.stdout)
@@ -112,7 +112,7 @@ def best_auc(demo: headrace.Demo, training: Any) -> float:
     """The ROC AUC of the generator's own probabilities on the test rows: no model can be better."""
     keys = ["user_id", "product_id", "event_timestamp", "event_type"]
     test = (
-        demo.project.table(training.training_set.table, snapshot=training.training_set.snapshot)
+        demo.project.table(training.training_set.table, at=training.training_set.snapshot)
         .lazy()
         .filter(pl.col("event_timestamp") >= datetime.fromisoformat(training.boundaries["test"]))
         .select(*keys, "is_purchased")

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from headrace.flows.events.ingest_report import IngestReport
     from headrace.flows.events.send import SendReport
     from headrace.flows.project.status import Status
+    from headrace.flows.project.table_tags import TableVersion
     from headrace.flows.trace.why import Why
     from headrace.projects.running import Up
     from headrace.training.report import TrainingReport
@@ -46,12 +47,12 @@ class Rows:
         snapshot: the id of the snapshot.
     """
 
-    def __init__(self, settings: Settings, name: str, snapshot: int | str | None) -> None:
+    def __init__(self, settings: Settings, name: str, at: int | str | datetime | None) -> None:
         from headrace import lake
 
         self.name = name
         self._table = lake.open(settings).table(name)
-        head = self._table.current_snapshot() if snapshot is None else self._table.snapshot(snapshot)
+        head = self._table.current_snapshot() if at is None else self._table.snapshot(at)
         if head is None:
             raise CallError(f"table {name!r} has no rows yet", remedy="headrace build makes it.")
         self.snapshot = head.id
@@ -82,13 +83,53 @@ class OpenProject:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
 
-    def table(self, name: str, *, snapshot: int | str | None = None) -> Rows:
-        """A table at its newest snapshot, or at the snapshot with this id or tag.
+    def table(self, name: str, *, at: int | str | datetime | None = None) -> Rows:
+        """A table at its current snapshot, or at an earlier one, with the columns that it had.
+
+        Args:
+            name: the name of the table.
+            at: a snapshot's id, a tag, or an aware datetime: the snapshot that was current then.
 
         Raises:
-            CallError: the table or the snapshot does not exist.
+            CallError: the table, the tag or the snapshot does not exist, the snapshot has expired, or the
+                moment has no time zone.
         """
-        return Rows(self.settings, name, snapshot)
+        return Rows(self.settings, name, at)
+
+    def tag_table(self, name: str, tag: str, *, at: int | str | datetime | None = None) -> Rows:
+        """headrace tag-table: names a snapshot (as for `table`), so that it does not expire.
+
+        A tag does not move.
+
+        Raises:
+            CallError: as `table`; or the tag is not valid, or names another snapshot.
+        """
+        from headrace.flows.project.table_tags import tag_table
+
+        with Workspace(self.settings) as workspace:
+            return Rows(self.settings, name, tag_table(workspace, name, tag, at).id)
+
+    def untag_table(self, name: str, tag: str) -> None:
+        """headrace untag-table: removes a tag. Its snapshot may then expire.
+
+        Raises:
+            CallError: the table or the tag does not exist, or Headrace set the tag.
+        """
+        from headrace.flows.project.table_tags import untag_table
+
+        with Workspace(self.settings) as workspace:
+            untag_table(workspace, name, tag)
+
+    def table_versions(self, name: str) -> list[TableVersion]:
+        """headrace table-versions: the snapshots that can be read, oldest first, with their tags.
+
+        Raises:
+            CallError: the table does not exist.
+        """
+        from headrace.flows.project.table_tags import list_versions
+
+        with Workspace(self.settings) as workspace:
+            return list_versions(workspace, name)
 
     def as_of(self, declared: Any, moment: datetime) -> pl.DataFrame:
         """The rows of a database's table at a moment, from its changelog: one row per key, ordered by key.
@@ -116,13 +157,14 @@ class OpenProject:
             field.name for field in msgspec.structs.fields(contract.struct) if not field.name.startswith("_")
         )
 
-    def training_set(self, model: str, *, snapshot: int | str | None = None) -> Rows:
-        """A model's training set: labels, and a column `view__feature` for each feature.
+    def training_set(self, model: str, *, at: int | str | datetime | None = None) -> Rows:
+        """A model's training set (at a snapshot, as for `table`): labels, and a column `view__feature` for each
+        feature.
 
         Raises:
-            CallError: it has not been made yet.
+            CallError: it has not been made yet, or as `table`.
         """
-        return Rows(self.settings, f"training_{model}", snapshot)
+        return Rows(self.settings, f"training_{model}", at)
 
     def training_report(self, model: str, version: int | str = "champion") -> TrainingReport:
         """How a version was trained: its rows, parameters, metrics and the result of the gate.

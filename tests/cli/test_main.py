@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -46,6 +47,23 @@ def test_nothing_to_do_loads_nothing_heavy(project: Path, headrace: Headrace) ->
     lines = run_and_list_loaded(["build"], HEAVY, project)
     assert lines[0].startswith("Nothing to do")
     assert lines[-1] == ""
+
+
+def test_a_table_is_tagged_and_its_versions_are_listed(project: Path, headrace: Headrace) -> None:
+    assert headrace("build", cwd=project).returncode == 0
+    tagged = headrace("tag-table", "doubled", "v1", cwd=project)
+    assert re.fullmatch(r"v1 names snapshot \d+ of doubled: 2 rows of \S+ \S+ UTC\.\n", tagged.stdout), tagged
+    (project / "data" / "prices.csv").write_text("price\n3\n")
+    assert headrace("build", cwd=project).returncode == 0
+    versions = json.loads(headrace("table-versions", "doubled", "--json", cwd=project).stdout)
+    assert [(version["rows"], version["tags"]) for version in versions] == [(2, ["v1"]), (1, [])]
+    for at in (str(versions[0]["snapshot"]), versions[0]["at"], "v1"):
+        again = headrace("tag-table", "doubled", "v1", "--at", at, cwd=project)
+        assert again.returncode == 0, again.stderr
+    assert "names another snapshot" in headrace("tag-table", "doubled", "v1", cwd=project).stderr
+    assert "v1" in headrace("table-versions", "doubled", cwd=project).stdout
+    assert headrace("untag-table", "doubled", "v1", cwd=project).stdout == "Removed tag v1 from doubled.\n"
+    assert "tag 'v1' does not exist" in headrace("untag-table", "doubled", "v1", cwd=project).stderr
 
 
 # rich prints tables, and dvc reads dvc.lock once a stage is stale.
@@ -177,7 +195,7 @@ def test_a_table_can_be_dropped_once_nothing_reads_it(project: Path, headrace: H
     refused = headrace("drop-table", "doubled", "--yes", cwd=project)
     assert (refused.returncode, "table 'doubled' is read by table total" in refused.stderr) == (1, True)
     unknown = headrace("drop-table", "nothing", "--yes", cwd=project)
-    assert (unknown.returncode, "There are: doubled, total." in unknown.stderr) == (2, True)
+    assert (unknown.returncode, "Choose one: doubled, total." in unknown.stderr) == (2, True)
 
     tables = project / "tiny" / "tables.py"
     tables.write_text(tables.read_text().replace("def total", "def whole"))

@@ -1,5 +1,6 @@
 """A table of the lake: appends with a position, overwritten days, scans, tags."""
 
+import random
 from datetime import UTC, date, datetime, timedelta
 
 import polars as pl
@@ -11,7 +12,8 @@ from headrace.config.settings import Settings
 from headrace.kernel.errors import CallError, Conflict
 from headrace.kernel.position import LogPosition, SnapshotPosition
 from headrace.kernel.properties import LATEST_ARRIVAL
-from headrace.lake import Lake, LakeTable
+from headrace.lake import Lake, LakeTable, tags
+from headrace.lake.expiry import expire_snapshots
 
 SCHEMA = pa.schema(
     [("at", pa.timestamp("us", "UTC")), ("_valid", pa.bool_()), ("x", pa.int32()), ("name", pa.string())]
@@ -162,6 +164,76 @@ class TestTags:
     def test_of_a_missing_snapshot_is_an_error(self, table: LakeTable) -> None:
         with pytest.raises(CallError, match="snapshot 5 does not exist"):
             table.create_tag("kept", 5)
+
+    def test_stays_where_it_is_if_it_must_not_move(self, table: LakeTable) -> None:
+        first, second = table.append(rows(1, 1)), table.append(rows(1, 1))
+        table.create_tag("v1", first.id, move=False)
+        table.create_tag("v1", first.id, move=False)
+        with pytest.raises(CallError, match=f"tag 'v1' names another snapshot: {first.id}"):
+            table.create_tag("v1", second.id, move=False)
+        with pytest.raises(CallError, match="branch 'main' names another snapshot"):
+            table.create_tag("main", first.id, move=False)
+        assert table.tags() == {"v1": first.id}
+
+
+class TestMoments:
+    def test_name_the_snapshot_that_was_current(self, table: LakeTable) -> None:
+        before = tick()
+        first = table.append(rows(1, 1))
+        between = tick()
+        second = table.append(rows(1, 2))
+        after = tick()
+        table.rollback_to_snapshot(first.id)
+        assert [table.snapshot(moment).id for moment in (between, after, tick())] == [
+            first.id,
+            second.id,
+            first.id,
+        ]
+        with pytest.raises(CallError, match="the table had no rows yet at"):
+            table.snapshot(before)
+        with pytest.raises(CallError, match="has no time zone"):
+            table.snapshot(datetime(2024, 1, 1))
+
+    @pytest.mark.parametrize("seed", range(4))
+    def test_never_name_another_snapshot_after_an_expiry(self, table: LakeTable, seed: int) -> None:
+        choose = random.Random(seed)
+        current: dict[datetime, int] = {}
+        for number in range(14):
+            snapshots = table.snapshots()
+            if number > 2 and choose.random() < 0.25:
+                table.rollback_to_snapshot(choose.choice(snapshots).id)
+            elif number > 2 and choose.random() < 0.4:
+                tags.remove_stale_keeps(table.catalog, table.iceberg())
+                expire_snapshots(table.catalog, table.iceberg(), choose.randint(1, 3))
+            else:
+                snapshot = table.append(rows(1, 1))
+                if choose.random() < 0.3:
+                    table.create_tag(f"kept-{number}", snapshot.id)
+            head = table.current_snapshot()
+            assert head is not None
+            current[tick()] = head.id
+        answers = {moment: read_id_at(table, moment) for moment in current}
+        assert {
+            moment: answer for moment, answer in answers.items() if answer is not None
+        }.items() <= current.items()
+        assert answers[max(current)] == current[max(current)]
+        assert None in answers.values()
+
+
+def read_id_at(table: LakeTable, moment: datetime) -> int | None:
+    """The snapshot of a moment; None if it has expired."""
+    try:
+        return table.snapshot(moment).id
+    except CallError:
+        return None
+
+
+def tick() -> datetime:
+    """The present moment; returns when the next millisecond has begun."""
+    moment = datetime.now(UTC)
+    while datetime.now(UTC) - moment < timedelta(milliseconds=2):
+        pass
+    return moment
 
 
 LONG = "a name that is longer than the sixteen characters that a statistic keeps, "

@@ -6,9 +6,10 @@ from datetime import UTC, date, datetime, timedelta
 
 import polars as pl
 import pytest
+from polars.testing import assert_frame_equal
 
 from headrace.kernel.errors import CallError, Conflict, ProjectError, Refused
-from headrace.lake import Lake
+from headrace.lake import Lake, LakeTable
 from headrace.projects.project import Project, load_project
 from headrace.tables.build import TableBuild, build_table
 
@@ -219,6 +220,89 @@ def test_a_column_may_change_its_type(project: Project, lake: Lake, arrive: Arri
     frame = lake.table("people").scan().sort("user").collect()
     assert frame.schema == {"user": pl.String}
     assert frame["user"].to_list() == ["1", "2"]
+
+
+class TestChangedFiles:
+    """What a table of files becomes when the files change and the code does not."""
+
+    @pytest.fixture
+    def people(self, project: Project, lake: Lake) -> LakeTable:
+        object.__setattr__(project.table("people"), "function", lambda rows: rows)
+        write(project, "user,name,height\n1,Ann,1.5\n2,Bob,\n")
+        build(project, lake, "people")
+        return lake.table("people")
+
+    def test_new_columns_arrive_and_old_snapshots_keep_theirs(
+        self, project: Project, lake: Lake, people: LakeTable
+    ) -> None:
+        first = people.scan().sort("user").collect()
+        people.create_tag("v1", people.snapshots()[-1].id)
+        write(project, "user,name,height,has_phone\n1,Ann,1.75,true\n3,Cid,1.6,\n")
+        built = build(project, lake, "people")[0]
+        assert built.because == ["names changed"]
+        assert people.scan().sort("user").collect().to_dict(as_series=False) == {
+            "user": [1, 3],
+            "name": ["Ann", "Cid"],
+            "height": [1.75, 1.6],
+            "has_phone": [True, None],
+        }
+        assert_frame_equal(people.scan(people.snapshot("v1").id).sort("user").collect(), first)
+
+    @pytest.mark.parametrize(
+        ("content", "message"),
+        [
+            (
+                "user,name,height\n1,Ann,n/a\n2,Bob,1.8\n",
+                "column 'height' of table people is double, and would become",
+            ),
+            (
+                "user,name,height\n1,Ann,\n2,Bob,\n",
+                "column 'height' of table people is double, and would become",
+            ),
+            (
+                "user,name,height\nA1,Ann,1.5\n",
+                "column 'user' of table people is long, and would become string",
+            ),
+            ("user,name,size\n1,Ann,1.5\n", "column 'height' of table people is gone"),
+        ],
+    )
+    def test_a_lost_column_or_type_is_refused(
+        self, project: Project, lake: Lake, people: LakeTable, content: str, message: str
+    ) -> None:
+        before = people.current_snapshot()
+        write(project, content)
+        with pytest.raises(Refused, match=message) as refused:
+            build(project, lake, "people")
+        assert str(refused.value.where).startswith("data/names.csv (source 'names' at ")
+        assert "tables.py:" in str(refused.value.where)
+        assert people.current_snapshot() == before
+        assert people.schema().names == ["user", "name", "height"]
+        built = build(project, lake, "people", code="2")[0]  # whoever means it changes the code
+        assert built.because == ["its code changed"]
+        assert set(people.schema().names) == set(content.partition("\n")[0].split(","))
+
+    def test_a_renamed_column_is_named_with_its_new_name(
+        self, project: Project, lake: Lake, people: LakeTable
+    ) -> None:
+        write(project, "user,name,Height\n1,Ann,1.5\n")
+        with pytest.raises(Refused) as refused:
+            build(project, lake, "people")
+        assert str(refused.value.remedy).startswith("Is it 'Height' now? Correct the header of the file")
+
+    def test_a_table_of_a_changed_table_may_lose_a_column(
+        self, project: Project, lake: Lake, people: LakeTable, arrive: Arrive
+    ) -> None:
+        arrive((at(1), 1), arrived=at(6))
+        build(project, lake, "clean", "daily")
+        assert lake.table("daily").schema().names == ["user", "day", "clicks", "spent", "name", "height"]
+        object.__setattr__(project.table("people"), "function", lambda rows: rows.drop("height"))
+        built = build(project, lake, "people", code="2") + build(project, lake, "daily")
+        assert built[1].because == ["people changed"]
+        assert lake.table("daily").schema().names == ["user", "day", "clicks", "spent", "name"]
+
+
+def write(project: Project, content: str) -> None:
+    (project.settings.root / "data" / "names.csv").write_text(content)
 
 
 def test_the_partition_of_a_table_cannot_change(project: Project, lake: Lake, arrive: Arrive) -> None:

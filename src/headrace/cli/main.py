@@ -35,6 +35,9 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "why": ("headrace.cli.why", "Trace a prediction to its raw events, or an event to its verdicts."),
     "check": ("headrace.cli.check", "Check that serving equals training, and that contracts still fit."),
     "export": ("headrace.cli.export", "Write files that another tool needs to run the project."),
+    "table-versions": ("headrace.cli.table_tags", "List a table's snapshots and their tags."),
+    "tag-table": ("headrace.cli.table_tags", "Give a table's snapshot a name, so that it is kept."),
+    "untag-table": ("headrace.cli.table_tags", "Remove such a name."),
     "drop-table": ("headrace.cli.drop_table", "Delete a table that a build made."),
     "clean": ("headrace.cli.clean", "Delete what the project made on this machine, after asking."),
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from datetime import date
+from datetime import date, datetime
 from pathlib import Path
 
 import polars as pl
@@ -18,7 +18,9 @@ from headrace.kernel.errors import CallError
 from headrace.kernel.position import Position
 from headrace.lake import changes
 from headrace.lake.errors import name_errors
+from headrace.lake.history import snapshot_at
 from headrace.lake.positions import find_position
+from headrace.lake.schema import conflicts, iceberg_schema
 from headrace.lake.snapshot import Snapshot, sequence_of, snapshot_of
 from headrace.lake.tags import tags_of
 
@@ -74,13 +76,16 @@ class TableReader:
         current = self.iceberg().current_snapshot()
         return None if current is None else snapshot_of(current)
 
-    def snapshot(self, ref: int | str) -> Snapshot:
-        """The snapshot with this id or tag.
+    def snapshot(self, ref: int | str | datetime) -> Snapshot:
+        """The snapshot with this id or tag, or the one that was current at this moment (an aware datetime).
 
         Raises:
-            CallError: the table has no such snapshot (it may have expired) or no such tag.
+            CallError: the table has no such snapshot (it may have expired), no such tag, or no rows yet at that
+                moment.
         """
         table = self.iceberg()
+        if isinstance(ref, datetime):
+            return snapshot_of(snapshot_at(table, ref))
         snapshot = table.snapshot_by_id(ref) if isinstance(ref, int) else table.snapshot_by_name(ref)
         if snapshot is None:
             raise CallError(
@@ -94,6 +99,10 @@ class TableReader:
     def snapshots(self) -> list[Snapshot]:
         """The snapshots that have not expired, oldest first."""
         return [snapshot_of(snapshot) for snapshot in sorted(self.iceberg().snapshots(), key=sequence_of)]
+
+    def type_conflicts(self, schema: pa.Schema) -> dict[str, tuple[str, str]]:
+        """Column → its type here and in `schema`, where the first can neither hold nor become the second."""
+        return conflicts(self.iceberg().schema(), iceberg_schema(schema, self.name))
 
     def tags(self) -> dict[str, int]:
         """Tag → snapshot id."""

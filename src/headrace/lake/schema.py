@@ -32,7 +32,7 @@ from pyiceberg.types import (
 
 from headrace.kernel.errors import ProjectError
 
-__all__ = ["PartitionBy", "fits", "grow", "iceberg_schema", "partition_spec"]
+__all__ = ["PartitionBy", "conflicts", "fits", "grow", "iceberg_schema", "partition_spec"]
 
 PartitionBy = Sequence[tuple[str, Literal["identity", "day"]]]
 
@@ -162,6 +162,16 @@ def _grow_type(update: UpdateSchema, path: tuple[str, ...], old: IcebergType, ne
                 update.add_column((*path, field.name), field.field_type)
     else:
         update.update_column(path, new)
+
+
+def conflicts(have: Schema, want: Schema) -> dict[str, tuple[str, str]]:
+    """Column → its type in `have` and in `want`, where the first can neither hold nor become the second."""
+    stored = {field.name: field.field_type for field in have.fields}
+    return {
+        field.name: (str(stored[field.name]), str(field.field_type))
+        for field in want.fields
+        if field.name in stored and not _becomes(stored[field.name], field.field_type)
+    }
 
 
 def fits(have: Schema, want: Schema, *, exact: bool = False) -> bool:

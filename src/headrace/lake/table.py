@@ -126,15 +126,20 @@ class LakeTable(TableReader):
                     return
         raise too_many_tries(table)
 
-    def create_tag(self, name: str, snapshot: int) -> None:
-        """Tags a snapshot, so that it does not expire. An existing tag of this name moves.
+    def create_tag(self, name: str, snapshot: int, *, move: bool = True) -> None:
+        """Tags a snapshot, so that it does not expire.
+
+        Args:
+            name: the tag.
+            snapshot: the snapshot's id.
+            move: whether an existing tag of this name moves to the snapshot.
 
         Raises:
-            CallError: the table has no such snapshot (it may have expired).
+            CallError: the table has no such snapshot (it may have expired), or the tag must not move.
             Conflict: other writers kept changing the table.
         """
         with name_errors(self.where, self.name):
-            exists = tags.create_tag(self.catalog, self.iceberg, name, snapshot)
+            exists = tags.create_tag(self.catalog, self.iceberg, name, snapshot, move=move)
         if not exists:
             self.snapshot(snapshot)  # raises CallError
 

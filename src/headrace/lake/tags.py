@@ -12,6 +12,7 @@ from pyiceberg.catalog import Catalog
 from pyiceberg.table import Table
 from pyiceberg.table.refs import SnapshotRefType
 
+from headrace.kernel.errors import CallError
 from headrace.lake import lease
 from headrace.lake.expiry import KEEP
 from headrace.lake.refs import TRIES, too_many_tries, update_refs
@@ -28,13 +29,26 @@ def tags_of(table: Table) -> dict[str, int]:
     }
 
 
-def create_tag(catalog: Catalog, load: Callable[[], Table], name: str, snapshot: int) -> bool:
-    """Sets a tag; False if the table does not have the snapshot. Raises Conflict as LakeTable.create_tag."""
+def create_tag(
+    catalog: Catalog, load: Callable[[], Table], name: str, snapshot: int, *, move: bool = True
+) -> bool:
+    """Sets a tag; False if the table does not have the snapshot. Raises as LakeTable.create_tag."""
     for _ in range(TRIES):
         table = load()
         if table.snapshot_by_id(snapshot) is None:
             return False
-        if update_refs(catalog, table, set_tags={name: snapshot, f"{KEEP}{snapshot}": snapshot}, expect={}):
+        ref = table.refs().get(name)
+        expect = {}
+        if not move:
+            expect = {name: None if ref is None else snapshot}
+            if ref is not None and ref.snapshot_id != snapshot:
+                raise CallError(
+                    f"{ref.snapshot_ref_type.value} {name!r} names another snapshot: {ref.snapshot_id}",
+                    where=f"table {table.name()[-1]}",
+                    remedy="A tag does not move. Choose another name, or remove this tag first.",
+                )
+        tags = {name: snapshot, f"{KEEP}{snapshot}": snapshot}
+        if update_refs(catalog, table, set_tags=tags, expect=expect):
             return True
     raise too_many_tries(table)
 

@@ -23,6 +23,7 @@ from headrace.tables.audit import audit
 from headrace.tables.call import call_function, collect_frames
 from headrace.tables.current import keep_current
 from headrace.tables.days import check_day, make_days, refuse_lost_rows
+from headrace.tables.evolution import check_columns
 from headrace.tables.plan import RebuildPlan, plan_rebuild
 from headrace.tables.read import TableInput, read_input
 
@@ -70,7 +71,8 @@ def build_table(
     Raises:
         CallError: a table that it reads does not exist.
         ProjectError: the function failed, or did not return a frame.
-        Refused: the audit refused the rows; the table is unchanged.
+        Refused: the audit refused the rows, or the files of a source changed so that the table would lose a
+            column or its type; the table is unchanged.
         Conflict: another build has committed to the table in the meantime.
         Unavailable: the catalog is locked or cannot be reached.
     """
@@ -123,6 +125,10 @@ def _publish(
     partition_by = _partition_by(lake, table)
     parts = _compute_parts(project, lake, table, plan)
     first = next(parts)
+    if plan.files:
+        check_columns(
+            table, lake.table(table.name), first.schema, [project.sources[name] for name in plan.files]
+        )
     stored = lake.ensure(table.name, first.schema, partition_by, exact=plan.whole)
     properties = plan.properties(code)
     facts = dict(properties) if plan.clock is None else {**properties, LATEST_ARRIVAL: str(plan.clock)}

@@ -30,6 +30,7 @@ class RebuildPlan(msgspec.Struct, frozen=True):
         clock: the latest arrival in the inputs, in microseconds since 1970: the value of a function's `now`.
         expect: the properties that this plan was made from; the commit is refused if they have changed.
         rows: input day → rows, over all inputs that are partitioned by day.
+        files: the sources whose files have changed, if nothing else made the table stale.
     """
 
     table: str
@@ -40,6 +41,7 @@ class RebuildPlan(msgspec.Struct, frozen=True):
     clock: int | None
     expect: dict[str, str | None]
     rows: dict[date, int] = {}
+    files: list[str] = []
 
     @property
     def stale(self) -> bool:
@@ -88,14 +90,15 @@ def plan_rebuild(
                 )
                 rows = {d: rows.get(d, 0) + counts.get(d, 0) for d in rows.keys() | counts.keys()}
     because = _reasons_for_whole(current, code, expect, inputs, partitioned=day is not None)
+    files = _changed_files(code, expect, inputs) if because else []
     if day is None:
-        return RebuildPlan(table.name, None, bool(because), because, inputs, clock, expect)
+        return RebuildPlan(table.name, None, bool(because), because, inputs, clock, expect, files=files)
     output_days = spread_days(rows, day)
     if not because:
         days, because = _stale_days(lake, table, day, reads, inputs, expect, clock, output_days)
         if days is not None:
             return RebuildPlan(table.name, sorted(days), False, because, inputs, clock, expect, rows)
-    return RebuildPlan(table.name, sorted(output_days), True, because, inputs, clock, expect, rows)
+    return RebuildPlan(table.name, sorted(output_days), True, because, inputs, clock, expect, rows, files)
 
 
 def _reasons_for_whole(
@@ -117,6 +120,14 @@ def _reasons_for_whole(
         if expect[f"{INPUT}{source.name}"] != _text(source.version)
         and not (partitioned and source.day_column is not None)
     ]
+
+
+def _changed_files(code: str, expect: Mapping[str, str | None], inputs: list[TableInput]) -> list[str]:
+    """The sources whose files have changed; empty if the code or an input table has changed as well."""
+    changed = [source for source in inputs if expect[f"{INPUT}{source.name}"] != _text(source.version)]
+    if expect[CODE] != code or any(source.snapshot is not None for source in changed):
+        return []
+    return [source.name for source in changed]
 
 
 def _stale_days(

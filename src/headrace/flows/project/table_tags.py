@@ -1,0 +1,97 @@
+"""Tags of tables: names that a user gives to a table's snapshots, which then do not expire."""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime
+
+from msgspec import Struct
+
+from headrace.kernel.errors import CallError
+from headrace.lake import Snapshot
+from headrace.workspace import Workspace
+
+__all__ = ["TableVersion", "list_versions", "tag_table", "untag_table"]
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_RESERVED = ("headrace-", "input-of-", "training.", "version.")  # prefixes of the tags that Headrace sets
+
+
+class TableVersion(Struct, frozen=True):
+    """A snapshot of a table.
+
+    Attributes:
+        snapshot: its id.
+        at: when it was committed, in UTC.
+        rows: the number of rows.
+        tags: its tags, those that Headrace set (`version.MODEL.N` of a model's version) too.
+    """
+
+    snapshot: int
+    at: datetime
+    rows: int
+    tags: list[str]
+
+
+def tag_table(workspace: Workspace, table: str, tag: str, at: int | str | datetime | None = None) -> Snapshot:
+    """Tags a snapshot of the table, so that it does not expire. Returns the snapshot.
+
+    Args:
+        workspace: the project to work on.
+        table: the name of the table.
+        tag: letters, digits, `.`, `_` and `-`. A tag that exists does not move.
+        at: the snapshot's id, one of its tags, or a moment at which it was current; None: the current snapshot.
+
+    Raises:
+        CallError: the tag is not valid or names another snapshot; the table or the snapshot does not exist.
+        Conflict: other writers kept changing the table.
+    """
+    _check_name(tag)
+    lake_table = workspace.lake.table(table)
+    snapshot = lake_table.current_snapshot() if at is None else lake_table.snapshot(at)
+    if snapshot is None:
+        raise CallError(f"table {table!r} has no rows yet", remedy="headrace build makes it.")
+    lake_table.create_tag(tag, snapshot.id, move=False)
+    return snapshot
+
+
+def untag_table(workspace: Workspace, table: str, tag: str) -> None:
+    """Removes a tag that a user set. Its snapshot may then expire.
+
+    Raises:
+        CallError: the table or the tag does not exist, or Headrace set the tag.
+        Conflict: other writers kept changing the table.
+    """
+    _check_name(tag)
+    lake_table = workspace.lake.table(table)
+    if tag not in lake_table.tags():
+        lake_table.snapshot(tag)  # raises CallError
+    lake_table.remove_tag(tag)
+
+
+def list_versions(workspace: Workspace, table: str) -> list[TableVersion]:
+    """The snapshots of the table that have not expired, oldest first.
+
+    Raises:
+        CallError: the table does not exist.
+    """
+    lake_table = workspace.lake.table(table)
+    tags = lake_table.tags()
+    return [
+        TableVersion(
+            snapshot.id,
+            snapshot.at,
+            snapshot.rows,
+            sorted(tag for tag, tagged in tags.items() if tagged == snapshot.id),
+        )
+        for snapshot in lake_table.snapshots()
+    ]
+
+
+def _check_name(tag: str) -> None:
+    if not _NAME.fullmatch(tag) or tag == "main" or tag.startswith(_RESERVED):
+        raise CallError(
+            f"{tag!r} is not a valid tag for a table",
+            remedy="Use letters, digits, '.', '_' and '-', such as v1. Headrace's own tags begin with"
+            f" {', '.join(_RESERVED)}; main is Iceberg's branch.",
+        )
