@@ -29,16 +29,16 @@ def run_build(context: BuildContext, targets: Sequence[str], progress: Progress)
     settings, graph = context.settings, context.graph
     init(settings.root)
     selected = graph.select(targets)
-    sources = find_sources(settings, context.code)
+    sources = find_sources(context.workspace, context.code)
     blocked = graph.dependents_of(path for path, source in sources.items() if source.problem is not None)
     reports: list[StageReport] = []
     with record_runs(context.workspace), run("build") as build_run:
         for path, source in sources.items():
             if source.problem is None:
                 context.pointers.write(path, source.pointer)
-        remove_void_pointers(settings, graph.stages)
+        remove_void_pointers(context.workspace, graph.stages)
         _remove_lost_pointers(context, selected)
-        drift = find_drift(settings, graph.stages)
+        drift = find_drift(context.workspace, graph.stages)
         write_if_changed(settings.root / "dvc.yaml", graph.dvc_yaml().encode())
         pipeline = Pipeline(settings.root)
         with pipeline.lock():
@@ -101,7 +101,7 @@ def _remove_lost_pointers(context: BuildContext, stages: Iterable[Stage]) -> Non
 
 
 def _record_build(context: BuildContext, sources: Mapping[str, SourceState]) -> None:
-    tables = table_snapshots(context.settings, context.graph.stages).values()
+    tables = table_snapshots(context.workspace, context.graph.stages).values()
     external = context.code.external
     record_build(
         context.settings,

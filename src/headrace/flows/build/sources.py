@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from headrace.code.source_files import list_files
-from headrace.config.settings import Settings
 from headrace.flows.build.pointers import Pointers
 from headrace.flows.build.project_code import ProjectCode
 from headrace.flows.build.stage import Stage
 from headrace.kernel.digest import digest_file
 from headrace.kernel.errors import HeadraceError, ProjectError, Unavailable
 from headrace.lake.table_state import current_snapshot_ids
+from headrace.workspace import Workspace
 
 __all__ = ["SourceState", "find_sources", "raise_first_problem", "source_paths"]
 
@@ -36,7 +36,7 @@ class SourceState:
     problem: HeadraceError | None = None
 
 
-def find_sources(settings: Settings, code: ProjectCode) -> dict[str, SourceState]:
+def find_sources(workspace: Workspace, code: ProjectCode) -> dict[str, SourceState]:
     """Pointer file → the state of the topic's table or source, for each that a table or feature view reads.
 
     Raises:
@@ -45,10 +45,10 @@ def find_sources(settings: Settings, code: ProjectCode) -> dict[str, SourceState
     tables = [table for table in code.topics.values() if ("topics", table) in _reads(code)]
     states = {
         Pointers.path("topics", table): _topic_state(code, table, snapshot)
-        for table, snapshot in current_snapshot_ids(settings, tables).items()
+        for table, snapshot in current_snapshot_ids(workspace.lake, tables).items()
     }
     for name, path in source_paths(code).items():
-        states[Pointers.path("sources", name)] = _files_state(settings.root, name, path)
+        states[Pointers.path("sources", name)] = _files_state(workspace.settings.root, name, path)
     return states
 
 

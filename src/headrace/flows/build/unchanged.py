@@ -23,6 +23,7 @@ from headrace.kernel.digest import digest_value
 from headrace.kernel.time import now
 from headrace.lake.table_state import current_snapshot_ids, rows_snapshot_ids
 from headrace.projects.loader import project_files
+from headrace.workspace import Workspace
 
 __all__ = ["is_unchanged", "record_build"]
 
@@ -30,8 +31,9 @@ _FILE = "built.json"
 _WRITTEN = ("dvc.yaml", "dvc.lock", FILE, PARAMS_FILE)
 
 
-def is_unchanged(settings: Settings) -> bool:
+def is_unchanged(workspace: Workspace) -> bool:
     """Whether nothing has changed since the last whole build, and no model's refresh is due."""
+    settings = workspace.settings
     try:
         record = json.loads(settings.place(_FILE).read_bytes())
         heads, tables, due = record["heads"], record["tables"], record["due"]
@@ -40,8 +42,8 @@ def is_unchanged(settings: Settings) -> bool:
     if due is not None and now() >= datetime.fromisoformat(due):
         return False
     return bool(
-        current_snapshot_ids(settings, heads) == heads
-        and rows_snapshot_ids(settings, tables) == tables
+        current_snapshot_ids(workspace.lake, heads) == heads
+        and rows_snapshot_ids(workspace.lake, tables) == tables
         and _digest(settings, record["files"], record["env"]) == record["digest"]
     )
 
