@@ -114,7 +114,7 @@ def test_ingest_ends_once_a_build_has_filled_views_from_newer_code(
 ) -> None:
     send(settings, 5)
     ingest(Workspace(settings), until_end=True)
-    opened, store = lake.open(settings), online.open(settings.online.url)
+    opened, store = lake.open(settings), online.open(settings)
     project = load_project(settings)
     old = plan_of(codes_of(project)["clean"])
     fill(project, opened, old, store)
