@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -49,19 +50,7 @@ def join_outcomes(predictions: pl.DataFrame, events: pl.LazyFrame, declared: Out
             outcome=pl.lit(None, types[declared.value]), outcome_at=pl.lit(None, types[declared.event.time])
         )
     by = [f"__key_{number}" for number in range(len(keys))]  # a key may have the name of a column here
-    known = (
-        events.select(
-            *(pl.col(name).alias(column) for name, column in zip(keys, by, strict=True)),
-            pl.col(declared.event.time).alias("outcome_at"),
-            pl.col(declared.value).alias("outcome"),
-            "_arrived_at",
-        )
-        .drop_nulls([*by, "outcome_at", "outcome"])
-        .sort("outcome_at", "_arrived_at")
-        .unique([*by, "outcome_at"], keep="last", maintain_order=True)
-        .drop("_arrived_at")
-        .collect()
-    )
+    known = _read_outcomes(events, declared, dict(zip(by, keys, strict=True)))
     rows = predictions.select("at").with_row_index(_PLACE)
     rows = rows.with_columns(
         pl.Series(column, values, known.schema[column])
@@ -83,6 +72,26 @@ def join_outcomes(predictions: pl.DataFrame, events: pl.LazyFrame, declared: Out
         )
     outcomes = rows.select(_PLACE).join(matches.select(_PLACE, "outcome", "outcome_at"), on=_PLACE, how="left")
     return predictions.hstack(outcomes.sort(_PLACE).select("outcome", "outcome_at"))
+
+
+def _read_outcomes(events: pl.LazyFrame, declared: Outcomes, keys: Mapping[str, str]) -> pl.DataFrame:
+    """`outcome` and `outcome_at` of the events in order of time, with their keys under other names: name here →
+    field."""
+    import polars as pl
+
+    return (
+        events.select(
+            *(pl.col(field).alias(name) for name, field in keys.items()),
+            pl.col(declared.event.time).alias("outcome_at"),
+            pl.col(declared.value).alias("outcome"),
+            "_arrived_at",
+        )
+        .drop_nulls([*keys, "outcome_at", "outcome"])
+        .sort("outcome_at", "_arrived_at")
+        .unique([*keys, "outcome_at"], keep="last", maintain_order=True)
+        .drop("_arrived_at")
+        .collect()
+    )
 
 
 def _entity_keys(entities: pl.Series) -> _Keys:
