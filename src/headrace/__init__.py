@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from headrace.declare.event import event
     from headrace.declare.gate import at_least, at_most, not_worse_than_champion
     from headrace.declare.model import Model
+    from headrace.declare.outcomes import Outcomes
     from headrace.declare.params import params
     from headrace.declare.precision import Precision
     from headrace.declare.search import Tune, choice, integers, loguniform, uniform
@@ -38,6 +39,7 @@ _HOMES = {
     "HeadraceError": "headrace.kernel.errors",
     "Meta": "msgspec",
     "Model": "headrace.declare.model",
+    "Outcomes": "headrace.declare.outcomes",
     "Precision": "headrace.declare.precision",
     "Refused": "headrace.kernel.errors",
     "Sklearn": "headrace.declare.trainers",
@@ -69,6 +71,7 @@ __all__ = [
     "HeadraceError",
     "Meta",
     "Model",
+    "Outcomes",
     "Precision",
     "Refused",
     "Sklearn",
