@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from headrace.declare.event import event
     from headrace.declare.gate import at_least, at_most, better_than_baseline, not_worse_than_champion
     from headrace.declare.model import Model
+    from headrace.declare.outcomes import Outcomes
     from headrace.declare.params import params
     from headrace.declare.precision import Precision
     from headrace.declare.search import Tune, choice, integers, loguniform, uniform
@@ -40,6 +41,7 @@ _HOMES = {
     "HeadraceError": "headrace.kernel.errors",
     "Meta": "msgspec",
     "Model": "headrace.declare.model",
+    "Outcomes": "headrace.declare.outcomes",
     "Precision": "headrace.declare.precision",
     "Refused": "headrace.kernel.errors",
     "SeasonalNaive": "headrace.declare.baselines",
@@ -76,6 +78,7 @@ __all__ = [
     "HeadraceError",
     "Meta",
     "Model",
+    "Outcomes",
     "Precision",
     "Refused",
     "SeasonalNaive",

@@ -13,6 +13,7 @@ from headrace.declare.baselines import Baseline
 from headrace.declare.convert import to_duration
 from headrace.declare.gate import Rule
 from headrace.declare.metrics import TASKS, Task, tasks_of
+from headrace.declare.outcomes import Outcomes
 from headrace.declare.place import Place
 from headrace.declare.search import Tune
 from headrace.declare.splits import ByTime, Split, WalkForward
@@ -58,6 +59,7 @@ class Model:
             value.
         refresh: the age of its inputs at which the model becomes stale; text such as `1d`, or a timedelta.
         gate: the rules that a version must pass before it becomes champion.
+        outcomes: the events that say what really happened after a prediction; None: they are not known here.
         place: the line of the declaration.
 
     Raises:
@@ -77,6 +79,7 @@ class Model:
     missing: Missing = attrs.field(default="model", kw_only=True)
     refresh: timedelta = attrs.field(default=timedelta(days=1), converter=to_duration, kw_only=True)
     gate: tuple[Rule, ...] = attrs.field(default=(), converter=_to_rules, kw_only=True)
+    outcomes: Outcomes | None = attrs.field(default=None, kw_only=True)
     place: Place = attrs.field(init=False, factory=Place.of_caller)
 
     def __attrs_post_init__(self) -> None:
