@@ -62,7 +62,7 @@ def test_a_misspelt_or_wrong_field_is_found(
     changed = copy.deepcopy(manifest)
     at(changed, path).update(change)
     faults = find_faults(changed)
-    assert any(fault in found for found in faults), faults
+    assert any(fault in text for text in faults), faults
 
 
 def test_the_container_answers_as_kserve_calls_it() -> None:
