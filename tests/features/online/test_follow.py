@@ -223,7 +223,7 @@ FRAGILE = '''
 def fragile(clicks: pl.LazyFrame) -> pl.LazyFrame:
     """Fails on a price of 13."""
     cents = pl.when(pl.col("price") == 13).then(pl.lit("none")).otherwise(pl.lit("100")).cast(pl.Int64)
-    return clicks.select("user", "at", "price", cents=cents, neighbour=pl.col("user") + 1)
+    return clicks.select("user", "at", "price", "_known_at", cents=cents, neighbour=pl.col("user") + 1)
 '''
 
 

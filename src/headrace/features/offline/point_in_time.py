@@ -7,6 +7,7 @@ from collections.abc import Callable
 import polars as pl
 import pyarrow as pa
 
+from headrace.events.contracts.shape import KNOWN_AT
 from headrace.features.offline.windows import aggregate
 from headrace.features.plan import AsOfView, FeaturePlan
 from headrace.features.values.columns import POLARS
@@ -36,7 +37,7 @@ def join(
     Returns:
         The labels, in their order, with a column `view__feature` for each of `plan.features`. A row of an as-of
         view is visible from its time on (only after it, if `plan.is_strict`) until it is older than the ttl.
-        Windowed views are computed by `windows.aggregate`.
+        Windowed views are computed by `windows.aggregate`, from the events that were known before the moment.
 
     Raises:
         ProjectError: the labels lack a column, have a row without a time, or a key or a field of the request
@@ -52,7 +53,10 @@ def join(
         features = ordered.join(view, read(view.table), strict=plan.is_strict(view))
         columns |= {f"{view.name}__{field.name}": features[field.name] for field in view.features}
     for windowed in plan.windowed:
-        features = aggregate(windowed, rows, read(windowed.table), at=MOMENT)
+        events = read(windowed.table)
+        # A snapshot that is older than the column has no instants from which its events are known.
+        known_at = KNOWN_AT if KNOWN_AT in events.collect_schema() else None
+        features = aggregate(windowed, rows, events, at=MOMENT, known_at=known_at)
         columns |= {f"{windowed.name}__{field.name}": features[field.name] for field in windowed.features}
     try:
         _add_on_demand(plan, rows, columns)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
+from datetime import datetime
 from time import perf_counter
 from typing import TYPE_CHECKING
 
@@ -34,6 +35,7 @@ def ingest(
     topics: Sequence[str] = (),
     *,
     until_end: bool = False,
+    history_until: datetime | None = None,
     stop: threading.Event | None = None,
     end_on_newer_code: bool = False,
     progress: Callable[[Progress], None] = lambda _: None,
@@ -48,6 +50,8 @@ def ingest(
         workspace: the project to work on.
         topics: the topics to ingest.
         until_end: return when the events that are on the log now are in the tables; else run until `stop`.
+        history_until: events that arrived on the log before this instant are history: features know each from
+            its own time. None: only those that were sent as history.
         stop: set it in another thread to end the work after the present batch.
         end_on_newer_code: raise NewerCode when the project has newer code (CodeWatch), for a caller that
             then starts a new process.
@@ -80,6 +84,7 @@ def ingest(
             session.log,
             session.lake,
             until_end=until_end,
+            history_until=history_until,
             stop=stop,
             open_sinks=session.open_sinks,
             hooks=IngestHooks(note_commit, on_ready, on_alive),
