@@ -8,8 +8,11 @@ import pytest
 from tests.flows.test_build import call, commit, dvc_agrees, git, run_build
 from tests.tiny import write
 
+import headrace
 from headrace import lake
 from headrace.config.settings import Settings, load_settings
+from headrace.kernel.errors import CallError, ProjectError
+from headrace.tables.revisions import revisions_in
 
 TABLES = """
 import polars as pl
@@ -128,3 +131,41 @@ def test_a_source_may_have_any_path(tmp_path: Path, name: str) -> None:
 def test_a_text_that_git_could_take_for_an_option_is_refused(tmp_path: Path, value: str) -> None:
     settings = load_settings(write(tmp_path / "project", TABLES.replace('"v1"', value)))
     assert "is not a valid git revision" in call(settings, "build").stderr
+
+
+def test_python_reads_a_source_at_any_revision(project: Settings) -> None:
+    opened = headrace.project(project.root)
+    prices = {
+        revision: opened.source("now", revision=revision).collect()["price"].to_list()
+        for revision in ("v1", "v2", None)
+    }
+    assert prices == {"v1": [1, 2], "v2": [10, 20], None: [10, 20]}
+    assert opened.source("before").collect()["price"].to_list() == [1, 2]
+    with pytest.raises(ProjectError, match="no revision 'v9'") as refused:
+        opened.source("now", revision="v9")
+    assert "v2" in str(refused.value.remedy)
+    assert "test_revisions.py" in str(refused.value.where)
+    with pytest.raises(CallError, match="source 'prices' does not exist"):
+        opened.source("prices")
+
+
+def test_a_table_records_the_revision_that_it_and_its_inputs_were_made_from(project: Settings) -> None:
+    tables = project.root / "tiny" / "tables.py"
+    tables.write_text(f"{tables.read_text()}\n@table(reads=old)\ndef older(rows):\n    return rows\n")
+    run_build(project)
+    first, second = (git(project, "rev-parse", tag).strip() for tag in ("v1", "v2"))
+    opened = lake.open(project)
+
+    def revisions(table: str) -> dict[str, str]:
+        snapshot = opened.table(table).current_snapshot()
+        assert snapshot is not None
+        return revisions_in(snapshot.summary)
+
+    assert (revisions("old"), revisions("older"), revisions("new")) == (
+        {"before": f"v1@{first}"},
+        {"before": f"v1@{first}"},
+        {},
+    )
+    tables.write_text(tables.read_text().replace('"v1"', '"v2"'))
+    run_build(project)
+    assert revisions("older") == {"before": f"v2@{second}"}
