@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tests.flows.test_build import call, commit, dvc_agrees, git, run_build
+from tests.flows.builds import call, commit, dvc_agrees, git, run_build
 from tests.tiny import write
 
 import headrace

@@ -78,20 +78,7 @@ def source(
             read from a file, the encoding is not known, or `null_values` are not texts.
     """
     place = Place.of_caller()
-    if not _NAME.fullmatch(name):
-        raise ProjectError(
-            f"{name!r} is not a valid source name",
-            where=str(place),
-            remedy="Begin it with a letter; then letters, digits, _ and - may follow.",
-        )
-    if revision is not None and not (isinstance(revision, str) and _REVISION.fullmatch(revision)):
-        raise ProjectError(
-            f"revision={revision!r} is not a valid git revision",
-            where=str(place),
-            remedy='Name a tag, a branch or a commit, such as revision="v1".',
-        )
-    if path.startswith("/") or ".." in path.split("/"):
-        raise ProjectError(f"path={path!r} must be in the project", where=str(place))
+    _check_files(name, path, revision, place)
     try:
         "".encode(encoding)  # refuses codecs that do not encode text (base64)
         codec = codecs.lookup(encoding).name
@@ -114,6 +101,23 @@ def source(
         )
     types = {column: _to_polars(column, type_, place) for column, type_ in (schema or {}).items()}
     return Source(name, path, place, types, codec, nulls, revision)
+
+
+def _check_files(name: str, path: str, revision: Any, place: Place) -> None:
+    if not _NAME.fullmatch(name):
+        raise ProjectError(
+            f"{name!r} is not a valid source name",
+            where=str(place),
+            remedy="Begin it with a letter; then letters, digits, _ and - may follow.",
+        )
+    if revision is not None and not (isinstance(revision, str) and _REVISION.fullmatch(revision)):
+        raise ProjectError(
+            f"revision={revision!r} is not a valid git revision",
+            where=str(place),
+            remedy='Name a tag, a branch or a commit, such as revision="v1".',
+        )
+    if path.startswith("/") or ".." in path.split("/"):
+        raise ProjectError(f"path={path!r} must be in the project", where=str(place))
 
 
 def _to_polars(column: str, type_: Any, place: Place) -> pl.DataType:
