@@ -21,7 +21,8 @@ import msgspec
 from headrace.http.asgi import App, Receive, Scope, Send
 from headrace.http.middleware import GuardMiddleware
 from headrace.http.responses import HttpError, error_body, send_body
-from headrace.serving.models import Models
+from headrace.serving.mlflow_models.served import ServedModel, ServedModels
+from headrace.serving.models import Models, ReleasedModel
 from headrace.serving.prediction import TOPIC
 from headrace.serving.predictor import SpoolingPredictor
 from headrace.serving.protocols import PROTOCOLS
@@ -29,7 +30,7 @@ from headrace.serving.protocols.port import PredictRoute, ReadRoute, Route
 from headrace.serving.protocols.status import to_response_error
 from headrace.serving.spool import MAX_BYTES
 
-__all__ = ["MAX_BODY", "Endpoint"]
+__all__ = ["MAX_BODY", "Endpoint", "reserved_names"]
 
 _log = logging.getLogger("headrace.serving")
 MAX_BODY = 4 << 20  # bytes
@@ -48,13 +49,14 @@ class Endpoint:
         spool: the folder that keeps predictions until they are on the log.
         host: the address that clients connect to. On loopback, requests to localhost are answered; on any other
             address, requests with the token.
+        served: the MLflow models to predict with; None: there are none.
 
     Attributes:
         app: the ASGI application.
     """
 
-    def __init__(self, models: Models, spool: Path, host: str) -> None:
-        self._models = models
+    def __init__(self, models: Models, spool: Path, host: str, served: ServedModels | None = None) -> None:
+        self._models, self._served = models, served
         self._predictor = SpoolingPredictor(spool)
         self._metrics = self._predictor.metrics
         self._update_max_bytes()
@@ -72,11 +74,15 @@ class Endpoint:
         self._follower.join()
         self._predictor.close()
         self._models.close()
+        if self._served is not None:
+            self._served.close()
 
     def _follow_releases(self) -> None:
         while not self._stop.wait(_POLL):
             try:
                 self._models.poll()
+                if self._served is not None:
+                    self._served.poll()
                 self._update_max_bytes()
             except Exception as error:  # the present releases stay in force, and the next poll may succeed
                 _log.error("the releases cannot be followed: %s", error)
@@ -89,7 +95,7 @@ class Endpoint:
 
     def _collect_routes(self) -> list[_CompiledRoute]:
         builtin = (
-            ReadRoute("/healthz", _read_health),
+            ReadRoute("/healthz", self._read_health),
             ReadRoute("/metrics", lambda _models, _names: self._metrics.text(), _METRICS_TYPE),
         )
         routes: list[_CompiledRoute] = []
@@ -120,9 +126,12 @@ class Endpoint:
     ) -> None:
         started = time.perf_counter()
         try:
-            model = self._models.find(name)
+            model = self._find(name)
             request = route.decode(model.schema, scope, (await receive())["body"])
-            if len(request.instances) > _MAX_INLINE:
+            if isinstance(model, ServedModel):
+                predictions = await model.predict(request.instances)
+                self._predictor.record(predictions)
+            elif len(request.instances) > _MAX_INLINE:
                 predictions = await asyncio.to_thread(self._predictor.predict, model, request.instances)
             else:
                 predictions = self._predictor.predict(model, request.instances)
@@ -135,8 +144,17 @@ class Endpoint:
             raise response from error
         self._metrics.count_answer(200, time.perf_counter() - started)
         await send_body(send, 200, body)
-        if model.shadows:
+        if isinstance(model, ReleasedModel) and model.shadows:
             await asyncio.to_thread(self._predictor.predict_shadows, model, request.instances, predictions)
+
+    def _find(self, name: str) -> ReleasedModel | ServedModel:
+        """The model with this name: a released one, or else an MLflow model. Raises as `Models.find`."""
+        served = None if self._served is None or name in self._models.released else self._served.find(name)
+        return self._models.find(name) if served is None else served
+
+    def _read_health(self, models: Models, _names: object) -> bytes:
+        names = {*models.released, *(() if self._served is None else self._served.names)}
+        return msgspec.json.encode({"status": "ok", "models": sorted(names)})
 
     def _encode_error(self, scope: Scope, error: HttpError) -> bytes:
         """The body of an error in the protocol that the path belongs to."""
@@ -144,6 +162,12 @@ class Endpoint:
             if pattern.fullmatch(scope["path"]):
                 return encode(error)
         return error_body(error)
+
+
+def reserved_names() -> set[str]:
+    """The first parts of the endpoint's own paths, which cannot be the name of a model."""
+    paths = [route.path for protocol in PROTOCOLS for route in protocol.ROUTES] + ["/healthz", "/metrics"]
+    return {name for path in paths if not (name := path.split("/")[1]).startswith("{")}
 
 
 def _compile_path(path: str) -> re.Pattern[str]:
@@ -156,10 +180,6 @@ def _read(route: ReadRoute, models: Models, match: re.Match[str]) -> bytes:
         return route.read(models, match.groupdict())
     except Exception as error:
         raise to_response_error(error) from error
-
-
-def _read_health(models: Models, _names: object) -> bytes:
-    return msgspec.json.encode({"status": "ok", "models": sorted(models.released)})
 
 
 async def _handle_lifespan(receive: Receive, send: Send) -> None:

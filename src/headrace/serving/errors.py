@@ -7,6 +7,7 @@ RequestError          the request cannot be answered
 ├── WrongValue        a field has the wrong type, or its value is out of range
 ├── MissingFeatures   the model declares that it does not predict without a feature that is missing
 ├── FeatureFailed     an on-demand function failed
+├── ModelFailed       the model itself failed
 └── OversizedPrediction   the record of the prediction is larger than its topic accepts
 """
 
@@ -22,6 +23,7 @@ __all__ = [
     "FeatureFailed",
     "MissingFeatures",
     "MissingField",
+    "ModelFailed",
     "OversizedPrediction",
     "RequestError",
     "UnknownField",
@@ -97,6 +99,12 @@ class FeatureFailed(RequestError):
     """An on-demand function failed; `details` names the view."""
 
     code = "feature_failed"
+
+
+class ModelFailed(RequestError):
+    """The model itself failed on the request."""
+
+    code = "model_failed"
 
 
 class OversizedPrediction(RequestError):

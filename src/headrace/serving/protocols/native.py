@@ -21,7 +21,7 @@ from headrace.serving.errors import MissingField, RequestError, UnknownField, Wr
 from headrace.serving.models import Models
 from headrace.serving.prediction import Prediction
 from headrace.serving.protocols.port import DecodedRequest, PredictRoute, ReadRoute
-from headrace.serving.request_schema import RequestSchema
+from headrace.serving.request_schema import InstanceSchema
 
 __all__ = ["MAX_INSTANCES", "ROUTES", "decode", "encode_error"]
 
@@ -51,10 +51,10 @@ class _Decoders(NamedTuple):
     instances: msgspec.json.Decoder[Any]
 
 
-_decoders: WeakKeyDictionary[RequestSchema, _Decoders] = WeakKeyDictionary()
+_decoders: WeakKeyDictionary[InstanceSchema, _Decoders] = WeakKeyDictionary()
 
 
-def _find_decoders(schema: RequestSchema) -> _Decoders:
+def _find_decoders(schema: InstanceSchema) -> _Decoders:
     """The schema's decoders, which are built once."""
     decoders = _decoders.get(schema)
     if decoders is None:
@@ -62,13 +62,13 @@ def _find_decoders(schema: RequestSchema) -> _Decoders:
     return decoders
 
 
-def _build_decoders(schema: RequestSchema) -> _Decoders:
+def _build_decoders(schema: InstanceSchema) -> _Decoders:
     instances = Annotated[list[schema.instance_type], Meta(min_length=1, max_length=MAX_INSTANCES)]  # type: ignore[name-defined]
     body = msgspec.defstruct("Instances", [("instances", instances)], forbid_unknown_fields=True)
     return _Decoders(msgspec.json.Decoder(schema.instance_type), msgspec.json.Decoder(body))
 
 
-def decode(schema: RequestSchema, scope: Scope, body: bytes) -> DecodedRequest:
+def decode(schema: InstanceSchema, scope: Scope, body: bytes) -> DecodedRequest:
     """Decodes one object, or `{"instances": [object, ...]}`.
 
     Raises:
