@@ -119,7 +119,7 @@ def make_project(root: Path) -> Settings:
     meta = ModelMeta(trainer="xgboost", encoding=Encoding(columns))
     save_model(bundle / "model", {MODEL: bytes(booster.save_raw("ubj"))}, meta)
     seal(bundle, signing_key(settings))
-    store = online.open(settings.online.url)
+    store = online.open(settings)
     store.prepare(plan)
     at = pa.array([from_micros(now_micros() - 3_600_000_000)] * PRODUCTS, pa.timestamp("us", "UTC"))
     columns_of = {name: values[:, n] for n, name in enumerate(NAMES)}
@@ -147,7 +147,7 @@ def run_bare(settings: Settings) -> Iterator[str]:
 def _serve_bare(settings: Settings, pipe: multiprocessing.connection.Connection) -> None:
     bundle = registry.open(settings).bundle("purchase", 1)
     plan = decode_plan((bundle / "plan.json").read_bytes())
-    lookup = Lookup(plan, online.open(settings.online.url))
+    lookup = Lookup(plan, online.open(settings))
     model = load_model(bundle / "model")
 
     async def app(scope, receive, send):  # type: ignore[no-untyped-def]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from time import monotonic
@@ -14,6 +15,8 @@ from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 from services.kafka import Broker
 from services.kafka import broker as started_broker
+from services.postgres import Postgres
+from services.postgres import postgres as started_postgres
 from services.server import Missing
 
 # The same examples in every run, and no clock: a busy machine fails no test. With
@@ -48,6 +51,13 @@ def _skipped_where_missing() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
     with started_broker(Path(tmp_path_factory.mktemp("kafka"))) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    # Not in pytest's folder, which only this user may enter: PostgreSQL does not run as root.
+    with tempfile.TemporaryDirectory() as folder, started_postgres(Path(folder)) as running:
         yield running
 
 

@@ -45,7 +45,7 @@ def run(demo: headrace.Demo) -> None:
 
 def generate_events(demo: headrace.Demo) -> Path:
     with demo.step("generate") as step:
-        command = [sys.executable, "generate.py", "--events", str(demo.options.events or EVENTS)]
+        command = [sys.executable, "generate.py", "--events", str(demo.options.rows or EVENTS)]
         command += ["--seed", str(demo.options.seed)]
         done = subprocess.run(command, cwd=demo.folder, stdout=subprocess.PIPE, text=True, check=True)
         generated = json.loads(done.stdout)

@@ -41,8 +41,11 @@ class Postgres:
 
     @property
     def environment(self) -> dict[str, str]:
-        """Where it is, as PostgreSQL's own programs and `headrace capture` are told."""
-        return {"PGHOST": "127.0.0.1", "PGPORT": str(self.port), "PGUSER": "postgres", "PGDATABASE": "postgres"}
+        """Where it is, for PostgreSQL's own programs, `headrace capture` and the profile `postgres`."""
+        return {
+            "PGHOST": "127.0.0.1", "PGPORT": str(self.port), "PGUSER": "postgres", "PGDATABASE": "postgres",
+            "HEADRACE_ONLINE": self.url,
+        }  # fmt: skip
 
 
 @contextlib.contextmanager

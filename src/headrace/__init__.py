@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from headrace.declare.event import event
     from headrace.declare.gate import at_least, at_most, not_worse_than_champion
     from headrace.declare.model import Model
+    from headrace.declare.params import params
     from headrace.declare.precision import Precision
     from headrace.declare.search import Tune, choice, integers, loguniform, uniform
     from headrace.declare.source import source
@@ -54,6 +55,7 @@ _HOMES = {
     "integers": "headrace.declare.search",
     "loguniform": "headrace.declare.search",
     "not_worse_than_champion": "headrace.declare.gate",
+    "params": "headrace.declare.params",
     "project": "headrace.api",
     "source": "headrace.declare.source",
     "table": "headrace.declare.table",
@@ -85,6 +87,7 @@ __all__ = [
     "integers",
     "loguniform",
     "not_worse_than_champion",
+    "params",
     "project",
     "source",
     "table",

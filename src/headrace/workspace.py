@@ -75,7 +75,7 @@ class Workspace:
         """The online store. Raises Unavailable if it cannot be reached."""
         from headrace.features import online
 
-        return self._stack.enter_context(closing(online.open(self.settings.online.url)))
+        return self._stack.enter_context(closing(online.open(self.settings)))
 
     @cached_property
     def registry(self) -> Registry:

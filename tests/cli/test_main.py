@@ -195,7 +195,7 @@ def test_a_table_can_be_dropped_once_nothing_reads_it(project: Path, headrace: H
     refused = headrace("drop-table", "doubled", "--yes", cwd=project)
     assert (refused.returncode, "table 'doubled' is read by table total" in refused.stderr) == (1, True)
     unknown = headrace("drop-table", "nothing", "--yes", cwd=project)
-    assert (unknown.returncode, "There are: doubled, total." in unknown.stderr) == (2, True)
+    assert (unknown.returncode, "Choose one: doubled, total." in unknown.stderr) == (2, True)
 
     tables = project / "tiny" / "tables.py"
     tables.write_text(tables.read_text().replace("def total", "def whole"))

@@ -226,3 +226,43 @@ def test_a_star_import_of_feast_is_refused_with_its_line(goods):
     with pytest.raises(ProjectError, match="reaches Field, which is Feast's") as refused:
         serialize_function(module.wanted)
     assert (refused.value.where or "").endswith("features.py:2")
+
+
+READS_PARAMS = """
+from headrace import params
+
+RATE = params("rate")
+LEVELS = [params("rate") + 1]
+first, second = params("rate"), 2
+
+
+def scaled(inputs):
+    return inputs["p"] * RATE + LEVELS[0]
+
+
+def unpacked(inputs):
+    return first
+"""
+
+
+def test_a_constant_from_params_yaml_is_carried_as_its_value(
+    goods: Callable[..., ModuleType], tmp_path: Path
+) -> None:
+    (tmp_path / "headrace.toml").write_text('[project]\nname = "goods"\n')
+    (tmp_path / "params.yaml").write_text("rate: 3\n")
+    module = goods(READS_PARAMS)
+    text = serialize_function(module.scaled)
+    assert "headrace" not in text
+    assert run(text, "scaled")({"p": 2}) == module.scaled({"p": 2}) == 10
+    (tmp_path / "params.yaml").write_text("rate: 4\n")
+    assert serialize_function(goods(READS_PARAMS).scaled) != text
+
+
+def test_a_statement_that_takes_several_values_from_params_yaml_is_refused(
+    goods: Callable[..., ModuleType], tmp_path: Path
+) -> None:
+    (tmp_path / "headrace.toml").write_text('[project]\nname = "goods"\n')
+    (tmp_path / "params.yaml").write_text("rate: 3\n")
+    with pytest.raises(ProjectError, match=r"reads params\.yaml") as refused:
+        serialize_function(goods(READS_PARAMS).unpacked)
+    assert "features.py:6" in str(refused.value.where)

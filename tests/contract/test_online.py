@@ -3,9 +3,11 @@
 import sqlite3
 import sys
 import threading
-from contextlib import closing, contextmanager
+from contextlib import closing
+from functools import partial
 
 import polars as pl
+import psycopg
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -24,6 +26,7 @@ from tests.features.views import (
 from headrace.features.offline.point_in_time import join
 from headrace.features.offline.windows import aggregate
 from headrace.features.online import RowPosition, StreamPosition, UnreadEvent
+from headrace.features.online.postgres import open_postgres, schema_of
 from headrace.features.online.sqlite import open_sqlite
 from headrace.features.plan import AsOfView, EntityKey, FeaturePlan, FeatureRef, PlanField
 from headrace.kernel.errors import CallError, Conflict, ProjectError, Unavailable
@@ -62,21 +65,38 @@ class Sqlite:
     def __init__(self, folder, clock):
         self._file, self._clock = folder / "online.db", clock
 
-    @contextmanager
     def open(self):
-        store = open_sqlite(self._file, clock=self._clock)
-        try:
-            yield store
-        finally:
-            store.close()
+        return closing(open_sqlite(self._file, clock=self._clock))
+
+    def corrupt(self, view, key):
+        """Overwrites the state of an entity with bytes that are not a state."""
+        with closing(sqlite3.connect(self._file)) as db, db:
+            (table,) = db.execute("select entities from views where digest = ?", (view.digest,)).fetchone()
+            db.execute(f"update {table} set v_{view.digest} = x'94c1' where key = ?", (key,))
 
 
-STORES = {"sqlite": Sqlite}
+class Postgres:
+    """The same on a PostgreSQL server. Each folder is another project on it."""
+
+    def __init__(self, url, folder, clock):
+        self._url, self._clock = url, clock
+        self._project = "".join(character for character in str(folder).lower() if character.isalnum())
+
+    def open(self):
+        return closing(open_postgres(self._url, self._project, clock=self._clock))
+
+    def corrupt(self, view, key):
+        with psycopg.connect(self._url, autocommit=True) as db:
+            table = f"{schema_of(self._project)}.v_{view.digest}"
+            db.execute(f"update {table} set state = '\\x94c1' where key = %s", (key,))
 
 
-@pytest.fixture(params=STORES)
+@pytest.fixture(params=["sqlite", "postgres"])
 def kind(request):
-    return STORES[request.param]
+    """Makes a store of this kind, of a folder and a clock."""
+    if request.param == "sqlite":
+        return Sqlite
+    return partial(Postgres, request.getfixturevalue("postgres").url)
 
 
 @pytest.fixture
@@ -85,8 +105,13 @@ def clock():
 
 
 @pytest.fixture
-def store(kind, clock, tmp_path):
-    with kind(tmp_path, clock).open() as store:
+def home(kind, clock, tmp_path):
+    return kind(tmp_path, clock)
+
+
+@pytest.fixture
+def store(home):
+    with home.open() as store:
         yield store
 
 
@@ -310,14 +335,14 @@ def test_readers_during_a_load_see_the_old_or_the_new_snapshot(kind, clock, tmp_
     assert seen <= {(0,) * 20, (1, None) * 10}
 
 
-def test_a_broken_entity_affects_no_other(store, kind, tmp_path, caplog):
+def test_a_broken_entity_affects_no_other(store, home, caplog):
     """An unreadable state makes the update of one entity fail."""
     plan, users = plan_of(ACTIVITY), [{"user_id": user} for user in (1, 2)]
     events = [(user, NOW - HOUR, 1, 2.0, "a", True) for user in (1, 2)]
     store.prepare(plan)
     store.fill(ACTIVITY, events_frame(events).to_arrow(), at_offset(2))
     assert store.count_broken(ACTIVITY) == 0
-    CORRUPTERS[kind](tmp_path, ACTIVITY, 1)
+    home.corrupt(ACTIVITY, 1)
     for offset in (2, 4):
         store.apply([ACTIVITY], events_frame(events).to_arrow(), at_offset(offset + 2), after=at_offset(offset))
     assert store.position(ACTIVITY) == at_offset(6)
@@ -331,17 +356,7 @@ def test_a_broken_entity_affects_no_other(store, kind, tmp_path, caplog):
     assert [row[0] for row in store.lookup(plan, users, NOW).rows] == [3, 3]
 
 
-def corrupt_sqlite_state(folder, view, key):
-    """Overwrites the state of an entity with bytes that are not a state."""
-    with closing(sqlite3.connect(folder / "online.db")) as db, db:
-        (table,) = db.execute("select entities from views where digest = ?", (view.digest,)).fetchone()
-        db.execute(f"update {table} set v_{view.digest} = x'94c1' where key = ?", (key,))
-
-
-CORRUPTERS = {Sqlite: corrupt_sqlite_state}
-
-
-def test_an_unreadable_state_is_unavailable_for_its_entity_alone(store, kind, tmp_path):
+def test_an_unreadable_state_is_unavailable_for_its_entity_alone(store, home):
     plan, users = plan_of(ACTIVITY, FACTS), [{"user_id": user} for user in (1, 2)]
     store.prepare(plan)
     events = [(user, NOW - HOUR, 1, 2.0, "a", True) for user in (1, 2)]
@@ -349,7 +364,7 @@ def test_an_unreadable_state_is_unavailable_for_its_entity_alone(store, kind, tm
     rows = facts([(user, NOW - MINUTE, user, 0.5) for user in (1, 2)])
     for view in (ACTIVITY, FACTS):
         store.load(FACTS, rows, SnapshotPosition("facts", 1))
-        CORRUPTERS[kind](tmp_path, view, 1)
+        home.corrupt(view, 1)
         with pytest.raises(Unavailable, match=f"user_id=1 in view '{view.name}' is unreadable"):
             store.lookup(plan, users, NOW)
         assert store.lookup(plan, users[1:], NOW).rows[0][-2:] == [2, 0.5]

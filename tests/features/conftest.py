@@ -71,6 +71,6 @@ def lake(project):
 
 @pytest.fixture
 def store(project) -> Iterator[online.OnlineStore]:
-    opened = online.open(project.settings.online.url)
+    opened = online.open(project.settings)
     yield opened
     opened.close()

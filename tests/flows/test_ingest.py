@@ -112,14 +112,14 @@ def plan_of(code: str) -> FeaturePlan:
 def test_ingest_ends_once_a_build_has_filled_views_from_newer_code(
     settings: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
-    send(Workspace(settings), 5)
+    send(settings, 5)
     ingest(Workspace(settings), until_end=True)
-    opened, store = lake.open(settings), online.open(settings.online.url)
+    opened, store = lake.open(settings), online.open(settings)
     project = load_project(settings)
     old = plan_of(codes_of(project)["clean"])
     fill(project, opened, old, store)
     stop, has_committed = threading.Event(), threading.Event()
-    send(Workspace(settings), 1)
+    send(settings, 1)
     with ThreadPoolExecutor(1) as threads:
         running = threads.submit(
             ingest,
@@ -134,19 +134,19 @@ def test_ingest_ends_once_a_build_has_filled_views_from_newer_code(
             tables.write_text(TABLES.replace("> 1)", "> 1.5)"))
             edited = load_project(settings)
             fill(edited, opened, plan_of(codes_of(edited)["clean"]), store)
-            with pytest.raises(NewerCode, match="begins again with the new code"):
+            with pytest.raises(NewerCode, match="restarts with the new code"):
                 running.result(60)
         finally:
             stop.set()
     store.close()
     caplog.clear()
-    send(Workspace(settings), 1)
+    send(settings, 1)
     ingest(Workspace(settings), until_end=True)  # as the process that replaces it does
     assert "no longer follows" not in caplog.text  # the new view has replaced the old one
 
 
 def test_ingest_ends_once_another_process_has_adopted_an_edited_contract(settings: Settings) -> None:
-    send(Workspace(settings), 5)
+    send(settings, 5)
     stop, has_committed = threading.Event(), threading.Event()
     with ThreadPoolExecutor(1) as threads:
         running = threads.submit(
@@ -161,8 +161,8 @@ def test_ingest_ends_once_another_process_has_adopted_an_edited_contract(setting
             events = settings.root / "clicking" / "events.py"
             events.write_text(EVENTS + "    channel: str | None = None\n")
             output = call(settings, "status").stdout
-            assert "clicks: its contract was edited; ingest adopts it when it starts next" in output
-            send(Workspace(settings), 1, channel="web")
+            assert "clicks: its contract was edited; the next ingest adopts it" in output
+            send(settings, 1, channel="web")
             assert call(settings, "ingest", "--until-end").returncode == 0
             with pytest.raises(NewerCode, match="contract of topic clicks was edited"):
                 running.result(60)
@@ -172,7 +172,7 @@ def test_ingest_ends_once_another_process_has_adopted_an_edited_contract(setting
 
 
 def test_status_shows_a_contract_that_ingest_refuses(settings: Settings) -> None:
-    send(Workspace(settings), 1)
+    send(settings, 1)
     ingest(Workspace(settings), until_end=True)
     events = settings.root / "clicking" / "events.py"
     events.write_text(EVENTS.replace("user: int", "user: str"))
@@ -182,7 +182,7 @@ def test_status_shows_a_contract_that_ingest_refuses(settings: Settings) -> None
 
 
 def test_undeclared_fields_are_reported(settings: Settings) -> None:
-    send(Workspace(settings), 3, color="red")
+    send(settings, 3, color="red")
     result = call(settings, "ingest", "--until-end")
     assert result.returncode == 0, result.stderr
     assert "color 3" in result.stdout
@@ -202,7 +202,7 @@ def call(settings: Settings, *arguments: str) -> subprocess.CompletedProcess[str
 
 
 def test_ctrl_c_ends_ingest_without_a_traceback_and_the_next_one_continues(settings: Settings) -> None:
-    send(Workspace(settings), 3)
+    send(settings, 3)
     process = subprocess.Popen(
         [sys.executable, "-m", "headrace.cli.main", "ingest"],
         cwd=settings.root,
@@ -215,13 +215,13 @@ def test_ctrl_c_ends_ingest_without_a_traceback_and_the_next_one_continues(setti
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert (process.returncode, err.strip()) == (130, "interrupted")
-    send(Workspace(settings), 2)
+    send(settings, 2)
     assert ingest(Workspace(settings), until_end=True).events == 2
     assert len(lake.open(settings).table("clicks").scan().collect()) == 5
 
 
 def test_workers_divide_the_topic_and_end_together(settings: Settings) -> None:
-    send(Workspace(settings), 600)
+    send(settings, 600)
     process = subprocess.Popen(
         [sys.executable, "-m", "headrace.cli.main", "ingest", "--workers", "2"],
         cwd=settings.root,
@@ -242,17 +242,17 @@ def test_workers_divide_the_topic_and_end_together(settings: Settings) -> None:
 
 
 def test_more_workers_than_log_partitions_are_refused(settings: Settings) -> None:
-    send(Workspace(settings), 1)
+    send(settings, 1)
     with pytest.raises(CallError, match="the most is 3"):
         ingest_by_workers(Workspace(settings), ["clicks"], 4)
 
 
 def test_an_error_of_a_worker_ends_all_workers_and_is_raised(settings: Settings) -> None:
-    send(Workspace(settings), 5)
+    send(settings, 5)
     ingest(Workspace(settings), until_end=True)
     for path in settings.place("log").glob("clicks.db*"):
         path.unlink()
-    send(Workspace(settings), 5)  # to a new topic of the same name
+    send(settings, 5)  # to a new topic of the same name
     with pytest.raises(Refused, match="created again"):
         ingest_by_workers(Workspace(settings), ["clicks"], 2, until_end=True)
 
@@ -261,7 +261,7 @@ def test_a_hanging_ingest_is_replaced_and_no_event_is_lost_or_duplicated(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("headrace.kernel.children._SILENT", 3.0)
-    send(Workspace(settings), 50)
+    send(settings, 50)
     child = start_child("ingest", settings)
     reports: list[str] = []
     try:
@@ -269,7 +269,7 @@ def test_a_hanging_ingest_is_replaced_and_no_event_is_lost_or_duplicated(
         until(lambda: count_rows(settings) == 50, seconds=120)
         stopped = child.process.pid
         os.kill(stopped, signal.SIGSTOP)
-        send(Workspace(settings), 50)
+        send(settings, 50)
 
         def is_replaced() -> bool:
             child.supervise(reports.append)

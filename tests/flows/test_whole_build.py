@@ -198,7 +198,7 @@ def test_a_training_shows_in_mlflow_under_its_build(shop_after_kills: Settings) 
 def test_the_online_state_is_the_same(shop_after_kills: Settings, plain_shop: Path) -> None:
     ends = []
     for settings in (shop_after_kills, load_settings(plain_shop)):
-        store = online.open(settings.online.url)
+        store = online.open(settings)
         ends.append({view.name: (view.digest, store.position(view) is None) for view in store.views()})
         store.close()
     assert ends[0] == ends[1]
@@ -214,7 +214,7 @@ def test_a_build_restores_what_feasts_teardown_removed(plain_shop: Path) -> None
     output = succeed(plain_shop, "build", "online")
     assert {"features", "online"} <= set(output.split())
     assert is_registry_as_applied(settings)
-    with closing(online.open(settings.online.url)) as store:
+    with closing(online.open(settings)) as store:
         assert [view for view in store.views() if store.position(view) is None] == []
         assert {view.name for view in store.views()} == {"user_activity", "product_facts"}
     assert "online" not in succeed(plain_shop, "build", "online").split()

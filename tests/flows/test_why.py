@@ -77,7 +77,7 @@ def test_raw_events_are_exactly_those_of_the_user_in_the_window(shop: TracedShop
 
 
 def test_listed_events_are_limited_and_counted(shop: TracedShop) -> None:
-    activity = view(why(shop.settings, shop.prediction.id, events=2), "user_activity")
+    activity = view(why(Workspace(shop.settings), shop.prediction.id, events=2), "user_activity")
 
     assert ([e.offset for e in activity.events], activity.total) == (shop.offsets[:1:-1], 4)
 
@@ -110,7 +110,7 @@ def test_on_demand_view_has_the_inputs_of_its_function(answer: Why) -> None:
 
 def test_served_value_that_differs_from_the_events_is_reported(shop: TracedShop) -> None:
     features = {**shop.prediction.features, "user_activity__views_1h": 3.0}
-    answer = why(shop.settings, append_copy(shop, features=features).id)
+    answer = why(Workspace(shop.settings), append_copy(shop, features=features).id)
 
     assert not answer.equal
     wrong = [f for part in answer.views for f in part.features if not f.equal]
@@ -120,7 +120,7 @@ def test_served_value_that_differs_from_the_events_is_reported(shop: TracedShop)
 def test_features_are_recomputed_at_the_position_of_the_prediction(shop: TracedShop) -> None:
     positions = json.loads(msgspec.json.encode(shop.prediction.positions))
     positions["user_activity"]["offsets"] = {"0": shop.offsets[1]}
-    answer = why(shop.settings, append_copy(shop, positions=positions).id)
+    answer = why(Workspace(shop.settings), append_copy(shop, positions=positions).id)
     activity = view(answer, "user_activity")
 
     assert [e.offset for e in activity.events] == shop.offsets[:1]
@@ -130,7 +130,7 @@ def test_features_are_recomputed_at_the_position_of_the_prediction(shop: TracedS
 
 def test_features_are_not_compared_while_events_are_not_ingested(shop: TracedShop) -> None:
     positions = {**shop.prediction.positions, "user_activity": {"kind": "stream", "offsets": {"0": 10_000}}}
-    answer = why(shop.settings, append_copy(shop, positions=positions).id)
+    answer = why(Workspace(shop.settings), append_copy(shop, positions=positions).id)
     activity = view(answer, "user_activity")
 
     assert not answer.equal
@@ -149,7 +149,9 @@ def test_unknown_entity_has_no_events_and_missing_values(shop: TracedShop) -> No
     row = {**shop.prediction.positions["product_facts"], "time": None}
     positions = {"user_activity": {"kind": "stream", "offsets": {}}, "product_facts": row}
     entity = {"user_id": 999, "product_id": 998}
-    answer = why(shop.settings, append_copy(shop, features=features, entity=entity, positions=positions).id)
+    answer = why(
+        Workspace(shop.settings), append_copy(shop, features=features, entity=entity, positions=positions).id
+    )
 
     assert answer.equal
     assert view(answer, "user_activity").events == ()
@@ -210,7 +212,7 @@ def test_prediction_is_found_in_its_table_on_the_log_and_in_the_spool(shop: Trac
     assert place == "table"
     assert prediction == shop.prediction
     later = append_copy(shop)
-    assert find_prediction(shop.settings, lake, log, later.id)[1] == "log"
+    assert find_prediction(Workspace(shop.settings), later.id)[1] == "log"
     log.close()
 
 

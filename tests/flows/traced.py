@@ -144,7 +144,7 @@ def _log_prediction(settings: Settings, plan: FeaturePlan) -> Prediction:
 
 def _fill_online_store(settings: Settings, plan: FeaturePlan, log: logs.Log) -> Lookup:
     lake = lakes.open(settings)
-    store = online.open(settings.online.url)
+    store = online.open(settings)
     store.prepare(plan)
     for windowed in plan.windowed:
         topic = windowed.topic

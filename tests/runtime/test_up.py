@@ -194,7 +194,7 @@ def test_sigterm_ends_every_process_and_ships_the_last_prediction(app, settings)
     for port in ports:
         bind("127.0.0.1", port).close()
     assert find_up(settings) is None
-    with pytest.raises(Unavailable, match="the predict endpoint does not run"):
+    with pytest.raises(Unavailable, match="the predict endpoint is not running"):
         predict(settings, "purchase", INSTANCE)
     # The last prediction was shipped before the end.
     assert list(settings.place("serving", "spool").glob("*.spool")) == []

@@ -73,7 +73,7 @@ def put_bundle(settings, boosters, version, plan, slope=None, categories=None):
 
 def put_features(settings, plan, rows):
     """Loads product → (mean price, views) into the online store, with the time of an hour ago."""
-    store = online.open(settings.online.url)
+    store = online.open(settings)
     store.prepare(plan)
     at = pa.scalar(from_micros(now_micros() - DAY // 24), pa.timestamp("us", "UTC"))
     table = pa.table(

@@ -59,7 +59,7 @@ def plan_of(missing="model", views=(FACTS,), features=(RATE, KIND)):
 @pytest.fixture
 def release_and_ask(project, boosters):
     """A function that releases a version with this plan, sends the body and returns the response."""
-    store = online.open(project.online.url)
+    store = online.open(project)
     store.prepare(plan_of())
     at = pa.array([from_micros(now_micros() - DAY // 24)] * len(ROWS), pa.timestamp("us", "UTC"))
     rates, kinds = zip(*ROWS.values(), strict=True)

@@ -21,24 +21,26 @@ __all__ = ["demo"]
 @command("demo", example="headrace demo\nheadrace demo shop --data behaviour.csv")
 @click.argument("example", default="shop", metavar="[EXAMPLE]")
 @click.option(
-    "--events", type=click.IntRange(1), metavar="N", help="How many events to generate; default: the example's."
+    "--rows",
+    type=click.IntRange(1),
+    metavar="N",
+    help="How many rows to generate; default: the example's.",
 )
 @click.option("--seed", type=int, default=7, show_default=True, help="The seed of the generator.")
 @click.option(
     "--data",
-    type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    metavar="FILE",
-    help="A file of real events to use instead of generated ones; their times are moved to end now.",
+    type=click.Path(path_type=Path, exists=True),
+    metavar="PATH",
+    help="Real data to use instead of generated data: a file, or a folder if the example reads several files.",
 )
 @click.option(
     "--folder", type=click.Path(path_type=Path), metavar="DIR", help="The project's folder; default: a new one."
 )
-def demo(
-    call: Call, example: str, events: int | None, seed: int, data: Path | None, folder: Path | None
-) -> None:
-    """Run EXAMPLE end to end: events, ingest, build, live predictions, and back to the events.
+def demo(call: Call, example: str, rows: int | None, seed: int, data: Path | None, folder: Path | None) -> None:
+    """Run EXAMPLE end to end, from its data to live predictions, and check its promises.
 
     The default is the shop. At the end no process is left running; the folder is kept for you to use.
+    With --json, the steps are printed on standard error.
     """
     from headrace.cli import show
     from headrace.demo.demo import DemoOptions, run_demo
@@ -46,42 +48,42 @@ def demo(
     call.quiet()
 
     def print_progress(step: Step | None, name: str) -> None:
-        if call.json:
-            return
         if step is None:
             show.working(name)
         else:
-            rows = "" if step.rows is None else f"{step.rows:,}"
+            count = "" if step.rows is None else f"{step.rows:,}"
             show.working("")
-            click.echo(f"{step.name:<26}{rows:>10}  {step.seconds:7.2f} s  {step.what}")
+            click.echo(f"{step.name:<26}{count:>10}  {step.seconds:7.2f} s  {step.what}", err=call.json)
 
     report = run_demo(
         example,
         folder or Path(tempfile.mkdtemp(prefix="headrace-")) / example,
-        DemoOptions(events, seed, data),
+        DemoOptions(rows, seed, data),
         profile=call.profile,
         progress=print_progress,
     )
+    _print(report, call.profile, to_stderr=call.json)
     if call.json:
         show.json(report)
-    else:
-        _print(report, call.profile)
     if not report.passed:
         click.get_current_context().exit(1)
 
 
-def _print(report: DemoReport, profile: str | None) -> None:
-    click.echo()
+def _print(report: DemoReport, profile: str | None, *, to_stderr: bool) -> None:
+    def echo(line: str = "") -> None:
+        click.echo(line, err=to_stderr)
+
+    echo()
     for note in report.notes:
-        click.echo(note)
+        echo(note)
     for check in report.checks:
         mark = click.style("yes", fg="green") if check.passed else click.style("NO ", fg="red", bold=True)
-        click.echo(f"  {mark} {check.what}")
+        echo(f"  {mark} {check.what}")
     verdict = "Every check passed" if report.passed else "NOT every check passed"
-    click.echo(f"{verdict}, in {report.seconds:.0f} s. To continue:")
+    echo(f"{verdict}, in {report.seconds:.0f} s. To continue:")
     options = f"--project {report.folder}" + (f" --profile {profile}" if profile else "")
     for arguments in report.commands:
-        click.echo(f"  {_program()} {arguments} {options}")
+        echo(f"  {_program()} {arguments} {options}")
 
 
 def _program() -> str:

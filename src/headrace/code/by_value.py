@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import ast
 import builtins
+import contextlib
 import sys
 import weakref
 from collections.abc import Callable, Iterator
@@ -20,6 +21,7 @@ from types import FunctionType
 from typing import Any
 
 from headrace.code.effects import changes_in, walk_executed
+from headrace.code.param_names import reads_params
 from headrace.code.reader import (
     Import,
     SourceModule,
@@ -219,6 +221,8 @@ class _Serializer:
             return
         self.done.add((module.source.name, number))
         where = f"{module.source.path}:{statement.lineno}"
+        if reads_params(module.source, statement):
+            statement = _with_value(module.source, statement, where)
         stripped = _Stripper(self.decorator).visit(ast.parse(ast.unparse(statement)).body[0])
         self._refuse_imports(module, stripped, where)
         imported = {part.local for part in _own_imports(module.source, stripped)}
@@ -264,6 +268,22 @@ class _Serializer:
             if imported.local != imported.name:
                 self._claim(imported.local, module.source.name, where)
                 self._add_text(module, number, f"{imported.local} = {imported.name}")
+
+
+def _with_value(source: SourceModule, statement: ast.stmt, where: str) -> ast.stmt:
+    """`NAME = value` for a statement that takes the value from params.yaml, which serving does not read."""
+    targets = statement.targets if isinstance(statement, ast.Assign) else [getattr(statement, "target", None)]
+    if len(targets) == 1 and isinstance(targets[0], ast.Name):
+        name = targets[0].id
+        text = f"{name} = {getattr(sys.modules[source.name], name)!r}"
+        with contextlib.suppress(SyntaxError, ValueError):  # a value that has no literal
+            ast.literal_eval(text.partition(" = ")[2])
+            return ast.parse(text).body[0]
+    raise ProjectError(
+        "an on-demand function reaches a statement that reads params.yaml, which serving does not have",
+        where=where,
+        remedy='Give the entry a name at the top of the module, as plain data: NAME = params("name").',
+    )
 
 
 def _own_imports(source: SourceModule, statement: ast.stmt) -> Iterator[Import]:

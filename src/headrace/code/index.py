@@ -12,11 +12,13 @@ reads, and environment variables.
 from __future__ import annotations
 
 import ast
+import copy
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 from headrace.code.effects import arguments_in, changes_in, walk_executed
+from headrace.code.param_names import find_param_names
 from headrace.code.reader import (
     Chain,
     SourceModule,
@@ -119,6 +121,34 @@ class CodeIndex:
                     elif isinstance(node, ast.Constant) and isinstance(node.value, str):
                         words.add(node.value)
         return words
+
+    def param_names(self, module: str, name: str, *, without: frozenset[str] = frozenset()) -> set[str]:
+        """The entries of params.yaml that the piece and the pieces that it reaches read (find_param_names).
+
+        Declarations that it reaches are left out: they have their own.
+
+        Args:
+            module: the module's name.
+            name: a name at its top.
+            without: keywords of calls in the piece itself whose values are left out, such as `labels`.
+
+        Raises:
+            ProjectError: a file is not valid Python.
+        """
+        first = _Ref(module, name)
+        names: set[str] = set()
+        pending, seen = [first], {first}
+        while pending:
+            ref = pending.pop()
+            for statement in self._statements(ref):
+                source, node = self._module(statement.module), statement.node
+                if ref == first and without:
+                    node = _KeywordRemover(without).visit(copy.deepcopy(node))
+                names |= find_param_names(source, node)
+                refs = self._names_in(source, node)[0] - seen
+                seen |= refs
+                pending += [target for target in refs if not self._is_declaration(target)]
+        return names
 
     def _module(self, name: str) -> SourceModule:
         if name not in self._modules:
@@ -292,6 +322,17 @@ class CodeIndex:
             target = self._resolve(self._module(name), tuple(parts[length:]), {})
             return target if target is not None else _Ref(name, parts[length])
         return ".".join(parts)
+
+
+class _KeywordRemover(ast.NodeTransformer):
+    """Removes the arguments with these keywords from every call."""
+
+    def __init__(self, keywords: frozenset[str]) -> None:
+        self._keywords = keywords
+
+    def visit_Call(self, node: ast.Call) -> ast.AST:
+        node.keywords = [keyword for keyword in node.keywords if keyword.arg not in self._keywords]
+        return self.generic_visit(node)
 
 
 def _prefixes(dotted: str) -> Iterator[str]:

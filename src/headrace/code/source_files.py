@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-__all__ = ["LOCK_FILES", "file_stamps", "list_files", "list_modules", "stamp"]
+__all__ = ["LOCK_FILES", "PARAMS_FILE", "file_stamps", "list_files", "list_modules", "stamp"]
 
 LOCK_FILES = ("uv.lock", "pylock.toml", "poetry.lock", "requirements.lock", "requirements.txt")
 """The files that lock the versions of a project's packages."""
+
+PARAMS_FILE = "params.yaml"
+"""The file of a project's parameters, as DVC names it."""
 
 
 def list_modules(root: Path, package: str) -> dict[str, Path]:

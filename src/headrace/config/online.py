@@ -16,7 +16,8 @@ class OnlineSettings(Struct, frozen=True):
 
     Attributes:
         state: the state folder.
-        address: setting `online`: `sqlite` (a file in the state folder) or `sqlite:///path/to/file.db`.
+        address: setting `online`: `sqlite` (a file in the state folder), `sqlite:///path/to/file.db` or
+            `postgresql://host:port/database`, without a password.
     """
 
     state: Path
@@ -24,5 +25,5 @@ class OnlineSettings(Struct, frozen=True):
 
     @property
     def url(self) -> str:
-        """The full address: `sqlite:///file`."""
+        """The full address: `sqlite:///file` or `postgresql://...`."""
         return sqlite_address(self.state / "online.db") if self.address == "sqlite" else self.address

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import inspect
 import sys
+from types import FrameType
 from typing import Any
 
 import attrs
 
-__all__ = ["Place"]
+__all__ = ["Place", "calling_frame"]
 
 
 @attrs.frozen
@@ -40,10 +41,16 @@ class Place:
 
         Frames without a module (the `__init__` that attrs generates) are skipped.
         """
-        frame = sys._getframe(1)
-        while frame.f_back is not None and _is_internal(frame.f_globals.get("__name__")):
-            frame = frame.f_back
+        frame = calling_frame()
         return Place(frame.f_code.co_filename, frame.f_lineno)
+
+
+def calling_frame() -> FrameType:
+    """The innermost frame outside Headrace (see Place.of_caller)."""
+    frame = sys._getframe(1)
+    while frame.f_back is not None and _is_internal(frame.f_globals.get("__name__")):
+        frame = frame.f_back
+    return frame
 
 
 def _is_internal(module: str | None) -> bool:

@@ -62,12 +62,12 @@ class DemoOptions:
     """The options of a demo.
 
     Attributes:
-        events: how many events to generate; None: the example's own number.
+        rows: how many rows or events to generate; None: the example's own number.
         seed: the seed of the generator.
-        data: a file of real events to use instead of generated ones.
+        data: a file or folder of real data to use instead of generated data.
     """
 
-    events: int | None = None
+    rows: int | None = None
     seed: int = 7
     data: Path | None = None
 

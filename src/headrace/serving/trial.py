@@ -39,7 +39,7 @@ def try_release(settings: Settings, release: Release, instances: Mapping[int, _I
         Unavailable: the registry or the online store cannot be reached, or a view has no values yet.
     """
     registry = registries.open(settings)
-    with closing(online.open(settings.online.url)) as store:
+    with closing(online.open(settings)) as store:
         servables = {}
         for version in sorted({arm.version for arm in release.arms}):
             try:

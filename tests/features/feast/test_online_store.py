@@ -73,7 +73,7 @@ def test_materialize_then_read(
     head = lake.open(project.settings).table("item_facts").current_snapshot()
     assert head is not None
     (view,) = compile(project, project.model("bought")).as_of
-    assert online.open(project.settings.online.url).position(view) == SnapshotPosition("item_facts", head.id)
+    assert online.open(project.settings).position(view) == SnapshotPosition("item_facts", head.id)
 
 
 def test_windowed_views_are_read_from_the_state_that_ingest_keeps(
@@ -81,7 +81,7 @@ def test_windowed_views_are_read_from_the_state_that_ingest_keeps(
 ) -> None:
     store.materialize(now - 24 * HOUR, now)
     plan = compile(project, project.model("bought"))
-    state = online.open(project.settings.online.url)
+    state = online.open(project.settings)
     state.prepare(plan)
     events = pa.table(
         {
@@ -211,7 +211,7 @@ def test_push_to_a_windowed_view_is_refused_by_name(store: FeatureStore, now: da
 
 def test_teardown_removes_the_state(store: FeatureStore, project: Project, now: datetime) -> None:
     store.materialize(now - 24 * HOUR, now)
-    state = online.open(project.settings.online.url)
+    state = online.open(project.settings)
     assert state.views()
     store.teardown()
     assert state.views() == []

@@ -203,7 +203,7 @@ def test_a_sink_killed_in_a_batch_counts_nothing_twice(project, log, lake, store
         settings = load_settings(Path({str(project.settings.root)!r}))
         project = load_project(settings)
         contract = project.contract("clicks")
-        sink = OnlineSink(project, contract, online.open(settings.online.url))
+        sink = OnlineSink(project, contract, online.open(settings))
         Ingest(contract, log.open(settings.log.url), lake.open(settings), [sink]).run(True, threading.Event())
     """
     killed = subprocess.run(

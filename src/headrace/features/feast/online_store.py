@@ -157,7 +157,7 @@ class HeadraceOnlineStore(OnlineStore):  # type: ignore[misc]
         if self._store is None:
             settings = settings_of(config)
             settings.make_state()
-            self._store = online.open(settings.online.url)
+            self._store = online.open(settings)
         return self._store
 
     def _plan(self, config: RepoConfig, table: FeatureView) -> FeaturePlan:

@@ -2,44 +2,79 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
-from headrace.features.online.keys import Key, KeySchema
+from headrace.features.online.keys import KeySchema, PackedKey
 from headrace.features.plan import StoredView
 from headrace.kernel.position import Position
 
-__all__ = ["StateDatabase", "StateRow", "StatesOf"]
+__all__ = ["EntityGroup", "MissingView", "ReadStates", "StateDatabase", "StateRow", "StatesRead"]
 
 StateRow = tuple[Any, ...]
 """An entity's packed key, and its packed state in each requested view; None if it has none there."""
 
-StatesOf = Callable[[list[Any]], dict[Any, StateRow]]
-"""Reads the rows of packed keys; the result has those that exist, by packed key."""
+
+class MissingView(Exception):
+    """A view was dropped meanwhile.
+
+    Args:
+        digest: the view's digest; empty if it is not known.
+    """
+
+    def __init__(self, digest: str = "") -> None:
+        super().__init__(digest)
+        self.digest = digest
+
+
+class EntityGroup(NamedTuple):
+    """Views of a plan that have the same join keys."""
+
+    keys: KeySchema
+    views: Sequence[StoredView]
+
+
+class StatesRead(NamedTuple):
+    """What a reader has read.
+
+    Attributes:
+        rows: for each group, packed key → its row; an entity without states may be left out.
+        positions: for each group, the positions of its views at the same moment; None if every entity that was
+            asked for has a state in every view.
+    """
+
+    rows: Sequence[Mapping[PackedKey, StateRow]]
+    positions: Sequence[Sequence[Position | None]] | None
+
+
+ReadStates = Callable[[Sequence[Sequence[PackedKey]]], StatesRead]
+"""Reads the states of the entities with these packed keys, which are given for each group, in one round trip.
+Raises MissingView, or Unavailable if the database does not answer."""
 
 
 class StateDatabase(Protocol):
     """Views with their positions, and for each view and entity one packed state.
 
-    Several threads may use one instance. Calls within `writing` or `reading` belong to that transaction of the
-    calling thread.
+    Several threads may use one instance. Calls within `writing` belong to that transaction of the calling
+    thread. Every method raises Unavailable if the database cannot be reached.
 
     Attributes:
         where: the database's address, for errors.
+        is_local: whether reads take microseconds because they do not leave this process.
     """
 
     where: str
+    is_local: bool
 
-    def writing(self) -> AbstractContextManager[None]:
-        """A transaction of the only writer; an error rolls it back.
+    def writing(self, views: Sequence[StoredView] = ()) -> AbstractContextManager[None]:
+        """A transaction of the only writer of these views; without views, of the only one that adds or drops
+        views. An error rolls it back.
 
         Raises:
-            Unavailable: another process has been writing for too long, or the database cannot be reached.
+            Unavailable: another process has been writing for too long.
+            MissingView: a view was dropped.
         """
-
-    def reading(self) -> AbstractContextManager[None]:
-        """A transaction whose reads see the same state."""
 
     def add_view(self, view: StoredView, keys: KeySchema) -> None:
         """Adds a view without position and states. Idempotent."""
@@ -50,6 +85,9 @@ class StateDatabase(Protocol):
     def views(self) -> list[StoredView]:
         """Every view, sorted by digest."""
 
+    def positions(self) -> dict[str, Position]:
+        """The digest of each view that has a position → the position."""
+
     def keys_of(self, view: StoredView) -> KeySchema | None:
         """The view's join keys; None if the view does not exist."""
 
@@ -59,20 +97,24 @@ class StateDatabase(Protocol):
     def set_position(self, view: StoredView, position: Position) -> None:
         """Sets the view's position."""
 
-    def select_states(self, keys: KeySchema, views: Sequence[StoredView]) -> StatesOf:
-        """A function that reads the states of entities in these views, which have these join keys."""
+    def reader(self, groups: Sequence[EntityGroup]) -> ReadStates:
+        """A function that reads the states of entities in these views, outside of `writing`."""
 
-    def all_states(self, view: StoredView) -> Iterator[tuple[Key, bytes]]:
-        """Every entity with a state in the view, and the state."""
+    def read_states(self, view: StoredView, keys: Sequence[PackedKey]) -> dict[PackedKey, bytes]:
+        """The states of those of these entities that have one."""
 
-    def write_states(self, view: StoredView, states: Iterable[tuple[Key, bytes | None]]) -> None:
-        """Replaces the states of these entities; None removes a state."""
-
-    def clear_states(self, view: StoredView) -> None:
-        """Removes every state of the view."""
+    def find_states(self, view: StoredView, prefix: bytes) -> Iterator[tuple[PackedKey, bytes]]:
+        """The entities whose state begins with this byte, and the states."""
 
     def count_states(self, view: StoredView, prefix: bytes) -> int:
         """How many states of the view begin with this byte."""
+
+    def write_states(self, view: StoredView, states: Mapping[PackedKey, bytes]) -> None:
+        """Adds or replaces the states of these entities."""
+
+    def replace_states(self, view: StoredView, states: Iterable[tuple[PackedKey, bytes]]) -> None:
+        """Replaces every state of the view by these, one an entity. Readers see the old ones until the end of
+        `writing`."""
 
     def close(self) -> None:
         """Closes the connections."""

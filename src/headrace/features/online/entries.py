@@ -10,25 +10,34 @@ import msgspec
 from headrace.features.online.tiles import SETTLED
 from headrace.features.plan import AsOfView
 
-__all__ = ["Entry", "merge_entries", "pack_entries", "select_pushed", "unpack_entries"]
+__all__ = ["PUSHED", "Entry", "merge_entries", "pack_entries", "select_pushed", "unpack_entries"]
 
 Entry = tuple[int, int | None, list[Any]]
 """A row: its time (microseconds), the snapshot that it was read from (None if it was pushed), its features."""
 
-pack_entries = msgspec.msgpack.Encoder().encode
-"""Packs a list of entries, in order of time, to bytes."""
+PUSHED = b"\xc3"
+"""The first byte of a packed state that has pushed rows: a database finds these without reading others."""
 
-unpack_entries = msgspec.msgpack.Decoder(list[Entry]).decode
-"""Unpacks the entries that `pack_entries` packed. Raises msgspec.DecodeError for any other bytes."""
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(list[Entry]).decode
 
-_unpack_sources = msgspec.msgpack.Decoder(list[tuple[int, int | None, msgspec.Raw]]).decode
+
+def pack_entries(entries: list[Entry]) -> bytes:
+    """Packs entries, in order of time."""
+    for _, snapshot, _ in entries:
+        if snapshot is None:
+            return PUSHED + _encode(entries)
+    return _encode(entries)
+
+
+def unpack_entries(packed: bytes) -> list[Entry]:
+    """Unpacks the entries that `pack_entries` packed. Raises msgspec.DecodeError for any other bytes."""
+    return _decode(packed[1:] if packed[:1] == PUSHED else packed)
 
 
 def select_pushed(packed: bytes) -> list[Entry]:
     """The pushed entries among the packed ones; none if the bytes cannot be read: a load replaces them."""
     try:
-        if all(snapshot is not None for _, snapshot, _ in _unpack_sources(packed)):
-            return []
         return [entry for entry in unpack_entries(packed) if entry[1] is None]
     except msgspec.DecodeError:
         return []

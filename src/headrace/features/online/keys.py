@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from hashlib import sha256
 from typing import Any, Literal
 
 import msgspec
@@ -13,19 +14,24 @@ from headrace.features.plan import FeaturePlan, StoredView
 from headrace.kernel.digest import short_digest
 from headrace.kernel.errors import ProjectError
 
-__all__ = ["Key", "KeySchema"]
+__all__ = ["Key", "KeySchema", "PackedKey"]
 
 Key = tuple[Any, ...]
 """The values of an entity's join keys, in their order."""
 
-_pack = msgspec.msgpack.Encoder().encode
-_unpack = msgspec.msgpack.Decoder().decode
+PackedKey = int | bytes | None
+"""The value that a database stores for an entity's join keys; None for a null key, which no entity has."""
+
+_LONGEST = 1_000  # bytes; an index of PostgreSQL takes no key of more than 2,700
+_DIGEST = b"\xc1"  # begins neither text in UTF-8 nor MessagePack
+_encode = msgspec.msgpack.Encoder().encode
 
 
 class KeySchema(Struct, frozen=True, array_like=True):
     """The join keys of an entity, in order, each with its dtype.
 
-    A database stores one value for each entity: a single key as it is, several keys packed as MessagePack.
+    A database stores one value for each entity: a single whole number as it is, a single text as UTF-8, several
+    keys as MessagePack; of more than 1,000 bytes their SHA-256.
     """
 
     columns: tuple[tuple[str, Literal["int64", "string"]], ...]
@@ -37,9 +43,9 @@ class KeySchema(Struct, frozen=True, array_like=True):
         return cls(tuple((key, dtypes[key]) for key in view.keys))
 
     @property
-    def kind(self) -> Literal["int64", "string", "bytes"]:
+    def kind(self) -> Literal["int64", "bytes"]:
         """The type of the value that a database stores."""
-        return self.columns[0][1] if len(self.columns) == 1 else "bytes"
+        return "int64" if self._is_number else "bytes"
 
     @property
     def digest(self) -> str:
@@ -62,14 +68,30 @@ class KeySchema(Struct, frozen=True, array_like=True):
                     remedy="Give the entity the value_type of the column, or convert the column in the table.",
                 )
 
-    def packer(self) -> Callable[[Key], Any]:
+    def packer(self) -> Callable[[Key], PackedKey]:
         """A function that packs a key into the value that a database stores."""
-        return _pack if len(self.columns) > 1 else _single
+        if self._is_number:
+            return _only
+        return _pack_text if len(self.columns) == 1 else _pack_several
 
-    def unpack(self, packed: Any) -> Key:
-        """The key that the packer packed."""
-        return tuple(_unpack(packed)) if len(self.columns) > 1 else (packed,)
+    @property
+    def _is_number(self) -> bool:
+        return len(self.columns) == 1 and self.columns[0][1] == "int64"
 
 
-def _single(key: Key) -> Any:
-    return key[0]
+def _only(key: Key) -> PackedKey:
+    number: int | None = key[0]
+    return number
+
+
+def _pack_text(key: Key) -> PackedKey:
+    text: str | None = key[0]
+    return None if text is None else _shorten(text.encode())
+
+
+def _pack_several(key: Key) -> PackedKey:
+    return _shorten(_encode(key))
+
+
+def _shorten(packed: bytes) -> bytes:
+    return packed if len(packed) <= _LONGEST else _DIGEST + sha256(packed).digest()

@@ -10,16 +10,15 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
-from headrace.features.online.database import StateRow, StatesOf
+from headrace.features.online.database import EntityGroup, MissingView, ReadStates, StateRow, StatesRead
 from headrace.features.online.entity_store import EntityStore
-from headrace.features.online.keys import Key, KeySchema
+from headrace.features.online.keys import KeySchema, PackedKey
 from headrace.features.plan import StoredView
 from headrace.kernel.errors import Unavailable
 from headrace.kernel.position import Position, decode_position, encode_position
@@ -31,7 +30,8 @@ __all__ = ["SqliteDatabase", "open_sqlite"]
 
 _CHUNK = 500  # keys in one statement
 _WAIT = 60.0  # seconds to wait for another writer's transaction
-_TYPES = {"int64": "integer", "string": "text", "bytes": "blob"}
+_NO_STATES = (None,)
+_TYPES = {"int64": "integer", "bytes": "blob"}
 _SCHEMA = """
 create table if not exists views (
     digest text primary key,
@@ -68,6 +68,8 @@ class SqliteDatabase:
         Unavailable: the file cannot be opened or another process keeps it locked.
     """
 
+    is_local = True
+
     def __init__(self, path: str | Path) -> None:
         self.where = str(path)
         self._local = threading.local()
@@ -78,8 +80,8 @@ class SqliteDatabase:
             self._db().execute(_SCHEMA)
 
     @contextmanager
-    def writing(self) -> Iterator[None]:
-        """See StateDatabase."""
+    def writing(self, views: Sequence[StoredView] = ()) -> Iterator[None]:
+        """See StateDatabase: the whole file has one writer at a time."""
         db = self._db()
         try:
             db.execute("begin immediate")
@@ -90,21 +92,13 @@ class SqliteDatabase:
                 remedy="Another process has been writing to it for a minute. Try again when it has finished.",
             ) from error
         try:
+            for view in views:
+                self._table(view)
             yield
         except BaseException:
             db.execute("rollback")
             raise
         db.execute("commit")
-
-    @contextmanager
-    def reading(self) -> Iterator[None]:
-        """See StateDatabase."""
-        db = self._db()
-        db.execute("begin")
-        try:
-            yield
-        finally:
-            db.execute("commit")
 
     def add_view(self, view: StoredView, keys: KeySchema) -> None:
         """See StateDatabase."""
@@ -140,59 +134,64 @@ class SqliteDatabase:
         row = self._db().execute("select position from views where digest = ?", (view.digest,)).fetchone()
         return None if row is None or row[0] is None else decode_position(row[0])
 
+    def positions(self) -> dict[str, Position]:
+        """See StateDatabase."""
+        rows = self._db().execute("select digest, position from views where position is not null")
+        return {digest: decode_position(text) for digest, text in rows}
+
     def set_position(self, view: StoredView, position: Position) -> None:
         """See StateDatabase."""
         text = encode_position(position)
         self._db().execute("update views set position = ? where digest = ?", (text, view.digest))
 
-    def select_states(self, keys: KeySchema, views: Sequence[StoredView]) -> StatesOf:
-        """See StateDatabase."""
-        columns = ", ".join(_column(view) for view in views)
-        select = f"select key, {columns} from entities_{keys.digest} where key"
-        select_single = f"{select} = ?"
+    def reader(self, groups: Sequence[EntityGroup]) -> ReadStates:
+        """See StateDatabase. Reads positions only if an entity lacks a state."""
+        selects = [_Select(keys, views) for keys, views in groups]
 
-        def states_of(packed: list[Any]) -> dict[Any, StateRow]:
+        def read(packed_keys: Sequence[Sequence[PackedKey]]) -> StatesRead:
             db = self._db()
-            if len(packed) == 1:
-                row = db.execute(select_single, packed).fetchone()
-                return {} if row is None else {row[0]: row}
-            states = {}
-            for first in range(0, len(packed), _CHUNK):
-                chunk = packed[first : first + _CHUNK]
-                marks = ", ".join("?" * len(chunk))
-                for row in db.execute(f"{select} in ({marks})", chunk):
-                    states[row[0]] = row
-            return states
+            try:
+                rows = [select.rows(db, keys) for select, keys in zip(selects, packed_keys, strict=True)]
+                if not any(map(_is_missing, packed_keys, rows)):
+                    return StatesRead(rows, None)
+                db.execute("begin")
+                try:
+                    positions = self.positions()
+                    rows = [select.rows(db, keys) for select, keys in zip(selects, packed_keys, strict=True)]
+                finally:
+                    db.execute("commit")
+            except sqlite3.OperationalError as error:
+                raise _unreadable(error) from error
+            return StatesRead(rows, [[positions.get(view.digest) for view in views] for _, views in groups])
 
-        return states_of
+        return read
 
-    def all_states(self, view: StoredView) -> Iterator[tuple[Key, bytes]]:
+    def read_states(self, view: StoredView, keys: Sequence[PackedKey]) -> dict[PackedKey, bytes]:
         """See StateDatabase."""
-        table, keys = self._table(view)
-        column = _column(view)
-        rows = self._db().execute(f"select key, {column} from {table} where {column} is not null")
-        return ((keys.unpack(key), state) for key, state in rows)
+        select = _Select(self._table(view)[1], [view])
+        return {key: row[1] for key, row in select.rows(self._db(), keys).items() if row[1] is not None}
 
-    def write_states(self, view: StoredView, states: Iterable[tuple[Key, bytes | None]]) -> None:
+    def find_states(self, view: StoredView, prefix: bytes) -> Iterator[tuple[PackedKey, bytes]]:
         """See StateDatabase."""
-        table, keys = self._table(view)
-        column, pack = _column(view), keys.packer()
-        self._db().executemany(
-            f"insert into {table} (key, {column}) values (?, ?) "
-            f"on conflict (key) do update set {column} = excluded.{column}",
-            ((pack(key), state) for key, state in states),
-        )
-
-    def clear_states(self, view: StoredView) -> None:
-        """See StateDatabase."""
-        column = _column(view)
-        self._db().execute(f"update {self._table(view)[0]} set {column} = null where {column} is not null")
+        table, column = self._table(view)[0], _column(view)
+        select = f"select key, {column} from {table} where substr({column}, 1, 1) = ?"
+        return iter(self._db().execute(select, (prefix,)).fetchall())
 
     def count_states(self, view: StoredView, prefix: bytes) -> int:
         """See StateDatabase."""
         table, column = self._table(view)[0], _column(view)
         row = self._db().execute(f"select count(*) from {table} where substr({column}, 1, 1) = ?", (prefix,))
         return int(row.fetchone()[0])
+
+    def write_states(self, view: StoredView, states: Mapping[PackedKey, bytes]) -> None:
+        """See StateDatabase."""
+        self._upsert(view, states.items())
+
+    def replace_states(self, view: StoredView, states: Iterable[tuple[PackedKey, bytes]]) -> None:
+        """See StateDatabase."""
+        column = _column(view)
+        self._db().execute(f"update {self._table(view)[0]} set {column} = null where {column} is not null")
+        self._upsert(view, states)
 
     def close(self) -> None:
         """See StateDatabase."""
@@ -202,9 +201,19 @@ class SqliteDatabase:
             self._connections.clear()
             self._local = threading.local()
 
+    def _upsert(self, view: StoredView, states: Iterable[tuple[PackedKey, bytes]]) -> None:
+        table, column = self._table(view)[0], _column(view)
+        self._db().executemany(
+            f"insert into {table} (key, {column}) values (?, ?) "
+            f"on conflict (key) do update set {column} = excluded.{column}",
+            states,
+        )
+
     def _table(self, view: StoredView) -> tuple[str, KeySchema]:
-        """The table of the view's entities, and their keys."""
+        """The table of the view's entities, and their keys. Raises MissingView if it does not exist."""
         row = self._db().execute("select entities, keys from views where digest = ?", (view.digest,)).fetchone()
+        if row is None:
+            raise MissingView(view.digest)
         return row[0], _decode_keys(row[1])
 
     def _db(self) -> sqlite3.Connection:
@@ -225,6 +234,38 @@ class SqliteDatabase:
         with self._lock:
             self._connections.append(db)
         return db
+
+
+class _Select:
+    """Reads the rows of entities in views that have the same join keys."""
+
+    def __init__(self, keys: KeySchema, views: Sequence[StoredView]) -> None:
+        columns = ", ".join(_column(view) for view in views)
+        self._select = f"select key, {columns} from entities_{keys.digest} where key"
+        self._select_single = f"{self._select} = ?"
+
+    def rows(self, db: sqlite3.Connection, keys: Sequence[PackedKey]) -> dict[PackedKey, StateRow]:
+        """Packed key → its row, for those that have one."""
+        if len(keys) == 1:
+            row = db.execute(self._select_single, keys).fetchone()
+            return {} if row is None else {row[0]: row}
+        rows = {}
+        for first in range(0, len(keys), _CHUNK):
+            chunk = keys[first : first + _CHUNK]
+            marks = ", ".join("?" * len(chunk))
+            for row in db.execute(f"{self._select} in ({marks})", chunk):
+                rows[row[0]] = row
+        return rows
+
+
+def _is_missing(keys: Sequence[PackedKey], rows: Mapping[PackedKey, StateRow]) -> bool:
+    """Whether an entity lacks a state in one of the views."""
+    return any(None in rows.get(key, _NO_STATES) for key in keys)
+
+
+def _unreadable(error: sqlite3.OperationalError) -> Exception:
+    """The error to raise for a failed read: a view that was dropped has no column any more."""
+    return MissingView() if str(error).startswith("no such column") else error
 
 
 def _column(view: StoredView) -> str:

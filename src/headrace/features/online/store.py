@@ -7,10 +7,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from msgspec import Struct
 
+from headrace.config.settings import Settings
 from headrace.features.plan import AsOfView, FeaturePlan, StoredView, WindowedView
-from headrace.kernel.addresses import path_of
+from headrace.kernel.addresses import check_postgres_address, is_postgres_address, path_of
 from headrace.kernel.errors import ProjectError
+from headrace.kernel.extras import describe_missing, is_installed
 from headrace.kernel.position import LogPosition, Position, SnapshotPosition
+from headrace.kernel.secrets import clean_text
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -78,7 +81,13 @@ class UnreadEvent(NamedTuple):
 
 
 class OnlineStore(Protocol):
-    """The store of current feature values. Several threads may use one instance."""
+    """The store of current feature values. Several threads may use one instance.
+
+    Attributes:
+        is_local: whether lookups take microseconds because they do not leave this process.
+    """
+
+    is_local: bool
 
     def prepare(self, plan: FeaturePlan) -> None:
         """Adds the plan's stored views. Idempotent."""
@@ -91,6 +100,9 @@ class OnlineStore(Protocol):
 
     def position(self, view: StoredView) -> Position | None:
         """The position that the view's state has reached; None if the view has not been filled."""
+
+    def positions(self) -> dict[str, Position]:
+        """The digest of each view that has been filled → its position."""
 
     def load(self, view: AsOfView, rows: pa.Table, position: SnapshotPosition) -> int:
         """Replaces the view's state by a snapshot of its table. Returns the snapshot's number of entities.
@@ -168,16 +180,27 @@ class OnlineStore(Protocol):
         """Closes the connections."""
 
 
-def open(url: str) -> OnlineStore:  # noqa: A001
-    """The online store at `url`: `sqlite:///file`.
+def open(settings: Settings) -> OnlineStore:  # noqa: A001
+    """The project's online store. It need not be reachable yet.
 
     Raises:
-        ProjectError: the URL is not the address of an online store.
+        ProjectError: the setting `online` is not the address of an online store, or has a password in it.
+        Unavailable: the file is locked, or a package is not installed.
     """
+    url = settings.online.url
     if url.startswith("sqlite://"):
         from headrace.features.online.sqlite import open_sqlite
 
         return open_sqlite(path_of(url))
+    if is_postgres_address(url):
+        check_postgres_address(url, "online")
+        if not is_installed("psycopg"):
+            raise describe_missing("psycopg", "an online store in PostgreSQL", where=url)
+        from headrace.features.online.postgres import open_postgres
+
+        return open_postgres(url, settings.project)
     raise ProjectError(
-        f"{url!r} is not the address of an online store", remedy="Use sqlite:///absolute/path/of/a/file.db."
+        f"{clean_text(url)!r} is not the address of an online store",
+        where="setting online",
+        remedy="Use sqlite, sqlite:///absolute/path/of/a/file.db or postgresql://host:port/database.",
     )

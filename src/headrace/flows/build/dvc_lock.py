@@ -12,7 +12,6 @@ from dvc.exceptions import DvcException
 from dvc.lock import LockError
 from dvc.utils.serialize import dump_yaml, load_yaml
 
-from headrace.flows.build.pointers import CODE
 from headrace.kernel.errors import HeadraceError, ProjectError, Unavailable
 
 __all__ = ["StageRecord", "read_lock", "remove_stage", "translate_errors"]
@@ -20,10 +19,10 @@ __all__ = ["StageRecord", "read_lock", "remove_stage", "translate_errors"]
 
 @dataclass(frozen=True)
 class StageRecord:
-    """A stage as it last ran: file → MD5, and entry of pointers/code.json → value."""
+    """A stage as it last ran: file → MD5, and file of parameters → entry → value."""
 
     files: dict[str, str]
-    params: dict[str, Any]
+    params: dict[str, dict[str, Any]]
 
 
 def read_lock(root: Path) -> dict[str, StageRecord]:
@@ -36,7 +35,7 @@ def read_lock(root: Path) -> dict[str, StageRecord]:
     return {
         name: StageRecord(
             files={entry["path"]: entry["md5"] for entry in (*stage.get("deps", ()), *stage.get("outs", ()))},
-            params=dict(stage.get("params", {}).get(CODE, {})),
+            params=stage.get("params", {}),
         )
         for name, stage in stages.items()
     }

@@ -5,18 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from headrace import __version__
 from headrace.code.external import ExternalDigests, external_digests
 from headrace.code.fingerprint import fingerprint, values_digest
 from headrace.code.index import CodeIndex
-from headrace.code.source_files import LOCK_FILES
+from headrace.code.source_files import LOCK_FILES, PARAMS_FILE
 from headrace.config.settings import Settings
 from headrace.declare.event import Contract
 from headrace.declare.model import Model
+from headrace.declare.params import find_param, read_params
 from headrace.declare.source import Source
 from headrace.declare.table import Table
 from headrace.flows.build.project_code import ModelCode, ProjectCode, Read
-from headrace.kernel.digest import digest_value
+from headrace.kernel.digest import digest_value, short_digest
 from headrace.projects.loader import project_files
 from headrace.projects.project import Project
 
@@ -26,13 +29,15 @@ if TYPE_CHECKING:
 __all__ = ["fingerprint_project", "is_current", "source_digest"]
 
 _FILE_READING = 3  # the version of how files are read: a higher one makes the tables that read them stale
+_OTHER_STAGES = frozenset({"labels", "features"})  # arguments of a Model that decide stages before its training
 
 
 def source_digest(settings: Settings) -> str:
-    """The digest of the project's source: the code of its modules without comments, and the lock."""
+    """The digest of the project's source: its modules without comments, its params.yaml and its lock."""
     files = project_files(settings)
     index = CodeIndex(files)
-    return digest_value([__version__, {name: index.pieces(name, "") for name in files}, _lock_digest(settings)])
+    code = {name: index.pieces(name, "") for name in files}
+    return digest_value([__version__, code, _param_digest(read_params(settings.root)), _lock_digest(settings)])
 
 
 def is_current(code: ProjectCode, settings: Settings, digest: str) -> bool:
@@ -61,6 +66,8 @@ def fingerprint_project(project: Project, settings: Settings, digest: str) -> Pr
         env=[name for table in project.tables.values() for name in table.env],
     )
     plans = _compile_plans(project)
+    reads_params = _params_by_reader(project, index)
+    params = read_params(settings.root)
     return ProjectCode(
         source_digest=digest,
         external=external,
@@ -76,7 +83,37 @@ def fingerprint_project(project: Project, settings: Settings, digest: str) -> Pr
         },
         features=_feature_pieces(project, index),
         models={name: _model_code(model, plans[name], index) for name, model in project.models.items()},
+        reads_params=reads_params,
+        params={
+            name: _param_digest(find_param(params, name, str(settings.root / PARAMS_FILE)))
+            for name in sorted({name for names in reads_params.values() for name in names})
+        },
     )
+
+
+def _params_by_reader(project: Project, index: CodeIndex) -> dict[str, list[str]]:
+    """The content of ProjectCode.reads_params."""
+    readers: dict[str, set[str]] = {}
+    for name, table in project.tables.items():
+        module = table.function.__module__
+        places = set(_names_of(project, table, index))
+        if index.has(module):
+            places.add((module, table.function.__qualname__.split(".")[0]))
+        readers[f"tables.{name}"] = {param for place in places for param in index.param_names(*place)}
+    for name, model in project.models.items():
+        readers[f"models.{name}"] = {
+            param
+            for place in _names_of(project, model, index)
+            for param in index.param_names(*place, without=_OTHER_STAGES)
+        }
+    readers["features"] = {
+        param for place in _feast_names(project, index) for param in index.param_names(*place)
+    }
+    return {key: sorted(names) for key, names in readers.items() if names}
+
+
+def _param_digest(value: Any) -> str:
+    return short_digest(msgspec.json.encode(value, order="sorted"))
 
 
 def _compile_plans(project: Project) -> dict[str, FeaturePlan]:
@@ -121,11 +158,11 @@ def _table_pieces(project: Project, table: Table, index: CodeIndex, external: Ex
     return _lines(pieces)
 
 
-def _names_of(project: Project, table: Table, index: CodeIndex) -> Iterator[tuple[str, str]]:
-    """Module and name of each statement that binds the table: `daily = make_daily(2)` is its code too."""
+def _names_of(project: Project, declared: Table | Model, index: CodeIndex) -> Iterator[tuple[str, str]]:
+    """Module and name of each statement that binds it: `daily = make_daily(2)` is a table's code too."""
     for module in project.modules:
         for name, value in vars(module).items():
-            if value is table and index.binds(module.__name__, name):
+            if value is declared and index.binds(module.__name__, name):
                 yield module.__name__, name
 
 
@@ -161,11 +198,17 @@ def _description(contract: Contract) -> dict[str, Any]:
 def _feature_pieces(project: Project, index: CodeIndex) -> list[str]:
     """The pieces of every Feast object at the top of a module."""
     pieces: dict[str, str] = {}
+    for module, name in _feast_names(project, index):
+        pieces.update(index.pieces(module, name))
+    return _lines(pieces)
+
+
+def _feast_names(project: Project, index: CodeIndex) -> Iterator[tuple[str, str]]:
+    """Module and name of every Feast object at the top of a module."""
     for module in project.modules:
         for name, value in vars(module).items():
             if type(value).__module__.split(".")[0] == "feast" and index.has(module.__name__):
-                pieces.update(index.pieces(module.__name__, name))
-    return _lines(pieces)
+                yield module.__name__, name
 
 
 def _lock_digest(settings: Settings) -> str:

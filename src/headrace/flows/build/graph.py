@@ -86,9 +86,12 @@ class StageGraph:
             lines += [f"  {stage.name}:", f"    cmd: headrace run-stage {stage.name}"]
             if stage.deps:
                 lines += ["    deps:", *(f"    - {path}" for path in stage.deps)]
-            if stage.params:
-                keys = [f"      - {parameter.key}" for parameter in stage.params]
-                lines += ["    params:", f"    - {CODE}:", *keys]
+            files = dict.fromkeys(parameter.file for parameter in stage.params)
+            lines += ["    params:"] if files else []
+            for file in files:
+                keys = [parameter.key for parameter in stage.params if parameter.file == file]
+                # Without entries, DVC takes the whole file.
+                lines += [f"    - {file}:", *(f"      - {key}" for key in keys if "" not in keys)]
             lines += ["    outs:", f"    - {stage.out}:", "        cache: false", "        persist: true"]
             lines += [f"    - {path}" for path in stage.files]
         return "\n".join(lines) + "\n"

@@ -6,12 +6,15 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from headrace.code.source_files import PARAMS_FILE
+from headrace.declare.params import find_param, read_params
 from headrace.flows.build.context import BuildContext
 from headrace.flows.build.drift import find_drift
-from headrace.flows.build.dvc_lock import read_lock
-from headrace.flows.build.pointers import pointer_text
-from headrace.flows.build.reasons import StaleReason
+from headrace.flows.build.dvc_lock import StageRecord, read_lock
+from headrace.flows.build.pointers import CODE, pointer_text
+from headrace.flows.build.reasons import Parameter, StaleReason
 from headrace.flows.build.sources import find_sources, raise_first_problem
 from headrace.flows.build.stage import Stage
 from headrace.workspace import Workspace
@@ -51,6 +54,7 @@ class Preview:
         self.context = context
         self._root = context.settings.root
         self._lock = read_lock(self._root)
+        self._params = read_params(self._root)
         self._sources = find_sources(context.settings, context.code)
         self._stale: dict[str, str] = {}  # pointer that will change → the stage that writes it
 
@@ -82,8 +86,7 @@ class Preview:
             return [StaleReason("new", "it was never made")]
         reasons: list[StaleReason] = []
         for parameter in stage.params:
-            now = self.context.code.parameter(parameter.key)
-            reasons += parameter.reasons(recorded.params.get(parameter.key), now)
+            reasons += parameter.reasons(self._recorded(recorded, parameter), self._present(parameter))
         for path in stage.deps:
             reasons += self._dependency_reasons(path, recorded.files.get(path))
         if not reasons and recorded.files.get(stage.out) != _md5_of(self._root / stage.out):
@@ -94,6 +97,15 @@ class Preview:
             if not (self._root / path).exists()
         ]
         return reasons
+
+    def _recorded(self, stage: StageRecord, parameter: Parameter) -> Any:
+        entries = stage.params.get(parameter.file, {})
+        return entries.get(parameter.key) if parameter.key else entries
+
+    def _present(self, parameter: Parameter) -> Any:
+        if parameter.file == CODE:
+            return self.context.code.parameter(parameter.key)
+        return find_param(self._params, parameter.key, str(self._root / PARAMS_FILE))
 
     def _dependency_reasons(self, path: str, recorded: str | None) -> list[StaleReason]:
         if path in self._stale:

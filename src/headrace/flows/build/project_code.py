@@ -74,6 +74,9 @@ class ProjectCode(msgspec.Struct, frozen=True):
         reads: table → what it reads.
         features: the pieces of all Feast objects.
         models: name → its declaration.
+        reads_params: `tables.NAME`, `models.NAME` or `features` → the entries of params.yaml that its code
+            reads, sorted; "" is the whole file.
+        params: each of those entries → the digest of its value.
     """
 
     source_digest: str
@@ -87,6 +90,8 @@ class ProjectCode(msgspec.Struct, frozen=True):
     reads: dict[str, list[Read]]
     features: list[str]
     models: dict[str, ModelCode]
+    reads_params: dict[str, list[str]] = {}
+    params: dict[str, str] = {}
 
     def pointer_of(self, table: str) -> str:
         """The pointer of a table in the lake: a declared one, or a topic's."""
@@ -99,6 +104,10 @@ class ProjectCode(msgspec.Struct, frozen=True):
             value = value[part]
         return value
 
+    def params_of(self, key: str) -> list[str]:
+        """The entries of params.yaml that a declaration reads, by its key in `reads_params`."""
+        return self.reads_params.get(key, [])
+
     def contracts_of(self, table: str) -> list[str]:
         """The topics' tables that the table reads. Their contracts are part of its code."""
         return [read.name for read in self.reads[table] if read.kind == "topics"]
@@ -106,12 +115,16 @@ class ProjectCode(msgspec.Struct, frozen=True):
     def table_digest(self, table: str) -> str:
         """The digest of all code that decides a table's rows."""
         contracts = [self.contracts[name] for name in self.contracts_of(table)]
-        return digest_value([self.lock, self.tables[table], contracts])
+        params = [self.params[name] for name in self.params_of(f"tables.{table}")]
+        return digest_value([self.lock, self.tables[table], contracts, *params])
 
     def training_set_digest(self, model: str) -> str:
         """The digest of all code that decides the rows of a model's training set."""
         declared = self.models[model]
-        tables = [self.tables.get(name) for name in declared.tables]
+        tables = [
+            [self.tables.get(name), *(self.params[read] for read in self.params_of(f"tables.{name}"))]
+            for name in declared.tables
+        ]
         return digest_value([declared.plan, declared.training_set, tables])
 
     def training_digest(self, model: str) -> str:

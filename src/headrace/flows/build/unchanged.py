@@ -1,9 +1,9 @@
 """Decides by one digest whether a build has anything to do, before anything heavy is imported.
 
-The digest covers the project's files, its lock, the pointers, dvc.yaml and dvc.lock, the profile, Feast's
-registry, and the files and environment variables that tables declare to read. The state of the lake is compared
-too: the sources' newest snapshots, and whether each table is at the snapshot in its pointer. A build that
-brings everything up to date records both in the state folder.
+The digest covers the project's files, its params.yaml, its lock, the pointers, dvc.yaml and dvc.lock, the
+profile, Feast's registry, and the files and environment variables that tables declare to read. The state of the
+lake is compared too: the sources' newest snapshots, and whether each table is at the snapshot in its pointer. A
+build that brings everything up to date records both in the state folder.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 from headrace import __version__
 from headrace.code.external import external_digests
-from headrace.code.source_files import LOCK_FILES, file_stamps
+from headrace.code.source_files import LOCK_FILES, PARAMS_FILE, file_stamps
 from headrace.config.settings import FILE, Settings
 from headrace.features.checks.applied import registry_digest
 from headrace.flows.build.drift import FILE as DRIFT
@@ -27,7 +27,7 @@ from headrace.projects.loader import project_files
 __all__ = ["is_unchanged", "record_build"]
 
 _FILE = "built.json"
-_WRITTEN = ("dvc.yaml", "dvc.lock", FILE)
+_WRITTEN = ("dvc.yaml", "dvc.lock", FILE, PARAMS_FILE)
 
 
 def is_unchanged(settings: Settings) -> bool:

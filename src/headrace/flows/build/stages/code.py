@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Self
 
-from headrace.code.source_files import LOCK_FILES
+from headrace.code.source_files import LOCK_FILES, PARAMS_FILE
 from headrace.config.settings import FILE, Settings
 from headrace.flows.build.pointers import CODE
 from headrace.flows.build.project_code import ProjectCode, read_project_code
@@ -17,14 +17,14 @@ __all__ = ["CodeStage"]
 
 
 class CodeStage(Stage):
-    """Depends on the package, headrace.toml, the locks and the files that tables declare to read."""
+    """Depends on the package, headrace.toml, params.yaml, the locks and the files that tables say they read."""
 
     kind = "code"
     reporting = "never"
 
     @classmethod
     def of_project(cls, code: ProjectCode, settings: Settings) -> list[Self]:
-        files = [name for name in (FILE, *LOCK_FILES) if (settings.root / name).is_file()]
+        files = [name for name in (FILE, PARAMS_FILE, *LOCK_FILES) if (settings.root / name).is_file()]
         files += [path for path, digest in code.external.files.items() if digest]
         return [cls(out=CODE, deps=(settings.project, *files))]
 

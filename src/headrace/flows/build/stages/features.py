@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Self
 from headrace.config.settings import Settings
 from headrace.flows.build.pointers import FEATURES, write_if_changed
 from headrace.flows.build.project_code import ProjectCode
-from headrace.flows.build.reasons import LOCK, Parameter
+from headrace.flows.build.reasons import LOCK, Parameter, user_parameters
 from headrace.flows.build.stage import Stage, StageResult
 
 if TYPE_CHECKING:
@@ -27,7 +27,8 @@ class FeaturesStage(Stage):
         if not code.models:
             return []
         plans = [Parameter(f"models.{name}.plan", "code", f"features of {name}") for name in code.models]
-        return [cls(params=(LOCK, Parameter("features", "code"), *plans), out=FEATURES)]
+        params = (LOCK, Parameter("features", "code"), *plans, *user_parameters(code.params_of("features")))
+        return [cls(params=params, out=FEATURES)]
 
     def run(self, context: BuildContext) -> StageResult:
         from headrace.features import feast

@@ -40,7 +40,7 @@ class OnlineStage(Stage):
         # Not the topics' own tables: ingest appends to them meanwhile, and their older snapshots expire.
         tables = {view.table for plan in plans for view in plan.stored} & context.code.tables.keys()
         at = {name: context.snapshot(name) for name in tables}
-        with closing(online.open(context.settings.online.url)) as store:
+        with closing(online.open(context.settings)) as store:
             fills = [view for plan in plans for view in fill(project, context.lake, plan, store, at=at)]
         context.pointers.write(self.out, {view.view: msgspec.to_builtins(view.position) for view in fills})
         counts = {view.view: view.entities for view in fills if view.rows}
@@ -56,5 +56,5 @@ class OnlineStage(Stage):
             plans = [context.plan(name) for name in context.code.models]
         except (FileNotFoundError, msgspec.DecodeError):
             return True
-        with closing(online.open(context.settings.online.url)) as store:
+        with closing(online.open(context.settings)) as store:
             return not is_filled(store, plans)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Self
 
 from headrace.config.settings import Settings
 from headrace.flows.build.project_code import ProjectCode
-from headrace.flows.build.reasons import LOCK, Parameter
+from headrace.flows.build.reasons import LOCK, Parameter, user_parameters
 from headrace.flows.build.stage import LakeStage, StageResult
 
 if TYPE_CHECKING:
@@ -27,11 +27,12 @@ class TableStage(LakeStage):
 
     @classmethod
     def _of(cls, code: ProjectCode, table: str) -> Self:
+        params = user_parameters(code.params_of(f"tables.{table}"))
         contracts = [Parameter(f"contracts.{name}", "contract") for name in code.contracts_of(table)]
         return cls(
             subject=table,
             deps=tuple(read.pointer for read in code.reads[table]),
-            params=(LOCK, Parameter(f"tables.{table}", "code"), *contracts),
+            params=(LOCK, Parameter(f"tables.{table}", "code"), *contracts, *params),
             out=code.pointer_of(table),
         )
 

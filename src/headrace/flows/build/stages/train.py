@@ -11,7 +11,7 @@ import msgspec
 from headrace.config.settings import Settings
 from headrace.flows.build.pointers import Pointers
 from headrace.flows.build.project_code import ProjectCode
-from headrace.flows.build.reasons import LOCK, Parameter
+from headrace.flows.build.reasons import LOCK, Parameter, user_parameters
 from headrace.flows.build.stage import Stage, StageResult
 from headrace.kernel.files import move_into_place
 
@@ -38,6 +38,7 @@ class TrainStage(Stage):
                     LOCK,
                     Parameter(f"models.{name}.fit", "parameter"),
                     Parameter(f"models.{name}.gate", "parameter"),
+                    *user_parameters(code.params_of(f"models.{name}")),
                 ),
                 out=Pointers.path(cls.kind, name),
                 files=(bundle_folder(name),),

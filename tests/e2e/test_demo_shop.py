@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 import pytest
 import xgboost
+from tests.e2e.demos import EXAMPLES, HEADRACE, processes_of, run_demo
 
 import headrace
 from headrace.declare.splits import ByTime
@@ -23,35 +22,12 @@ from headrace.training.splits import divide
 from headrace.training.trainers.port import Budget
 from headrace.training.trainers.xgboost import MODEL, XGBoostTrainer
 
-ROOT = Path(__file__).parents[2]
-REAL_DATA = ROOT.parent / "shared" / "data" / "rees46_2019_oct_17k.csv"
-HEADRACE = Path(sys.executable).with_name("headrace")
-
-
-def run_demo(folder: Path, *options: str) -> dict[str, Any]:
-    command = [HEADRACE, "demo", "shop", "--json", "--folder", folder, *options]
-    process = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
-    assert process.returncode == 0, process.stderr + process.stdout
-    report: dict[str, Any] = json.loads(process.stdout)
-    assert all(check["passed"] for check in report["checks"])
-    return report
-
-
-def processes_of(folder: Path) -> Iterator[str]:
-    """The command lines of processes that run in the folder or name it."""
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            command = process.joinpath("cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-            working_folder = process.joinpath("cwd").readlink()
-        except OSError:  # the process has ended, or belongs to another user
-            continue
-        if str(folder) in command or working_folder.is_relative_to(folder):
-            yield command
+REAL_DATA = EXAMPLES.parents[1] / "shared" / "data" / "rees46_2019_oct_17k.csv"
 
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    return run_demo(tmp_path_factory.mktemp("demo") / "shop", "--events", "60000")
+    return run_demo("shop", tmp_path_factory.mktemp("demo") / "shop", "--rows", "60000").report
 
 
 def test_demo_runs_every_step_and_check(demo: dict[str, Any]) -> None:
@@ -106,7 +82,7 @@ def test_model_learns_nothing_from_shuffled_labels(demo: dict[str, Any]) -> None
 
 @pytest.mark.skipif(not REAL_DATA.is_file(), reason=f"the real data are not there: {REAL_DATA}")
 def test_demo_runs_on_real_data(tmp_path: Path) -> None:
-    report = run_demo(tmp_path / "shop", "--data", str(REAL_DATA))
+    report = run_demo("shop", tmp_path / "shop", "--data", str(REAL_DATA)).report
     sent = next(step for step in report["steps"] if step["name"] == "send")
     assert sent["rows"] == 17_435  # the last line is truncated: it is sent and refused
     ingested = next(step for step in report["steps"] if step["name"] == "ingest")

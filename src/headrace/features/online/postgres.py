@@ -1,0 +1,324 @@
+"""The online store in a PostgreSQL database: a table for each view, with a row for each entity.
+
+A table of its own can be dropped without a trace, and replaced: a new state is written beside the old one,
+which is read until the transaction ends. (Columns could not: PostgreSQL counts dropped ones, up to 1,600.)
+
+Writers of a view take turns by the view's row in the table `views`. A lookup is one statement, whatever the
+number of entities and views, so it sees one state of the database.
+"""
+
+# ruff: noqa: S608  (the names in statements are digests and names made here)
+
+from __future__ import annotations
+
+import struct
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import msgspec
+from psycopg import errors
+
+from headrace.features.online.database import EntityGroup, MissingView, ReadStates, StateRow, StatesRead
+from headrace.features.online.entity_store import EntityStore
+from headrace.features.online.keys import KeySchema, PackedKey
+from headrace.features.plan import StoredView
+from headrace.kernel.digest import short_digest
+from headrace.kernel.position import Position, decode_position, encode_position
+from headrace.kernel.postgres import PostgresConnection, PostgresPool
+from headrace.kernel.time import now_micros
+
+__all__ = ["PostgresDatabase", "open_postgres", "schema_of"]
+
+_READ = 2.0  # seconds that a lookup waits for the server
+_LONGEST_NAME = 63  # bytes of a name in PostgreSQL, which cuts off the rest
+_CHUNK = 1 << 20  # bytes of states that are sent at once
+_TYPES = {"int64": "bigint", "bytes": "bytea"}
+_OIDS = {"int64": 20, "bytes": 17}
+_VIEWS = """
+create table if not exists {schema}.views (
+    digest text primary key,
+    keys text not null,          -- JSON: its KeySchema
+    view text not null,          -- JSON
+    position text                -- JSON; null: not filled
+) with (fillfactor = 50)
+"""
+_decode_view = msgspec.json.Decoder(StoredView).decode
+_decode_keys = msgspec.json.Decoder(KeySchema).decode
+
+
+def open_postgres(url: str, project: str, *, clock: Callable[[], int] = now_micros) -> EntityStore:
+    """Opens the online store of a project in this database. It connects at the first use.
+
+    Args:
+        url: `postgresql://...`, without a password.
+        project: the project's name: each project has a schema of its own.
+        clock: the wall clock, microseconds.
+    """
+    return EntityStore(PostgresDatabase(PostgresPool(url), schema_of(project)), clock=clock)
+
+
+def schema_of(project: str) -> str:
+    """The name of the schema that holds a project's online store."""
+    name = f"headrace_{project}"
+    return name if len(name) <= _LONGEST_NAME else f"{name[:30]}_{short_digest(project)}"
+
+
+class PostgresDatabase:
+    """See features.online.database.StateDatabase.
+
+    Args:
+        pool: the connections.
+        schema: the name of the schema, which is created with the first view.
+    """
+
+    is_local = False
+
+    def __init__(self, pool: PostgresPool, schema: str) -> None:
+        self.where = pool.url
+        self._pool = pool
+        self._schema = schema
+        self._local = threading.local()
+
+    @contextmanager
+    def writing(self, views: Sequence[StoredView] = ()) -> Iterator[None]:
+        """See StateDatabase. Writers of different views do not wait for each other."""
+        with self._pool.transaction() as connection:
+            self._local.connection = connection
+            try:
+                if views:
+                    self._lock_views([view.digest for view in views])
+                else:
+                    self._query("select pg_advisory_xact_lock(hashtextextended(%s, 0))", self._schema)
+                yield
+            finally:
+                self._local.connection = None
+
+    def add_view(self, view: StoredView, keys: KeySchema) -> None:
+        """See StateDatabase."""
+        if not self._exists():
+            # PostgreSQL asks for the right to create even a schema that exists.
+            if not self._query("select to_regnamespace(%s)", self._schema)[0][0]:
+                self._query(f"create schema {self._schema}")
+            self._query(_VIEWS.format(schema=self._schema))
+        added = self._query(
+            f"insert into {self._schema}.views (digest, keys, view) values (%s, %s, %s)"
+            " on conflict do nothing returning 1",
+            view.digest,
+            msgspec.json.encode(keys).decode(),
+            msgspec.json.encode(view).decode(),
+        )
+        if added:
+            self._create_table(self._table(view), keys)
+            self._query(f"alter table {self._table(view)} add primary key (key)")
+
+    def drop_view(self, digest: str) -> None:
+        """See StateDatabase."""
+        if self._exists():
+            self._query(f"delete from {self._schema}.views where digest = %s", digest)
+            self._query(f"drop table if exists {self._schema}.v_{digest}")
+
+    def views(self) -> list[StoredView]:
+        """See StateDatabase."""
+        return [_decode_view(text) for (text,) in self._query_views("select view from {} order by digest")]
+
+    def positions(self) -> dict[str, Position]:
+        """See StateDatabase."""
+        rows = self._query_views("select digest, position from {} where position is not null")
+        return {digest: decode_position(text) for digest, text in rows}
+
+    def keys_of(self, view: StoredView) -> KeySchema | None:
+        """See StateDatabase."""
+        rows = self._query_views("select keys from {} where digest = %s", view.digest)
+        return _decode_keys(rows[0][0]) if rows else None
+
+    def position(self, view: StoredView) -> Position | None:
+        """See StateDatabase."""
+        rows = self._query_views("select position from {} where digest = %s", view.digest)
+        return decode_position(rows[0][0]) if rows and rows[0][0] is not None else None
+
+    def set_position(self, view: StoredView, position: Position) -> None:
+        """See StateDatabase."""
+        text = encode_position(position)
+        self._query(f"update {self._schema}.views set position = %s where digest = %s", text, view.digest)
+
+    def reader(self, groups: Sequence[EntityGroup]) -> ReadStates:
+        """See StateDatabase."""
+        statement = _reading_statement(self._schema, groups)
+        kinds = [keys.kind for keys, _ in groups]
+        widths = [len(views) for _, views in groups]
+
+        def read(packed_keys: Sequence[Sequence[PackedKey]]) -> StatesRead:
+            arguments = [_encode_keys(kind, keys) for kind, keys in zip(kinds, packed_keys, strict=True)]
+            try:
+                result = self._pool.run(lambda connection: connection.fetch(statement, arguments, _READ))
+            except (errors.UndefinedTable, errors.InvalidSchemaName) as error:
+                raise MissingView from error
+            rows: list[dict[PackedKey, StateRow]] = [{} for _ in widths]
+            positions: list[Position | None] = []
+            value = result.get_value
+            for row in range(result.ntuples):
+                place = int.from_bytes(value(row, 0) or b"", "big", signed=True)
+                if place < 0:
+                    texts = [value(row, column) for column in range(1, sum(widths) + 1)]
+                    positions = [None if text is None else decode_position(text) for text in texts]
+                    continue
+                index, group = divmod(place, len(widths))
+                key = packed_keys[group][index]
+                rows[group][key] = (key, *[value(row, column) for column in range(1, widths[group] + 1)])
+            left = iter(positions)
+            return StatesRead(rows, [[next(left) for _ in range(width)] for width in widths])
+
+        return read
+
+    def read_states(self, view: StoredView, keys: Sequence[PackedKey]) -> dict[PackedKey, bytes]:
+        """See StateDatabase."""
+        select = f"select s.key, s.state from unnest(%b::{{}}[]) k(key) join {self._table(view)} s using (key)"
+        return dict(self._query(select.format(_type_of(keys)), list(keys), binary=True))
+
+    def find_states(self, view: StoredView, prefix: bytes) -> Iterator[tuple[PackedKey, bytes]]:
+        """See StateDatabase."""
+        select = f"select key, state from {self._table(view)} where substr(state, 1, 1) = %b"
+        return iter(self._query(select, prefix, binary=True))
+
+    def count_states(self, view: StoredView, prefix: bytes) -> int:
+        """See StateDatabase."""
+        select = f"select count(*) from {self._table(view)} where substr(state, 1, 1) = %b"
+        return int(self._query(select, prefix)[0][0])
+
+    def write_states(self, view: StoredView, states: Mapping[PackedKey, bytes]) -> None:
+        """See StateDatabase."""
+        self._query(
+            f"insert into {self._table(view)} (key, state)"
+            f" select * from unnest(%b::{_type_of(states)}[], %b::bytea[])"
+            " on conflict (key) do update set state = excluded.state",
+            list(states),
+            list(states.values()),
+        )
+
+    def replace_states(self, view: StoredView, states: Iterable[tuple[PackedKey, bytes]]) -> None:
+        """See StateDatabase. Writes a new table beside the old one, and puts it in its place."""
+        table = self._table(view)
+        keys = self.keys_of(view)
+        assert keys is not None
+        self._create_table(f"{self._schema}.new_{view.digest}", keys)
+        copy = f"copy {self._schema}.new_{view.digest} (key, state) from stdin with (format binary, freeze)"
+        with self._connection().cursor().copy(copy) as rows:
+            for chunk in _encode_rows(keys.kind, states):
+                rows.write(chunk)
+        self._query(f"alter table {self._schema}.new_{view.digest} add primary key (key)")
+        self._query(f"drop table {table}")
+        self._query(f"alter table {self._schema}.new_{view.digest} rename to v_{view.digest}")
+
+    def close(self) -> None:
+        """See StateDatabase."""
+        self._pool.close()
+
+    def _lock_views(self, digests: list[str]) -> None:
+        """Lets no other transaction write these views. Raises MissingView if one does not exist."""
+        select = f"select digest from {self._schema}.views where digest = any(%s) order by digest for update"
+        locked = {digest for (digest,) in self._query(select, digests)}
+        for digest in digests:
+            if digest not in locked:
+                raise MissingView(digest)
+
+    def _exists(self) -> bool:
+        return self._query("select to_regclass(%s)", f"{self._schema}.views")[0][0] is not None
+
+    def _create_table(self, table: str, keys: KeySchema) -> None:
+        self._query(
+            f"create table {table} (key {_TYPES[keys.kind]} not null, state bytea not null)"
+            " with (fillfactor = 70)"
+        )
+
+    def _table(self, view: StoredView) -> str:
+        return f"{self._schema}.v_{view.digest}"
+
+    def _connection(self) -> PostgresConnection:
+        """The connection of this thread's transaction."""
+        connection: PostgresConnection = self._local.connection
+        return connection
+
+    def _query_views(self, select: str, *arguments: object) -> list[Any]:
+        """Selects from the table of views; nothing if it does not exist yet."""
+        try:
+            return self._query(select.format(f"{self._schema}.views"), *arguments)
+        except (errors.UndefinedTable, errors.InvalidSchemaName):
+            return []
+
+    def _query(self, statement: str, *arguments: object, binary: bool = False) -> list[Any]:
+        """Executes a statement, within this thread's transaction if there is one, and returns its rows."""
+
+        def execute(connection: PostgresConnection) -> list[Any]:
+            cursor = connection.execute(statement.encode(), arguments or None, binary=binary)
+            return [] if cursor.description is None else cursor.fetchall()
+
+        connection = getattr(self._local, "connection", None)
+        return self._pool.run(execute) if connection is None else execute(connection)
+
+
+def _reading_statement(schema: str, groups: Sequence[EntityGroup]) -> bytes:
+    """One statement for a lookup. Its arguments are the packed keys of each group.
+
+    Its rows have the place of an entity (its index, times the number of groups, plus the index of its group)
+    and its states in the group's views; and one row has the place -1 and the positions of all views.
+    """
+    width = sum(len(views) for _, views in groups)
+    selects = []
+    for index, (keys, views) in enumerate(groups):
+        columns = [f"s{view}.state" for view in range(len(views))] + ["null::bytea"] * (width - len(views))
+        joins = [
+            f" left join {schema}.v_{view.digest} s{number} on s{number}.key = k.key"
+            for number, view in enumerate(views)
+        ]
+        selects.append(
+            f"select (k.i - 1) * {len(groups)} + {index}, {', '.join(columns)}"
+            f" from unnest(${index + 1}::{_TYPES[keys.kind]}[]) with ordinality k(key, i){''.join(joins)}"
+        )
+    positions = [
+        f"(select convert_to(position, 'UTF8') from {schema}.views where digest = '{view.digest}')"
+        for _, views in groups
+        for view in views
+    ]
+    return " union all ".join([*selects, f"select -1::bigint, {', '.join(positions)}"]).encode()
+
+
+def _encode_keys(kind: str, keys: Sequence[PackedKey]) -> bytes:
+    """An array of keys in PostgreSQL's binary form."""
+    if not keys:
+        return struct.pack("!iii", 0, 0, _OIDS[kind])
+    encode = _ENCODERS[kind]
+    items = [_NULL if key is None else encode(key) for key in keys]
+    return struct.pack("!iiiii", 1, None in keys, _OIDS[kind], len(keys), 1) + b"".join(items)
+
+
+def _encode_rows(kind: str, states: Iterable[tuple[PackedKey, bytes]]) -> Iterator[bytes]:
+    """Rows in the binary form of COPY, in chunks."""
+    encode, head, size = _ENCODERS[kind], struct.Struct("!h").pack(2), struct.Struct("!i").pack
+    chunk = [b"PGCOPY\n\xff\r\n\0" + bytes(8)]
+    length = 0
+    for key, state in states:
+        chunk += (head, encode(key), size(len(state)), state)
+        length += len(state)
+        if length > _CHUNK:
+            yield b"".join(chunk)
+            chunk, length = [], 0
+    yield b"".join([*chunk, b"\xff\xff"])
+
+
+def _encode_bytes(key: bytes) -> bytes:
+    return struct.pack("!i", len(key)) + key
+
+
+def _type_of(keys: Iterable[PackedKey]) -> str:
+    """The type of the keys; of none, any."""
+    return "bytea" if isinstance(next(iter(keys), None), bytes) else "bigint"
+
+
+_NULL = struct.pack("!i", -1)
+_ENCODERS: dict[str, Callable[[Any], bytes]] = {
+    "int64": partial(struct.Struct("!iq").pack, 8),
+    "bytes": _encode_bytes,
+}

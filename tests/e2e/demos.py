@@ -1,0 +1,93 @@
+"""Runs the demos of the examples as users do, and checks what their READMEs show against what is printed."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+__all__ = ["EXAMPLES", "HEADRACE", "DemoRun", "check_readme", "processes_of", "run_demo"]
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+HEADRACE = Path(sys.executable).with_name("headrace")
+
+
+@dataclass(frozen=True)
+class DemoRun:
+    """A demo that has run.
+
+    Attributes:
+        folder: the project, which the demo keeps.
+        report: its report, as --json prints it.
+        text: what it printed for people.
+    """
+
+    folder: Path
+    report: dict[str, Any]
+    text: str
+
+
+def run_demo(example: str, folder: Path, *options: str) -> DemoRun:
+    """Runs `headrace demo EXAMPLE` in the folder, and asserts that every check passed."""
+    command = [HEADRACE, "demo", example, "--json", "--folder", folder, *options]
+    process = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
+    assert process.returncode == 0, process.stderr + process.stdout
+    report: dict[str, Any] = json.loads(process.stdout)
+    assert report["checks"]
+    assert all(check["passed"] for check in report["checks"])
+    return DemoRun(folder, report, process.stderr)
+
+
+def processes_of(folder: Path) -> Iterator[str]:
+    """The command lines of processes that run in the folder or name it."""
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            command = process.joinpath("cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            working_folder = process.joinpath("cwd").readlink()
+        except OSError:  # the process has ended, or belongs to another user
+            continue
+        if str(folder) in command or working_folder.is_relative_to(folder):
+            yield command
+
+
+def check_readme(run: DemoRun, readme: Path) -> int:
+    """Compares each ```console block of the README with what its commands print in the demo's project.
+
+    A line `$ COMMAND` is run in the project's folder, the lines after it are the expected output.
+    `headrace demo` is not run again: its output is the demo's. `...` stands for any text; numbers, ids, padding
+    and paths may differ. Returns the number of commands compared.
+    """
+    compared = 0
+    for block in re.findall(r"^```console\n(.*?)^```", readme.read_text(), re.MULTILINE | re.DOTALL):
+        for example in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
+            command, _, expected = example.partition("\n")
+            if not expected.strip():
+                continue
+            printed = run.text if command.startswith("headrace demo") else _run(command, run.folder)
+            pattern = ".*?".join(re.escape(part) for part in _normalise(expected).split("...")) + r"\s*"
+            assert re.fullmatch(pattern, _normalise(printed), re.DOTALL), f"$ {command}\n{printed}"
+            compared += 1
+    return compared
+
+
+def _run(command: str, folder: Path) -> str:
+    program, *arguments = shlex.split(command, comments=True)
+    path = Path(sys.executable).with_name(program)
+    process = subprocess.run(
+        [path, *arguments], cwd=folder, capture_output=True, text=True, timeout=300, check=False
+    )
+    return process.stdout + process.stderr
+
+
+def _normalise(text: str) -> str:
+    """The text without what differs from run to run: numbers, ids, paths and padding."""
+    text = re.sub(r"(/[\w.@+-]+){2,}/?", "/PATH", text)
+    text = re.sub(r"\b[0-9a-f]*\d[0-9a-f-]{5,}\b", "#", text)
+    text = re.sub(r"[-+]?\d[\d,.:]*\d|\d", "#", text)
+    return re.sub(r"[ \t]+", " ", text).strip()
