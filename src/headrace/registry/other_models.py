@@ -73,10 +73,10 @@ class OtherModels:
                 elif number is not None:
                     entry = client.get_model_version(model, str(number))
                 else:
-                    found = client.search_model_versions(f"name = '{model}'", order_by=["version_number DESC"])
-                    if not found:
+                    entries = client.search_model_versions(_name_is(model), order_by=["version_number DESC"])
+                    if not entries:
                         return None
-                    entry = found[0]
+                    entry = entries[0]
             except MlflowException as error:
                 if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
                     return None
@@ -107,3 +107,9 @@ class OtherModels:
             token = page.token
             if not token:
                 return
+
+
+def _name_is(model: str) -> str:
+    """MLflow's filter for the versions of a model. Its names may have one kind of quotes."""
+    quote = '"' if "'" in model else "'"
+    return f"name = {quote}{model}{quote}"

@@ -21,7 +21,7 @@ import msgspec
 from headrace.http.asgi import App, Receive, Scope, Send
 from headrace.http.middleware import GuardMiddleware
 from headrace.http.responses import HttpError, error_body, send_body
-from headrace.serving.mlflow_models.served import ServedModel, ServedModels
+from headrace.serving.mlflow_models.served import ServedModel
 from headrace.serving.models import Models, ReleasedModel
 from headrace.serving.prediction import TOPIC
 from headrace.serving.predictor import SpoolingPredictor
@@ -49,14 +49,13 @@ class Endpoint:
         spool: the folder that keeps predictions until they are on the log.
         host: the address that clients connect to. On loopback, requests to localhost are answered; on any other
             address, requests with the token.
-        served: the MLflow models to predict with; None: there are none.
 
     Attributes:
         app: the ASGI application.
     """
 
-    def __init__(self, models: Models, spool: Path, host: str, served: ServedModels | None = None) -> None:
-        self._models, self._served = models, served
+    def __init__(self, models: Models, spool: Path, host: str) -> None:
+        self._models = models
         self._predictor = SpoolingPredictor(spool)
         self._metrics = self._predictor.metrics
         self._update_max_bytes()
@@ -74,15 +73,11 @@ class Endpoint:
         self._follower.join()
         self._predictor.close()
         self._models.close()
-        if self._served is not None:
-            self._served.close()
 
     def _follow_releases(self) -> None:
         while not self._stop.wait(_POLL):
             try:
                 self._models.poll()
-                if self._served is not None:
-                    self._served.poll()
                 self._update_max_bytes()
             except Exception as error:  # the present releases stay in force, and the next poll may succeed
                 _log.error("the releases cannot be followed: %s", error)
@@ -95,13 +90,14 @@ class Endpoint:
 
     def _collect_routes(self) -> list[_CompiledRoute]:
         builtin = (
-            ReadRoute("/healthz", self._read_health),
+            ReadRoute("/healthz", _read_health),
             ReadRoute("/metrics", lambda _models, _names: self._metrics.text(), _METRICS_TYPE),
         )
-        routes: list[_CompiledRoute] = []
+        routes: list[_CompiledRoute]
+        routes = [(_compile_path(route.path), route, error_body) for route in builtin]
         for protocol in PROTOCOLS:
             routes += [(_compile_path(route.path), route, protocol.encode_error) for route in protocol.ROUTES]
-        return [*routes, *((_compile_path(route.path), route, error_body) for route in builtin)]
+        return routes
 
     async def _handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -109,7 +105,7 @@ class Endpoint:
             return
         for pattern, route, _ in self._routes:
             match = pattern.fullmatch(scope["path"])
-            if match is None:
+            if match is None or (route.path.startswith("/{") and not self._models.has(match["model"])):
                 continue
             allowed = "POST" if isinstance(route, PredictRoute) else "GET"
             if scope["method"] != allowed:
@@ -126,7 +122,7 @@ class Endpoint:
     ) -> None:
         started = time.perf_counter()
         try:
-            model = self._find(name)
+            model = self._models.find(name)
             request = route.decode(model.schema, scope, (await receive())["body"])
             if isinstance(model, ServedModel):
                 predictions = await model.predict(request.instances)
@@ -147,15 +143,6 @@ class Endpoint:
         if isinstance(model, ReleasedModel) and model.shadows:
             await asyncio.to_thread(self._predictor.predict_shadows, model, request.instances, predictions)
 
-    def _find(self, name: str) -> ReleasedModel | ServedModel:
-        """The model with this name: a released one, or else an MLflow model. Raises as `Models.find`."""
-        served = None if self._served is None or name in self._models.released else self._served.find(name)
-        return self._models.find(name) if served is None else served
-
-    def _read_health(self, models: Models, _names: object) -> bytes:
-        names = {*models.released, *(() if self._served is None else self._served.names)}
-        return msgspec.json.encode({"status": "ok", "models": sorted(names)})
-
     def _encode_error(self, scope: Scope, error: HttpError) -> bytes:
         """The body of an error in the protocol that the path belongs to."""
         for pattern, _, encode in self._routes:
@@ -171,8 +158,8 @@ def reserved_names() -> set[str]:
 
 
 def _compile_path(path: str) -> re.Pattern[str]:
-    """A pattern with a group for each name in braces."""
-    return re.compile(re.sub(r"\\\{(\w+)\\\}", r"(?P<\1>.*)", re.escape(path)))
+    """A pattern with a group for each name in braces, which is one part of the path."""
+    return re.compile(re.sub(r"\\\{(\w+)\\\}", r"(?P<\1>[^/]*)", re.escape(path)))
 
 
 def _read(route: ReadRoute, models: Models, match: re.Match[str]) -> bytes:
@@ -180,6 +167,10 @@ def _read(route: ReadRoute, models: Models, match: re.Match[str]) -> bytes:
         return route.read(models, match.groupdict())
     except Exception as error:
         raise to_response_error(error) from error
+
+
+def _read_health(models: Models, _names: object) -> bytes:
+    return msgspec.json.encode({"status": "ok", "models": models.names})
 
 
 async def _handle_lifespan(receive: Receive, send: Send) -> None:

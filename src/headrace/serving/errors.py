@@ -8,6 +8,7 @@ RequestError          the request cannot be answered
 ├── MissingFeatures   the model declares that it does not predict without a feature that is missing
 ├── FeatureFailed     an on-demand function failed
 ├── ModelFailed       the model itself failed
+├── ModelTimeout      the model itself did not answer in time
 └── OversizedPrediction   the record of the prediction is larger than its topic accepts
 """
 
@@ -24,6 +25,7 @@ __all__ = [
     "MissingFeatures",
     "MissingField",
     "ModelFailed",
+    "ModelTimeout",
     "OversizedPrediction",
     "RequestError",
     "UnknownField",
@@ -105,6 +107,12 @@ class ModelFailed(RequestError):
     """The model itself failed on the request."""
 
     code = "model_failed"
+
+
+class ModelTimeout(RequestError):
+    """The model itself did not answer the request in time."""
+
+    code = "model_timeout"
 
 
 class OversizedPrediction(RequestError):

@@ -30,8 +30,9 @@ from headrace.kernel.errors import HeadraceError, Unavailable
 from headrace.kernel.ids import new_id
 from headrace.serving.deployment.haproxy import serve_environment
 from headrace.serving.mlflow_models.model_set import ModelSet
-from headrace.serving.mlflow_models.ray_deployments import bind_model, make_ask
+from headrace.serving.mlflow_models.ray_deployments import bind_model, find_problems, make_ask
 from headrace.serving.mlflow_models.served import FollowedModelSet, ServedModels
+from headrace.serving.mlflow_models.states import write_problems
 
 __all__ = ["RayServeReplica", "run_driver"]
 
@@ -61,7 +62,7 @@ class RayServeReplica:
 
         spool = settings.place("serving", "spool")
         served = ServedModels(settings, make_ask(_APPLICATION))
-        self._endpoint = Endpoint(Models(settings, names), spool, settings.http.host, served)
+        self._endpoint = Endpoint(Models(settings, names, served), spool, settings.http.host)
 
     def __serve_build_asgi_app__(self) -> App:
         return self._endpoint.app
@@ -84,6 +85,7 @@ def run_driver(root: str, profile: str, port: int, models: Sequence[str], stop: 
         stop_on_signals(stop)  # Ray has replaced the handlers
         signal.signal(signal.SIGUSR1, lambda *_: roll.set())
         generation, deployed = new_id(), followed.current
+        problems: dict[str, str] | None = None
         _deploy(settings, models, deployed, generation)
         _await_answer(settings.http.host, port)
         report_ready()
@@ -93,6 +95,8 @@ def run_driver(root: str, profile: str, port: int, models: Sequence[str], stop: 
                 generation, deployed = new_id() if roll.is_set() else generation, followed.current
                 roll.clear()
                 _redeploy(settings, models, deployed, generation)
+            if deployed is not None:
+                problems = _report_problems(settings, problems)
             if _does_answer(url_of(settings.http.host, port)):
                 report_alive()
 
@@ -152,6 +156,15 @@ def _deploy(settings: Settings, models: Sequence[str], deployed: ModelSet | None
         target = serve.RunTarget(application, name=_APPLICATION, route_prefix="/")
         # A model that does not start must not delay the others.
         serve.run_many([target], wait_for_applications_running=False)
+
+
+def _report_problems(settings: Settings, before: dict[str, str] | None) -> dict[str, str]:
+    """Writes what Serve reports about MLflow models that it cannot run, if that has changed."""
+    with _convert_errors(settings):
+        problems = find_problems(_APPLICATION)
+    if problems != before:
+        write_problems(settings, problems)
+    return problems
 
 
 @contextmanager

@@ -24,7 +24,7 @@ from headrace.kernel.secrets import clean_text
 from headrace.serving.mlflow_models.interpreters import Interpreter, child_environment, find_interpreter
 from headrace.serving.mlflow_models.needs import Needs
 
-__all__ = ["check_needs", "ensure_environment", "find_environment", "remove_environments"]
+__all__ = ["check_needs", "ensure_environment", "find_environment", "python_version", "remove_environments"]
 
 _SECONDS = 900.0  # that uv may take
 _PYTHON = Path("bin", "python")
@@ -70,6 +70,13 @@ def ensure_environment(root: Path, needs: Needs) -> Path:
             finally:
                 shutil.rmtree(draft, ignore_errors=True)
     return folder / _PYTHON
+
+
+def python_version(python: Path) -> str:
+    """The version of an environment's Python, such as `3.9.18`."""
+    settings = (python.parents[1] / "pyvenv.cfg").read_text()
+    match = re.search(r"^version_info\s*=\s*(\S+)", settings, re.MULTILINE)
+    return match[1] if match else ""
 
 
 def check_needs(root: Path, needs: Needs) -> None:

@@ -59,7 +59,7 @@ def find_interpreter(python: str) -> Interpreter:
             f"Python {minor} is not on this machine",
             remedy=f"Install it: uv python install {minor}, or pyenv install {minor}",
         )
-    return interpreters.get(python) or max(interpreters.values(), key=lambda found: _patch(found.version))
+    return interpreters.get(python) or interpreters[max(interpreters, key=_patch)]
 
 
 def child_environment() -> dict[str, str]:

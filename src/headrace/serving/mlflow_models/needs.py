@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import yaml
 from msgspec import Struct
 
 from headrace.kernel.digest import digest_value
@@ -84,6 +83,8 @@ def read_yaml(artifact: Path, name: str) -> dict[str, Any]:
     Raises:
         Refused: the file is missing, or is not valid YAML.
     """
+    import yaml
+
     try:
         content = yaml.safe_load(_read(artifact, name))
     except (yaml.YAMLError, RecursionError) as error:

@@ -17,7 +17,7 @@ from msgspec import Struct
 from headrace.kernel.children import Child
 from headrace.kernel.errors import Unavailable
 from headrace.kernel.ids import new_id
-from headrace.serving.errors import ModelFailed
+from headrace.serving.errors import ModelFailed, ModelTimeout
 from headrace.serving.mlflow_models import worker
 
 __all__ = ["Columns", "ModelProcess", "ProcessSpec"]
@@ -81,6 +81,7 @@ class ModelProcess:
         self._socket = sockets / f"{new_id()}.sock"
         self._stream: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
         self._turn = asyncio.Lock()  # the process answers one request at a time
+        self._questions: set[asyncio.Task[list[Any]]] = set()
         self.failure: str | None = None
         self.restarts = 0
 
@@ -106,6 +107,8 @@ class ModelProcess:
 
     async def __aexit__(self, *_: object) -> None:
         self._supervisor.cancel()
+        for question in self._questions:
+            question.cancel()
         self._disconnect()
         self._server.close()
         self._socket.unlink(missing_ok=True)
@@ -134,18 +137,33 @@ class ModelProcess:
     async def predict(self, columns: Columns) -> list[Any]:
         """Asks the model for its answer to each row.
 
+        Requests are asked one after the other. If this is cancelled, the model is asked nevertheless.
+
         Raises:
             ModelFailed: the model raised an error.
-            Unavailable: the process is not ready, died, or did not answer in time.
+            ModelTimeout: the model did not answer in time; its process is started again.
+            Unavailable: the process is not ready, died, or was busy with other requests for too long.
         """
+        # A client that leaves must not end the process, which happens to a question without an answer.
+        question = asyncio.create_task(self._ask_in_turn(columns))
+        self._questions.add(question)
+        question.add_done_callback(self._questions.discard)
+        return await asyncio.shield(question)
+
+    async def _ask_in_turn(self, columns: Columns) -> list[Any]:
+        timeout = self._spec.timeout
         try:
-            async with asyncio.timeout(self._spec.timeout):
-                async with self._turn:
-                    return await self._ask(columns)
+            async with asyncio.timeout(timeout):
+                await self._turn.acquire()
         except TimeoutError:
-            raise Unavailable(
-                f"model {self._spec.name!r} did not answer within {self._spec.timeout:g} s"
-            ) from None
+            raise Unavailable(f"model {self._spec.name!r} was busy for {timeout:g} s") from None
+        try:
+            async with asyncio.timeout(timeout):
+                return await self._ask(columns)
+        except TimeoutError:
+            raise ModelTimeout(f"Model {self._spec.name!r} did not answer within {timeout:g} s.") from None
+        finally:
+            self._turn.release()
 
     async def _ask(self, columns: Columns) -> list[Any]:
         if self._stream is None or not self.is_ready:
@@ -154,6 +172,7 @@ class ModelProcess:
         body = _encode({"columns": columns})
         is_answered = False
         try:
+            # The answer to a question that is given up would come to the next one: the process must end.
             writer.write(_HEAD.pack(len(body)) + body)
             await writer.drain()
             (size,) = _HEAD.unpack(await reader.readexactly(_HEAD.size))
@@ -164,7 +183,7 @@ class ModelProcess:
         except (OSError, asyncio.IncompleteReadError, msgspec.DecodeError) as error:
             raise Unavailable(f"the process of model {self._spec.name!r} died") from error
         finally:
-            if not is_answered:  # also if this task was cancelled: the answer would come to the next request
+            if not is_answered:
                 self._disconnect()
                 self._child.process.kill()
         if answer.values is None:

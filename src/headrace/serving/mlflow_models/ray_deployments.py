@@ -18,8 +18,9 @@ from headrace.serving.mlflow_models.served import Ask
 if TYPE_CHECKING:
     from ray.serve import Application
 
-__all__ = ["bind_model", "make_ask"]
+__all__ = ["bind_model", "find_problems", "make_ask"]
 
+_PREFIX = "model-"
 _MAX_ONGOING = 100  # requests that a replica may have in progress
 _GRACE = 10.0  # seconds that a replica has to answer what it accepted
 
@@ -57,6 +58,19 @@ def bind_model(settings: Settings, model: DeployedModel, quiet: Mapping[str, Any
     return set_version(deployment, _version_of(model)).bind(settings, model)
 
 
+def find_problems(application: str) -> dict[str, str]:
+    """Model → what Serve reports about its deployment, if it is not healthy."""
+    from ray import serve
+
+    running = serve.status().applications.get(application)
+    deployments = running.deployments if running is not None else {}
+    return {
+        name.removeprefix(_PREFIX): f"{status.status.value.lower()}: {status.message}"
+        for name, status in deployments.items()
+        if name.startswith(_PREFIX) and status.message and status.status.value != "HEALTHY"
+    }
+
+
 def make_ask(application: str) -> Ask:
     """The function by which a replica of the endpoint asks the replicas of models."""
     from ray import serve
@@ -74,7 +88,7 @@ def make_ask(application: str) -> Ask:
 
 
 def _deployment_name(name: str) -> str:
-    return f"model-{name}"
+    return f"{_PREFIX}{name}"
 
 
 def _version_of(model: DeployedModel) -> str:

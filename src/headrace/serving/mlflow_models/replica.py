@@ -15,9 +15,10 @@ from headrace.config.settings import Settings
 from headrace.http.token import is_loopback
 from headrace.kernel.errors import Unavailable
 from headrace.kernel.process import mark_of
-from headrace.serving.errors import ModelFailed
+from headrace.serving.errors import ModelFailed, ModelTimeout
 from headrace.serving.mlflow_models.artifacts import find_artifact
-from headrace.serving.mlflow_models.environments import ensure_environment
+from headrace.serving.mlflow_models.batches import Batches
+from headrace.serving.mlflow_models.environments import ensure_environment, python_version
 from headrace.serving.mlflow_models.folders import artifacts_folder, environments_folder
 from headrace.serving.mlflow_models.model_set import DeployedModel
 from headrace.serving.mlflow_models.process import Columns, ModelProcess, ProcessSpec
@@ -77,18 +78,21 @@ class ModelReplica:
         """
         if self._process is None:
             self._process = await self._start()
+            self._batches = Batches(self._process.predict)
+        self._batches.max_size = config["max_batch_size"]
 
     async def predict(self, columns: Columns) -> ReplicaAnswer:
         """The model's answer to each row."""
         if self._process is None:
             return ReplicaAnswer(error=Unavailable(f"model {self._model.name!r} starts"))
         try:
-            return ReplicaAnswer(await self._process.predict(columns))
-        except (ModelFailed, Unavailable) as error:
+            return ReplicaAnswer(await self._batches.predict(columns))
+        except (ModelFailed, ModelTimeout, Unavailable) as error:
             return ReplicaAnswer(error=error)
 
     async def _start(self) -> ModelProcess:
         spec = await asyncio.to_thread(make_spec, self._settings, self._model)
+        self._python = python_version(spec.python)
         folder = make_replica_folder(self._settings, self._model.name)
         self._stack.callback(folder.remove)
         process = await self._stack.enter_async_context(
@@ -106,7 +110,7 @@ class ModelReplica:
                 name=self._model.name,
                 model=self._model.model,
                 version=self._model.version,
-                python=self._model.needs.python,
+                python=self._python,
                 replica=mark_of(),
                 pid=process.pid,
                 is_ready=process.is_ready,

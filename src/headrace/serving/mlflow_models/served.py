@@ -74,8 +74,6 @@ class ServedModel:
         deployed: its record.
     """
 
-    shadows: Sequence[Any] = ()
-
     def __init__(self, deployed: DeployedModel, set_id: str, ask: Ask) -> None:
         self.deployed = deployed
         self.schema = SignatureSchema(deployed.columns)
@@ -85,7 +83,7 @@ class ServedModel:
         """Predicts the instances.
 
         Raises:
-            ModelFailed: the model failed on the request.
+            ModelFailed, ModelTimeout: the model failed on the request, or did not answer in time.
             Unavailable: no replica answers.
         """
         started, at = time.perf_counter(), now_micros()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import msgspec
@@ -15,9 +15,17 @@ from headrace.kernel.ids import new_id
 from headrace.kernel.private import make_private
 from headrace.kernel.process import is_alive, mark_of
 
-__all__ = ["ReplicaFolder", "ReplicaState", "make_replica_folder", "read_states"]
+__all__ = [
+    "ReplicaFolder",
+    "ReplicaState",
+    "make_replica_folder",
+    "read_problems",
+    "read_states",
+    "write_problems",
+]
 
 _FILE = "state.json"
+_PROBLEMS = "problems.json"
 LOG = "model.log"
 
 
@@ -82,6 +90,20 @@ def read_states(settings: Settings) -> Iterator[ReplicaState]:
             continue
         if is_alive(state.replica):
             yield state
+
+
+def write_problems(settings: Settings, problems: Mapping[str, str]) -> None:
+    """Writes which models Ray Serve cannot run, and why."""
+    make_private(settings.place("serving"))
+    write_file(settings.place("serving", _PROBLEMS), msgspec.json.encode(problems))
+
+
+def read_problems(settings: Settings) -> dict[str, str]:
+    """Model → why Ray Serve cannot run it."""
+    try:
+        return msgspec.json.decode(settings.place("serving", _PROBLEMS).read_bytes(), type=dict[str, str])
+    except (FileNotFoundError, msgspec.DecodeError):
+        return {}
 
 
 def _root(settings: Settings) -> Path:

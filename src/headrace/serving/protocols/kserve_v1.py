@@ -47,7 +47,7 @@ def _encode_predictions(predictions: Sequence[Prediction]) -> bytes:
 
 
 def _read_models(models: Models, _names: Mapping[str, str]) -> bytes:
-    return _encode({"models": sorted(models.released)})
+    return _encode({"models": models.names})
 
 
 def _read_model(models: Models, names: Mapping[str, str]) -> bytes:
