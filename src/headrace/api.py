@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from headrace.flows.build import BuildReport, Progress
     from headrace.flows.events.ingest_report import IngestReport
     from headrace.flows.events.send import SendReport
+    from headrace.flows.models.outcomes import OutcomesReport
     from headrace.flows.project.status import Status
     from headrace.flows.project.table_tags import TableVersion
     from headrace.flows.trace.why import Why
@@ -231,6 +232,18 @@ class OpenProject:
         from headrace.flows.models.predict import predict
 
         return predict(self.settings, model, values, explain=explain)
+
+    def outcomes(self, model: str) -> OutcomesReport:
+        """headrace outcomes: the model's predictions with what really happened, a row for each prediction, and
+        how good each version is in truth.
+
+        Raises:
+            CallError: the model declares no outcomes, or no prediction or outcome was ever ingested.
+        """
+        from headrace.flows.models.outcomes import outcomes
+
+        with Workspace(self.settings) as workspace:
+            return outcomes(workspace, model)
 
     def why(self, prediction: str, *, events: int = 20) -> Why:
         """headrace why: traces a prediction back to its raw events.
