@@ -36,7 +36,8 @@ def join(
 
     Returns:
         The labels, in their order, with a column `view__feature` for each of `plan.features`. A row of an as-of
-        view is visible from its time on (only after it, if `plan.is_strict`) until it is older than the ttl.
+        view is visible from its time and the view's delay on (only after it, if `plan.is_strict`) until it is
+        older than the ttl.
         Windowed views are computed by `windows.aggregate`, from the events that were known before the moment.
 
     Raises:
@@ -50,7 +51,7 @@ def join(
     columns: dict[str, pl.Series] = {}
     ordered = _OrderedRows(rows)
     for view in plan.as_of:
-        features = ordered.join(view, read(view.table), strict=plan.is_strict(view))
+        features = ordered.join(view, read(view.table), strict=plan.is_strict(view), delay=view.delay)
         columns |= {f"{view.name}__{field.name}": features[field.name] for field in view.features}
     for windowed in plan.windowed:
         events = read(windowed.table)
@@ -182,20 +183,21 @@ class _OrderedRows:
     def __init__(self, rows: pl.DataFrame) -> None:
         self._rows = rows.with_row_index(_PLACE).sort(MOMENT)
 
-    def join(self, view: AsOfView, table: pl.LazyFrame, *, strict: bool) -> pl.DataFrame:
-        """The view's features for each row, in the original order of the rows."""
+    def join(self, view: AsOfView, table: pl.LazyFrame, *, strict: bool, delay: int = 0) -> pl.DataFrame:
+        """The view's features for each row, in the original order of the rows. A row is visible `delay`
+        microseconds after its time."""
         keys = list(view.keys)
         visible = as_of_rows(view, table).with_columns(pl.col(key).cast(self._rows.schema[key]) for key in keys)
         joined = (
             self._rows.lazy()
             .select(_PLACE, MOMENT, *keys)
             .join_asof(
-                visible.sort(view.time),
+                visible.with_columns(pl.col(view.time).dt.offset_by(f"{delay}us")).sort(view.time),
                 left_on=MOMENT,
                 right_on=view.time,
                 by=keys,
                 strategy="backward",
-                tolerance=None if view.ttl is None else f"{view.ttl}us",
+                tolerance=None if view.ttl is None else f"{view.ttl - delay}us",
                 allow_exact_matches=not strict,
                 check_sortedness=False,
             )
