@@ -1,18 +1,23 @@
 """A whole training: lake, Ray Tune, Ray Train, gate, bundle, MLflow."""
 
+import math
+from datetime import timedelta
 from pathlib import Path
 
 import attrs
 import msgspec
+import numpy as np
 import pandas as pd
 import polars as pl
 import pytest
-from tests.training.conftest import write_facts, write_outcomes
+from tests.training.conftest import START, write_facts, write_outcomes
 
 from headrace import registry
-from headrace.declare.gate import at_least, at_most
+from headrace.declare.baselines import SeasonalNaive
+from headrace.declare.gate import at_least, at_most, better_than_baseline
 from headrace.declare.model import Model
 from headrace.declare.search import Tune, choice
+from headrace.declare.splits import WalkForward
 from headrace.features.plan import FeaturePlan, decode_plan
 from headrace.features.values.matrix import Matrix
 from headrace.kernel.run import record_with, run
@@ -132,6 +137,47 @@ def check_nested_runs(versions: registry.Registry, trained: job.TrainedVersion) 
     assert {trial.data.tags["mlflow.parentRunId"] for trial in trials} == {tuning.info.run_id}
     known = [trial.data.metrics["roc_auc"] for trial in trials if "roc_auc" in trial.data.metrics]
     assert max(known) == trained.report.trials[0].value
+
+
+def write_weekly(home: Lake) -> None:
+    """Sales of 20 stores in 40 weeks, which follow the store and a season of four weeks."""
+    rng = np.random.default_rng(5)
+    rows = [
+        (store, START + timedelta(weeks=week), 100 * (1 + store % 5) + 30 * (week % 4) + rng.normal())
+        for store in range(20)
+        for week in range(40)
+    ]
+    schema = {"user_id": pl.Int64, "event_timestamp": pl.Datetime("us", "UTC"), "sales": pl.Float64}
+    labels = pl.DataFrame(rows, schema=schema, orient="row").to_arrow()
+    home.ensure("weekly", labels.schema).overwrite(labels)
+
+
+def test_a_walk_forward_training_reports_its_folds_and_the_baseline(
+    project: Project, empty_lake: Lake, model: Model, plan: FeaturePlan, root: Path
+) -> None:
+    write_facts(empty_lake)
+    write_weekly(empty_lake)
+    weekly = attrs.evolve(
+        model,
+        labels=attrs.evolve(model.labels, name="weekly"),
+        target="sales",
+        task="regression",
+        tune=None,
+        gate=[better_than_baseline("wape", 0.2)],
+        split=WalkForward(3, horizon="28d"),
+        baseline=SeasonalNaive("28d"),
+    )
+    report = job.train(project, empty_lake, weekly, plan).report
+    assert report.split == "walk-forward in 3 folds of 28d"
+    assert [fold.rows["train"] for fold in report.folds] == [24 * 20, 28 * 20, 32 * 20]
+    assert report.folds[-1].metrics == report.test.metrics
+    assert report.folds[-1].baseline == report.baseline
+    assert report.baseline["mae"] == pytest.approx(2 / math.sqrt(math.pi), rel=0.3)  # the noise of two weeks
+    for name in ("mae", "rmse", "wape", "r2"):
+        assert report.metrics[f"baseline_{name}"] == report.baseline[name]
+    (result,) = report.gate.results
+    assert (result.rule, result.passed) == ("wape at least 20% better than the baseline's", False)
+    assert result.bound == pytest.approx(0.8 * report.baseline["wape"])
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,7 @@ def make_fold(seed: int) -> TrainingData:
 def test_a_trial_has_the_mean_metric_of_all_folds(project: Project, model: Model, tmp_path: Path) -> None:
     folds = (make_fold(1), make_fold(2))
     tune = Tune("roc_auc", n_trials=4, space={"max_depth": choice(*DEPTHS)}, seed=5)
-    matrices = Matrices(Encoding(("a", "b")), folds, folds[-1].validation)
+    matrices = Matrices(Encoding(("a", "b")), folds, tuple(fold.validation for fold in folds))
     with connect(project.settings):
         trials = search(matrices, attrs.evolve(model, tune=tune), tune, tmp_path / "ray")
     trainer, evaluator = trainer_for(model.trainer), evaluator_for("binary")

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["MlflowRecorder", "RunStore"]
 
 _log = logging.getLogger(__name__)
-_BUILD, _TRAINING, _STEPS = "build", "train ", ("training set ", "tuning ", "fit ")
+_BUILD, _TRAINING, _STEPS = "build", "train ", ("training set ", "split ", "tuning ", "fit ", "evaluation ")
 
 
 class RunStore(Protocol):

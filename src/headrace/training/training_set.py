@@ -145,7 +145,7 @@ def find_task(model: Model, target: pl.Series) -> Task:
     """The model's task: as declared, else by the metrics it names, else by the values of the target.
 
     Raises:
-        Refused: a value is not valid for the task.
+        Refused: a value is not valid for the task, or all are equal.
         ProjectError: the task cannot be inferred from the values.
     """
     where = f"table {model.labels.name}"
@@ -157,6 +157,12 @@ def find_task(model: Model, target: pl.Series) -> Task:
             f"the target {model.target!r} of a {task} model must be {evaluator.target_rule}; "
             f"a row has {invalid[0]!r}",
             where=where,
+        )
+    if target.n_unique() == 1:
+        raise Refused(
+            f"the target {model.target!r} is always {target[0]!r}: nothing can be learnt from it",
+            where=where,
+            remedy="Check how the table computes it, or add labels with other values.",
         )
     return task
 

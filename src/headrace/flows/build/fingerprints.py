@@ -178,7 +178,7 @@ def _model_code(model: Model, plan: FeaturePlan, index: CodeIndex) -> ModelCode:
         plan=plan.digest,
         refresh=model.refresh.total_seconds(),
         training_set=pieces("labels", "target"),
-        fit=pieces("target", "trainer", "tune", "split", "missing", "task"),
+        fit=pieces("target", "trainer", "tune", "split", "missing", "task", "baseline"),
         gate=pieces("gate"),
     )
 
