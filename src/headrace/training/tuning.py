@@ -86,7 +86,7 @@ def _search_by_ray_tune(
     from ray.tune.search.optuna import OptunaSearch
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    logging.getLogger("ray.tune").setLevel(logging.ERROR)
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # the error of a trial is raised below
     cores = max(1, int(ray.cluster_resources().get("CPU", 1)))
     sampler = optuna.samplers.TPESampler(seed=tune.seed, n_startup_trials=max(4, tune.n_trials // 2))
     tuner = ray_tune.Tuner(
@@ -113,7 +113,11 @@ def _search_by_ray_tune(
         warnings.simplefilter("ignore", FutureWarning)
         results = tuner.fit()
     if results.errors:
-        raise HeadraceError(f"a trial failed: {results.errors[0]}") from results.errors[0]
+        error = results.errors[0]
+        cause = getattr(error, "cause", None)  # of Ray's error: what the trial raised
+        if isinstance(cause, HeadraceError):
+            raise cause
+        raise HeadraceError(f"a trial failed: {error}") from error
     return [_to_trial(result.config or {}, result.metrics) for result in results]
 
 
