@@ -71,9 +71,8 @@ def generate(version: int, customers: int = CUSTOMERS, seed: int = 7) -> Generat
     """Generates a version of the file. The same customers and seed give the same people in every version."""
     people = _people(customers, seed)
     count = round(customers * SHARE[version])
-    current = set(range(min(CURRENT, count // 4)))  # they are in every version
     people = people.head(count).with_columns(
-        is_current=pl.Series([number in current for number in range(count)]),
+        is_current=pl.Series(np.arange(count) < min(CURRENT, customers // 5)),  # they are in every version
         probability=pl.Series(_probability(people.head(count), version)),
     )
     shown = [name for number, names in COLUMNS.items() if number <= version for name in names]

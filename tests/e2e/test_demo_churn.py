@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import polars as pl
@@ -48,7 +51,7 @@ def test_each_version_has_its_trainer_split_and_data(demo: DemoRun) -> None:
 def test_a_version_of_the_table_is_the_file_that_it_was_made_from(demo: DemoRun, tmp_path: Path) -> None:
     project = headrace.project(demo.folder)
     for version, columns in ((1, 7), (2, 9), (3, 13)):
-        file = pl.read_csv(write_version(demo.folder, tmp_path / "customers.csv", version), infer_schema=False)
+        file = pl.read_csv(write_version(demo.folder, tmp_path, version), infer_schema=False)
         assert file.width == columns
         rows = project.table("customers", at=f"v{version}").to_polars().sort("CustomerId")
         expected = file.select(
@@ -63,17 +66,12 @@ def test_a_version_of_the_table_is_the_file_that_it_was_made_from(demo: DemoRun,
         assert set(rows.columns) == {*file.columns, "valid_from"}
 
 
-def write_version(project: Path, path: Path, version: int) -> Path:
-    """Writes a version of the file by the project's own generator."""
-    import importlib.util
-
-    spec = importlib.util.spec_from_file_location("churn_generate", project / "generate.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    module.generate(version).customers.write_csv(path)
-    return path
+def write_version(project: Path, folder: Path, version: int) -> Path:
+    """Writes a version of the file into another folder, by the project's own generator."""
+    shutil.copy(project / "generate.py", folder)
+    command = [sys.executable, "generate.py", "--version", str(version)]
+    subprocess.run(command, cwd=folder, capture_output=True, check=True)
+    return folder / "data" / "customers.csv"
 
 
 def test_outcomes_tell_how_good_the_arms_are(demo: DemoRun) -> None:
