@@ -29,6 +29,8 @@ from headrace.features.online import RowPosition, StreamPosition, UnreadEvent
 from headrace.features.online.postgres import open_postgres, schema_of
 from headrace.features.online.sqlite import open_sqlite
 from headrace.features.plan import AsOfView, EntityKey, FeaturePlan, FeatureRef, PlanField
+from headrace.features.values.columns import POLARS
+from headrace.kernel import faults
 from headrace.kernel.errors import CallError, Conflict, ProjectError, Unavailable
 from headrace.kernel.position import LogPosition, SnapshotPosition
 
@@ -253,6 +255,70 @@ def test_as_of_views_follow_the_join_however_their_table_is_rewritten(
                 joined = join(labels, plan, lambda _, table=table: pl.DataFrame(facts(table)).lazy())
                 assert [tuple(row) for row in result.rows] == joined[:, 2:].rows()
                 assert {position["facts"].snapshot for position in result.positions} == {snapshot}
+
+
+def test_values_of_every_dtype_and_null_come_back_as_they_are(store):
+    values = {
+        "int64": [2**63 - 1, -(2**63), 0],
+        "float64": [5e-324, -0.0, 1.7976931348623157e308],
+        "string": ["", "a\0b", "é" * 5000],
+        "bool": [True, False, True],
+        "timestamp": [instant(0), instant(NOW), instant(-1)],
+        "list[int64]": [[], [1, None], [2**62] * 300],
+        "list[float64]": [[0.1 + 0.2], [], [-1.0, None]],
+        "list[string]": [["", "\0"], [None], []],
+        "list[bool]": [[True], [False, None], []],
+        "list[timestamp]": [[instant(NOW)], [], [None]],
+    }
+    fields = tuple(PlanField(f"f{index}", dtype) for index, dtype in enumerate(values))
+    view = AsOfView("typed", ("user_id",), "typed", "time", fields)
+    plan = plan_of(view)
+    store.prepare(plan)
+    columns = {
+        field.name: pl.Series([*values[field.dtype], None], dtype=POLARS[field.dtype]) for field in fields
+    }
+    rows = pl.DataFrame({"user_id": [1, 2, 3, 4], "time": [instant(NOW - HOUR)] * 4, **columns})
+    store.load(view, rows.to_arrow(), SnapshotPosition("typed", 1))
+    store.push(view, rows[:1].with_columns(user_id=pl.lit(5)).to_arrow())
+    result = store.lookup(plan, [{"user_id": user} for user in (1, 2, 3, 4, 5)], NOW)
+    expected = [list(row) for row in zip(*values.values(), strict=True)]
+    assert exact_text(result.rows) == exact_text([*expected, [None] * len(fields), expected[0]])
+
+
+def test_a_write_that_fails_before_its_end_changes_nothing(store, home, monkeypatch):
+    """State and position are written in one transaction: a restart continues from the position."""
+    plan, key = plan_of(ACTIVITY, FACTS), [{"user_id": 1}]
+    store.prepare(plan)
+    events = [(1, NOW - HOUR, 1, 2.0, "a", True)] * 3
+    row, newer = facts([(1, NOW - HOUR, 1, 0.5)]), facts([(1, NOW - MINUTE, 2, 0.5)])
+    store.fill(ACTIVITY, events_frame(events[:1]).to_arrow(), at_offset(1))
+    store.load(FACTS, row, SnapshotPosition("facts", 1))
+    before = store.lookup(plan, key, NOW)
+
+    def fail(point):
+        if point.endswith(".written"):
+            raise InterruptedError(point)
+
+    rest = events_frame(events[1:]).to_arrow()
+    writes = [
+        lambda store: store.load(FACTS, newer, SnapshotPosition("facts", 2)),
+        lambda store: store.fill(ACTIVITY, events_frame(events).to_arrow(), at_offset(3)),
+        lambda store: store.apply([ACTIVITY], rest, at_offset(3), after=at_offset(1)),
+    ]
+    monkeypatch.setattr(faults, "reach", fail)
+    for write in writes:
+        with pytest.raises(InterruptedError):
+            write(store)
+        assert store.positions() == {ACTIVITY.digest: at_offset(1), FACTS.digest: SnapshotPosition("facts", 1)}
+        assert store.lookup(plan, key, NOW) == before
+    monkeypatch.undo()
+    with home.open() as again:
+        assert again.lookup(plan, key, NOW) == before
+        again.apply([ACTIVITY], rest, at_offset(3), after=at_offset(1))
+        assert again.lookup(plan, key, NOW).rows[0][0] == 3
+        with pytest.raises(Conflict):  # the other writer's batch is refused: it is counted already
+            store.apply([ACTIVITY], rest, at_offset(3), after=at_offset(1))
+        assert store.lookup(plan, key, NOW).rows[0][0] == 3
 
 
 def test_a_row_removed_from_the_table_leaves_the_store(store):

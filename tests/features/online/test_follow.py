@@ -46,6 +46,11 @@ from headrace.tables.build import build_table
 USER = EntityKey("user", "user", "int64")
 
 
+@pytest.fixture(params=["sqlite", "postgres"])
+def online_address(request):
+    return "sqlite" if request.param == "sqlite" else request.getfixturevalue("empty_database")
+
+
 def activity(rowwise="clean", name="activity"):
     return WindowedView(
         name,
