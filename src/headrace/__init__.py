@@ -14,15 +14,17 @@ if TYPE_CHECKING:
 
     from headrace.api import project
     from headrace.declare.alerts import Alerts
+    from headrace.declare.baselines import SeasonalNaive
     from headrace.declare.changes import changes, current
     from headrace.declare.event import event
-    from headrace.declare.gate import at_least, at_most, not_worse_than_champion
+    from headrace.declare.gate import at_least, at_most, better_than_baseline, not_worse_than_champion
     from headrace.declare.model import Model
+    from headrace.declare.outcomes import Outcomes
     from headrace.declare.params import params
     from headrace.declare.precision import Precision
     from headrace.declare.search import Tune, choice, integers, loguniform, uniform
     from headrace.declare.source import source
-    from headrace.declare.splits import ByTime
+    from headrace.declare.splits import ByGroup, ByTime, Stratified, WalkForward
     from headrace.declare.table import day, table
     from headrace.declare.trainers import Sklearn, XGBoost
     from headrace.demo.demo import Demo
@@ -33,20 +35,26 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "Alerts": "headrace.declare.alerts",
+    "ByGroup": "headrace.declare.splits",
     "ByTime": "headrace.declare.splits",
     "Demo": "headrace.demo.demo",
     "HeadraceError": "headrace.kernel.errors",
     "Meta": "msgspec",
     "Model": "headrace.declare.model",
+    "Outcomes": "headrace.declare.outcomes",
     "Precision": "headrace.declare.precision",
     "Refused": "headrace.kernel.errors",
+    "SeasonalNaive": "headrace.declare.baselines",
     "Sklearn": "headrace.declare.trainers",
+    "Stratified": "headrace.declare.splits",
     "Struct": "msgspec",
     "TableSource": "headrace.features.feast.source",
     "Tune": "headrace.declare.search",
+    "WalkForward": "headrace.declare.splits",
     "XGBoost": "headrace.declare.trainers",
     "at_least": "headrace.declare.gate",
     "at_most": "headrace.declare.gate",
+    "better_than_baseline": "headrace.declare.gate",
     "changes": "headrace.declare.changes",
     "choice": "headrace.declare.search",
     "current": "headrace.declare.changes",
@@ -64,21 +72,27 @@ _HOMES = {
 
 __all__ = [
     "Alerts",
+    "ByGroup",
     "ByTime",
     "Demo",
     "HeadraceError",
     "Meta",
     "Model",
+    "Outcomes",
     "Precision",
     "Refused",
+    "SeasonalNaive",
     "Sklearn",
+    "Stratified",
     "Struct",
     "TableSource",
     "Tune",
+    "WalkForward",
     "XGBoost",
     "__version__",
     "at_least",
     "at_most",
+    "better_than_baseline",
     "changes",
     "choice",
     "current",

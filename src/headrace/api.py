@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from headrace.flows.build import BuildReport, Progress
     from headrace.flows.events.ingest_report import IngestReport
     from headrace.flows.events.send import SendReport
+    from headrace.flows.models.outcomes import OutcomesReport
     from headrace.flows.project.status import Status
     from headrace.flows.project.table_tags import TableVersion
     from headrace.flows.trace.why import Why
@@ -95,6 +96,24 @@ class OpenProject:
                 moment has no time zone.
         """
         return Rows(self.settings, name, at)
+
+    def source(self, name: str, *, revision: str | None = None) -> pl.LazyFrame:
+        """The rows of a source's files, as tables read them.
+
+        Args:
+            name: the name of the source.
+            revision: a git tag, branch or commit whose data are read; by default the revision that the source
+                declares, or else the files in the project's folder.
+
+        Raises:
+            CallError: the source does not exist.
+            ProjectError: the files are missing or broken, or the revision does not exist; the error lists the
+                tags.
+        """
+        from headrace.flows.project.read_source import read_source
+
+        with Workspace(self.settings) as workspace:
+            return read_source(workspace, name, revision)
 
     def tag_table(self, name: str, tag: str, *, at: int | str | datetime | None = None) -> Rows:
         """headrace tag-table: names a snapshot (as for `table`), so that it does not expire.
@@ -231,6 +250,18 @@ class OpenProject:
         from headrace.flows.models.predict import predict
 
         return predict(self.settings, model, values, explain=explain)
+
+    def outcomes(self, model: str) -> OutcomesReport:
+        """headrace outcomes: the model's predictions with what really happened, a row for each prediction, and
+        how good each version is in truth.
+
+        Raises:
+            CallError: the model declares no outcomes, or no prediction or outcome was ever ingested.
+        """
+        from headrace.flows.models.outcomes import outcomes
+
+        with Workspace(self.settings) as workspace:
+            return outcomes(workspace, model)
 
     def why(self, prediction: str, *, events: int = 20) -> Why:
         """headrace why: traces a prediction back to its raw events.

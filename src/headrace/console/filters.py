@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from headrace.kernel.position import Position, SnapshotPosition
-from headrace.kernel.time import now
+from headrace.kernel.time import format_age, now
 from headrace.lineage import RunRow
 
 __all__ = ["FILTERS"]
@@ -54,15 +54,11 @@ def format_moment(value: datetime | None) -> str:
     return "" if value is None else f"{value:%Y-%m-%d %H:%M:%S}"
 
 
-def format_age(value: timedelta | datetime | None) -> str:
+def format_moment_age(value: timedelta | datetime | None) -> str:
     """How long ago, in the largest unit that fits; `never` for None."""
     if value is None:
         return "never"
-    seconds = int((value if isinstance(value, timedelta) else now() - value).total_seconds())
-    for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60)):
-        if seconds >= size:
-            return f"{seconds // size} {unit} ago"
-    return f"{max(seconds, 0)} s ago"
+    return format_age(value if isinstance(value, timedelta) else now() - value)
 
 
 def format_duration(run: RunRow) -> str:
@@ -74,7 +70,7 @@ def format_duration(run: RunRow) -> str:
 
 
 FILTERS: dict[str, Callable[..., str]] = {
-    "age": format_age,
+    "age": format_moment_age,
     "count": format_count,
     "duration": format_duration,
     "json": format_json,

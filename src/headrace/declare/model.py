@@ -9,12 +9,14 @@ from typing import Any, Literal
 
 import attrs
 
+from headrace.declare.baselines import Baseline
 from headrace.declare.convert import to_duration
 from headrace.declare.gate import Rule
 from headrace.declare.metrics import TASKS, Task, tasks_of
+from headrace.declare.outcomes import Outcomes
 from headrace.declare.place import Place
 from headrace.declare.search import Tune
-from headrace.declare.splits import ByTime, Split
+from headrace.declare.splits import ByTime, Split, WalkForward
 from headrace.declare.table import Table
 from headrace.declare.trainers import Trainer
 from headrace.kernel.errors import ProjectError
@@ -51,11 +53,13 @@ class Model:
             decide.
         tune: the search for its parameters; None: no search.
         split: how the label rows are divided.
+        baseline: predictions to compare the model of a regression with, on the same test rows.
         missing: how a missing feature is handled, in training and in serving: `model` (the model sees null),
             `refuse` (a request is answered with 422, and training leaves such rows out), or defaults, feature →
             value.
         refresh: the age of its inputs at which the model becomes stale; text such as `1d`, or a timedelta.
         gate: the rules that a version must pass before it becomes champion.
+        outcomes: the events that say what really happened after a prediction; None: they are not known here.
         place: the line of the declaration.
 
     Raises:
@@ -71,9 +75,11 @@ class Model:
     task: Task | None = attrs.field(default=None, kw_only=True)
     tune: Tune | None = attrs.field(default=None, kw_only=True)
     split: Split = attrs.field(default=None, converter=_to_split, kw_only=True)
+    baseline: Baseline | None = attrs.field(default=None, kw_only=True)
     missing: Missing = attrs.field(default="model", kw_only=True)
     refresh: timedelta = attrs.field(default=timedelta(days=1), converter=to_duration, kw_only=True)
     gate: tuple[Rule, ...] = attrs.field(default=(), converter=_to_rules, kw_only=True)
+    outcomes: Outcomes | None = attrs.field(default=None, kw_only=True)
     place: Place = attrs.field(init=False, factory=Place.of_caller)
 
     def __attrs_post_init__(self) -> None:
@@ -85,6 +91,7 @@ class Model:
             )
         _check_missing(self.name, self.missing, self.place)
         task_of(self)
+        _check_baseline(self)
         if self.tune is not None:
             self.trainer.check_parameters(self.tune.space, self.place)
 
@@ -115,6 +122,28 @@ def task_of(model: Model) -> Task | None:
             )
         possible &= tasks
     return next(iter(possible)) if len(possible) == 1 else None
+
+
+def _check_baseline(model: Model) -> None:
+    rules = [rule for rule in model.gate if rule.kind == "better_than_baseline"]
+    if rules and model.baseline is None:
+        raise ProjectError(
+            f"the gate of model {model.name!r} compares with a baseline, and it declares none",
+            where=str(model.place),
+            remedy='Declare one, such as baseline=SeasonalNaive("364d").',
+        )
+    if model.baseline is not None and task_of(model) not in ("regression", None):
+        raise ProjectError(
+            f"model {model.name!r} declares a baseline, and its task is {task_of(model)}",
+            where=str(model.place),
+            remedy="Remove it: a baseline predicts numbers.",
+        )
+    if model.baseline is not None and not isinstance(model.split, (ByTime, WalkForward)):
+        raise ProjectError(
+            f"model {model.name!r} declares a baseline of earlier labels, and its split is not by time",
+            where=str(model.place),
+            remedy="Declare split=ByTime() or WalkForward(...), or remove the baseline.",
+        )
 
 
 def _check_missing(model: str, missing: Missing, place: Place) -> None:

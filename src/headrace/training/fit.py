@@ -1,4 +1,4 @@
-"""The final fit: Ray Train fits the model with the parameters that the search found."""
+"""The fit of a fold: Ray Train fits the model with the parameters that the search found."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from headrace.training.trainers import trainer_for
 from headrace.training.trainers.folder import Predictor, load_model, save_model
 from headrace.training.trainers.port import Budget, Fitted, ModelMeta, TrainingData
 
-__all__ = ["Progress", "final_fit", "save"]
+__all__ = ["Progress", "fit_fold", "save"]
 
 Progress = Callable[[str, int, int], None]
 """Receives progress: the name of what is counted, how many are done, and how many there are in all."""
 
 
-def final_fit(
-    matrices: Matrices,
+def fit_fold(
+    data: TrainingData,
     model: Model,
     parameters: Mapping[str, Any],
     folder: Path,
@@ -30,12 +30,12 @@ def final_fit(
     seed: int = 0,
     on_worker: bool = False,
 ) -> Fitted:
-    """Fits with these parameters by Ray Train, with all the cluster's CPUs.
+    """Fits with these parameters on a fold by Ray Train, with all the cluster's CPUs.
 
     The process must be connected to Ray (`cluster.connect`).
 
     Args:
-        matrices: the trainer stops early by the validation part.
+        data: the fold; the trainer stops early by its validation part.
         model: its trainer supplies the parameters that `parameters` leaves out.
         parameters: those that the search found.
         folder: where Ray Train keeps its files; it is made, and may be removed afterwards.
@@ -45,7 +45,7 @@ def final_fit(
             the 15 s that they take before the first round.
     """
     with run(f"fit {model.name}") as current:
-        fitted = _fit_by_ray_train(matrices.final, model.trainer, parameters, folder, seed, on_worker)
+        fitted = _fit_by_ray_train(data, model.trainer, parameters, folder, seed, on_worker)
         current.add_facts(params={**fitted.parameters, **fitted.chosen})
     return fitted
 

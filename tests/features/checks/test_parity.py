@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 import msgspec
 import polars as pl
 import pytest
-from tests.features.online.test_follow import FACTS, RATIO, activity, clicks_until, ingest, plan_of, send
+from tests.features.online.clicks import FACTS, RATIO, activity, clicks_until, ingest, plan_of, send
 from tests.features.views import DAY, MINUTE
 
 from headrace.features.checks.events_behind import find_events_behind

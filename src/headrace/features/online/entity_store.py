@@ -48,7 +48,6 @@ class EntityStore:
         self._clock = clock
         self._tiles: dict[str, Tiles] = {}
         self._lookups: dict[str, _PlanLookup] = {}
-        self.is_local = database.is_local
 
     def prepare(self, plan: FeaturePlan) -> None:
         """See OnlineStore."""

@@ -39,8 +39,10 @@ class OnlineSink:
     views. If the event does not carry the entity's key, these views are no longer followed.
     """
 
+    name = "the online store"
+    is_raw = False
+
     def __init__(self, project: Project, contract: Contract, store: OnlineStore) -> None:
-        self.name = "the online store"
         self._project = project
         self._topic = contract.topic
         self._fields = {field.name for field in msgspec.structs.fields(contract.struct)}
@@ -63,7 +65,7 @@ class OnlineSink:
             {p: min(position.next_offset(p) for position in positions) for p in sorted(partitions)},
         )
 
-    def apply(self, good: pa.Table, position: LogPosition) -> None:
+    def apply(self, events: pa.Table, position: LogPosition) -> None:
         """Applies good events up to `position` to every followed view, one transaction for each group of views.
 
         Raises:
@@ -72,7 +74,7 @@ class OnlineSink:
         self._idle = position if self._idle is None else self._idle.advance(position.offsets)
         for attempt in range(_TRIES):
             try:
-                return self._apply(good, position)
+                return self._apply(events, position)
             except Conflict:
                 if attempt == _TRIES - 1:
                     raise

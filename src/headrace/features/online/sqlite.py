@@ -68,8 +68,6 @@ class SqliteDatabase:
         Unavailable: the file cannot be opened or another process keeps it locked.
     """
 
-    is_local = True
-
     def __init__(self, path: str | Path) -> None:
         self.where = str(path)
         self._local = threading.local()

@@ -81,13 +81,7 @@ class UnreadEvent(NamedTuple):
 
 
 class OnlineStore(Protocol):
-    """The store of current feature values. Several threads may use one instance.
-
-    Attributes:
-        is_local: whether lookups take microseconds because they do not leave this process.
-    """
-
-    is_local: bool
+    """The store of current feature values. Several threads may use one instance."""
 
     def prepare(self, plan: FeaturePlan) -> None:
         """Adds the plan's stored views. Idempotent."""

@@ -77,7 +77,9 @@ class TrainStage(Stage):
         baseline = ", ".join(
             f"{metric.replace('_', ' ')} {value:.3f}" for metric, value in report.test.baseline.items()
         )
-        return StageResult(f"{metrics} ({baseline}){_describe_omissions(report)}", report.test.rows)
+        return StageResult(
+            f"{metrics} ({baseline}){_describe_split(report)}{_describe_omissions(report)}", report.test.rows
+        )
 
     def restore(self, context: BuildContext) -> StageResult:
         return StageResult("restored its files from DVC's cache")  # Pipeline.restore did that
@@ -86,6 +88,13 @@ class TrainStage(Stage):
 def bundle_folder(model: str) -> str:
     """The folder of a model's newest bundle, relative to the project."""
     return f"models/{model}"
+
+
+def _describe_split(report: TrainingReport) -> str:
+    """The baseline's metrics, and how the rows were divided if not by time."""
+    metrics = ", ".join(f"{metric} {value:.3f}" for metric, value in report.baseline.items())
+    baseline = f"; the baseline's {metrics}" if metrics else ""
+    return baseline if report.boundaries else f"{baseline}; the split is {report.split}"
 
 
 def _describe_omissions(report: TrainingReport) -> str:

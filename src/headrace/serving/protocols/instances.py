@@ -1,0 +1,134 @@
+"""Decodes the instances of a JSON body, for the protocols whose instances are objects."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Annotated, Any
+from weakref import WeakKeyDictionary
+
+import msgspec
+from msgspec import UNSET, Meta, Struct, UnsetType
+
+from headrace.http.responses import HttpError
+from headrace.serving.errors import MissingField, RequestError, UnknownField, WrongValue
+from headrace.serving.request_schema import InstanceSchema
+
+__all__ = [
+    "MAX_INSTANCES",
+    "convert_instances",
+    "decode_instance",
+    "decode_instances",
+    "decode_json",
+    "has_instances",
+]
+
+MAX_INSTANCES = 1_000
+"""The largest number of instances in a request."""
+_FIELD_NAME = re.compile(r"`([^`]+)`")
+_KINDS = {"Object missing required field": MissingField, "Object contains unknown field": UnknownField}
+_ONE = ""  # in place of a member's name: the body is one instance
+
+
+class _Outline(Struct):
+    """A body, decoded only as far as needed to see whether it has several instances."""
+
+    instances: msgspec.Raw | UnsetType = UNSET
+
+
+_decode_outline = msgspec.json.Decoder(_Outline).decode
+_decoders: WeakKeyDictionary[InstanceSchema, dict[str, msgspec.json.Decoder[Any]]] = WeakKeyDictionary()
+
+
+def decode_instance(schema: InstanceSchema, body: bytes) -> list[dict[str, Any]]:
+    """Decodes a body that is one instance. Raises like `decode_instances`."""
+    return schema.to_values([decode_json(_find_decoder(schema, _ONE).decode, body)])
+
+
+def decode_instances(schema: InstanceSchema, body: bytes, member: str = "instances") -> list[dict[str, Any]]:
+    """Decodes `{"instances": [object, ...]}`, a body with 1 to MAX_INSTANCES instances and nothing else.
+
+    Args:
+        schema: the fields of an instance.
+        body: the body.
+        member: the name of the member that has the instances.
+
+    Returns:
+        field → value of each instance, as InstanceSchema.to_values returns them.
+
+    Raises:
+        HttpError: 400: the body is not JSON.
+        MissingField, UnknownField, WrongValue: an instance does not fit the schema.
+    """
+    decoded = decode_json(_find_decoder(schema, member).decode, body, member)
+    return schema.to_values(getattr(decoded, member))
+
+
+def convert_instances(schema: InstanceSchema, rows: Sequence[Any]) -> list[dict[str, Any]]:
+    """Converts decoded JSON, 1 to MAX_INSTANCES instances. Returns and raises like `decode_instances`."""
+    try:
+        return schema.to_values(msgspec.convert(rows, _several(schema)))
+    except msgspec.ValidationError as error:
+        raise _invalid(str(error), None) from error
+
+
+def has_instances(body: bytes) -> bool:
+    """Whether the body is an object with a member `instances`. Raises HttpError where it is not JSON."""
+    return b'"instances"' in body and decode_json(_decode_outline, body).instances is not UNSET
+
+
+def decode_json(decode: Callable[[bytes], Any], body: bytes, member: str = _ONE) -> Any:
+    """Decodes a body by a decoder of msgspec, and explains why it cannot be decoded. Raises like
+    `decode_instances`."""
+    try:
+        return decode(body)
+    except msgspec.ValidationError as error:
+        raise _invalid(str(error), member) from error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise HttpError(400, "not_json", f"The body is not JSON: {error}") from error
+
+
+def _find_decoder(schema: InstanceSchema, member: str) -> msgspec.json.Decoder[Any]:
+    """The schema's decoder for bodies with this member, which is built once."""
+    decoders = _decoders.setdefault(schema, {})
+    decoder = decoders.get(member)
+    if decoder is None:
+        decoder = decoders[member] = msgspec.json.Decoder(_body_type(schema, member))
+    return decoder
+
+
+def _body_type(schema: InstanceSchema, member: str) -> Any:
+    if member == _ONE:
+        return schema.instance_type
+    return msgspec.defstruct("Instances", [(member, _several(schema))], forbid_unknown_fields=True)
+
+
+def _several(schema: InstanceSchema) -> Any:
+    return Annotated[list[schema.instance_type], Meta(min_length=1, max_length=MAX_INSTANCES)]  # type: ignore[name-defined]
+
+
+@cache
+def _pattern(member: str | None) -> re.Pattern[str]:
+    """The pattern of msgspec's message, such as "Expected `int`, got `str` - at `$.instances[1].price`".
+
+    Args:
+        member: the member that has the instances; None: they are the whole value.
+    """
+    path = "" if member is None else rf"\.{re.escape(member)}" if member else "(?!)"
+    return re.compile(
+        rf"(?P<what>.*?)(?: - at `\$(?:{path}\[(?P<instance>\d+)\])?\.?(?P<field>[^`]*)`)?", re.DOTALL
+    )
+
+
+def _invalid(text: str, member: str | None) -> RequestError:
+    """The error for msgspec's message, which ends with the path of the value."""
+    match = _pattern(member).fullmatch(text)
+    assert match is not None  # the pattern matches any text
+    what, field = match["what"], match["field"] or None
+    instance = None if match["instance"] is None else int(match["instance"])
+    name = _FIELD_NAME.search(what)
+    kind = next((kind for start, kind in _KINDS.items() if what.startswith(start)), None)
+    if kind is None or name is None:
+        return WrongValue(f"{what}.", field=field, instance=instance)
+    return kind(f"{what}.", field=f"{field}.{name[1]}" if field else name[1], instance=instance)
