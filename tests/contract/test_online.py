@@ -1,16 +1,27 @@
 """One suite for every online store: its values equal those of the offline kernel and join."""
 
-import sqlite3
 import sys
 import threading
-from contextlib import closing
 from functools import partial
 
 import polars as pl
-import psycopg
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tests.features.online.stores import (
+    ACTIVITY,
+    FACTS,
+    NOW,
+    USER,
+    Clock,
+    Postgres,
+    Sqlite,
+    at_offset,
+    exact_text,
+    facts,
+    offline_rows,
+    plan_of,
+)
 from tests.features.views import (
     DAY,
     HOUR,
@@ -24,73 +35,12 @@ from tests.features.views import (
 )
 
 from headrace.features.offline.point_in_time import join
-from headrace.features.offline.windows import aggregate
 from headrace.features.online import RowPosition, StreamPosition, UnreadEvent
-from headrace.features.online.postgres import open_postgres, schema_of
-from headrace.features.online.sqlite import open_sqlite
-from headrace.features.plan import AsOfView, EntityKey, FeaturePlan, FeatureRef, PlanField
+from headrace.features.plan import AsOfView, EntityKey, PlanField
 from headrace.features.values.columns import POLARS
 from headrace.kernel import faults
 from headrace.kernel.errors import CallError, Conflict, ProjectError, Unavailable
-from headrace.kernel.position import LogPosition, SnapshotPosition
-
-NOW = 1_760_000_000_000_000 + 17 * MINUTE + 123_457
-ACTIVITY = view_of_all_functions((HOUR, DAY, 15 * DAY))
-FACTS = AsOfView(
-    "facts", ("user_id",), "facts", "time", (PlanField("x", "int64"), PlanField("y", "float64")), 2 * HOUR
-)
-USER = EntityKey("user", "user_id", "int64")
-
-
-def plan_of(*views, entities=(USER,), **rest):
-    features = tuple(
-        FeatureRef(view.name, field.name, field.dtype) for view in views for field in view.features
-    )
-    return FeaturePlan("m", entities, views, features, **rest)
-
-
-def at_offset(offset, topic="clicks"):
-    return LogPosition(topic, "one", {0: offset})
-
-
-class Clock:
-    def __init__(self):
-        self.now = NOW
-
-    def __call__(self):
-        return self.now
-
-
-class Sqlite:
-    """Opens the same store repeatedly, as restarts do."""
-
-    def __init__(self, folder, clock):
-        self._file, self._clock = folder / "online.db", clock
-
-    def open(self):
-        return closing(open_sqlite(self._file, clock=self._clock))
-
-    def corrupt(self, view, key):
-        """Overwrites the state of an entity with bytes that are not a state."""
-        with closing(sqlite3.connect(self._file)) as db, db:
-            (table,) = db.execute("select entities from views where digest = ?", (view.digest,)).fetchone()
-            db.execute(f"update {table} set v_{view.digest} = x'94c1' where key = ?", (key,))
-
-
-class Postgres:
-    """The same on a PostgreSQL server. Each folder is another project on it."""
-
-    def __init__(self, url, folder, clock):
-        self._url, self._clock = url, clock
-        self._project = "".join(character for character in str(folder).lower() if character.isalnum())
-
-    def open(self):
-        return closing(open_postgres(self._url, self._project, clock=self._clock))
-
-    def corrupt(self, view, key):
-        with psycopg.connect(self._url, autocommit=True) as db:
-            table = f"{schema_of(self._project)}.v_{view.digest}"
-            db.execute(f"update {table} set state = '\\x94c1' where key = %s", (key,))
+from headrace.kernel.position import SnapshotPosition
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
@@ -124,18 +74,6 @@ def quick_switches():
     sys.setswitchinterval(1e-5)
     yield
     sys.setswitchinterval(interval)
-
-
-def offline_rows(view, events, users, at):
-    rows = pl.DataFrame({"user_id": users}, schema={"user_id": pl.Int64}).with_columns(
-        pl.lit(instant(at)).cast(pl.Datetime("us", "UTC")).alias("at")
-    )
-    return [list(row) for row in aggregate(view, rows, events_frame(events), at="at").rows()]
-
-
-def exact_text(rows):
-    """Rows as text, so that 0.1 + 0.2 is not 0.3 and 1 is not True."""
-    return [[repr(value) for value in row] for row in rows]
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -206,18 +144,6 @@ def test_batches_of_several_entities_in_several_columns(store):
     ]
     assert result.positions[5 + 4] == {"activity": StreamPosition({0: 1000}), "facts": RowPosition(7, NOW)}
     assert result.positions[0] == {"activity": StreamPosition({0: 1000}), "facts": RowPosition(7, None)}
-
-
-def facts(rows):
-    return pl.DataFrame(
-        {
-            "user_id": [r[0] for r in rows],
-            "time": [instant(r[1]) for r in rows],
-            "x": [r[2] for r in rows],
-            "y": [r[3] for r in rows],
-        },
-        schema={"user_id": pl.Int64, "time": pl.Datetime("us", "UTC"), "x": pl.Int64, "y": pl.Float64},
-    ).to_arrow()
 
 
 fact_times = st.one_of(

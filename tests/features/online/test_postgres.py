@@ -7,11 +7,9 @@ from time import monotonic
 import polars as pl
 import psycopg
 import pytest
-from tests.contract.test_online import (
+from tests.features.online.stores import (
     ACTIVITY,
-    DAY,
     FACTS,
-    HOUR,
     NOW,
     Clock,
     at_offset,
@@ -20,7 +18,7 @@ from tests.contract.test_online import (
     offline_rows,
     plan_of,
 )
-from tests.features.views import events_frame, view_of_all_functions
+from tests.features.views import DAY, HOUR, events_frame, view_of_all_functions
 from tests.tcp_proxy import proxy_tcp
 from tests.until import until
 
