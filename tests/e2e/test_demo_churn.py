@@ -98,7 +98,9 @@ def test_lineage_conforms_and_nothing_is_open(demo: DemoRun) -> None:
             if events:
                 assert (events[0]["eventType"], events[-1]["eventType"]) == ("START", "COMPLETE")
         names = [run.job for run in runs]
-        assert [names.count(f"{job} churn") for job in ("train", "training set", "register")] == [3, 3, 3]
+        assert [names.count(f"{job} churn") for job in ("train", "register")] == [3, 3]
+        jobs = {name for name in names if name.endswith(" churn")} - {"release churn"}
+        assert {name for name in jobs if names.count(name) % 3} == set()  # the same names for every version
         (trained,) = workspace.lineage.events(next(run.id for run in runs if run.job == "train churn"))[-1][
             "outputs"
         ]
