@@ -26,6 +26,7 @@ __all__ = [
     "POSITION",
     "PREFIX",
     "REQUEST",
+    "REVISION",
     "REWRITTEN",
     "ROWS_OF",
     "RUN",
@@ -82,6 +83,10 @@ CODE = "headrace.code"
 INPUT = "headrace.input."
 """Prefix of a property, summary or tag: the position or snapshot at which the input whose name follows was
 read."""
+
+REVISION = "headrace.revision."
+"""Prefix of a summary or tag: the git revision at which the source whose name follows was read, `v1@COMMIT`;
+several, if tables were made from several, are separated by commas. A table has those of its inputs too."""
 
 CHANGELOG = "headrace.changelog"
 """Property of a table of current rows: the part of the changelog that it holds (JSON, tables.current)."""

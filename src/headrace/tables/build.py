@@ -113,7 +113,8 @@ def _update_properties(lake: Lake, plan: RebuildPlan, code: str) -> Snapshot:
 def _dataset(project: Project, source: TableInput) -> Dataset:
     if isinstance(source.version, SnapshotPosition):
         return Dataset("table", source.name, source.version)
-    return Dataset("file", project.sources[source.name].path, facts={"digest": source.version})
+    revision = {"revision": source.revisions[source.name]} if source.revisions else {}
+    return Dataset("file", project.sources[source.name].path, facts={"digest": source.version, **revision})
 
 
 def _publish(
@@ -131,7 +132,8 @@ def _publish(
         )
     stored = lake.ensure(table.name, first.schema, partition_by, exact=plan.whole)
     properties = plan.properties(code)
-    facts = dict(properties) if plan.clock is None else {**properties, LATEST_ARRIVAL: str(plan.clock)}
+    facts = {**properties, **plan.revisions}
+    facts |= {} if plan.clock is None else {LATEST_ARRIVAL: str(plan.clock)}
     days = None if plan.whole or table.partition_by is None else (table.partition_by.column, plan.days or [])
     snapshot = stored.overwrite(
         chain([first], parts), partitions=days, facts=facts, properties=properties, expect=plan.expect
