@@ -43,8 +43,8 @@ def to_frame(tables: ModuleType, sales: Sales) -> pl.LazyFrame:
         for (store, dept, week), value in sales.items()
     ]
     frame = pl.DataFrame(rows).sample(fraction=1, shuffle=True, seed=1)
-    made: pl.DataFrame = tables.weekly_sales(frame.lazy()).collect()
-    return made.lazy()
+    labels: pl.DataFrame = tables.weekly_sales(frame.lazy()).collect()
+    return labels.lazy()
 
 
 def begin_of(week: date) -> datetime:
