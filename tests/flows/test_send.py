@@ -327,9 +327,8 @@ def test_a_file_without_a_time_cannot_be_moved(settings: Settings, write: Write)
 
 
 def test_sent_events_are_history_unless_they_are_live(settings: Settings, write: Write) -> None:
-    file = write("a.ndjson", b"{" + AT + b', "total": 1}')
-    send(Workspace(settings), "sales", file)
-    send(Workspace(settings), "sales", file, live=True)
+    send(Workspace(settings), "sales", write("a.ndjson", b"{" + AT + b', "total": 1}'))
+    send(Workspace(settings), "sales", write("b.ndjson", b"{" + AT + b', "total": 2}'), live=True)
     history, live = sorted(ingest_and_read_rows(settings), key=lambda row: row["_arrived_at"])
     assert history["_known_at"] == history["at"]
     assert live["_known_at"] == live["_arrived_at"] > live["at"]

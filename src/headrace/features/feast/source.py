@@ -91,20 +91,11 @@ class TableSource(DataSource):  # type: ignore[misc]
         columns = schema_columns(declared)
         reads = declared.reads if isinstance(declared, Table) else (declared,)
         is_from_events = isinstance(declared, Contract) or declared.rowwise
-        waits = to_duration(delay)
-        if waits < timedelta(0) or (waits and is_from_events):
-            raise ProjectError(
-                f"TableSource(..., delay={delay!r}) is not valid for {getattr(declared, 'name', table)}",
-                where=str(self.place),
-                remedy="Leave it out: events carry the instant from which they are known."
-                if is_from_events
-                else 'Write a duration such as "2h".',
-            )
         self._set_facts(
             name=declared.table if isinstance(declared, Contract) else declared.name,
             time=timestamp_field or _time_of(declared, columns, self.place),
             columns=columns,
-            delay=waits / _SECOND,
+            delay=_check_delay(delay, is_from_events, self.place) / _SECOND,
             rowwise=isinstance(declared, Table) and declared.rowwise,
             topic=reads[0].topic if is_from_events and isinstance(reads[0], Contract) else None,
         )
@@ -216,6 +207,16 @@ class TableSource(DataSource):  # type: ignore[misc]
         from headrace.features.feast.repository import settings_of
 
         return arrow_columns(lake.open(settings_of(config)).table(self.name).schema()).items()
+
+
+def _check_delay(delay: str | timedelta, is_from_events: bool, place: Place | None) -> timedelta:
+    duration = to_duration(delay)
+    if duration < timedelta(0) or (duration and is_from_events):
+        remedy = 'Write a duration such as "2h".'
+        if is_from_events:
+            remedy = "Leave it out: events carry the instant from which they are known."
+        raise ProjectError(f"TableSource(..., delay={delay!r}) is not valid", where=str(place), remedy=remedy)
+    return duration
 
 
 def _time_of(declared: Table | Contract, columns: dict[str, str] | None, place: Place | None) -> str:
