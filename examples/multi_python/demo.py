@@ -309,7 +309,7 @@ def change(demo: headrace.Demo, url: str, address: str, pythons: dict[str, Path]
         report = demo.project.deploy(FILE)
         step.what = describe(report)
     actions = {model.name: model.action for model in report.models}
-    expected = {**dict.fromkeys(trained.names, "unchanged"), name: "changed", BROKEN.model: "refused"}
+    expected = {**dict.fromkeys(trained.names, "unchanged"), name: "changed", "broken": "refused"}
     demo.check("a bad model is refused alone", actions == expected)
     demo.check(
         "the second version answers",
