@@ -14,6 +14,7 @@ __all__ = [
     "COMMIT",
     "COMMIT_ID",
     "CONTRACT",
+    "FAILED_ROWS",
     "FIRST_POSITION",
     "FORWARDED_FROM",
     "GATE",
@@ -82,6 +83,10 @@ CODE = "headrace.code"
 INPUT = "headrace.input."
 """Prefix of a property, summary or tag: the position or snapshot at which the input whose name follows was
 read."""
+
+FAILED_ROWS = "headrace.failed_rows"
+"""Property and summary of a rowwise table: the rows of its input that its function failed on, by input day: how
+many, and some of them with the error (JSON, tables.rowwise)."""
 
 CHANGELOG = "headrace.changelog"
 """Property of a table of current rows: the part of the changelog that it holds (JSON, tables.current)."""

@@ -6,7 +6,6 @@ from headrace.features.online.store import (
     RowPosition,
     ServedPosition,
     StreamPosition,
-    UnreadEvent,
     open,  # noqa: A004
 )
 
@@ -16,6 +15,5 @@ __all__ = [
     "RowPosition",
     "ServedPosition",
     "StreamPosition",
-    "UnreadEvent",
     "open",
 ]
