@@ -97,6 +97,24 @@ class OpenProject:
         """
         return Rows(self.settings, name, at)
 
+    def source(self, name: str, *, revision: str | None = None) -> pl.LazyFrame:
+        """The rows of a source's files, as tables read them.
+
+        Args:
+            name: the name of the source.
+            revision: a git tag, branch or commit whose data are read; by default the revision that the source
+                declares, or else the files in the project's folder.
+
+        Raises:
+            CallError: the source does not exist.
+            ProjectError: the files are missing or broken, or the revision does not exist; the error lists the
+                tags.
+        """
+        from headrace.flows.project.read_source import read_source
+
+        with Workspace(self.settings) as workspace:
+            return read_source(workspace, name, revision)
+
     def tag_table(self, name: str, tag: str, *, at: int | str | datetime | None = None) -> Rows:
         """headrace tag-table: names a snapshot (as for `table`), so that it does not expire.
 

@@ -32,6 +32,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "predict": ("headrace.cli.predict", "Ask a running endpoint for one prediction."),
     "release": ("headrace.cli.release", "Divide a model's traffic among its versions."),
     "rollback": ("headrace.cli.rollback", "Go back to the previous release."),
+    "deploy": ("headrace.cli.deploy", "Serve MLflow models, each on the Python that it needs."),
     "outcomes": ("headrace.cli.outcomes", "Compare predictions with what really happened."),
     "why": ("headrace.cli.why", "Trace a prediction to its raw events, or an event to its verdicts."),
     "check": ("headrace.cli.check", "Check that serving equals training, and that contracts still fit."),

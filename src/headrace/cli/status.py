@@ -34,6 +34,7 @@ def _print(state: Status) -> None:
         click.echo(f"{click.style('problem:', fg='red', bold=True)} {problem}\n")
     _print_build(state)
     _print_releases(state)
+    _print_deployed(state)
     _print_lineage(state)
     if state.oversized:
         click.echo(
@@ -87,6 +88,29 @@ def _print_releases(state: Status) -> None:
             f"Version {mismatch.champion} of {model} is champion; the last build of this commit released"
             f" version {built}.\n  To release that version: headrace release {model} champion={built}\n"
         )
+
+
+def _print_deployed(state: Status) -> None:
+    if not state.deployed:
+        return
+    rows = [
+        (
+            model.name,
+            model.state,
+            f"{model.model} {model.version}",
+            model.python,
+            model.replicas,
+            f"{model.memory / 1e6:.0f} MB" if model.memory else "",
+            model.restarts,
+        )
+        for model in state.deployed
+    ]
+    columns = ["name", "state", "version", "python", "replicas", "memory", "restarts"]
+    show.table("Deployed MLflow models", columns, rows)
+    for model in state.deployed:
+        if model.note:
+            click.echo(f"  {model.name}: {model.note}")
+    click.echo()
 
 
 def _print_moved_alias(moved: MovedAlias) -> None:

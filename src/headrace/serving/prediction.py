@@ -12,8 +12,9 @@ from headrace.declare.event import event
 __all__ = ["TOPIC", "Prediction", "Value"]
 
 TOPIC = "headrace.predictions"
-Value = float | str | list[float]
-"""The output of a model: a number, a label, or a list of numbers, such as a probability for each class."""
+Value = float | str | bool | list[Any] | dict[str, Any] | None
+"""The output of a model: a number, a label, or a list of numbers, such as a probability for each class. That of
+an MLflow model may be any JSON value."""
 
 
 @event(topic=TOPIC, time="at", identity=["id"], dedup_within="1d")
@@ -23,8 +24,8 @@ class Prediction(Struct, frozen=True):
     Attributes:
         id: a UUIDv7; the response carries it.
         model, version: the model that predicted, and its version.
-        plan: the digest of the version's feature plan.
-        arm: the release's arm, such as `champion`.
+        plan: the digest of the version's feature plan; empty for an MLflow model, which has none.
+        arm: the release's arm, such as `champion`; `deployed` for an MLflow model.
         shadow: whether a shadow arm made it, so that no client received it.
         at: the time for which the features were looked up.
         instance: its index among the instances of the request, from 0.
@@ -36,7 +37,7 @@ class Prediction(Struct, frozen=True):
             predicts are looked up and predicted together: they have the same latency.
         missing: the features that were missing.
         positions: view → the position that its values were read at.
-        release: the id of the release in force.
+        release: the id of the release in force; for an MLflow model that of the model set.
         shadow_of: for a shadow's prediction, the id of the prediction that the client received.
     """
 

@@ -84,6 +84,17 @@ class SpoolingPredictor:
                 self.metrics.count_failed_shadow()
                 _log.warning("shadow %s of %s: %s", arm.version, model.release.model, error)
 
+    def record(self, predictions: Sequence[Prediction]) -> None:
+        """Counts predictions that another part made, and appends them to the spool.
+
+        Raises:
+            OversizedPrediction: the record of a prediction is larger than `max_bytes`.
+            Unavailable: the spool cannot be written.
+        """
+        for prediction in predictions:
+            self.metrics.count_prediction(prediction.model, prediction.version, prediction.arm, ())
+        self._append_to_spool(predictions)
+
     def _predict_arms(self, model: ReleasedModel, instances: Instances) -> list[Prediction]:
         """Groups the instances by their arms, and predicts each group at once."""
         groups: dict[str, tuple[Arm, Servable, list[int]]] = {}

@@ -126,7 +126,8 @@ def _update_properties(lake: Lake, plan: RebuildPlan, code: str) -> Snapshot:
 def _dataset(project: Project, source: TableInput) -> Dataset:
     if isinstance(source.version, SnapshotPosition):
         return Dataset("table", source.name, source.version)
-    return Dataset("file", project.sources[source.name].path, facts={"digest": source.version})
+    revision = {"revision": source.revisions[source.name]} if source.revisions else {}
+    return Dataset("file", project.sources[source.name].path, facts={"digest": source.version, **revision})
 
 
 def _publish(
@@ -154,9 +155,12 @@ def _publish(
         recorded = {FAILED_ROWS: _merge_failures(table, plan, current, failed)} if table.rowwise else {}
         return {**plan.properties(code), **recorded}
 
+    def facts(current: Mapping[str, str]) -> dict[str, str]:
+        return {**properties(current), **plan.revisions}
+
     days = None if plan.whole or table.partition_by is None else (table.partition_by.column, plan.days or [])
     snapshot = stored.overwrite(
-        chain([first], parts), partitions=days, facts=properties, properties=properties, expect=plan.expect
+        chain([first], parts), partitions=days, facts=facts, properties=properties, expect=plan.expect
     )
     return snapshot, first.schema, failed
 

@@ -207,7 +207,7 @@ def _divide(model: Model, plan: FeaturePlan, rows: pl.DataFrame, task: Task) -> 
         keys = [entity.join_key for entity in plan.entities]
         parts = divide(rows, model.split, model.target, by_class=task != "regression", keys=keys)
         current.add_facts(
-            params={"split": parts.description}, metrics={name: len(part) for name, part in parts}
+            params={"split": parts.description}, metrics={f"{name}_rows": len(part) for name, part in parts}
         )
     return parts
 

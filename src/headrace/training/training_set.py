@@ -21,10 +21,11 @@ from headrace.features.values.matrix import Matrix
 from headrace.kernel.digest import short_digest
 from headrace.kernel.errors import Refused
 from headrace.kernel.position import SnapshotPosition, encode_position
-from headrace.kernel.properties import INPUT, INPUTS_DIGEST, UNLABELLED_ROWS
+from headrace.kernel.properties import INPUT, INPUTS_DIGEST, REVISION, UNLABELLED_ROWS
 from headrace.kernel.run import Dataset, run
 from headrace.lake import Lake, LakeTable, Snapshot
 from headrace.projects.project import Project
+from headrace.tables.revisions import merge_revisions, revisions_in
 from headrace.training.evaluation import evaluator_for, infer_task
 from headrace.training.report import TrainingSet
 from headrace.training.splits.port import MOMENT
@@ -68,6 +69,7 @@ def make(
             plan.digest,
             head.rows,
             int(head.summary.get(UNLABELLED_ROWS, 0)),
+            revisions_in(head.summary),
         )
         schema = {field.name: str(field.type) for field in lake.table(table).schema()}
         facts = {
@@ -216,6 +218,9 @@ def _write_rows(
     facts = {
         f"{INPUT}{name}": encode_position(SnapshotPosition(name, snapshot)) for name, snapshot in inputs.items()
     }
+    summaries = [lake.table(name).snapshot(snapshot).summary for name, snapshot in inputs.items()]
+    revisions = merge_revisions(map(revisions_in, summaries))
+    facts |= {f"{REVISION}{source}": revision for source, revision in revisions.items()}
     facts |= {INPUTS_DIGEST: digest, UNLABELLED_ROWS: str(len(labels) - len(labelled))}
     return table.overwrite(rows, facts=facts)
 

@@ -11,7 +11,7 @@ from headrace.http.asgi import Scope
 from headrace.http.responses import HttpError
 from headrace.serving.models import Models
 from headrace.serving.prediction import Prediction
-from headrace.serving.request_schema import RequestSchema
+from headrace.serving.request_schema import InstanceSchema
 
 __all__ = ["DecodedRequest", "HttpProtocol", "PredictRoute", "ReadRoute", "Route"]
 
@@ -20,7 +20,7 @@ class DecodedRequest(NamedTuple):
     """A decoded prediction request.
 
     Attributes:
-        instances: field → value of each instance, as RequestSchema.to_values returns them.
+        instances: field → value of each instance, as InstanceSchema.to_values returns them.
         encode: encodes the response body from the predictions, in the order of the instances.
     """
 
@@ -37,7 +37,7 @@ class PredictRoute(Struct, frozen=True):
     """
 
     path: str
-    decode: Callable[[RequestSchema, Scope, bytes], DecodedRequest]
+    decode: Callable[[InstanceSchema, Scope, bytes], DecodedRequest]
 
 
 class ReadRoute(Struct, frozen=True):

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from headrace.http.responses import HttpError, to_http_error
-from headrace.serving.errors import OversizedPrediction, RequestError, UnknownModel
+from headrace.serving.errors import ModelTimeout, OversizedPrediction, RequestError, UnknownModel
 
 __all__ = ["to_response_error"]
 
-_STATUS: dict[type[RequestError], int] = {UnknownModel: 404, OversizedPrediction: 413}
+_STATUS: dict[type[RequestError], int] = {UnknownModel: 404, OversizedPrediction: 413, ModelTimeout: 504}
 _UNPROCESSABLE = 422
 
 

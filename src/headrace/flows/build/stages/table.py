@@ -39,6 +39,7 @@ class TableStage(LakeStage):
     def run(self, context: BuildContext) -> StageResult:
         from headrace.tables.build import build_table
 
+        context.fetch_revisions(self.subject)
         reads = [read for read in context.code.reads[self.subject] if read.kind != "sources"]
         project = context.project(features=False)
         built = build_table(
