@@ -5,6 +5,7 @@ from headrace.features.online.store import (
     OnlineStore,
     RowPosition,
     ServedPosition,
+    StoreUnavailable,
     StreamPosition,
     open,  # noqa: A004
 )
@@ -14,6 +15,7 @@ __all__ = [
     "OnlineStore",
     "RowPosition",
     "ServedPosition",
+    "StoreUnavailable",
     "StreamPosition",
     "open",
 ]
