@@ -245,10 +245,10 @@ def _compute_whole(
             raise
     rows = frames[0].collect()
     calls = RowwiseCalls(table, reads[0], len(rows), options)
-    made = calls.call(rows)
+    result = calls.call(rows)
     failed += calls.failed
     _check_failures(plan, failed, len(rows))
-    return made
+    return result
 
 
 def _check_failures(plan: RebuildPlan, failed: Sequence[FailedRow], rows: int) -> None:
