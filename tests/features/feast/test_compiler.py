@@ -232,7 +232,7 @@ WRONG = {
     ),
     "text target": (
         ('target="bought"', 'target="item", task="binary"'),
-        "the target 'item' of model 'bought' is string; it must be int64 or float64 or bool for the task binary",
+        "the target 'item' of model 'bought' is string; it must be int64 or float64 or bool for the task",
         "Make such a column",
     ),
 }
