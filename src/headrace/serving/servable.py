@@ -36,7 +36,7 @@ class Servable:
     predictor: Predictor
 
     def predict(self, matrix: npt.NDArray[np.float32]) -> tuple[list[Value], list[dict[str, float]] | None]:
-        """The value of each row, and the probabilities of its classes, if there are any (serving.prediction)."""
+        """The value of each row, and the probabilities of its classes, if it has any (serving.prediction)."""
         outputs, labels = self.predictor.predict(matrix), self.predictor.meta.classes
         if not labels:
             return outputs.tolist(), None

@@ -137,6 +137,7 @@ def train(
         facts = {"metrics": version.metrics, "params": version.params}
         current.add_output(Dataset("model", f"{model.name}@{report.run}", facts=facts))
         current.add_facts(params=version.params, metrics=version.metrics, gate=msgspec.to_builtins(gate))
+        current.add_facts(revisions=rows.revisions)
     return version
 
 
