@@ -88,6 +88,7 @@ class Models:
         served: the MLflow models; None: there are none.
 
     Attributes:
+        waits: whether a prediction waits for another server, the online store.
         released: model → its release in force. The mapping is replaced, never changed.
         failed: model → its last release, if it could not be activated; the release before it stays in force.
     """
@@ -100,6 +101,7 @@ class Models:
         self._names = frozenset(names)
         self._registry = registry.open(settings)
         self._store = online.open(settings)
+        self.waits = not settings.online.is_local
         self._log: logs.Log | None = None
         self._releases: ReleaseFollower | None = None
         self._latest: dict[str, Release] = {}

@@ -36,6 +36,11 @@ from headrace.projects.project import load_project
 from headrace.tables.build import build_table
 
 
+@pytest.fixture(params=["sqlite", "postgres"])
+def online_address(request):
+    return "sqlite" if request.param == "sqlite" else request.getfixturevalue("empty_database")
+
+
 def offline(project, lake, view, users, at):
     """The features from the lake's events, in plain Python."""
     rows = lake.table("clicks").scan().filter(pl.col("_valid")).collect().rows(named=True)

@@ -92,6 +92,7 @@ def compile(project: Project, model: Model) -> FeaturePlan:  # noqa: A001
         request=request_fields(on_demand, where),
         missing=_missing(model, features),
         labels_topics=topics_of(project, model.labels),
+        unavailable=model.unavailable,
     )
     _check_labels(model, plan, columns)
     return plan

@@ -5,6 +5,7 @@ from headrace.features.online.store import (
     OnlineStore,
     RowPosition,
     ServedPosition,
+    StoreUnavailable,
     StreamPosition,
     UnreadEvent,
     open,  # noqa: A004
@@ -15,6 +16,7 @@ __all__ = [
     "OnlineStore",
     "RowPosition",
     "ServedPosition",
+    "StoreUnavailable",
     "StreamPosition",
     "UnreadEvent",
     "open",

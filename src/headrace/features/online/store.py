@@ -10,7 +10,7 @@ from msgspec import Struct
 from headrace.config.settings import Settings
 from headrace.features.plan import AsOfView, FeaturePlan, StoredView, WindowedView
 from headrace.kernel.addresses import check_postgres_address, is_postgres_address, path_of
-from headrace.kernel.errors import ProjectError
+from headrace.kernel.errors import ProjectError, Unavailable
 from headrace.kernel.extras import describe_missing, is_installed
 from headrace.kernel.position import LogPosition, Position, SnapshotPosition
 from headrace.kernel.secrets import clean_text
@@ -23,6 +23,7 @@ __all__ = [
     "OnlineStore",
     "RowPosition",
     "ServedPosition",
+    "StoreUnavailable",
     "StreamPosition",
     "UnreadEvent",
     "open",
@@ -68,6 +69,10 @@ class LookupResult(NamedTuple):
     positions: list[dict[str, ServedPosition]]
 
 
+class StoreUnavailable(Unavailable):
+    """The store cannot be reached or does not answer, so nothing is known about any entity."""
+
+
 class UnreadEvent(NamedTuple):
     """An event that the view's rowwise function fails on.
 
@@ -81,13 +86,7 @@ class UnreadEvent(NamedTuple):
 
 
 class OnlineStore(Protocol):
-    """The store of current feature values. Several threads may use one instance.
-
-    Attributes:
-        is_local: whether lookups take microseconds because they do not leave this process.
-    """
-
-    is_local: bool
+    """The store of current feature values. Several threads may use one instance."""
 
     def prepare(self, plan: FeaturePlan) -> None:
         """Adds the plan's stored views. Idempotent."""
@@ -173,6 +172,7 @@ class OnlineStore(Protocol):
 
         Raises:
             CallError: the plan was not prepared in this store.
+            StoreUnavailable: the store does not answer.
             Unavailable: a view is not filled yet, or an entity is broken.
         """
 
