@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 
 from headrace.flows.build.pointers import write_if_changed
 
-__all__ = ["Plot", "metrics_file", "plots_folder", "plots_of", "write_metrics", "write_plots"]
+__all__ = ["PlotFile", "metrics_file", "plots_folder", "plots_of", "write_metrics", "write_plots"]
 
 
-class Plot(NamedTuple):
+class PlotFile(NamedTuple):
     """A plot: a CSV file, and how DVC draws it.
 
     Attributes:
@@ -74,10 +74,10 @@ def metrics_file(model: str) -> str:
     return f"metrics/{model}.json"
 
 
-def plots_of(model: str, task: str | None) -> tuple[Plot, ...]:
+def plots_of(model: str, task: str | None) -> tuple[PlotFile, ...]:
     """The plots of a model; none if only the target's values decide its task."""
     return tuple(
-        Plot(_path(model, kind), kind.template, f"{kind.title}: {model}", kind.x, kind.y)
+        PlotFile(_path(model, kind), kind.template, f"{kind.title}: {model}", kind.x, kind.y)
         for kind in _KINDS.get(task or "", ())
     )
 

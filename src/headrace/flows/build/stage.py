@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
-from headrace.flows.build.plots import Plot
+from headrace.flows.build.plots import PlotFile
 from headrace.flows.build.reasons import Parameter, StaleReason
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ class Stage(ABC):
     params: tuple[Parameter, ...] = ()
     files: tuple[str, ...] = ()
     metrics: tuple[str, ...] = ()
-    plots: tuple[Plot, ...] = ()
+    plots: tuple[PlotFile, ...] = ()
     companions: tuple[str, ...] = ()
 
     @classmethod
