@@ -23,7 +23,7 @@ from headrace.tables.audit import audit
 from headrace.tables.call import call_function, collect_frames
 from headrace.tables.current import keep_current
 from headrace.tables.days import check_day, make_days, refuse_lost_rows
-from headrace.tables.evolution import check_columns
+from headrace.tables.evolution import check_change
 from headrace.tables.plan import RebuildPlan, plan_rebuild
 from headrace.tables.read import TableInput, read_input
 
@@ -127,9 +127,8 @@ def _publish(
     parts = _compute_parts(project, lake, table, plan)
     first = next(parts)
     if plan.files:
-        check_columns(
-            table, lake.table(table.name), first.schema, [project.sources[name] for name in plan.files]
-        )
+        sources = [project.sources[name] for name in plan.files]
+        check_change(table, lake.table(table.name), first, sources)
     stored = lake.ensure(table.name, first.schema, partition_by, exact=plan.whole)
     properties = plan.properties(code)
     facts = {**properties, **plan.revisions}
