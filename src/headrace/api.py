@@ -26,7 +26,10 @@ if TYPE_CHECKING:
     from headrace.flows.project.status import Status
     from headrace.flows.project.table_tags import TableVersion
     from headrace.flows.trace.why import Why
+    from headrace.lineage import RunRow
+    from headrace.lineage.graph import Node
     from headrace.projects.running import Up
+    from headrace.serving.release import Release
     from headrace.training.report import TrainingReport
 
 __all__ = ["OpenProject", "Rows", "project"]
@@ -97,6 +100,24 @@ class OpenProject:
                 moment has no time zone.
         """
         return Rows(self.settings, name, at)
+
+    def source(self, name: str, *, revision: str | None = None) -> pl.LazyFrame:
+        """The rows of a source's files, as tables read them.
+
+        Args:
+            name: the name of the source.
+            revision: a git tag, branch or commit whose data are read; by default the revision that the source
+                declares, or else the files in the project's folder.
+
+        Raises:
+            CallError: the source does not exist.
+            ProjectError: the files are missing or broken, or the revision does not exist; the error lists the
+                tags.
+        """
+        from headrace.flows.project.read_source import read_source
+
+        with Workspace(self.settings) as workspace:
+            return read_source(workspace, name, revision)
 
     def tag_table(self, name: str, tag: str, *, at: int | str | datetime | None = None) -> Rows:
         """headrace tag-table: names a snapshot (as for `table`), so that it does not expire.
@@ -277,6 +298,51 @@ class OpenProject:
 
         with Workspace(self.settings) as workspace:
             return why(workspace, prediction, events=events)
+
+    def release(self, model: str, *arms: str, why: str = "", override: bool = False) -> Release:
+        """headrace release: divides the model's traffic, such as `champion=1`, `challenger=2:0.5`, `shadow=3`.
+
+        Args:
+            model: the name of the model.
+            arms: ARM=VERSION, or ARM=VERSION:SHARE. Without a champion the present one stays.
+            why: the reason.
+            override: whether a version that the gate refused may get traffic.
+
+        Raises:
+            CallError: an arm is not valid, or the model or a version does not exist.
+            Refused: the gate refused a version, or a version failed its trial.
+        """
+        from headrace.flows.models.release import release
+
+        with Workspace(self.settings) as workspace:
+            return release(workspace, model, arms, why=why, override=override)
+
+    def rollback(self, model: str, *, why: str = "") -> Release:
+        """headrace rollback: puts the previous release in force again.
+
+        Raises:
+            CallError: the model has no previous release.
+        """
+        from headrace.flows.models.release import rollback
+
+        with Workspace(self.settings) as workspace:
+            return rollback(workspace, model, why=why)
+
+    def lineage(self, name: str) -> Node:
+        """headrace lineage NAME: what a released model, a version of it (`churn@2`) or a table was made from.
+
+        Raises:
+            CallError: no run that wrote it has been recorded.
+        """
+        from headrace.flows.trace.lineage import lineage
+
+        with Workspace(self.settings) as workspace:
+            return lineage(workspace, name)
+
+    def runs(self, job: str | None = None, *, limit: int = 50) -> list[RunRow]:
+        """headrace lineage: the newest runs, of all jobs or of one such as `train churn`."""
+        with Workspace(self.settings) as workspace:
+            return workspace.lineage.runs(job, limit=limit)
 
     def __repr__(self) -> str:
         return f"<project {self.settings.project} on {self.settings.profile_name}: {self.settings.root}>"

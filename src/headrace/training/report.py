@@ -13,7 +13,7 @@ from msgspec import Struct
 
 from headrace.declare.metrics import Task
 from headrace.kernel.files import write_file
-from headrace.kernel.properties import CODE, COMMIT, GATE, INPUT, PLAN, RUN, TRAINING_SET
+from headrace.kernel.properties import CODE, COMMIT, GATE, INPUT, PLAN, REVISION, RUN, TRAINING_SET
 from headrace.training.evaluation import Evaluation
 from headrace.training.files import REPORT
 from headrace.training.gate import GateResult
@@ -32,6 +32,8 @@ class TrainingSet(Struct, frozen=True):
         plan: the digest of the feature plan.
         rows: how many rows it has.
         refused: how many rows were left out because their label is null.
+        revisions: source → the git revision that its inputs were made from, `v1@COMMIT`, for the sources that
+            name one.
     """
 
     model: str
@@ -41,6 +43,7 @@ class TrainingSet(Struct, frozen=True):
     plan: str
     rows: int
     refused: int
+    revisions: dict[str, str] = {}
 
 
 class Trial(Struct, frozen=True):
@@ -137,6 +140,7 @@ class TrainingReport(Struct, frozen=True, kw_only=True):
             PLAN: rows.plan,
             TRAINING_SET: f"{rows.table}@{rows.snapshot}",
             **{f"{INPUT}{name}": str(snapshot) for name, snapshot in rows.inputs.items()},
+            **{f"{REVISION}{source}": revision for source, revision in rows.revisions.items()},
             GATE: "passed" if self.gate.passed else "refused",
         }
 
