@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from headrace.demo.demo import Demo
     from headrace.features.feast.source import TableSource
     from headrace.kernel.errors import HeadraceError, Refused
+    from headrace.serving.mlflow_models.interpreters import find_interpreter
 
 __version__ = "0.1.0"
 
@@ -62,6 +63,7 @@ _HOMES = {
     "current": "headrace.declare.changes",
     "day": "headrace.declare.table",
     "event": "headrace.declare.event",
+    "find_interpreter": "headrace.serving.mlflow_models.interpreters",
     "integers": "headrace.declare.search",
     "loguniform": "headrace.declare.search",
     "not_worse_than_champion": "headrace.declare.gate",
@@ -102,6 +104,7 @@ __all__ = [
     "current",
     "day",
     "event",
+    "find_interpreter",
     "integers",
     "loguniform",
     "not_worse_than_champion",

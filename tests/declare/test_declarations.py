@@ -213,6 +213,8 @@ def declare_with_too_few_frames() -> object:
         (lambda: make_model("a/b"), "'a/b' is not a valid model name"),
         (lambda: make_model(""), "'' is not a valid model name"),
         (lambda: make_model("m", missing="zero"), "missing='zero' of model 'm' is not valid"),
+        (lambda: make_model("m", unavailable="zero"), "unavailable='zero' of model 'm' is not valid"),
+        (lambda: make_model("m", unavailable="missing", missing="refuse"), "refuses missing features"),
         (lambda: Sklearn("forest"), "'forest' is not an estimator"),
         (lambda: Sklearn(LogisticRegression(), c=1), "LogisticRegression does not have the parameter 'c'"),
         (lambda: Sklearn(LogisticRegression, solvr="saga"), "'solvr'\n  Did you mean solver?"),

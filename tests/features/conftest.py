@@ -44,8 +44,16 @@ def facts(clicks: pl.LazyFrame) -> pl.LazyFrame:
 
 
 @pytest.fixture
-def project(tmp_path):
-    (tmp_path / "headrace.toml").write_text('[project]\nname = "small"\n')
+def online_address():
+    """The setting `online` of the project; a test module replaces it to try other stores."""
+    return "sqlite"
+
+
+@pytest.fixture
+def project(tmp_path, online_address):
+    (tmp_path / "headrace.toml").write_text(
+        f'[project]\nname = "small"\n[profile.local]\nonline = "{online_address}"\n'
+    )
     package = tmp_path / "small"
     package.mkdir()
     (package / "__init__.py").touch()

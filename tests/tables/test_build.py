@@ -264,6 +264,7 @@ class TestChangedFiles:
                 "column 'user' of table people is long, and would become string",
             ),
             ("user,name,size\n1,Ann,1.5\n", "column 'height' of table people is gone"),
+            ("user,name,height\n", "table people would lose all its 2 rows"),
         ],
     )
     def test_a_lost_column_or_type_is_refused(

@@ -57,14 +57,16 @@ class Model:
         missing: how a missing feature is handled, in training and in serving: `model` (the model sees null),
             `refuse` (a request is answered with 422, and training leaves such rows out), or defaults, feature →
             value.
+        unavailable: how a request is answered while the online store does not answer: `refuse` (503), or
+            `missing` (the store's features count as missing, and `missing=` decides).
         refresh: the age of its inputs at which the model becomes stale; text such as `1d`, or a timedelta.
         gate: the rules that a version must pass before it becomes champion.
         outcomes: the events that say what really happened after a prediction; None: they are not known here.
         place: the line of the declaration.
 
     Raises:
-        ProjectError: the name, `task`, `missing` or `refresh` is not valid, no task has all the metrics, or the
-            trainer lacks a parameter that `tune` names.
+        ProjectError: the name, `task`, `missing`, `unavailable` or `refresh` is not valid, no task has all the
+            metrics, or the trainer lacks a parameter that `tune` names.
     """
 
     name: str
@@ -77,6 +79,7 @@ class Model:
     split: Split = attrs.field(default=None, converter=_to_split, kw_only=True)
     baseline: Baseline | None = attrs.field(default=None, kw_only=True)
     missing: Missing = attrs.field(default="model", kw_only=True)
+    unavailable: Literal["refuse", "missing"] = attrs.field(default="refuse", kw_only=True)
     refresh: timedelta = attrs.field(default=timedelta(days=1), converter=to_duration, kw_only=True)
     gate: tuple[Rule, ...] = attrs.field(default=(), converter=_to_rules, kw_only=True)
     outcomes: Outcomes | None = attrs.field(default=None, kw_only=True)
@@ -90,6 +93,7 @@ class Model:
                 remedy="Begin it with a letter; then letters, digits, _ and - may follow.",
             )
         _check_missing(self.name, self.missing, self.place)
+        _check_unavailable(self)
         task_of(self)
         _check_baseline(self)
         if self.tune is not None:
@@ -161,6 +165,21 @@ def _check_missing(model: str, missing: Missing, place: Place) -> None:
         where=str(place),
         remedy='Write "model", "refuse", or defaults: {feature: a finite number, True, False or text}.',
     )
+
+
+def _check_unavailable(model: Model) -> None:
+    if model.unavailable not in ("refuse", "missing"):
+        raise ProjectError(
+            f"unavailable={model.unavailable!r} of model {model.name!r} is not valid",
+            where=str(model.place),
+            remedy='Write "refuse" or "missing".',
+        )
+    if model.unavailable == "missing" and model.missing == "refuse":
+        raise ProjectError(
+            f'unavailable="missing" of model {model.name!r} has no use: it refuses missing features',
+            where=str(model.place),
+            remedy='Write unavailable="refuse", or another missing=.',
+        )
 
 
 def _is_default(value: object) -> bool:

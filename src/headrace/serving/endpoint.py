@@ -35,7 +35,7 @@ __all__ = ["MAX_BODY", "Endpoint", "reserved_names"]
 _log = logging.getLogger("headrace.serving")
 MAX_BODY = 4 << 20  # bytes
 _JSON = frozenset({b"application/json"})
-_MAX_INLINE = 32  # more instances than this are predicted in a thread, so that they do not delay other requests
+_MAX_INLINE = 32  # more instances than this are predicted in a thread: they would delay other requests
 _POLL = 0.5  # seconds between two polls of the releases
 _CompiledRoute = tuple[re.Pattern[str], Route, Callable[[HttpError], bytes]]
 _METRICS_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
@@ -127,13 +127,13 @@ class Endpoint:
             if isinstance(model, ServedModel):
                 predictions = await model.predict(request.instances)
                 self._predictor.record(predictions)
-            elif len(request.instances) > _MAX_INLINE:
+            elif self._models.waits or len(request.instances) > _MAX_INLINE:
                 predictions = await asyncio.to_thread(self._predictor.predict, model, request.instances)
             else:
                 predictions = self._predictor.predict(model, request.instances)
             body = request.encode(predictions)
         except Exception as error:
-            response = to_response_error(error)
+            response = to_response_error(error, route.instances)
             self._metrics.count_answer(response.status, time.perf_counter() - started)
             if response.status >= 500:
                 raise  # the middleware logs the error itself

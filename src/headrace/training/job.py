@@ -136,7 +136,7 @@ def train(
         # The bundle has no version number before its registration, so the id of its run names it.
         facts = {"metrics": version.metrics, "params": version.params}
         current.add_output(Dataset("model", f"{model.name}@{report.run}", facts=facts))
-        current.add_facts(params=version.params, metrics=version.metrics, gate=msgspec.to_builtins(gate))
+        current.add_facts(**facts, gate=msgspec.to_builtins(gate), revisions=rows.revisions)
     return version
 
 
