@@ -121,7 +121,7 @@ def _fit_by_ray_train(
 
 
 def _train_loop(config: dict[str, Any]) -> list[Fitted]:
-    """Fits a model on each fold. Ray Train calls this on each of its workers, and returns the first one's result."""
+    """Fits a model on each fold. Ray Train calls this on each worker, and returns the first one's result."""
     import ray
 
     declared, budget = config["declared"], Budget(config["threads"])
