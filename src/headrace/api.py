@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from headrace.flows.build import BuildReport, Progress
     from headrace.flows.events.ingest_report import IngestReport
     from headrace.flows.events.send import SendReport
+    from headrace.flows.models.deploy import DeployReport
     from headrace.flows.models.outcomes import OutcomesReport
     from headrace.flows.project.status import Status
     from headrace.flows.project.table_tags import TableVersion
@@ -265,6 +266,26 @@ class OpenProject:
 
         with Workspace(self.settings) as workspace:
             return outcomes(workspace, model)
+
+    def deploy(self, file: str | Path, *, dry_run: bool = False, prune: bool = False) -> DeployReport:
+        """headrace deploy: serves the MLflow models that a file selects.
+
+        Args:
+            file: the file, relative to the project's folder.
+            dry_run: whether to plan only.
+            prune: whether models that the file does not select are removed.
+        """
+        from headrace.flows.models.deploy import deploy
+
+        with Workspace(self.settings) as workspace:
+            return deploy(workspace, self.settings.root / file, dry_run=dry_run, prune=prune)
+
+    def roll_back_models(self) -> DeployReport:
+        """headrace deploy --rollback: serves the MLflow models of the deployment before."""
+        from headrace.flows.models.deploy import roll_back_models
+
+        with Workspace(self.settings) as workspace:
+            return roll_back_models(workspace)
 
     def why(self, prediction: str, *, events: int = 20) -> Why:
         """headrace why: traces a prediction back to its raw events.

@@ -14,6 +14,7 @@ __all__ = [
     "COMMIT",
     "COMMIT_ID",
     "CONTRACT",
+    "FAILED_ROWS",
     "FIRST_POSITION",
     "FORWARDED_FROM",
     "GATE",
@@ -83,6 +84,10 @@ CODE = "headrace.code"
 INPUT = "headrace.input."
 """Prefix of a property, summary or tag: the position or snapshot at which the input whose name follows was
 read."""
+
+FAILED_ROWS = "headrace.failed_rows"
+"""Property and summary of a rowwise table: the rows of its input that its function failed on, by input day: how
+many, and some of them with the error (JSON, tables.rowwise)."""
 
 REVISION = "headrace.revision."
 """Prefix of a summary or tag: the git revision at which the source whose name follows was read, `v1@COMMIT`;
