@@ -1,21 +1,31 @@
-"""The speed of the online store in SQLite: reads of one row and of a hundred, fills and batches."""
+"""The speed of the online stores: reads of one row, a hundred and a thousand, loads, fills and batches.
+
+PostgreSQL is left out where it is not installed.
+"""
 
 from __future__ import annotations
 
 import argparse
 import json
 import random
+import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import closing, suppress
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from services.postgres import postgres
+from services.server import Missing
+
 from headrace.features.aggregates import parse_function, result_dtype
 from headrace.features.online import OnlineStore
 from headrace.features.online.lookup import Lookup
+from headrace.features.online.postgres import open_postgres
 from headrace.features.online.sqlite import open_sqlite
 from headrace.features.plan import (
     Aggregation,
@@ -32,13 +42,14 @@ from headrace.kernel.time import now_micros
 MINUTE = 60_000_000
 HOUR, DAY = 60 * MINUTE, 24 * 60 * MINUTE
 ENTITIES = 20_000
+LOADED = 500_000
 EVENTS = 200_000
 USER = EntityKey("user", "user", "int64")
 INSTANT = pl.Datetime("us", "UTC")
 
 
-def print_figure(work: str, ours: float, unit: str) -> None:
-    print(json.dumps({"work": f"online SQLite: {work}", "ours": ours, "unit": unit}), flush=True)
+def print_figure(store: str, work: str, ours: float, unit: str) -> None:
+    print(json.dumps({"work": f"online {store}: {work}", "ours": ours, "unit": unit}), flush=True)
 
 
 def median_micros(work: Callable[[int], object], times: int) -> float:
@@ -83,64 +94,70 @@ def events(count: int, now: int, span: int) -> pl.DataFrame:
     )
 
 
-def measure_reads(store: OnlineStore, plan: FeaturePlan, name: str) -> None:
+def measure_reads(kind: str, store: OnlineStore, plan: FeaturePlan, name: str) -> None:
     draw = random.Random(7)
     users = [draw.randrange(ENTITIES) for _ in range(200_000)]
-    print_figure(
-        f"{name}, 6 features, 1 row",
-        median_micros(lambda n: store.lookup(plan, [{"user": users[n]}], now_micros()), 5000),
-        "µs",
-    )
-    many = [[{"user": user} for user in users[n * 100 : n * 100 + 100]] for n in range(500)]
-    print_figure(
-        f"{name}, 6 features, 100 rows",
-        median_micros(lambda n: store.lookup(plan, many[n], now_micros()), 500),
-        "µs",
-    )
+    for count, times in ((1, 5000), (100, 500), (1000, 100)):
+        keys = [[{"user": user} for user in users[n * count : n * count + count]] for n in range(times)]
+        micros = median_micros(lambda n, keys=keys: store.lookup(plan, keys[n], now_micros()), times)
+        print_figure(kind, f"{name}, 6 features, {count} row{'s' if count > 1 else ''}", micros, "µs")
     lookup = Lookup(plan, store)
-    print_figure(
-        f"{name}, one request to its matrix",
-        median_micros(lambda n: lookup.features([{"user": users[n]}], now_micros()), 5000),
-        "µs",
+    micros = median_micros(lambda n: lookup.features([{"user": users[n]}], now_micros()), 5000)
+    print_figure(kind, f"{name}, one request to its matrix", micros, "µs")
+
+
+def make_facts(entities: int) -> tuple[AsOfView, pl.DataFrame]:
+    fields = tuple(PlanField(f"f{index}", "float64") for index in range(6))
+    columns = {field.name: np.random.default_rng(at).random(entities) for at, field in enumerate(fields)}
+    rows = pl.DataFrame({"user": np.arange(entities), **columns})
+    time_column = pl.lit(now_micros() - HOUR).cast(INSTANT)
+    return AsOfView("a", ("user",), f"facts{entities}", "time", fields, 7 * DAY), rows.with_columns(
+        time=time_column
     )
+
+
+def measure(kind: str, store: OnlineStore) -> None:
+    """Measures one store, which is empty."""
+    for entities in (LOADED, ENTITIES):
+        as_of, facts = make_facts(entities)
+        store.prepare(plan_of(as_of))
+        for snapshot, work in ((1, "rows loaded"), (2, "rows loaded again")):
+            begin = time.perf_counter()
+            store.load(as_of, facts.to_arrow(), SnapshotPosition("facts", snapshot))
+            rate = entities / (time.perf_counter() - begin)
+            print_figure(kind, f"{work}, {entities:,} entities", rate, "rows/s")
+    measure_reads(kind, store, plan_of(as_of), "as-of view")
+    view = make_view()
+    store.prepare(plan_of(view))
+    rows = events(EVENTS, now_micros(), 2 * DAY).to_arrow()
+    begin = time.perf_counter()
+    store.fill(view, rows, LogPosition("events", "one", {0: EVENTS}))
+    print_figure(kind, "events filled", EVENTS / (time.perf_counter() - begin), "events/s")
+    measure_reads(kind, store, plan_of(view), "windowed view")
+    measure_reads(kind, store, plan_of(as_of, view), "both views")
+    for size in (100, 10_000, 100_000):
+        at = store.position(view)
+        assert isinstance(at, LogPosition)
+        rows = events(size, now_micros(), MINUTE).to_arrow()
+        begin = time.perf_counter()
+        store.apply([view], rows, at.with_offsets({0: at.offsets[0] + size}), after=at)
+        rate = size / (time.perf_counter() - begin)
+        print_figure(kind, f"events applied, {size:,} a batch", rate, "events/s")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", action="store_true", help="print one JSON object a line (always the case)")
     parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        store = open_sqlite(Path(folder) / "online.db")
-        as_of = AsOfView(
-            "a", ("user",), "facts", "time", tuple(PlanField(f"f{i}", "float64") for i in range(6)), 7 * DAY
-        )
-        facts = pl.DataFrame(
-            {
-                "user": np.arange(ENTITIES),
-                **{f"f{i}": np.random.default_rng(i).random(ENTITIES) for i in range(6)},
-            }
-        ).with_columns(time=pl.lit(now_micros() - HOUR).cast(INSTANT))
-        store.prepare(plan_of(as_of))
-        begin = time.perf_counter()
-        store.load(as_of, facts.to_arrow(), SnapshotPosition("facts", 1))
-        print_figure("rows loaded", ENTITIES / (time.perf_counter() - begin), "rows/s")
-        measure_reads(store, plan_of(as_of), "as-of view")
-
-        view = make_view()
-        store.prepare(plan_of(view))
-        rows = events(EVENTS, now_micros(), 2 * DAY).to_arrow()
-        begin = time.perf_counter()
-        store.fill(view, rows, LogPosition("events", "one", {0: EVENTS}))
-        print_figure("events filled", EVENTS / (time.perf_counter() - begin), "events/s")
-        measure_reads(store, plan_of(view), "windowed view")
-        for size in (100, 10_000, 100_000):
-            at = store.position(view)
-            assert isinstance(at, LogPosition)
-            rows = events(size, now_micros(), MINUTE).to_arrow()
-            begin = time.perf_counter()
-            store.apply([view], rows, at.with_offsets({0: at.offsets[0] + size}), after=at)
-            print_figure(f"events applied, {size:,} a batch", size / (time.perf_counter() - begin), "events/s")
-        store.close()
+    with tempfile.TemporaryDirectory() as folder, closing(open_sqlite(Path(folder) / "online.db")) as store:
+        measure("SQLite", store)
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        suppress(Missing),
+        postgres(Path(folder), fsync=True) as server,
+        closing(open_postgres(server.url, "bench")) as store,
+    ):
+        measure("PostgreSQL", store)
 
 
 if __name__ == "__main__":

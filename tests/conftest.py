@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from time import monotonic
 
 import hypothesis
+import psycopg
 import pytest
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
@@ -59,6 +61,16 @@ def postgres() -> Iterator[Postgres]:
     # Not in pytest's folder, which only this user may enter: PostgreSQL does not run as root.
     with tempfile.TemporaryDirectory() as folder, started_postgres(Path(folder)) as running:
         yield running
+
+
+@pytest.fixture
+def empty_database(postgres: Postgres) -> Iterator[str]:
+    """The address of a database of its own on that server."""
+    name = f"test_{uuid.uuid4().hex}"
+    with psycopg.connect(postgres.url, autocommit=True) as admin:
+        admin.execute(f"create database {name}")
+        yield f"{postgres.url.removesuffix('/postgres')}/{name}"
+        admin.execute(f"drop database {name} with (force)")
 
 
 @pytest.fixture

@@ -199,3 +199,14 @@ def test_every_imported_package_is_declared_and_every_declared_one_imported() ->
     assert {name: places for name, places in homes.items() if not places & declared} == {}
     parser = {"httptools"}  # the parser of uvicorn's protocol that http.connection extends
     assert declared - set().union(*homes.values()) == parser
+
+
+def test_no_test_module_is_imported() -> None:
+    """What several test modules use is in a module of its own, which says so by its name."""
+    imported = [
+        f"{path}: {node.module}"
+        for path, tree in TEST_TREES.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and str(node.module).split(".")[-1].startswith("test_")
+    ]
+    assert imported == []

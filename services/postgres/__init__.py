@@ -20,7 +20,6 @@ _SETTINGS = {
     "wal_level": "logical",
     "max_wal_senders": 10,
     "max_replication_slots": 10,
-    "fsync": "off",  # what is tried here need not survive a power cut
     "timezone": "UTC",
 }
 
@@ -49,7 +48,7 @@ class Postgres:
 
 
 @contextlib.contextmanager
-def postgres(folder: Path, port: int | None = None) -> Iterator[Postgres]:
+def postgres(folder: Path, port: int | None = None, *, fsync: bool = False) -> Iterator[Postgres]:
     """A server whose data lie in `folder`; started again there, it has what it had.
 
     It refuses to run as root: then it runs as the user `postgres`, who must be able to reach the folder
@@ -58,6 +57,7 @@ def postgres(folder: Path, port: int | None = None) -> Iterator[Postgres]:
     Args:
         folder: an existing folder.
         port: the port to listen on; a free one where none is named.
+        fsync: whether what is committed survives a power cut, as on a real server.
 
     Raises:
         Missing: there is no PostgreSQL server, or no user to run it as.
@@ -71,7 +71,7 @@ def postgres(folder: Path, port: int | None = None) -> Iterator[Postgres]:
         if done.returncode:
             raise RuntimeError(f"initdb failed:\n{done.stdout[-1000:]}{done.stderr[-1000:]}")
     port = port or free_port()
-    settings = {**_SETTINGS, "port": port, "unix_socket_directories": folder}
+    settings = {**_SETTINGS, "fsync": "on" if fsync else "off", "port": port, "unix_socket_directories": folder}
     options = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
     command = [*user, server, "-D", str(data), *options]
     with serving(command, lambda: _ready(data), folder=folder) as process:

@@ -14,44 +14,56 @@ if TYPE_CHECKING:
 
     from headrace.api import project
     from headrace.declare.alerts import Alerts
+    from headrace.declare.baselines import SeasonalNaive
     from headrace.declare.changes import changes, current
     from headrace.declare.event import event
-    from headrace.declare.gate import at_least, at_most, not_worse_than_champion
+    from headrace.declare.gate import at_least, at_most, better_than_baseline, not_worse_than_champion
     from headrace.declare.model import Model
+    from headrace.declare.outcomes import Outcomes
     from headrace.declare.params import params
     from headrace.declare.precision import Precision
     from headrace.declare.search import Tune, choice, integers, loguniform, uniform
     from headrace.declare.source import source
-    from headrace.declare.splits import ByTime
+    from headrace.declare.splits import ByGroup, ByTime, Stratified, WalkForward
     from headrace.declare.table import day, table
-    from headrace.declare.trainers import Sklearn, XGBoost
+    from headrace.declare.trainers import MLP, Sklearn, Torch, XGBoost
     from headrace.demo.demo import Demo
     from headrace.features.feast.source import TableSource
     from headrace.kernel.errors import HeadraceError, Refused
+    from headrace.serving.mlflow_models.interpreters import find_interpreter
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "Alerts": "headrace.declare.alerts",
+    "ByGroup": "headrace.declare.splits",
     "ByTime": "headrace.declare.splits",
     "Demo": "headrace.demo.demo",
     "HeadraceError": "headrace.kernel.errors",
+    "MLP": "headrace.declare.trainers",
     "Meta": "msgspec",
     "Model": "headrace.declare.model",
+    "Outcomes": "headrace.declare.outcomes",
     "Precision": "headrace.declare.precision",
     "Refused": "headrace.kernel.errors",
+    "SeasonalNaive": "headrace.declare.baselines",
     "Sklearn": "headrace.declare.trainers",
+    "Stratified": "headrace.declare.splits",
     "Struct": "msgspec",
     "TableSource": "headrace.features.feast.source",
+    "Torch": "headrace.declare.trainers",
     "Tune": "headrace.declare.search",
+    "WalkForward": "headrace.declare.splits",
     "XGBoost": "headrace.declare.trainers",
     "at_least": "headrace.declare.gate",
     "at_most": "headrace.declare.gate",
+    "better_than_baseline": "headrace.declare.gate",
     "changes": "headrace.declare.changes",
     "choice": "headrace.declare.search",
     "current": "headrace.declare.changes",
     "day": "headrace.declare.table",
     "event": "headrace.declare.event",
+    "find_interpreter": "headrace.serving.mlflow_models.interpreters",
     "integers": "headrace.declare.search",
     "loguniform": "headrace.declare.search",
     "not_worse_than_champion": "headrace.declare.gate",
@@ -63,27 +75,36 @@ _HOMES = {
 }
 
 __all__ = [
+    "MLP",
     "Alerts",
+    "ByGroup",
     "ByTime",
     "Demo",
     "HeadraceError",
     "Meta",
     "Model",
+    "Outcomes",
     "Precision",
     "Refused",
+    "SeasonalNaive",
     "Sklearn",
+    "Stratified",
     "Struct",
     "TableSource",
+    "Torch",
     "Tune",
+    "WalkForward",
     "XGBoost",
     "__version__",
     "at_least",
     "at_most",
+    "better_than_baseline",
     "changes",
     "choice",
     "current",
     "day",
     "event",
+    "find_interpreter",
     "integers",
     "loguniform",
     "not_worse_than_champion",

@@ -155,6 +155,19 @@ def test_a_deployment_answers_once_started_and_ships_predictions(
     until(lambda: answer["id"] in read_shipped_ids(settings))
 
 
+def test_kserves_protocol_is_answered(running: SupervisedDeployment) -> None:
+    path = f"{running.deployment.url}/v1/models/purchase"
+    unknown = {**INSTANCE, "product_id": 404}
+    answer = httpx.post(f"{path}:predict", json={"instances": [INSTANCE, unknown, INSTANCE]}, timeout=30)
+    first, other, last = answer.json()["predictions"]
+    assert first == last == running.predict()["value"]
+    assert isinstance(other, float)
+    assert httpx.get(path, timeout=30).json() == {"name": "purchase", "ready": True}
+    refused = httpx.post(f"{path}:predict", json={"instances": [INSTANCE, {"user_id": 1}]}, timeout=30)
+    assert (refused.status_code, list(refused.json())) == (422, ["error"])
+    assert refused.json()["error"].startswith("instances[1].product_id: ")
+
+
 def test_a_release_is_activated(running: SupervisedDeployment, settings: Settings) -> None:
     put_release(settings, Arm(2))
     until(lambda: {running.predict()["version"] for _ in range(8)} == {2})

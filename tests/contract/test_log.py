@@ -13,8 +13,8 @@ from time import monotonic
 
 import numpy as np
 import pytest
-from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource
-from tests.until import until
+from confluent_kafka.admin import AdminClient
+from tests.log.topics import read_all, set_largest_batch
 
 from headrace import log
 from headrace.kernel.errors import CallError, TooLarge
@@ -30,22 +30,6 @@ def events_log(url: str) -> Iterator[Log]:
     opened.create("events")
     yield opened
     opened.close()
-
-
-def read_all(events_log: Log, topic: str, limit: int = 1_000) -> dict[tuple[int, int], bytes]:
-    """Every record by its position, read in batches of at most `limit`."""
-    offsets = dict.fromkeys(range(events_log.partitions(topic)), 0)
-    records: dict[tuple[int, int], bytes] = {}
-    while len(batch := events_log.read(topic, offsets, limit)):
-        assert len(batch) <= limit
-        for partition, offset, value in zip(
-            batch.partitions.tolist(), batch.offsets.tolist(), batch.values, strict=True
-        ):
-            assert (partition, offset) not in records
-            records[partition, offset] = value
-        offsets = batch.next
-    assert not events_log.wait(topic, offsets, 0)
-    return records
 
 
 def test_records_are_read_in_order_with_keys_headers_and_arrival_times(events_log: Log) -> None:
@@ -297,20 +281,6 @@ def size_limited_log(url: str) -> Iterator[Log]:
         connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, BOUND)
     yield opened
     opened.close()
-
-
-def set_largest_batch(url: str, topic: str, size: int) -> None:
-    """Sets the largest batch of a topic, and waits until the broker reports it."""
-    admin = AdminClient({"bootstrap.servers": url.removeprefix("kafka://")})
-    entry = ConfigEntry("max.message.bytes", str(size), incremental_operation=AlterConfigOpType.SET)
-    resource = ConfigResource(ConfigResource.Type.TOPIC, topic, incremental_configs=[entry])
-    admin.incremental_alter_configs([resource])[resource].result(30)
-
-    def size_now() -> str:
-        settings = admin.describe_configs([resource])[resource].result(30)
-        return str(settings["max.message.bytes"].value)
-
-    until(lambda: size_now() == str(size))
 
 
 def test_a_record_of_the_largest_size_is_accepted_with_its_key_and_headers(size_limited_log: Log) -> None:

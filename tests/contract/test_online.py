@@ -1,16 +1,27 @@
 """One suite for every online store: its values equal those of the offline kernel and join."""
 
-import sqlite3
 import sys
 import threading
-from contextlib import closing
 from functools import partial
 
 import polars as pl
-import psycopg
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tests.features.online.stores import (
+    ACTIVITY,
+    FACTS,
+    NOW,
+    USER,
+    Clock,
+    Postgres,
+    Sqlite,
+    at_offset,
+    exact_text,
+    facts,
+    offline_rows,
+    plan_of,
+)
 from tests.features.views import (
     DAY,
     HOUR,
@@ -24,71 +35,12 @@ from tests.features.views import (
 )
 
 from headrace.features.offline.point_in_time import join
-from headrace.features.offline.windows import aggregate
-from headrace.features.online import RowPosition, StreamPosition, UnreadEvent
-from headrace.features.online.postgres import open_postgres, schema_of
-from headrace.features.online.sqlite import open_sqlite
-from headrace.features.plan import AsOfView, EntityKey, FeaturePlan, FeatureRef, PlanField
+from headrace.features.online import RowPosition, StreamPosition
+from headrace.features.plan import AsOfView, EntityKey, PlanField
+from headrace.features.values.columns import POLARS
+from headrace.kernel import faults
 from headrace.kernel.errors import CallError, Conflict, ProjectError, Unavailable
-from headrace.kernel.position import LogPosition, SnapshotPosition
-
-NOW = 1_760_000_000_000_000 + 17 * MINUTE + 123_457
-ACTIVITY = view_of_all_functions((HOUR, DAY, 15 * DAY))
-FACTS = AsOfView(
-    "facts", ("user_id",), "facts", "time", (PlanField("x", "int64"), PlanField("y", "float64")), 2 * HOUR
-)
-USER = EntityKey("user", "user_id", "int64")
-
-
-def plan_of(*views, entities=(USER,), **rest):
-    features = tuple(
-        FeatureRef(view.name, field.name, field.dtype) for view in views for field in view.features
-    )
-    return FeaturePlan("m", entities, views, features, **rest)
-
-
-def at_offset(offset, topic="clicks"):
-    return LogPosition(topic, "one", {0: offset})
-
-
-class Clock:
-    def __init__(self):
-        self.now = NOW
-
-    def __call__(self):
-        return self.now
-
-
-class Sqlite:
-    """Opens the same store repeatedly, as restarts do."""
-
-    def __init__(self, folder, clock):
-        self._file, self._clock = folder / "online.db", clock
-
-    def open(self):
-        return closing(open_sqlite(self._file, clock=self._clock))
-
-    def corrupt(self, view, key):
-        """Overwrites the state of an entity with bytes that are not a state."""
-        with closing(sqlite3.connect(self._file)) as db, db:
-            (table,) = db.execute("select entities from views where digest = ?", (view.digest,)).fetchone()
-            db.execute(f"update {table} set v_{view.digest} = x'94c1' where key = ?", (key,))
-
-
-class Postgres:
-    """The same on a PostgreSQL server. Each folder is another project on it."""
-
-    def __init__(self, url, folder, clock):
-        self._url, self._clock = url, clock
-        self._project = "".join(character for character in str(folder).lower() if character.isalnum())
-
-    def open(self):
-        return closing(open_postgres(self._url, self._project, clock=self._clock))
-
-    def corrupt(self, view, key):
-        with psycopg.connect(self._url, autocommit=True) as db:
-            table = f"{schema_of(self._project)}.v_{view.digest}"
-            db.execute(f"update {table} set state = '\\x94c1' where key = %s", (key,))
+from headrace.kernel.position import SnapshotPosition
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
@@ -122,18 +74,6 @@ def quick_switches():
     sys.setswitchinterval(1e-5)
     yield
     sys.setswitchinterval(interval)
-
-
-def offline_rows(view, events, users, at):
-    rows = pl.DataFrame({"user_id": users}, schema={"user_id": pl.Int64}).with_columns(
-        pl.lit(instant(at)).cast(pl.Datetime("us", "UTC")).alias("at")
-    )
-    return [list(row) for row in aggregate(view, rows, events_frame(events), at="at").rows()]
-
-
-def exact_text(rows):
-    """Rows as text, so that 0.1 + 0.2 is not 0.3 and 1 is not True."""
-    return [[repr(value) for value in row] for row in rows]
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -206,18 +146,6 @@ def test_batches_of_several_entities_in_several_columns(store):
     assert result.positions[0] == {"activity": StreamPosition({0: 1000}), "facts": RowPosition(7, None)}
 
 
-def facts(rows):
-    return pl.DataFrame(
-        {
-            "user_id": [r[0] for r in rows],
-            "time": [instant(r[1]) for r in rows],
-            "x": [r[2] for r in rows],
-            "y": [r[3] for r in rows],
-        },
-        schema={"user_id": pl.Int64, "time": pl.Datetime("us", "UTC"), "x": pl.Int64, "y": pl.Float64},
-    ).to_arrow()
-
-
 fact_times = st.one_of(
     st.integers(NOW - 4 * HOUR, NOW + HOUR),
     st.sampled_from([NOW, NOW - 1, NOW + 1, NOW - 2 * HOUR, NOW - 2 * HOUR - 1]),
@@ -253,6 +181,70 @@ def test_as_of_views_follow_the_join_however_their_table_is_rewritten(
                 joined = join(labels, plan, lambda _, table=table: pl.DataFrame(facts(table)).lazy())
                 assert [tuple(row) for row in result.rows] == joined[:, 2:].rows()
                 assert {position["facts"].snapshot for position in result.positions} == {snapshot}
+
+
+def test_values_of_every_dtype_and_null_come_back_as_they_are(store):
+    values = {
+        "int64": [2**63 - 1, -(2**63), 0],
+        "float64": [5e-324, -0.0, 1.7976931348623157e308],
+        "string": ["", "a\0b", "é" * 5000],
+        "bool": [True, False, True],
+        "timestamp": [instant(0), instant(NOW), instant(-1)],
+        "list[int64]": [[], [1, None], [2**62] * 300],
+        "list[float64]": [[0.1 + 0.2], [], [-1.0, None]],
+        "list[string]": [["", "\0"], [None], []],
+        "list[bool]": [[True], [False, None], []],
+        "list[timestamp]": [[instant(NOW)], [], [None]],
+    }
+    fields = tuple(PlanField(f"f{index}", dtype) for index, dtype in enumerate(values))
+    view = AsOfView("typed", ("user_id",), "typed", "time", fields)
+    plan = plan_of(view)
+    store.prepare(plan)
+    columns = {
+        field.name: pl.Series([*values[field.dtype], None], dtype=POLARS[field.dtype]) for field in fields
+    }
+    rows = pl.DataFrame({"user_id": [1, 2, 3, 4], "time": [instant(NOW - HOUR)] * 4, **columns})
+    store.load(view, rows.to_arrow(), SnapshotPosition("typed", 1))
+    store.push(view, rows[:1].with_columns(user_id=pl.lit(5)).to_arrow())
+    result = store.lookup(plan, [{"user_id": user} for user in (1, 2, 3, 4, 5)], NOW)
+    expected = [list(row) for row in zip(*values.values(), strict=True)]
+    assert exact_text(result.rows) == exact_text([*expected, [None] * len(fields), expected[0]])
+
+
+def test_a_write_that_fails_before_its_end_changes_nothing(store, home, monkeypatch):
+    """State and position are written in one transaction: a restart continues from the position."""
+    plan, key = plan_of(ACTIVITY, FACTS), [{"user_id": 1}]
+    store.prepare(plan)
+    events = [(1, NOW - HOUR, 1, 2.0, "a", True)] * 3
+    row, newer = facts([(1, NOW - HOUR, 1, 0.5)]), facts([(1, NOW - MINUTE, 2, 0.5)])
+    store.fill(ACTIVITY, events_frame(events[:1]).to_arrow(), at_offset(1))
+    store.load(FACTS, row, SnapshotPosition("facts", 1))
+    before = store.lookup(plan, key, NOW)
+
+    def fail(point):
+        if point.endswith(".written"):
+            raise InterruptedError(point)
+
+    rest = events_frame(events[1:]).to_arrow()
+    writes = [
+        lambda store: store.load(FACTS, newer, SnapshotPosition("facts", 2)),
+        lambda store: store.fill(ACTIVITY, events_frame(events).to_arrow(), at_offset(3)),
+        lambda store: store.apply([ACTIVITY], rest, at_offset(3), after=at_offset(1)),
+    ]
+    monkeypatch.setattr(faults, "reach", fail)
+    for write in writes:
+        with pytest.raises(InterruptedError):
+            write(store)
+        assert store.positions() == {ACTIVITY.digest: at_offset(1), FACTS.digest: SnapshotPosition("facts", 1)}
+        assert store.lookup(plan, key, NOW) == before
+    monkeypatch.undo()
+    with home.open() as again:
+        assert again.lookup(plan, key, NOW) == before
+        again.apply([ACTIVITY], rest, at_offset(3), after=at_offset(1))
+        assert again.lookup(plan, key, NOW).rows[0][0] == 3
+        with pytest.raises(Conflict):  # the other writer's batch is refused: it is counted already
+            store.apply([ACTIVITY], rest, at_offset(3), after=at_offset(1))
+        assert store.lookup(plan, key, NOW).rows[0][0] == 3
 
 
 def test_a_row_removed_from_the_table_leaves_the_store(store):
@@ -371,20 +363,6 @@ def test_an_unreadable_state_is_unavailable_for_its_entity_alone(store, home):
         store.fill(ACTIVITY, events_frame(events).to_arrow(), at_offset(2))
     store.load(FACTS, rows, SnapshotPosition("facts", 2))
     assert [row[-2] for row in store.lookup(plan, users, NOW).rows] == [1, 2]
-
-
-def test_an_event_that_did_not_become_a_row_breaks_its_entity_alone(store):
-    plan, users = plan_of(ACTIVITY), [{"user_id": user} for user in (1, 2)]
-    store.prepare(plan)
-    store.fill(ACTIVITY, events_frame([]).to_arrow(), at_offset(0))
-    rows = events_frame([(user, NOW - 1, 1, 2.0, "a", True) for user in (1, 2)]).to_arrow()
-    unread = [UnreadEvent({"user_id": 1}, "f() fails on it"), UnreadEvent({"user_id": None}, "f() fails")]
-    store.apply([ACTIVITY], rows, at_offset(4), after=at_offset(0), unread=unread)
-    assert store.position(ACTIVITY) == at_offset(4)
-    assert store.count_broken(ACTIVITY) == 1
-    assert store.lookup(plan, users[1:], NOW).rows[0][0] == 1
-    with pytest.raises(Unavailable, match=r"entity \(1,\): f\(\) fails on it"):
-        store.lookup(plan, users[:1], NOW)
 
 
 @pytest.mark.parametrize("keys", [("user_id",), ("shop", "user_id")])

@@ -8,13 +8,20 @@ from typing import Any
 
 import polars as pl
 import pytest
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import Pipeline
 
 from headrace import (
     ByTime,
     Model,
+    SeasonalNaive,
+    Sklearn,
+    Stratified,
     Struct,
+    Tune,
     XGBoost,
     at_least,
+    better_than_baseline,
     choice,
     day,
     event,
@@ -134,7 +141,8 @@ def make_model(name: str, **options: Any) -> Model:
     def labels(events: pl.LazyFrame) -> pl.LazyFrame:
         return events
 
-    return Model(name, labels=labels, target="y", features=None, trainer=XGBoost(), **options)
+    options = {"trainer": XGBoost(), **options}
+    return Model(name, labels=labels, target="y", features=None, **options)
 
 
 def declare_rowwise_of_two() -> object:
@@ -205,6 +213,37 @@ def declare_with_too_few_frames() -> object:
         (lambda: make_model("a/b"), "'a/b' is not a valid model name"),
         (lambda: make_model(""), "'' is not a valid model name"),
         (lambda: make_model("m", missing="zero"), "missing='zero' of model 'm' is not valid"),
+        (lambda: make_model("m", unavailable="zero"), "unavailable='zero' of model 'm' is not valid"),
+        (lambda: make_model("m", unavailable="missing", missing="refuse"), "refuses missing features"),
+        (lambda: Sklearn("forest"), "'forest' is not an estimator"),
+        (lambda: Sklearn(LogisticRegression(), c=1), "LogisticRegression does not have the parameter 'c'"),
+        (lambda: Sklearn(LogisticRegression, solvr="saga"), "'solvr'\n  Did you mean solver?"),
+        (
+            lambda: make_model(
+                "iris",
+                trainer=Sklearn(Pipeline([("clf", LogisticRegression())])),
+                tune=Tune("accuracy", n_trials=None, space={"clf__D": choice(1, 2)}),
+            ),
+            "Pipeline does not have the parameter 'clf__D'",
+        ),
+        (
+            lambda: Tune("accuracy", n_trials=None, space={"depth": integers(1, 3)}),
+            "a grid tries every value, and the space of 'depth' is not a choice",
+        ),
+        (lambda: Tune("accuracy", n_trials=0), "n_trials=0 must be 1 or more"),
+        (
+            lambda: make_model("m", gate=[better_than_baseline("wape", 0.2)]),
+            "the gate of model 'm' compares with a baseline, and it declares none",
+        ),
+        (
+            lambda: make_model("m", baseline=SeasonalNaive("7d"), task="binary"),
+            "model 'm' declares a baseline, and its task is binary",
+        ),
+        (
+            lambda: make_model("m", baseline=SeasonalNaive("7d"), split=Stratified()),
+            "its split is not by time",
+        ),
+        (lambda: better_than_baseline("wape", 1.5), "by=1.5 must be at least 0 and less than 1"),
     ],
 )
 def test_an_invalid_declaration_is_reported_with_its_place(declare: Callable[[], object], message: str) -> None:

@@ -11,8 +11,8 @@ from typing import Annotated, Any
 import attrs
 import pytest
 from services.kafka import Broker
-from tests.contract.test_log import set_largest_batch
 from tests.events.clicks import click
+from tests.log.topics import set_largest_batch
 
 from headrace import Meta, Struct, event, log
 from headrace.declare.event import Contract, contract_of

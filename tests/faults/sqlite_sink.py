@@ -20,6 +20,7 @@ class SqliteSink:
     """Stores each good event once, whichever worker applies it (a headrace.events.ingest.sinks.Sink)."""
 
     name = "sink"
+    is_raw = False
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -32,9 +33,9 @@ class SqliteSink:
         with self._open() as db:
             return _read_position(db)
 
-    def apply(self, good: pa.Table, position: LogPosition) -> None:
-        places = zip(good["_log_partition"].to_pylist(), good["_log_offset"].to_pylist(), strict=True)
-        users = dict(zip(places, good["user"].to_pylist(), strict=True))
+    def apply(self, events: pa.Table, position: LogPosition) -> None:
+        places = zip(events["_log_partition"].to_pylist(), events["_log_offset"].to_pylist(), strict=True)
+        users = dict(zip(places, events["user"].to_pylist(), strict=True))
         with self._open() as db:
             db.execute("BEGIN IMMEDIATE")
             stored = _read_position(db) or LogPosition(position.topic, position.log_id)

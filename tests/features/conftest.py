@@ -30,8 +30,8 @@ from small.events import Click
 @table(reads=Click, partition_by=day("at"), rowwise=True)
 def clean(clicks: pl.LazyFrame) -> pl.LazyFrame:
     """The clicks above a price of 1, in cents: drops rows and changes columns."""
-    return clicks.filter(pl.col("price") > 1).select("user", "at", cents=(pl.col("price") * 100).cast(pl.Int64),
-        price="price")
+    cents = (pl.col("price") * 100).cast(pl.Int64)
+    return clicks.filter(pl.col("price") > 1).select("user", "at", "_known_at", cents=cents, price="price")
 
 @table(reads=clean, partition_by=day("at"), rowwise=True)
 def twice(clicks: pl.LazyFrame) -> pl.LazyFrame:
@@ -44,8 +44,16 @@ def facts(clicks: pl.LazyFrame) -> pl.LazyFrame:
 
 
 @pytest.fixture
-def project(tmp_path):
-    (tmp_path / "headrace.toml").write_text('[project]\nname = "small"\n')
+def online_address():
+    """The setting `online` of the project; a test module replaces it to try other stores."""
+    return "sqlite"
+
+
+@pytest.fixture
+def project(tmp_path, online_address):
+    (tmp_path / "headrace.toml").write_text(
+        f'[project]\nname = "small"\n[profile.local]\nonline = "{online_address}"\n'
+    )
     package = tmp_path / "small"
     package.mkdir()
     (package / "__init__.py").touch()

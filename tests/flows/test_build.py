@@ -3,40 +3,20 @@
 from __future__ import annotations
 
 import fcntl
-import os
 import shutil
 import signal
 import subprocess
-import sys
 from datetime import timedelta
-from pathlib import Path
 
 import polars as pl
 import pytest
+from tests.flows.builds import call, commit, dvc_agrees, git, run_build
 
 from headrace import lake
 from headrace.config.settings import Settings
 from headrace.flows.build import build
 from headrace.kernel.errors import CallError, ProjectError, Unavailable
 from headrace.workspace import Workspace
-
-
-def call(settings: Settings, *arguments: str, fault: str | None = None) -> subprocess.CompletedProcess[str]:
-    """Runs the command line, or dvc, in a separate process, which imports edited code and can be killed."""
-    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    if fault:
-        environment["HEADRACE_FAULT"] = fault
-    program = [sys.executable, "-m"] if arguments[0] != "dvc" else []
-    command = ["headrace.cli.main", *arguments] if program else list(arguments)
-    return subprocess.run(
-        [*program, *command], cwd=settings.root, env=environment, capture_output=True, text=True, timeout=120
-    )
-
-
-def run_build(settings: Settings, *arguments: str) -> list[str]:
-    out = call(settings, "build", *arguments)
-    assert out.returncode == 0, out.stderr
-    return [line.split()[0] for line in out.stdout.splitlines() if line.startswith("  ")]
 
 
 def edit(settings: Settings, old: str, new: str) -> None:
@@ -48,12 +28,6 @@ def edit(settings: Settings, old: str, new: str) -> None:
 
 def total(settings: Settings) -> int:
     return int(lake.open(settings).table("total").scan().collect().item())
-
-
-def dvc_agrees(settings: Settings) -> bool:
-    out = call(settings, "dvc", "status")
-    assert out.returncode == 0, out.stderr
-    return "up to date" in out.stdout
 
 
 def test_a_build_runs_the_stale_stages_and_dvc_agrees(tiny: Settings) -> None:
@@ -207,19 +181,6 @@ def test_a_function_that_fails_leaves_its_table_unchanged(tiny: Settings) -> Non
     assert total(tiny) == 6
     edit(tiny, 'pl.col("cost")', 'pl.col("price")')
     assert run_build(tiny) == []
-
-
-def git(settings: Settings, *arguments: str) -> str:
-    command = ["git", "-c", "user.name=a", "-c", "user.email=a@example.com", *arguments]
-    return subprocess.run(
-        command, cwd=settings.root, check=True, capture_output=True, text=True, timeout=60
-    ).stdout
-
-
-def commit(settings: Settings, tag: str) -> None:
-    git(settings, "add", "-A")
-    git(settings, "commit", "-qm", tag)
-    git(settings, "tag", tag)
 
 
 def commit_two_versions(settings: Settings) -> None:

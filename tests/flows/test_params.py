@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from tests.flows.test_build import call, commit, dvc_agrees, git, run_build
+from tests.flows.builds import call, commit, dvc_agrees, git, run_build
 from tests.tiny import write
 
 from headrace import lake

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from services.kafka import Broker
-from tests.contract.test_log import read_all
+from tests.log.topics import read_all
 from tests.tiny import write
 
 from headrace import log

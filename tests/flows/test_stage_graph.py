@@ -9,7 +9,7 @@ import pytest
 from headrace.code.external import ExternalDigests
 from headrace.config.settings import make_settings
 from headrace.flows.build.graph import StageGraph
-from headrace.flows.build.project_code import ModelCode, ProjectCode, Read
+from headrace.flows.build.project_code import ModelCode, ProjectCode, Read, SourceCode
 from headrace.flows.build.stages import KINDS
 from headrace.kernel.errors import CallError
 
@@ -17,7 +17,7 @@ CODE = ProjectCode(
     source_digest="",
     external=ExternalDigests({}, {}),
     lock="none",
-    sources={"prices": "data/prices.csv"},
+    sources={"prices": SourceCode("data/prices.csv")},
     topics={"clicks": "clicks"},
     contracts={"clicks": ["clicks.at 1"]},
     contract_digests={"clicks": "digest"},
@@ -51,7 +51,7 @@ def test_every_stage_comes_after_the_stages_it_needs(graph: StageGraph) -> None:
 
 def test_a_target_is_built_with_what_it_needs(graph: StageGraph) -> None:
     assert stage_names(graph, "labels") == ["code", "table-clean", "table-labels"]
-    assert stage_names(graph, "table-catalogue") == ["code", "table-catalogue"]
+    assert stage_names(graph, "table-catalogue") == ["code", "source-prices", "table-catalogue"]
 
 
 def test_a_model_target_includes_its_release_and_the_online_store(graph: StageGraph) -> None:

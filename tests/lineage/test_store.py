@@ -16,8 +16,9 @@ import pytest
 from headrace.kernel.position import LogPosition, SnapshotPosition
 from headrace.kernel.run import Dataset, record_with, run
 from headrace.lineage import Store
-from headrace.lineage.checkout import Checkout
 from headrace.lineage.names import Names
+from headrace.lineage.source_location import source_location
+from headrace.projects.checkout import Checkout
 
 TOPIC = Dataset("topic", "clicks", LogPosition("clicks", "id-1", {0: 10, 1: 4}), {"rows": 14})
 SNAPSHOT = SnapshotPosition("clicks", 7)
@@ -212,9 +213,10 @@ def test_a_job_names_the_commit_of_its_checkout(
 
 @pytest.mark.parametrize("remote", ["git@git.example:team/repo.git", "ssh://git@git.example:22/team/repo"])
 def test_the_address_of_a_checkout_opens_in_a_browser(remote: str) -> None:
-    fields = Checkout("c0ffee", "", remote, Path("/repo")).fields()
+    fields = source_location(Checkout("c0ffee", "", remote, Path("/repo")))
     assert fields["url"] == "https://git.example/team/repo/tree/c0ffee"
-    assert Checkout("c0ffee", "shop/", None, Path("/repo")).fields()["url"] == "file:///repo/shop"
+    local = source_location(Checkout("c0ffee", "shop/", None, Path("/repo")))
+    assert local["url"] == "file:///repo/shop"
 
 
 def test_failure_keeps_its_message_without_secrets(
@@ -342,7 +344,6 @@ import os, signal, sys
 from pathlib import Path
 from headrace.kernel.run import record_with, run
 from headrace.lineage import Store
-from headrace.lineage.checkout import Checkout
 from headrace.lineage.names import Names
 
 recorder = Store(Path(sys.argv[1]), Names("shop")).recorder()

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from services.kafka import Broker
-from tests.contract.test_log import read_all, set_largest_batch
+from tests.log.topics import read_all, set_largest_batch
 
 from headrace.kernel.errors import TooLarge
 from headrace.kernel.ids import new_id

@@ -20,9 +20,9 @@ from confluent_kafka.admin import (
     ResourceType,
 )
 from services.kafka import Broker, broker
-from tests.contract.test_log import read_all
 from tests.events.clicks import Click, click
 from tests.events.forking import settings_of
+from tests.log.topics import read_all
 
 from headrace import lake, lineage, log
 from headrace.config.settings import make_settings

@@ -30,7 +30,7 @@ FACTS = AsOfView(
 PRICE = PlanField("price", "float64")
 
 
-def plan_of(missing="model", request=(PRICE,)):
+def plan_of(missing="model", request=(PRICE,), unavailable="refuse"):
     return FeaturePlan(
         model="purchase",
         entities=(EntityKey("user", "user_id", "int64"), EntityKey("product", "product_id", "int64")),
@@ -38,6 +38,7 @@ def plan_of(missing="model", request=(PRICE,)):
         features=(FeatureRef("facts", "mean_price", "float64"), FeatureRef("facts", "views", "int64")),
         request=request,
         missing=missing,
+        unavailable=unavailable,
     )
 
 

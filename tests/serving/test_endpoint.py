@@ -3,36 +3,22 @@
 import sqlite3
 import subprocess
 import sys
-from contextlib import closing, contextmanager
+from contextlib import closing
 
-import httpx
 import msgspec
 import pytest
+from tests.serving.running import FEW_VIEWS, INSTANCE, run_endpoint, ship_predictions
 from tests.serving.small_project import make_project, plan_of, put_bundle, put_features, put_release
 from tests.until import until
 
 from headrace import log
 from headrace.features.plan import PlanField
-from headrace.http.serve import serve
 from headrace.kernel.ids import id_time
 from headrace.serving import release
-from headrace.serving.endpoint import MAX_BODY, Endpoint
-from headrace.serving.models import Models
-from headrace.serving.prediction import TOPIC, Prediction
+from headrace.serving.endpoint import MAX_BODY
+from headrace.serving.prediction import TOPIC
 from headrace.serving.release import Arm
-from headrace.serving.shipper import ship
 from headrace.serving.spool import Spool, find_oversized
-
-INSTANCE = {"user_id": 1, "product_id": 7, "price": 3.5}
-FEW_VIEWS = {"user_id": 1, "product_id": 8, "price": 3.5}
-
-
-@contextmanager
-def run_endpoint(settings, host="127.0.0.1"):
-    endpoint = Endpoint(Models(settings), settings.place("serving", "spool"), host)
-    with serve(endpoint.app, "127.0.0.1", 0) as served, httpx.Client(base_url=served.url) as client:
-        yield client
-    endpoint.close()
 
 
 @pytest.fixture
@@ -43,16 +29,6 @@ def client(project):
 
 def await_release(client, release):
     until(lambda: client.get("/models").json()["models"]["purchase"]["release"]["id"] == release.id, seconds=30)
-
-
-def ship_predictions(settings):
-    """Ships the spool; the predictions on the log, oldest first."""
-    topics = log.open(settings.log.url)
-    topics.create(TOPIC)
-    ship(settings.place("serving", "spool"), topics)
-    values = topics.read(TOPIC, {0: 0}, 100_000).values
-    topics.close()
-    return [msgspec.json.decode(value, type=Prediction) for value in values]
 
 
 def test_a_response_and_the_logged_prediction(client, project):

@@ -4,8 +4,8 @@ import math
 
 import pyarrow as pa
 import pytest
+from tests.serving.running import run_endpoint, ship_predictions
 from tests.serving.small_project import DAY, put_bundle, put_release
-from tests.serving.test_endpoint import run_endpoint, ship_predictions
 
 from headrace.features import online
 from headrace.features.plan import (

@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from tests.contract.test_log import set_largest_batch
+from tests.log.topics import set_largest_batch
 
 from headrace import log
 from headrace.serving import shipper as shipping

@@ -1,20 +1,28 @@
 """A whole training: lake, Ray Tune, Ray Train, gate, bundle, MLflow."""
 
+import math
+from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import attrs
 import msgspec
+import numpy as np
 import pandas as pd
 import polars as pl
 import pytest
-from tests.training.conftest import write_facts, write_outcomes
+from tests.training.conftest import START, write_facts, write_outcomes
 
 from headrace import registry
-from headrace.declare.gate import at_least, at_most
+from headrace.declare.baselines import SeasonalNaive
+from headrace.declare.gate import at_least, at_most, better_than_baseline
 from headrace.declare.model import Model
 from headrace.declare.search import Tune, choice
+from headrace.declare.splits import WalkForward
+from headrace.declare.trainers import XGBoost
 from headrace.features.plan import FeaturePlan, decode_plan
 from headrace.features.values.matrix import Matrix
+from headrace.kernel.errors import ProjectError
 from headrace.kernel.run import record_with, run
 from headrace.lake import Lake
 from headrace.projects.project import Project
@@ -119,6 +127,78 @@ def check_stock_mlflow(project: Project) -> None:
     assert list(whole) == list(scores)
 
 
+def test_the_runs_of_a_build_are_closed_at_every_moment(
+    project: Project, full_lake: Lake, model: Model, plan: FeaturePlan, root: Path
+) -> None:
+    versions = registry.open(project.settings)
+    model = attrs.evolve(model, tune=None)
+
+    def runs() -> dict[str, Any]:
+        return {run.info.run_name: run for run in versions.client.search_runs([versions.experiment])}
+
+    def build_and_fail() -> None:
+        with record_with(MlflowRecorder(versions)), run("build"):
+            with run("stage table-outcomes") as stage:
+                stage.add_facts(what="2 days", rows=3000)
+            with run("stage training_set-purchase"):
+                training_set.make(project, full_lake, model, plan)
+            with run("stage train-purchase"):
+                job.train(project, full_lake, model, plan)
+            written = runs()
+            assert written["build"].info.status == "KILLED"  # what stays if the process is killed now
+            assert {written[name].info.status for name in written if name != "build"} == {"FINISHED"}
+            assert written["split purchase"].data.params["split"] == "by time with a gap of 30m"
+            assert written["split purchase"].data.metrics["test_rows"] > 0
+            assert "roc_auc" in written["evaluation purchase"].data.metrics
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        build_and_fail()
+    written = runs()
+    build = written["build"].info
+    assert build.status == "FAILED"
+    table = written["stage table-outcomes"]
+    assert table.data.tags["mlflow.parentRunId"] == build.run_id
+    assert table.data.tags["mlflow.note.content"] == "2 days"
+    assert table.data.metrics == {"rows": 3000}
+    assert set(written) == {
+        "build",
+        "stage table-outcomes",
+        "train purchase",
+        *(f"{step} purchase" for step in ("training set", "split", "fit", "evaluation")),
+    }
+    assert versions.client.search_runs([versions.experiment], "attributes.status = 'RUNNING'") == []
+
+
+def test_a_failed_training_is_closed_as_failed(
+    project: Project, full_lake: Lake, model: Model, plan: FeaturePlan, root: Path
+) -> None:
+    versions = registry.open(project.settings)
+    model = attrs.evolve(model, tune=None, trainer=XGBoost(max_dept=3))
+    with record_with(MlflowRecorder(versions)), pytest.raises(ProjectError, match="'max_dept'"):
+        job.train(project, full_lake, model, plan)
+    written = {run.info.run_name: run for run in versions.client.search_runs([versions.experiment])}
+    outcomes = {name: run.info.status for name, run in written.items()}
+    assert outcomes == {
+        "train purchase": "FAILED",
+        "training set purchase": "FINISHED",
+        "split purchase": "FINISHED",
+        "fit purchase": "FAILED",
+    }
+    inner = {
+        run.data.tags.get("mlflow.parentRunId") for name, run in written.items() if name != "train purchase"
+    }
+    assert inner == {written["train purchase"].info.run_id}
+
+
+def test_a_search_over_an_unknown_parameter_names_it(
+    project: Project, full_lake: Lake, model: Model, plan: FeaturePlan, root: Path
+) -> None:
+    tune = Tune("roc_auc", n_trials=2, space={"max_dept": choice(2, 3)})
+    with pytest.raises(ProjectError, match="does not use the parameter 'max_dept'"):
+        job.train(project, full_lake, attrs.evolve(model, tune=tune), plan)
+
+
 def check_nested_runs(versions: registry.Registry, trained: job.TrainedVersion) -> None:
     runs = {run.info.run_name: run for run in versions.client.search_runs([versions.experiment])}
     parent = runs["train purchase"]
@@ -132,6 +212,47 @@ def check_nested_runs(versions: registry.Registry, trained: job.TrainedVersion) 
     assert {trial.data.tags["mlflow.parentRunId"] for trial in trials} == {tuning.info.run_id}
     known = [trial.data.metrics["roc_auc"] for trial in trials if "roc_auc" in trial.data.metrics]
     assert max(known) == trained.report.trials[0].value
+
+
+def write_weekly(home: Lake) -> None:
+    """Sales of 20 stores in 40 weeks, which follow the store and a season of four weeks."""
+    rng = np.random.default_rng(5)
+    rows = [
+        (store, START + timedelta(weeks=week), 100 * (1 + store % 5) + 30 * (week % 4) + rng.normal())
+        for store in range(20)
+        for week in range(40)
+    ]
+    schema = {"user_id": pl.Int64, "event_timestamp": pl.Datetime("us", "UTC"), "sales": pl.Float64}
+    labels = pl.DataFrame(rows, schema=schema, orient="row").to_arrow()
+    home.ensure("weekly", labels.schema).overwrite(labels)
+
+
+def test_a_walk_forward_training_reports_its_folds_and_the_baseline(
+    project: Project, empty_lake: Lake, model: Model, plan: FeaturePlan, root: Path
+) -> None:
+    write_facts(empty_lake)
+    write_weekly(empty_lake)
+    weekly = attrs.evolve(
+        model,
+        labels=attrs.evolve(model.labels, name="weekly"),
+        target="sales",
+        task="regression",
+        tune=None,
+        gate=[better_than_baseline("wape", 0.2)],
+        split=WalkForward(3, horizon="28d"),
+        baseline=SeasonalNaive("28d"),
+    )
+    report = job.train(project, empty_lake, weekly, plan).report
+    assert report.split == "walk-forward in 3 folds of 28d"
+    assert [fold.rows["train"] for fold in report.folds] == [24 * 20, 28 * 20, 32 * 20]
+    assert report.folds[-1].metrics == report.test.metrics
+    assert report.folds[-1].baseline == report.baseline
+    assert report.baseline["mae"] == pytest.approx(2 / math.sqrt(math.pi), rel=0.3)  # the noise of two weeks
+    for name in ("mae", "rmse", "wape", "r2"):
+        assert report.metrics[f"baseline_{name}"] == report.baseline[name]
+    (result,) = report.gate.results
+    assert (result.rule, result.passed) == ("wape at least 20% better than the baseline's", False)
+    assert result.bound == pytest.approx(0.8 * report.baseline["wape"])
 
 
 @pytest.mark.parametrize(

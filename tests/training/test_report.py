@@ -26,6 +26,7 @@ def make_report(task: str) -> TrainingReport:
         model="m",
         task=task,
         training_set=TrainingSet("m", "training_m", 7, {"labels": 5}, "plan", 3, 0),
+        split="by time",
         parts={"train": 1, "validation": 1, "test": 1, "dropped": 0},
         boundaries={"test": "2026-01-01T00:00:00+00:00"},
         parameters={"num_boost_round": 3},

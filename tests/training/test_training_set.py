@@ -153,7 +153,7 @@ def test_rows_that_serving_refuses_are_left_out_and_infinite_features_are_named(
 
 def test_a_default_replaces_missing_values_in_every_part(full_lake: Lake, plan: FeaturePlan) -> None:
     part = pl.DataFrame({"facts__mood": [None, 2.0], "facts__kind": [None, "old"], "bought": [0, 1]})
-    parts = Parts((Fold(part, part),), part)
+    parts = Parts((Fold(part, part, part),), "by hand")
     defaults = msgspec.structs.replace(plan, missing={"facts__mood": -7, "facts__kind": "none"})
     matrices = to_matrices(parts, "bought", defaults)
     assert matrices.encoding.categories == {"facts__kind": ("none", "old")}

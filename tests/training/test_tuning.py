@@ -1,5 +1,6 @@
 """The search: its trials, and the mean over several folds."""
 
+import itertools
 from pathlib import Path
 
 import attrs
@@ -32,7 +33,7 @@ def make_fold(seed: int) -> TrainingData:
 def test_a_trial_has_the_mean_metric_of_all_folds(project: Project, model: Model, tmp_path: Path) -> None:
     folds = (make_fold(1), make_fold(2))
     tune = Tune("roc_auc", n_trials=4, space={"max_depth": choice(*DEPTHS)}, seed=5)
-    matrices = Matrices(Encoding(("a", "b")), folds, folds[-1].validation)
+    matrices = Matrices(Encoding(("a", "b")), folds, tuple(fold.validation for fold in folds))
     with connect(project.settings):
         trials = search(matrices, attrs.evolve(model, tune=tune), tune, tmp_path / "ray")
     trainer, evaluator = trainer_for(model.trainer), evaluator_for("binary")
@@ -52,4 +53,20 @@ def test_a_trial_has_the_mean_metric_of_all_folds(project: Project, model: Model
         value, chosen = expected[trial.parameters["max_depth"]]
         assert trial.value == pytest.approx(value, abs=1e-12)
         assert trial.chosen == chosen
+    assert trials[0].value == max(trial.value for trial in trials)
+
+
+def test_a_grid_tries_every_combination_once(project: Project, model: Model, tmp_path: Path) -> None:
+    space = {"max_depth": choice(1, 4), "learning_rate": choice(0.1, 0.3, 0.5)}
+    tune = Tune("roc_auc", n_trials=None, space=space)
+    folds = (make_fold(1),)
+    matrices = Matrices(Encoding(("a", "b")), folds, tuple(fold.validation for fold in folds))
+    done: list[tuple[str, int, int]] = []
+    with connect(project.settings):
+        trials = search(
+            matrices, attrs.evolve(model, tune=tune), tune, tmp_path / "ray", lambda *step: done.append(step)
+        )
+    tried = sorted((trial.parameters["max_depth"], trial.parameters["learning_rate"]) for trial in trials)
+    assert tried == sorted(itertools.product((1, 4), (0.1, 0.3, 0.5)))
+    assert done[-1] == ("trials", 6, 6)
     assert trials[0].value == max(trial.value for trial in trials)

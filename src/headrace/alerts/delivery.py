@@ -18,7 +18,7 @@ from msgspec import Struct
 
 from headrace.alerts.channels import Channel
 from headrace.alerts.record import TOPIC, Alert, AlertFollower
-from headrace.kernel.backoff import Backoff
+from headrace.kernel.backoff import repeat
 from headrace.kernel.errors import HeadraceError, Refused
 from headrace.kernel.files import write_file
 from headrace.kernel.lock import try_lock
@@ -104,16 +104,11 @@ def deliver(
 
 
 def _run(delivery: _ChannelDelivery, stop: threading.Event, idle: float) -> None:
-    backoff = Backoff(2 * idle, _LONGEST)
-    while not stop.is_set():
-        pause = idle
-        try:
-            delivery.deliver_due(stop)
-            backoff.reset()
-        except Exception as error:  # no channel may end the process that delivery runs in
-            pause = backoff.next_pause()
-            delivery.note_failure(error)
-        stop.wait(pause)
+    def deliver_once() -> float:
+        delivery.deliver_due(stop)
+        return idle
+
+    repeat(deliver_once, stop, shortest=2 * idle, longest=_LONGEST, on_failure=delivery.note_failure)
 
 
 class _ChannelDelivery:

@@ -6,8 +6,8 @@ import click
 
 from headrace.cli import show
 from headrace.cli.call import Call, command
+from headrace.config.settings import has_project
 from headrace.flows.project.doctor import doctor as look
-from headrace.kernel.errors import ProjectError
 from headrace.workspace import Workspace
 
 __all__ = ["doctor"]
@@ -28,14 +28,11 @@ def doctor(call: Call) -> int:
         for finding in findings:
             if not finding.fine and finding.remedy:
                 click.echo(f"\n{finding.what}: {finding.detail}\n  {finding.remedy}")
-    return 0 if all(finding.fine or finding.what == "haproxy" for finding in findings) else 1
+    return 0 if all(finding.fine or not finding.required for finding in findings) else 1
 
 
 def _workspace(call: Call) -> Workspace | None:
     """The project's workspace; None if there is no project here and none was named."""
-    try:
-        return call.workspace()
-    except ProjectError as error:
-        if call.project is None and call.profile is None and "no headrace.toml in this folder" in error.what:
-            return None
-        raise
+    if call.project is None and call.profile is None and not has_project():
+        return None
+    return call.workspace()

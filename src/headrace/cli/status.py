@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
-
 import click
 
 from headrace.cli import show
@@ -11,6 +9,7 @@ from headrace.cli.call import Call, command
 from headrace.flows.models.aliases import MovedAlias
 from headrace.flows.project.status import Status
 from headrace.flows.project.status import status as read_status
+from headrace.kernel.time import format_age
 
 __all__ = ["status"]
 
@@ -35,13 +34,18 @@ def _print(state: Status) -> None:
         click.echo(f"{click.style('problem:', fg='red', bold=True)} {problem}\n")
     _print_build(state)
     _print_releases(state)
+    _print_deployed(state)
     _print_lineage(state)
     if state.oversized:
         click.echo(
             f"Predictions: {state.oversized:,} are larger than their topic accepts; see headrace doctor.\n"
         )
     _print_topics(state)
-    rows = [(table.table, table.rows, _age(table.age)) for table in state.tables if table.declared]
+    rows = [
+        (table.table, table.rows, "never" if (age := table.age) is None else format_age(age))
+        for table in state.tables
+        if table.declared
+    ]
     if rows:
         show.table("Tables", ["table", "rows", "made"], rows)
     if state.undeclared:
@@ -84,6 +88,29 @@ def _print_releases(state: Status) -> None:
             f"Version {mismatch.champion} of {model} is champion; the last build of this commit released"
             f" version {built}.\n  To release that version: headrace release {model} champion={built}\n"
         )
+
+
+def _print_deployed(state: Status) -> None:
+    if not state.deployed:
+        return
+    rows = [
+        (
+            model.name,
+            model.state,
+            f"{model.model} {model.version}",
+            model.python,
+            model.replicas,
+            f"{model.memory / 1e6:.0f} MB" if model.memory else "",
+            model.restarts,
+        )
+        for model in state.deployed
+    ]
+    columns = ["name", "state", "version", "python", "replicas", "memory", "restarts"]
+    show.table("Deployed MLflow models", columns, rows)
+    for model in state.deployed:
+        if model.note:
+            click.echo(f"  {model.name}: {model.note}")
+    click.echo()
 
 
 def _print_moved_alias(moved: MovedAlias) -> None:
@@ -135,13 +162,3 @@ def _running(state: Status) -> str:
     if state.building is not None:
         parts.append(f"a build runs (process {state.building})")
     return "; ".join(parts) or "nothing runs"
-
-
-def _age(age: timedelta | None) -> str:
-    if age is None:
-        return "never"
-    minutes = int(age.total_seconds() // 60)
-    if minutes < 1:
-        return "just now"
-    hours, days = minutes // 60, minutes // 1440
-    return f"{days} d ago" if days > 1 else f"{hours} h ago" if hours > 1 else f"{minutes} min ago"

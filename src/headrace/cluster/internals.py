@@ -15,6 +15,7 @@ __all__ = [
     "Internal",
     "keep_replica_on_loopback",
     "log_worker_output",
+    "set_version",
     "use_token",
 ]
 
@@ -58,6 +59,7 @@ INTERNALS = (
         "a replica opens its gRPC port on loopback",
         ("server", "address"),
     ),
+    Internal("ray.serve", "Deployment.options", "unchanged models keep their replicas"),
     Internal("ray.serve._private.constants", "RAY_SERVE_HAPROXY_BINARY_PATH", "our wrapper starts HAProxy"),
     Internal(
         "ray.serve._private.haproxy", "HAProxyApi", "the wrapper restricts the listeners in its configuration"
@@ -103,3 +105,15 @@ def keep_replica_on_loopback() -> None:
     replica.add_port_to_grpc_server = lambda server, address: add_port(
         server, address.replace("[::]", "127.0.0.1")
     )
+
+
+def set_version(deployment: Any, version: str) -> Any:
+    """The Serve deployment with a version. Serve keeps replicas of the same version when it is deployed again.
+
+    Without a version, which Ray's public interface no longer takes, each deployment replaces all replicas.
+
+    Raises:
+        Unavailable: Ray is another version.
+    """
+    check_version("ray")
+    return deployment.options(version=version, _internal=True)

@@ -27,3 +27,8 @@ class OnlineSettings(Struct, frozen=True):
     def url(self) -> str:
         """The full address: `sqlite:///file` or `postgresql://...`."""
         return sqlite_address(self.state / "online.db") if self.address == "sqlite" else self.address
+
+    @property
+    def is_local(self) -> bool:
+        """Whether a lookup takes microseconds, because it does not leave its process."""
+        return self.url.startswith("sqlite://")

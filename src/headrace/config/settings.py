@@ -31,7 +31,7 @@ from headrace.config.serving import ServingSettings
 from headrace.kernel.errors import ProjectError
 from headrace.kernel.private import make_private
 
-__all__ = ["FILE", "Settings", "find_root", "load_settings", "make_settings"]
+__all__ = ["FILE", "Settings", "find_root", "has_project", "load_settings", "make_settings"]
 
 FILE = "headrace.toml"
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
@@ -145,6 +145,15 @@ def make_settings(
     return Settings(root, project, profile, state, typed, **parts)  # type: ignore[arg-type]
 
 
+def has_project(start: Path | None = None) -> bool:
+    """Whether `start` (default: the working folder) or a folder above it has a headrace.toml."""
+    return _search_upwards((start or Path.cwd()).absolute()) is not None
+
+
+def _search_upwards(start: Path) -> Path | None:
+    return next((folder for folder in (start, *start.parents) if (folder / FILE).is_file()), None)
+
+
 def find_root(start: Path | None = None) -> Path:
     """Finds the nearest folder with a headrace.toml, at or above `start` (default: the working folder).
 
@@ -152,9 +161,9 @@ def find_root(start: Path | None = None) -> Path:
         ProjectError: no folder does.
     """
     start = (start or Path.cwd()).absolute()
-    for folder in (start, *start.parents):
-        if (folder / FILE).is_file():
-            return folder
+    folder = _search_upwards(start)
+    if folder is not None:
+        return folder
     raise ProjectError(
         f"no {FILE} in this folder or in any folder above",
         where=str(start),

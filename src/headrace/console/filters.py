@@ -8,8 +8,9 @@ from typing import Any
 
 import msgspec
 
+from headrace.flows.trace.lineage import model_facts
 from headrace.kernel.position import Position, SnapshotPosition
-from headrace.kernel.time import now
+from headrace.kernel.time import format_age, now
 from headrace.lineage import RunRow
 
 __all__ = ["FILTERS"]
@@ -54,15 +55,11 @@ def format_moment(value: datetime | None) -> str:
     return "" if value is None else f"{value:%Y-%m-%d %H:%M:%S}"
 
 
-def format_age(value: timedelta | datetime | None) -> str:
+def format_moment_age(value: timedelta | datetime | None) -> str:
     """How long ago, in the largest unit that fits; `never` for None."""
     if value is None:
         return "never"
-    seconds = int((value if isinstance(value, timedelta) else now() - value).total_seconds())
-    for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60)):
-        if seconds >= size:
-            return f"{seconds // size} {unit} ago"
-    return f"{max(seconds, 0)} s ago"
+    return format_age(value if isinstance(value, timedelta) else now() - value)
 
 
 def format_duration(run: RunRow) -> str:
@@ -73,11 +70,12 @@ def format_duration(run: RunRow) -> str:
     return f"{seconds:.2f} s" if seconds < 100 else f"{seconds / 60:.1f} min"
 
 
-FILTERS: dict[str, Callable[..., str]] = {
-    "age": format_age,
+FILTERS: dict[str, Callable[..., Any]] = {
+    "age": format_moment_age,
     "count": format_count,
     "duration": format_duration,
     "json": format_json,
+    "model_facts": model_facts,
     "moment": format_moment,
     "number": format_number,
     "pairs": format_pairs,

@@ -10,7 +10,7 @@ from headrace.declare.metrics import find_metric
 from headrace.declare.place import Place
 from headrace.kernel.errors import ProjectError
 
-__all__ = ["Rule", "Unknown", "at_least", "at_most", "not_worse_than_champion"]
+__all__ = ["Rule", "Unknown", "at_least", "at_most", "better_than_baseline", "not_worse_than_champion"]
 
 Unknown = Literal["fail", "pass"]
 
@@ -20,14 +20,15 @@ class Rule:
     """One rule on one metric of the held-out test part.
 
     Attributes:
-        kind: `at_least` and `at_most` compare with `bound`; `not_worse_than_champion` with the
-            champion's metric on the same test rows, less `bound`.
+        kind: `at_least` and `at_most` compare with `bound`; `not_worse_than_champion` with the champion's
+            metric on the same test rows, less `bound`; `better_than_baseline` with the baseline's metric there,
+            better by the share `bound` of it.
         metric: a name in declare.metrics.METRICS.
         bound: the number to compare with, or the tolerance.
         unknown: the outcome if the champion reads features that the test rows do not have.
     """
 
-    kind: Literal["at_least", "at_most", "not_worse_than_champion"]
+    kind: Literal["at_least", "at_most", "not_worse_than_champion", "better_than_baseline"]
     metric: str
     bound: float
     unknown: Unknown = "fail"
@@ -72,6 +73,24 @@ def not_worse_than_champion(metric: str, tolerance: float = 0.0, *, unknown: Unk
     if unknown not in ("fail", "pass"):
         raise ProjectError(f"unknown={unknown!r} must be 'fail' or 'pass'", where=str(place))
     return Rule("not_worse_than_champion", metric, tolerance, unknown)
+
+
+def better_than_baseline(metric: str, by: float = 0.0) -> Rule:
+    """The metric is better than that of the model's baseline on the same test rows.
+
+    Args:
+        metric: the name of a metric.
+        by: by what share of the baseline's metric it must be better: 0.2 wants a `wape` at most 0.8 times the
+            baseline's, or an `r2` at least 1.2 times.
+
+    Raises:
+        ProjectError: the metric does not exist, or `by` is not valid.
+    """
+    place = Place.of_caller()
+    find_metric(metric, place)
+    if not (math.isfinite(by) and 0 <= by < 1):
+        raise ProjectError(f"by={by!r} must be at least 0 and less than 1", where=str(place))
+    return Rule("better_than_baseline", metric, by)
 
 
 def _check(name: str, bound: float, *, more_is_better: bool, other: str, place: Place) -> None:

@@ -49,6 +49,7 @@ METRICS: Mapping[Task, Mapping[str, Metric]] = {
         "rmse": Metric(False, high=math.inf),
         "mae": Metric(False, high=math.inf),
         "mape": Metric(False, high=math.inf),
+        "wape": Metric(False, high=math.inf),
         "r2": Metric(True, low=-math.inf),
     },
 }

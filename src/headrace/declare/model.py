@@ -9,12 +9,14 @@ from typing import Any, Literal
 
 import attrs
 
+from headrace.declare.baselines import Baseline
 from headrace.declare.convert import to_duration
 from headrace.declare.gate import Rule
 from headrace.declare.metrics import TASKS, Task, tasks_of
+from headrace.declare.outcomes import Outcomes
 from headrace.declare.place import Place
 from headrace.declare.search import Tune
-from headrace.declare.splits import ByTime, Split
+from headrace.declare.splits import ByTime, Split, WalkForward
 from headrace.declare.table import Table
 from headrace.declare.trainers import Trainer
 from headrace.kernel.errors import ProjectError
@@ -51,16 +53,20 @@ class Model:
             decide.
         tune: the search for its parameters; None: no search.
         split: how the label rows are divided.
+        baseline: predictions to compare the model of a regression with, on the same test rows.
         missing: how a missing feature is handled, in training and in serving: `model` (the model sees null),
             `refuse` (a request is answered with 422, and training leaves such rows out), or defaults, feature →
             value.
+        unavailable: how a request is answered while the online store does not answer: `refuse` (503), or
+            `missing` (the store's features count as missing, and `missing=` decides).
         refresh: the age of its inputs at which the model becomes stale; text such as `1d`, or a timedelta.
         gate: the rules that a version must pass before it becomes champion.
+        outcomes: the events that say what really happened after a prediction; None: they are not known here.
         place: the line of the declaration.
 
     Raises:
-        ProjectError: the name, `task`, `missing` or `refresh` is not valid, no task has all the metrics, or the
-            trainer lacks a parameter that `tune` names.
+        ProjectError: the name, `task`, `missing`, `unavailable` or `refresh` is not valid, no task has all the
+            metrics, or the trainer lacks a parameter that `tune` names.
     """
 
     name: str
@@ -71,9 +77,12 @@ class Model:
     task: Task | None = attrs.field(default=None, kw_only=True)
     tune: Tune | None = attrs.field(default=None, kw_only=True)
     split: Split = attrs.field(default=None, converter=_to_split, kw_only=True)
+    baseline: Baseline | None = attrs.field(default=None, kw_only=True)
     missing: Missing = attrs.field(default="model", kw_only=True)
+    unavailable: Literal["refuse", "missing"] = attrs.field(default="refuse", kw_only=True)
     refresh: timedelta = attrs.field(default=timedelta(days=1), converter=to_duration, kw_only=True)
     gate: tuple[Rule, ...] = attrs.field(default=(), converter=_to_rules, kw_only=True)
+    outcomes: Outcomes | None = attrs.field(default=None, kw_only=True)
     place: Place = attrs.field(init=False, factory=Place.of_caller)
 
     def __attrs_post_init__(self) -> None:
@@ -84,7 +93,9 @@ class Model:
                 remedy="Begin it with a letter; then letters, digits, _ and - may follow.",
             )
         _check_missing(self.name, self.missing, self.place)
+        _check_unavailable(self)
         task_of(self)
+        _check_baseline(self)
         if self.tune is not None:
             self.trainer.check_parameters(self.tune.space, self.place)
 
@@ -117,6 +128,28 @@ def task_of(model: Model) -> Task | None:
     return next(iter(possible)) if len(possible) == 1 else None
 
 
+def _check_baseline(model: Model) -> None:
+    rules = [rule for rule in model.gate if rule.kind == "better_than_baseline"]
+    if rules and model.baseline is None:
+        raise ProjectError(
+            f"the gate of model {model.name!r} compares with a baseline, and it declares none",
+            where=str(model.place),
+            remedy='Declare one, such as baseline=SeasonalNaive("364d").',
+        )
+    if model.baseline is not None and task_of(model) not in ("regression", None):
+        raise ProjectError(
+            f"model {model.name!r} declares a baseline, and its task is {task_of(model)}",
+            where=str(model.place),
+            remedy="Remove it: a baseline predicts numbers.",
+        )
+    if model.baseline is not None and not isinstance(model.split, (ByTime, WalkForward)):
+        raise ProjectError(
+            f"model {model.name!r} declares a baseline of earlier labels, and its split is not by time",
+            where=str(model.place),
+            remedy="Declare split=ByTime() or WalkForward(...), or remove the baseline.",
+        )
+
+
 def _check_missing(model: str, missing: Missing, place: Place) -> None:
     if missing in ("model", "refuse"):
         return
@@ -132,6 +165,21 @@ def _check_missing(model: str, missing: Missing, place: Place) -> None:
         where=str(place),
         remedy='Write "model", "refuse", or defaults: {feature: a finite number, True, False or text}.',
     )
+
+
+def _check_unavailable(model: Model) -> None:
+    if model.unavailable not in ("refuse", "missing"):
+        raise ProjectError(
+            f"unavailable={model.unavailable!r} of model {model.name!r} is not valid",
+            where=str(model.place),
+            remedy='Write "refuse" or "missing".',
+        )
+    if model.unavailable == "missing" and model.missing == "refuse":
+        raise ProjectError(
+            f'unavailable="missing" of model {model.name!r} has no use: it refuses missing features',
+            where=str(model.place),
+            remedy='Write unavailable="refuse", or another missing=.',
+        )
 
 
 def _is_default(value: object) -> bool:

@@ -77,23 +77,25 @@ class Tune:
 
     Attributes:
         metric: the metric that the search improves on the validation part (a name in declare.metrics.METRICS).
-        n_trials: the number of trials.
+        n_trials: the number of trials; None: one for each combination of the values, a grid, for which every
+            space must be a `choice`.
         space: parameter → its space; the other parameters keep the trainer's values.
         seed: makes the search repeatable.
 
     Raises:
-        ProjectError: the metric does not exist, n_trials is below 1, or a space is not valid.
+        ProjectError: the metric does not exist, n_trials is below 1, or a space is not valid or not a `choice`
+            of a grid.
     """
 
     metric: str
-    n_trials: int = 10
+    n_trials: int | None = 10
     space: Mapping[str, Space] = field(default_factory=dict)
     seed: int = 0
 
     def __post_init__(self) -> None:
         place = Place.of_caller()
         find_metric(self.metric, place)
-        if self.n_trials < 1:
+        if self.n_trials is not None and self.n_trials < 1:
             raise ProjectError(f"n_trials={self.n_trials!r} must be 1 or more", where=str(place))
         for name, space in self.space.items():
             if not isinstance(space, Space):
@@ -119,3 +121,16 @@ class Tune:
                     where=str(place),
                     remedy="Begin it above 0.",
                 )
+            if self.n_trials is None and not isinstance(space, ChoiceSpace):
+                raise ProjectError(
+                    f"a grid tries every value, and the space of {name!r} is not a choice",
+                    where=str(place),
+                    remedy=f"Write {name}=choice(...), or declare n_trials.",
+                )
+
+    @property
+    def number_of_trials(self) -> int:
+        """How many trials the search runs."""
+        if self.n_trials is not None:
+            return self.n_trials
+        return math.prod(len(space.values) for space in self.space.values() if isinstance(space, ChoiceSpace))

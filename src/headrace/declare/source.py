@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Source", "source"]
 
+_NAME = re.compile(r"[^\W\d_][\w-]*")  # part of a stage and of a file's name
+_REVISION = re.compile(r"[^\s-]\S*")  # git would take one that begins with - for an option
+
 
 @attrs.frozen(eq=False)
 class Source:
@@ -29,6 +33,7 @@ class Source:
         schema: column → polars type, for the columns whose type is declared.
         encoding: the encoding of CSV files, as Python names it.
         null_values: texts of a CSV file's cells that mean "no value", besides the empty cell.
+        revision: the git tag or revision whose data are read; None: the files in the project's folder.
     """
 
     name: str
@@ -37,6 +42,7 @@ class Source:
     schema: Mapping[str, pl.DataType] = attrs.Factory(dict)
     encoding: str = "utf-8"
     null_values: tuple[str, ...] = ()
+    revision: str | None = None
 
 
 def source(
@@ -46,13 +52,15 @@ def source(
     schema: Mapping[str, Any] | None = None,
     encoding: str = "utf-8",
     null_values: str | Sequence[str] = (),
+    revision: str | None = None,
 ) -> Source:
     """Declares files as a source that tables can read.
 
         catalogue = source("catalogue", "data/catalogue.csv", schema={"code": str})
+        iris = source("iris", "data/iris.csv", revision="v1")
 
     Args:
-        name: its name in errors and lineage.
+        name: its name in errors, lineage and the build: a letter, then letters, digits, `_` and `-`.
         path: a file, or a folder of files, relative to the project. Files whose names end in `.csv` are read as
             CSV, those in `.parquet` as Parquet.
         schema: column → type, for some of the columns: a polars type, or `str`, `int`, `float`, `bool`, `date`
@@ -62,16 +70,15 @@ def source(
         null_values: how CSV files write "no value" besides the empty cell, such as `NA`: a cell that is exactly
             one of these texts is null, in every column. A blank cell (spaces only) is null in a column that is
             not text.
+        revision: a git tag, a branch or a commit: the files are read as they were then, whether git or DVC
+            tracks them. None: as they are in the project's folder.
 
     Raises:
         ProjectError: the name is not valid, the path is absolute or leads out of the project, a type cannot be
             read from a file, the encoding is not known, or `null_values` are not texts.
     """
     place = Place.of_caller()
-    if not name or "/" in name:
-        raise ProjectError(f"{name!r} is not a valid source name", where=str(place))
-    if path.startswith("/") or ".." in path.split("/"):
-        raise ProjectError(f"path={path!r} must be in the project", where=str(place))
+    _check_files(name, path, revision, place)
     try:
         "".encode(encoding)  # refuses codecs that do not encode text (base64)
         codec = codecs.lookup(encoding).name
@@ -93,7 +100,24 @@ def source(
             remedy='Write them as in the file: null_values=["NA", "n/a"]. An empty cell is always null.',
         )
     types = {column: _to_polars(column, type_, place) for column, type_ in (schema or {}).items()}
-    return Source(name, path, place, types, codec, nulls)
+    return Source(name, path, place, types, codec, nulls, revision)
+
+
+def _check_files(name: str, path: str, revision: Any, place: Place) -> None:
+    if not _NAME.fullmatch(name):
+        raise ProjectError(
+            f"{name!r} is not a valid source name",
+            where=str(place),
+            remedy="Begin it with a letter; then letters, digits, _ and - may follow.",
+        )
+    if revision is not None and not (isinstance(revision, str) and _REVISION.fullmatch(revision)):
+        raise ProjectError(
+            f"revision={revision!r} is not a valid git revision",
+            where=str(place),
+            remedy='Name a tag, a branch or a commit, such as revision="v1".',
+        )
+    if path.startswith("/") or ".." in path.split("/"):
+        raise ProjectError(f"path={path!r} must be in the project", where=str(place))
 
 
 def _to_polars(column: str, type_: Any, place: Place) -> pl.DataType:

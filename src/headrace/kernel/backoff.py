@@ -1,10 +1,12 @@
-"""Backoff: how long to wait before the next attempt after a failure."""
+"""Backoff: pauses between attempts that grow while they fail."""
 
 from __future__ import annotations
 
 import random
+import threading
+from collections.abc import Callable
 
-__all__ = ["Backoff"]
+__all__ = ["Backoff", "repeat"]
 
 
 class Backoff:
@@ -29,3 +31,30 @@ class Backoff:
     def reset(self) -> None:
         """Resets the pauses after a success."""
         self._failures = 0
+
+
+def repeat(
+    action: Callable[[], float],
+    stop: threading.Event,
+    *,
+    shortest: float,
+    longest: float,
+    on_failure: Callable[[Exception], None],
+) -> None:
+    """Repeats an action until `stop` is set. No exception of the action ends the repetition.
+
+    Args:
+        action: returns the seconds to wait before it is called again.
+        stop: set to end the repetition; it also ends a pause.
+        shortest, longest: seconds of the first and of the longest pause after failures in a row (Backoff).
+        on_failure: called with each exception.
+    """
+    backoff = Backoff(shortest, longest)
+    while not stop.is_set():
+        try:
+            pause = action()
+            backoff.reset()
+        except Exception as error:
+            pause = backoff.next_pause()
+            on_failure(error)
+        stop.wait(pause)

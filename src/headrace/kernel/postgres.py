@@ -94,13 +94,16 @@ class PostgresConnection(psycopg.Connection[TupleRow]):
             self._poll(poll, deadline)
             link.consume_input()
         poll.modify(link.socket, select.POLLIN)
-        while link.is_busy():
-            self._poll(poll, deadline)
-            link.consume_input()
-        result = link.get_result()
+        result = None
+        while True:
+            while link.is_busy():
+                self._poll(poll, deadline)
+                link.consume_input()
+            part = link.get_result()
+            if part is None:
+                break
+            result = part
         assert result is not None
-        while link.get_result() is not None:
-            pass
         if result.status not in (pq.ExecStatus.TUPLES_OK, pq.ExecStatus.COMMAND_OK):
             raise psycopg.errors.error_from_result(result)
         return result

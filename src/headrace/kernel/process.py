@@ -6,7 +6,7 @@ import os
 import subprocess
 from pathlib import Path
 
-__all__ = ["is_alive", "mark_of"]
+__all__ = ["is_alive", "mark_of", "memory_of"]
 
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
 
@@ -25,6 +25,19 @@ def is_alive(mark: str) -> bool:
     """Whether the process with this mark still runs."""
     pid = mark.split(" ", 1)[0]
     return pid.isdigit() and mark_of(int(pid)) == mark
+
+
+def memory_of(pid: int) -> int | None:
+    """The bytes of memory of a process, shared memory divided among those that share it (Linux: Pss; elsewhere
+    the resident size); None if it does not run."""
+    if not _BOOT.exists():
+        ps = subprocess.run(["ps", "-p", str(pid), "-o", "rss="], capture_output=True, text=True, check=False)
+        return int(ps.stdout) * 1024 if ps.stdout.strip() else None
+    try:
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:")), None)
 
 
 def _boot() -> str:

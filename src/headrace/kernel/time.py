@@ -5,7 +5,16 @@ from __future__ import annotations
 import re
 from datetime import UTC, date, datetime, timedelta
 
-__all__ = ["add_days", "format_duration", "from_micros", "micros", "now", "now_micros", "parse_duration"]
+__all__ = [
+    "add_days",
+    "format_age",
+    "format_duration",
+    "from_micros",
+    "micros",
+    "now",
+    "now_micros",
+    "parse_duration",
+]
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _UNITS = {
@@ -69,6 +78,15 @@ def parse_duration(value: str | timedelta) -> timedelta:
         return timedelta(microseconds=sum(int(number) * _UNITS[unit] for number, unit in terms))
     except OverflowError as error:
         raise ValueError(f"{value!r} is too long for a duration") from error
+
+
+def format_age(age: timedelta) -> str:
+    """How long ago, in the largest unit that fits, such as `3 h ago`."""
+    seconds = int(age.total_seconds())
+    for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= size:
+            return f"{seconds // size} {unit} ago"
+    return f"{max(seconds, 0)} s ago"
 
 
 def format_duration(value: timedelta) -> str:

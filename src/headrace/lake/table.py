@@ -66,8 +66,8 @@ class LakeTable(TableReader):
         rows: pa.Table | Iterable[pa.Table],
         *,
         partitions: tuple[str, Collection[date]] | None = None,
-        facts: Mapping[str, str] | None = None,
-        properties: Mapping[str, str] | None = None,
+        facts: Texts | None = None,
+        properties: Texts | None = None,
         expect: Expected | None = None,
     ) -> Snapshot:
         """Replaces all rows, or exactly the rows of some days, in one commit.

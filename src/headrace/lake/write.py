@@ -58,8 +58,8 @@ def overwrite(
     rows: pa.Table | Iterable[pa.Table],
     *,
     partitions: tuple[str, Collection[date]] | None,
-    facts: Mapping[str, str] | None,
-    properties: Mapping[str, str] | None,
+    facts: Texts | None,
+    properties: Texts | None,
     expect: Expected | None,
 ) -> Snapshot:
     """See LakeTable.overwrite."""
@@ -67,7 +67,7 @@ def overwrite(
 
     def change_properties(iceberg: Table) -> Mapping[str, str]:
         _check_expected(iceberg, expect or {})
-        return properties or {}
+        return _resolve(properties, iceberg)
 
     change = FileChanges(
         [],

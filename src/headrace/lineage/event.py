@@ -16,10 +16,11 @@ from msgspec import Struct
 from headrace import __version__
 from headrace.kernel.run import Dataset, Outcome, RunEvent
 from headrace.kernel.secrets import clean, clean_text, environment_secrets
-from headrace.lineage.checkout import Checkout
 from headrace.lineage.datasets import openlineage_dataset
 from headrace.lineage.facets import PRODUCER, SPEC, facet
 from headrace.lineage.names import Names, job_name
+from headrace.lineage.source_location import source_location
+from headrace.projects.checkout import Checkout
 
 __all__ = ["RunRecord", "copy_event", "openlineage_event"]
 
@@ -126,7 +127,7 @@ def _job_facets(job: str, checkout: Checkout | None) -> dict[str, Any]:
         )
     }
     if checkout is not None:
-        facets["sourceCodeLocation"] = facet("sourceCodeLocation", **checkout.fields())
+        facets["sourceCodeLocation"] = facet("sourceCodeLocation", **source_location(checkout))
     return facets
 
 

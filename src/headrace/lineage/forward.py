@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from headrace.kernel.backoff import Backoff
+from headrace.kernel.backoff import repeat
 from headrace.kernel.errors import Unavailable
 from headrace.kernel.secrets import clean_text
 from headrace.lineage.store import Store
@@ -70,18 +70,15 @@ def forward(store: Store, urls: Sequence[str], stop: threading.Event, *, idle: f
 
 
 def _loop(store: Store, url: str, stop: threading.Event, idle: float) -> None:
-    backoff = Backoff(2 * idle, _LONGEST_SECONDS)
     with httpx.Client(timeout=10) as client:
-        while not stop.is_set():
-            pause = idle
-            try:
-                if send(store, url, client) == _BATCH:
-                    pause = 0
-                backoff.reset()
-            except Exception as error:  # lineage must not end the process it runs in
-                pause = backoff.next_pause()
-                _note_failure(store, url, error)
-            stop.wait(pause)
+
+        def send_once() -> float:
+            return 0 if send(store, url, client) == _BATCH else idle
+
+        def note_failure(error: Exception) -> None:
+            _note_failure(store, url, error)
+
+        repeat(send_once, stop, shortest=2 * idle, longest=_LONGEST_SECONDS, on_failure=note_failure)
     store.close()
 
 

@@ -21,10 +21,10 @@ from headrace.kernel.run import Dataset, DatasetKind
 from headrace.kernel.secrets import clean_text
 from headrace.kernel.sqlite import open_shared
 from headrace.kernel.time import from_micros, micros, now_micros
-from headrace.lineage.checkout import Checkout, find_checkout
 from headrace.lineage.event import RunRecord, openlineage_event
 from headrace.lineage.names import Names
 from headrace.lineage.recorder import OutboxRecorder
+from headrace.projects.checkout import Checkout, find_checkout
 
 __all__ = ["Health", "RunRow", "Store"]
 

@@ -50,6 +50,10 @@ class Project:
         """The inputs of a table, with names resolved."""
         return [self.tables[read] if isinstance(read, str) else read for read in table.reads]
 
+    def source(self, name: str) -> Source:
+        """The source of this name. Raises CallError if it does not exist."""
+        return _find(self.sources, name, "source")
+
     def table(self, name: str) -> Table:
         """The table of this name. Raises CallError if it does not exist."""
         return _find(self.tables, name, "table")

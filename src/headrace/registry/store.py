@@ -186,6 +186,17 @@ class Registry:
             with self._mlflow.translate_errors():
                 self.client.delete_registered_model_alias(model, alias)
 
+    def artifact_uri(self, model: str, version: int) -> str:
+        """The address of the version's bundle in MLflow's store.
+
+        Raises:
+            CallError: the version does not exist.
+            Unavailable: MLflow cannot be reached.
+        """
+        run_id = self.version(model, version).run_id
+        with self._mlflow.translate_errors():
+            return f"{self.client.get_run(run_id).info.artifact_uri}/{ARTIFACT}"
+
     def bundle_folder(self, model: str, version: int) -> Path:
         """The folder of the version's bundle on this machine, whether or not it is there yet."""
         return self._bundles.folder(model, version)

@@ -54,8 +54,8 @@ def up(
 
     Raises:
         ProjectError: the host is not loopback and there is no token.
-        Unavailable: another `up` runs on the project, a port is in use (the error names the setting), or a
-            process does not start.
+        Unavailable: another `up` runs on the project, a port is in use (the error names the setting), the log
+            or the online store cannot be reached, or a process does not start.
     """
     stop, rolling = stop or threading.Event(), threading.Event()
     token_for(settings.http.host)
@@ -65,6 +65,7 @@ def up(
         stack.enter_context(_set_on_signals(stop))
         stack.enter_context(_set_on_roll_signal(rolling))
         _create_topics(settings)
+        _check_online_store(settings)
         children = Children()
         stack.callback(children.end)
         children.add(start_child("ingest", settings))
@@ -114,6 +115,15 @@ def _create_topics(settings: Settings) -> None:
     with closing(logs.open(settings.log.url)) as log:
         for contract in system_contracts():
             log.create(contract.topic, contract.partitions, contract.retention)
+
+
+def _check_online_store(settings: Settings) -> None:
+    """Checks that a store on another server answers: later, its absence is an error of each request alone."""
+    if not settings.online.is_local:
+        from headrace.features import online
+
+        with closing(online.open(settings)) as store:
+            store.views()
 
 
 def _choose_ports(settings: Settings) -> dict[str, int]:

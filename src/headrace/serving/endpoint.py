@@ -21,7 +21,8 @@ import msgspec
 from headrace.http.asgi import App, Receive, Scope, Send
 from headrace.http.middleware import GuardMiddleware
 from headrace.http.responses import HttpError, error_body, send_body
-from headrace.serving.models import Models
+from headrace.serving.mlflow_models.served import ServedModel
+from headrace.serving.models import Models, ReleasedModel
 from headrace.serving.prediction import TOPIC
 from headrace.serving.predictor import SpoolingPredictor
 from headrace.serving.protocols import PROTOCOLS
@@ -29,12 +30,12 @@ from headrace.serving.protocols.port import PredictRoute, ReadRoute, Route
 from headrace.serving.protocols.status import to_response_error
 from headrace.serving.spool import MAX_BYTES
 
-__all__ = ["MAX_BODY", "Endpoint"]
+__all__ = ["MAX_BODY", "Endpoint", "reserved_names"]
 
 _log = logging.getLogger("headrace.serving")
 MAX_BODY = 4 << 20  # bytes
 _JSON = frozenset({b"application/json"})
-_MAX_INLINE = 32  # more instances than this are predicted in a thread, so that they do not delay other requests
+_MAX_INLINE = 32  # more instances than this are predicted in a thread: they would delay other requests
 _POLL = 0.5  # seconds between two polls of the releases
 _CompiledRoute = tuple[re.Pattern[str], Route, Callable[[HttpError], bytes]]
 _METRICS_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
@@ -92,10 +93,11 @@ class Endpoint:
             ReadRoute("/healthz", _read_health),
             ReadRoute("/metrics", lambda _models, _names: self._metrics.text(), _METRICS_TYPE),
         )
-        routes: list[_CompiledRoute] = []
+        routes: list[_CompiledRoute]
+        routes = [(_compile_path(route.path), route, error_body) for route in builtin]
         for protocol in PROTOCOLS:
             routes += [(_compile_path(route.path), route, protocol.encode_error) for route in protocol.ROUTES]
-        return [*routes, *((_compile_path(route.path), route, error_body) for route in builtin)]
+        return routes
 
     async def _handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -103,7 +105,7 @@ class Endpoint:
             return
         for pattern, route, _ in self._routes:
             match = pattern.fullmatch(scope["path"])
-            if match is None:
+            if match is None or (route.path.startswith("/{") and not self._models.has(match["model"])):
                 continue
             allowed = "POST" if isinstance(route, PredictRoute) else "GET"
             if scope["method"] != allowed:
@@ -122,20 +124,23 @@ class Endpoint:
         try:
             model = self._models.find(name)
             request = route.decode(model.schema, scope, (await receive())["body"])
-            if len(request.instances) > _MAX_INLINE:
+            if isinstance(model, ServedModel):
+                predictions = await model.predict(request.instances)
+                self._predictor.record(predictions)
+            elif self._models.waits or len(request.instances) > _MAX_INLINE:
                 predictions = await asyncio.to_thread(self._predictor.predict, model, request.instances)
             else:
                 predictions = self._predictor.predict(model, request.instances)
             body = request.encode(predictions)
         except Exception as error:
-            response = to_response_error(error)
+            response = to_response_error(error, route.instances)
             self._metrics.count_answer(response.status, time.perf_counter() - started)
             if response.status >= 500:
                 raise  # the middleware logs the error itself
             raise response from error
         self._metrics.count_answer(200, time.perf_counter() - started)
         await send_body(send, 200, body)
-        if model.shadows:
+        if isinstance(model, ReleasedModel) and model.shadows:
             await asyncio.to_thread(self._predictor.predict_shadows, model, request.instances, predictions)
 
     def _encode_error(self, scope: Scope, error: HttpError) -> bytes:
@@ -146,9 +151,15 @@ class Endpoint:
         return error_body(error)
 
 
+def reserved_names() -> set[str]:
+    """The first parts of the endpoint's own paths, which cannot be the name of a model."""
+    paths = [route.path for protocol in PROTOCOLS for route in protocol.ROUTES] + ["/healthz", "/metrics"]
+    return {name for path in paths if not (name := path.split("/")[1]).startswith("{")}
+
+
 def _compile_path(path: str) -> re.Pattern[str]:
-    """A pattern with a group for each name in braces."""
-    return re.compile(re.sub(r"\\\{(\w+)\\\}", r"(?P<\1>.*)", re.escape(path)))
+    """A pattern with a group for each name in braces, which is one part of the path."""
+    return re.compile(re.sub(r"\\\{(\w+)\\\}", r"(?P<\1>[^/]*)", re.escape(path)))
 
 
 def _read(route: ReadRoute, models: Models, match: re.Match[str]) -> bytes:
@@ -159,7 +170,7 @@ def _read(route: ReadRoute, models: Models, match: re.Match[str]) -> bytes:
 
 
 def _read_health(models: Models, _names: object) -> bytes:
-    return msgspec.json.encode({"status": "ok", "models": sorted(models.released)})
+    return msgspec.json.encode({"status": "ok", "models": models.names})
 
 
 async def _handle_lifespan(receive: Receive, send: Send) -> None:

@@ -7,6 +7,8 @@ RequestError          the request cannot be answered
 ├── WrongValue        a field has the wrong type, or its value is out of range
 ├── MissingFeatures   the model declares that it does not predict without a feature that is missing
 ├── FeatureFailed     an on-demand function failed
+├── ModelFailed       the model itself failed
+├── ModelTimeout      the model itself did not answer in time
 └── OversizedPrediction   the record of the prediction is larger than its topic accepts
 """
 
@@ -22,6 +24,8 @@ __all__ = [
     "FeatureFailed",
     "MissingFeatures",
     "MissingField",
+    "ModelFailed",
+    "ModelTimeout",
     "OversizedPrediction",
     "RequestError",
     "UnknownField",
@@ -97,6 +101,18 @@ class FeatureFailed(RequestError):
     """An on-demand function failed; `details` names the view."""
 
     code = "feature_failed"
+
+
+class ModelFailed(RequestError):
+    """The model itself failed on the request."""
+
+    code = "model_failed"
+
+
+class ModelTimeout(RequestError):
+    """The model itself did not answer the request in time."""
+
+    code = "model_timeout"
 
 
 class OversizedPrediction(RequestError):

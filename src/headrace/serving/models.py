@@ -1,4 +1,7 @@
-"""Models: the released models of a replica. It follows the releases, and activates each whole or not at all."""
+"""Models: the models of a replica, released ones and MLflow models.
+
+It follows the releases, and activates each whole or not at all.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +22,7 @@ from headrace.kernel.errors import HeadraceError, Unavailable
 from headrace.kernel.files import write_file
 from headrace.kernel.private import make_private
 from headrace.serving.errors import UnknownModel
+from headrace.serving.mlflow_models.served import ServedModel, ServedModels
 from headrace.serving.release import Arm, Release, ReleaseFollower
 from headrace.serving.request_schema import RequestSchema
 from headrace.serving.servable import Servable, load_servable
@@ -54,7 +58,8 @@ class ReleasedModel:
         answering: the arms that answer, with their servables.
         shadows: the shadow arms, with their servables.
         schema: the fields of an instance.
-        split_key: the entity key whose value determines the arm: the first key of the plan.
+        split_key: the entity key whose value determines the arm: the first key of the plan. None: the plan
+            has no entities, and the whole instance determines it.
         entities: every entity key of the answering plans.
     """
 
@@ -64,13 +69,14 @@ class ReleasedModel:
         self.shadows = [(arm, servables[arm.version]) for arm in release.arms if arm.shadow]
         plans = [servable.plan for _, servable in self.answering]
         self.schema = RequestSchema(plans, [servable.plan for _, servable in self.shadows])
-        self.split_key = plans[0].entities[0].join_key
+        self.split_key = plans[0].entities[0].join_key if plans[0].entities else None
         self.entities = frozenset(key.join_key for plan in plans for key in plan.entities)
         self._split = TrafficSplit(release.model, [arm for arm, _ in self.answering])
 
     def find_arm(self, instance: Mapping[str, Any]) -> tuple[Arm, Servable]:
         """The arm that answers this instance."""
-        return self.answering[self._split.index(instance[self.split_key])]
+        key = sorted(instance.items()) if self.split_key is None else instance[self.split_key]
+        return self.answering[self._split.index(key)]
 
 
 class Models:
@@ -79,17 +85,23 @@ class Models:
     Args:
         settings: the project's settings.
         names: the models to predict; empty: every model that is released.
+        served: the MLflow models; None: there are none.
 
     Attributes:
+        waits: whether a prediction waits for another server, the online store.
         released: model → its release in force. The mapping is replaced, never changed.
         failed: model → its last release, if it could not be activated; the release before it stays in force.
     """
 
-    def __init__(self, settings: Settings, names: Sequence[str] = ()) -> None:
+    def __init__(
+        self, settings: Settings, names: Sequence[str] = (), served: ServedModels | None = None
+    ) -> None:
+        self._served = served
         self._settings = settings
         self._names = frozenset(names)
         self._registry = registry.open(settings)
         self._store = online.open(settings)
+        self.waits = not settings.online.is_local
         self._log: logs.Log | None = None
         self._releases: ReleaseFollower | None = None
         self._latest: dict[str, Release] = {}
@@ -101,8 +113,18 @@ class Models:
             self._latest = _read_releases(self._file)
         self._activate_latest()
 
-    def find(self, name: str) -> ReleasedModel:
-        """The model's release in force.
+    @property
+    def names(self) -> list[str]:
+        """The names of the models that answer."""
+        return sorted({*self.released, *(() if self._served is None else self._served.names)})
+
+    def has(self, name: str) -> bool:
+        """Whether there is a model of this name, even if none of its releases could be activated."""
+        is_served = self._served is not None and self._served.find(name) is not None
+        return is_served or name in self.released or name in self.failed
+
+    def find(self, name: str) -> ReleasedModel | ServedModel:
+        """The model's release in force, or the MLflow model of this name.
 
         Raises:
             UnknownModel: the model was never released.
@@ -110,18 +132,23 @@ class Models:
         """
         model = self.released.get(name)
         if model is None:
+            served = None if self._served is None else self._served.find(name)
+            if served is not None:
+                return served
             failure = self.failed.get(name)
             if failure is not None:
                 raise Unavailable(f"no release of model {name!r} could be activated: {failure.why}")
             raise UnknownModel(
                 f"Model {name!r} is not released here.",
                 field="model",
-                details={"models": sorted(self.released)},
+                details={"models": self.names},
             )
         return model
 
     def poll(self) -> bool:
         """Activates what was released since the last poll. Returns whether anything changed."""
+        if self._served is not None:
+            self._served.poll()
         self._poll_releases()
         return self._activate_latest()
 
@@ -135,6 +162,8 @@ class Models:
     def close(self) -> None:
         """Closes the connections."""
         self._store.close()
+        if self._served is not None:
+            self._served.close()
         if self._log is not None:
             self._log.close()
 

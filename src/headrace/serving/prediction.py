@@ -12,8 +12,8 @@ from headrace.declare.event import event
 __all__ = ["TOPIC", "Prediction", "Value"]
 
 TOPIC = "headrace.predictions"
-Value = float | str | list[float]
-"""The output of a model: a number, a label, or a list of numbers, such as a probability for each class."""
+Value = float | str | bool | list[Any] | dict[str, Any] | None
+"""The answer of a model: a number or a label. That of an MLflow model may be any JSON value."""
 
 
 @event(topic=TOPIC, time="at", identity=["id"], dedup_within="1d")
@@ -23,20 +23,22 @@ class Prediction(Struct, frozen=True):
     Attributes:
         id: a UUIDv7; the response carries it.
         model, version: the model that predicted, and its version.
-        plan: the digest of the version's feature plan.
-        arm: the release's arm, such as `champion`.
+        plan: the digest of the version's feature plan; empty for an MLflow model, which has none.
+        arm: the release's arm, such as `champion`; `deployed` for an MLflow model.
         shadow: whether a shadow arm made it, so that no client received it.
         at: the time for which the features were looked up.
         instance: its index among the instances of the request, from 0.
         entity: entity key → value.
         request: the request's other fields.
         features: feature (`view__name`) → value as the model saw it; null if missing.
-        value: the model's output.
+        value: the model's answer: the probability that the target is 1, a number, or of several classes the
+            label of the most probable one.
+        probabilities: label, as text → its probability; None where there are no classes.
         latency_ms: milliseconds that lookup and model took. Instances of one request that the same arm
             predicts are looked up and predicted together: they have the same latency.
         missing: the features that were missing.
         positions: view → the position that its values were read at.
-        release: the id of the release in force.
+        release: the id of the release in force; for an MLflow model that of the model set.
         shadow_of: for a shadow's prediction, the id of the prediction that the client received.
     """
 
@@ -57,3 +59,4 @@ class Prediction(Struct, frozen=True):
     positions: dict[str, Any]
     release: str
     shadow_of: str | None = None
+    probabilities: dict[str, float] | None = None

@@ -84,6 +84,17 @@ class SpoolingPredictor:
                 self.metrics.count_failed_shadow()
                 _log.warning("shadow %s of %s: %s", arm.version, model.release.model, error)
 
+    def record(self, predictions: Sequence[Prediction]) -> None:
+        """Counts predictions that another part made, and appends them to the spool.
+
+        Raises:
+            OversizedPrediction: the record of a prediction is larger than `max_bytes`.
+            Unavailable: the spool cannot be written.
+        """
+        for prediction in predictions:
+            self.metrics.count_prediction(prediction.model, prediction.version, prediction.arm, ())
+        self._append_to_spool(predictions)
+
     def _predict_arms(self, model: ReleasedModel, instances: Instances) -> list[Prediction]:
         """Groups the instances by their arms, and predicts each group at once."""
         groups: dict[str, tuple[Arm, Servable, list[int]]] = {}
@@ -122,7 +133,7 @@ class SpoolingPredictor:
             raise _feature_failed(error, indexes) from error
         if servable.plan.missing == "refuse" and any(answers.missing):
             raise _missing_features(answers.missing, indexes)
-        values = servable.predictor.predict(answers.matrix).tolist()
+        values, probabilities = servable.predict(answers.matrix)
         latency_ms = (time.perf_counter() - started) * 1_000
         moment, name, entities = from_micros(at), model.release.model, model.entities
         predictions = []
@@ -148,6 +159,7 @@ class SpoolingPredictor:
                     positions=answers.positions[row],
                     release=model.release.id,
                     shadow_of=None if shadow_of is None else shadow_of[row].id,
+                    probabilities=None if probabilities is None else probabilities[row],
                 )
             )
         return predictions

@@ -18,6 +18,7 @@ from headrace.kernel.errors import CallError
 from headrace.kernel.ids import new_id
 from headrace.kernel.time import now
 from headrace.log.follow import TopicFollower
+from headrace.serving.history import find_previous
 
 if TYPE_CHECKING:
     from headrace.log import Log
@@ -144,20 +145,10 @@ def make_rollback(log: Log, model: str, *, by: str, why: str) -> Release:
     Raises:
         CallError: the model has no release before the present one.
     """
-    releases = history(log, model)
-    current = _original_index(releases, len(releases) - 1) if releases else 0
-    if current == 0:
+    target = find_previous(history(log, model))
+    if target is None:
         raise CallError(f"model {model!r} has no earlier release to roll back to")
-    target = releases[_original_index(releases, current - 1)]
     return make(model, target.arms, by=by, why=why, override=target.override, restores=target.id)
-
-
-def _original_index(releases: Sequence[Release], index: int) -> int:
-    """The index of the release that first had these arms; for a rollback, that of the release it restores."""
-    indexes = {release.id: place for place, release in enumerate(releases)}
-    while (restored := releases[index].restores) is not None and indexes.get(restored, index) < index:
-        index = indexes[restored]
-    return index
 
 
 class ReleaseFollower:

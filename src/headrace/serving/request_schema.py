@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
 import msgspec
 from msgspec import UNSET, Struct, UnsetType
@@ -12,7 +12,25 @@ from headrace.features.plan import Dtype, FeaturePlan
 from headrace.features.values.conversion import input_cleaner, json_type
 from headrace.serving.errors import WrongValue
 
-__all__ = ["RequestSchema"]
+__all__ = ["InstanceSchema", "RequestSchema"]
+
+
+class InstanceSchema(Protocol):
+    """The fields of an instance, as protocols use them.
+
+    Attributes:
+        fields: the fields that an instance must have: name → dtype.
+        instance_type: the type that msgspec's decoders decode an instance to.
+    """
+
+    @property
+    def fields(self) -> Mapping[str, str]: ...
+    @property
+    def instance_type(self) -> Any: ...
+
+    def to_values(self, instances: Sequence[Any]) -> list[dict[str, Any]]:
+        """Field → value of each decoded instance. Raises RequestError."""
+        ...
 
 
 class RequestSchema:

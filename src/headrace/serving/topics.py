@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from headrace.alerts.record import Alert
 from headrace.declare.event import Contract, contract_of
+from headrace.serving.mlflow_models.model_set import ModelSet
 from headrace.serving.prediction import Prediction
 from headrace.serving.release import Release
 
@@ -11,5 +12,6 @@ __all__ = ["system_contracts"]
 
 
 def system_contracts() -> list[Contract]:
-    """The contracts of `headrace.alerts`, `headrace.predictions` and `headrace.releases`."""
-    return [contract for contract in map(contract_of, (Alert, Prediction, Release)) if contract is not None]
+    """The contracts of the topics of alerts, model sets, predictions and releases."""
+    records = (Alert, ModelSet, Prediction, Release)
+    return [contract for contract in map(contract_of, records) if contract is not None]

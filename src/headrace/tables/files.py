@@ -12,13 +12,16 @@ import polars as pl
 from polars.exceptions import PanicException, PolarsError
 
 from headrace.code.source_files import list_files
+from headrace.config.settings import Settings
 from headrace.declare.source import Source
+from headrace.kernel.digest import short_digest
 from headrace.kernel.errors import ProjectError
+from headrace.projects.checkout import resolve_revision
 from headrace.projects.project import Project
 from headrace.tables.csv_file import CsvFile, check_csv
 from headrace.tables.csv_types import Kinds, as_type, check_types, detect_kinds, type_of_kinds
 
-__all__ = ["digest_of", "read_files", "source_files"]
+__all__ = ["digest_of", "read_files", "revision_folder", "source_files"]
 
 
 def source_files(project: Project, source: Source) -> list[Path]:
@@ -27,7 +30,8 @@ def source_files(project: Project, source: Source) -> list[Path]:
     Raises:
         ProjectError: the source has no files, or they are of several kinds or of another kind.
     """
-    path = project.settings.root / source.path
+    folder = _folder_of(project, source)
+    path = folder / source.path
     where = f"{source.place}: source {source.name!r}"
     files = list_files(path)
     if not files:
@@ -46,17 +50,30 @@ def source_files(project: Project, source: Source) -> list[Path]:
     return files
 
 
+def revision_folder(settings: Settings, commit: str, path: str) -> Path:
+    """The folder that has the files of a path as they were in a commit; flows.build.revisions fetches them."""
+    return settings.place("revisions", f"{commit}-{short_digest(path)}")
+
+
+def _folder_of(project: Project, source: Source) -> Path:
+    """The folder that the source's path is relative to."""
+    if source.revision is None:
+        return project.settings.root
+    commit = resolve_revision(project.settings.root, source.revision, str(source.place))
+    return revision_folder(project.settings, commit, source.path)
+
+
 def digest_of(project: Project, source: Source) -> str:
     """The digest of the files' paths and contents: `sha256:...`.
 
     Raises:
         ProjectError: as `source_files`.
     """
-    whole = hashlib.sha256()
+    whole, folder = hashlib.sha256(), _folder_of(project, source)
     for path in source_files(project, source):
         with path.open("rb") as file:
             content = hashlib.file_digest(file, "sha256").digest()
-        whole.update(path.relative_to(project.settings.root).as_posix().encode() + b"\0" + content)
+        whole.update(path.relative_to(folder).as_posix().encode() + b"\0" + content)
     return f"sha256:{whole.hexdigest()}"
 
 

@@ -9,11 +9,12 @@ import msgspec
 
 from headrace.declare.table import ONE_DAY, Day, Table
 from headrace.kernel.position import SnapshotPosition, decode_position, encode_position
-from headrace.kernel.properties import CODE, INPUT, LATEST_ARRIVAL
+from headrace.kernel.properties import CODE, INPUT, LATEST_ARRIVAL, REVISION
 from headrace.kernel.time import add_days, from_micros
 from headrace.lake import Lake, LakeTable
 from headrace.projects.project import Project
 from headrace.tables.read import Readable, TableInput, good_rows, input_name, resolve_input
+from headrace.tables.revisions import merge_revisions
 
 __all__ = ["RebuildPlan", "plan_rebuild", "spread_days"]
 
@@ -54,6 +55,12 @@ class RebuildPlan(msgspec.Struct, frozen=True):
         if self.clock is not None:
             properties[LATEST_ARRIVAL] = str(self.clock)
         return {**properties, CODE: code}
+
+    @property
+    def revisions(self) -> dict[str, str]:
+        """The facts of the commit about the git revisions that the inputs were read at."""
+        parts = merge_revisions(table_input.revisions for table_input in self.inputs)
+        return {f"{REVISION}{source}": revision for source, revision in parts.items()}
 
 
 def plan_rebuild(

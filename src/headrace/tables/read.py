@@ -15,8 +15,10 @@ from headrace.kernel.position import SnapshotPosition
 from headrace.kernel.properties import LATEST_ARRIVAL
 from headrace.kernel.time import add_days
 from headrace.lake import Lake, LakeTable, Snapshot
+from headrace.projects.checkout import resolve_revision
 from headrace.projects.project import Project
 from headrace.tables.files import digest_of, read_files
+from headrace.tables.revisions import revisions_in
 
 __all__ = [
     "Readable",
@@ -28,7 +30,7 @@ __all__ = [
     "select_days",
 ]
 
-_LOG_COLUMNS = ("_log_partition", "_log_offset", "_arrived_at")
+_LOG_COLUMNS = ("_log_partition", "_log_offset", "_arrived_at", "_known_at")
 _FIRST_COLUMNS = (
     "_first_partition",
     "_first_offset",
@@ -45,12 +47,15 @@ class TableInput(msgspec.Struct, frozen=True):
         version: the snapshot, or the digest of the files (`sha256:...`).
         day_column: the column by whose UTC day the input is partitioned, or None.
         clock: its latest arrival, in microseconds since 1970; None if it is not made from a topic.
+        revisions: source → the git revision at which it was read (kernel.properties.REVISION), for the sources
+            that name one.
     """
 
     name: str
     version: SnapshotPosition | str
     day_column: str | None = None
     clock: int | None = None
+    revisions: dict[str, str] = {}
 
     @property
     def snapshot(self) -> int | None:
@@ -76,7 +81,9 @@ def resolve_input(project: Project, lake: Lake, declared: Readable, snapshot: in
         ProjectError: a source has no files.
     """
     if isinstance(declared, Source):
-        return TableInput(declared.name, digest_of(project, declared))
+        return TableInput(
+            declared.name, digest_of(project, declared), revisions=_revision_of(project, declared)
+        )
     table = lake.table(input_name(declared))
     version = table.current_snapshot() if snapshot is None else table.snapshot(snapshot)
     if version is None:
@@ -88,7 +95,20 @@ def resolve_input(project: Project, lake: Lake, declared: Readable, snapshot: in
         column: str | None = declared.time
     else:
         column = None if declared.partition_by is None else declared.partition_by.column
-    return TableInput(table.name, SnapshotPosition(table.name, version.id), column, _clock(table, version))
+    return TableInput(
+        table.name,
+        SnapshotPosition(table.name, version.id),
+        column,
+        _clock(table, version),
+        revisions_in(version.summary),
+    )
+
+
+def _revision_of(project: Project, source: Source) -> dict[str, str]:
+    if source.revision is None:
+        return {}
+    commit = resolve_revision(project.settings.root, source.revision, str(source.place))
+    return {source.name: f"{source.revision}@{commit}"}
 
 
 def _clock(table: LakeTable, snapshot: Snapshot) -> int | None:
@@ -103,8 +123,8 @@ def read_input(project: Project, lake: Lake, declared: Readable, snapshot: int |
     """The rows of an input, as a lazy frame.
 
     Of a topic they are its good rows: the contract's fields in their order, then `_log_partition` (Int32),
-    `_log_offset` (Int64) and `_arrived_at` (Datetime us, UTC); under @changes also `_first_partition` and
-    `_first_offset`, which only a replay has. The order of rows is not defined.
+    `_log_offset` (Int64), `_arrived_at` and `_known_at` (Datetime us, UTC; shape.META); under @changes
+    also `_first_partition` and `_first_offset`, which only a replay has. The order of rows is not defined.
 
     Args:
         project: the project whose files a source names.

@@ -55,6 +55,7 @@ def judge(
     champion: Mapping[str, float] | None,
     *,
     lacking: Sequence[str] = (),
+    baseline: Mapping[str, float] | None = None,
 ) -> GateResult:
     """Judges a version by its metrics on the held-out test part.
 
@@ -65,19 +66,32 @@ def judge(
             with it passes.
         lacking: features that the champion reads and the test rows do not have, so that it could not be
             evaluated.
+        baseline: the metrics of the model's baseline on the same rows; needed by a rule that compares with it.
 
     Raises:
         ProjectError: a rule's metric does not exist.
     """
-    results = tuple(_apply(rule, metrics, champion, lacking) for rule in rules)
+    results = tuple(_apply(rule, metrics, champion, lacking, baseline) for rule in rules)
     return GateResult(all(result.passed for result in results), results)
 
 
 def _apply(
-    rule: Rule, metrics: Mapping[str, float], champion: Mapping[str, float] | None, lacking: Sequence[str]
+    rule: Rule,
+    metrics: Mapping[str, float],
+    champion: Mapping[str, float] | None,
+    lacking: Sequence[str],
+    baseline: Mapping[str, float] | None,
 ) -> RuleResult:
     name, metric = rule.metric, find_metric(rule.metric)
     value = metrics[name]
+    if rule.kind == "better_than_baseline":
+        assert baseline is not None, "a model with this rule declares a baseline"
+        share = f"at least {rule.bound:.0%} " if rule.bound else ""
+        text = f"{name} {share}better than the baseline's"
+        margin = rule.bound * abs(baseline[name])
+        bound = baseline[name] + margin if metric.more_is_better else baseline[name] - margin
+        passed = value >= bound if metric.more_is_better else value <= bound
+        return RuleResult(text, name, value, bound, passed and value != baseline[name])
     if rule.kind == "not_worse_than_champion":
         tolerance = f" by more than {rule.bound:g}" if rule.bound else ""
         text = f"{name} not worse than the champion's{tolerance}"

@@ -12,11 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import polars as pl
 from msgspec import Struct
 
 from headrace.cluster.connection import connect
+from headrace.declare.metrics import Task
 from headrace.declare.model import Model, task_of
 from headrace.features.plan import FeaturePlan, decode_plan, encode_plan
+from headrace.kernel.errors import ProjectError
 from headrace.kernel.files import write_file
 from headrace.kernel.position import SnapshotPosition
 from headrace.kernel.private import make_private
@@ -28,7 +31,8 @@ from headrace.training import training_set
 from headrace.training.champion import ChampionResult, evaluate_champion, recompute_features
 from headrace.training.evaluation import evaluator_for
 from headrace.training.files import MODEL, PLAN, PLOTS, REPORT
-from headrace.training.fit import Progress, final_fit, save
+from headrace.training.fit import Progress, fit_folds, save
+from headrace.training.folds import evaluate_baseline, evaluate_folds
 from headrace.training.gate import judge
 from headrace.training.matrices import Matrices, to_matrices
 from headrace.training.pyfunc import write_mlmodel
@@ -119,14 +123,20 @@ def train(
                 shutil.rmtree(earlier)
             report = _train(project, lake, model, plan, rows, bundle, champion, progress)
             report = msgspec.structs.replace(report, run=current.id, code=code, commit=commit)
-        gate = judge(model.gate, report.test.metrics, report.champion, lacking=report.champion_lacks)
+        gate = judge(
+            model.gate,
+            report.test.metrics,
+            report.champion,
+            lacking=report.champion_lacks,
+            baseline=report.baseline or None,
+        )
         report = msgspec.structs.replace(report, gate=gate)
         write_report(bundle, report)  # last: a bundle with a report is complete
         version = TrainedVersion(bundle, report, resumed)
         # The bundle has no version number before its registration, so the id of its run names it.
         facts = {"metrics": version.metrics, "params": version.params}
         current.add_output(Dataset("model", f"{model.name}@{report.run}", facts=facts))
-        current.add_facts(params=version.params, metrics=version.metrics, gate=msgspec.to_builtins(gate))
+        current.add_facts(**facts, gate=msgspec.to_builtins(gate), revisions=rows.revisions)
     return version
 
 
@@ -148,14 +158,20 @@ def _train(
     """Fits and evaluates the model, and writes the bundle's files. The caller completes the report."""
     rows = training_set.read(lake, training_rows, plan, model.target)
     task = training_set.find_task(model, rows.frame[model.target])
-    parts = divide(rows.frame, model.split, model.target, by_class=task != "regression")
+    parts = _divide(model, plan, rows.frame, task)
     matrices = to_matrices(parts, model.target, plan, task)
-    fitted, trials = _search_and_fit(project, model, matrices, bundle.parent / "ray", progress)
+    fits, trials = _search_and_fit(project, model, matrices, bundle.parent / "ray", progress)
+    fitted = fits[-1]
     predictor = save(bundle / MODEL, fitted, model, matrices)
     rival = _evaluate_champion(project, lake, champion, plan, parts, model, training_rows, matrices)
-    evaluator = evaluator_for(task)
-    validation, test, classes = matrices.final.validation, matrices.test, matrices.classes
-    evaluation = evaluator.evaluate(test.target, predictor.predict(test.matrix), classes)
+    with run(f"evaluation {model.name}") as current:
+        evaluator = evaluator_for(task)
+        validation, test, classes = matrices.final.validation, matrices.test, matrices.classes
+        evaluation = evaluator.evaluate(test.target, predictor.predict(test.matrix), classes)
+        keys = [entity.join_key for entity in plan.entities]
+        baseline = evaluate_baseline(model, rows.frame, parts.test, keys)
+        folds = evaluate_folds(model, rows.frame, parts, matrices, fits, keys)
+        current.add_facts(metrics=evaluation.metrics)
     (bundle / PLAN).write_bytes(msgspec.json.format(encode_plan(plan), indent=1))
     write_mlmodel(bundle, plan, classes)
     write_file(bundle / PLOTS, evaluator.plot(evaluation))
@@ -163,6 +179,7 @@ def _train(
         model=model.name,
         task=task,
         training_set=training_rows,
+        split=parts.description,
         parts={**{name: len(part) for name, part in parts}, "dropped": parts.dropped},
         boundaries={name: moment.isoformat() for name, moment in parts.boundaries.items()},
         parameters={**fitted.parameters, **fitted.chosen},
@@ -174,19 +191,39 @@ def _train(
         importance=dict(fitted.importance),
         incomplete=rows.incomplete,
         infinite=rows.infinite,
+        baseline=baseline,
+        folds=folds,
     )
+
+
+def _divide(model: Model, plan: FeaturePlan, rows: pl.DataFrame, task: Task) -> Parts:
+    if model.baseline is not None and task != "regression":
+        raise ProjectError(
+            f"model {model.name!r} declares a baseline, and its task is {task}",
+            where=str(model.place),
+            remedy="Remove it: a baseline predicts numbers.",
+        )
+    with run(f"split {model.name}") as current:
+        keys = [entity.join_key for entity in plan.entities]
+        parts = divide(rows, model.split, model.target, by_class=task != "regression", keys=keys)
+        current.add_facts(
+            params={"split": parts.description}, metrics={f"{name}_rows": len(part) for name, part in parts}
+        )
+    return parts
 
 
 def _search_and_fit(
     project: Project, model: Model, matrices: Matrices, folder: Path, progress: Progress | None
-) -> tuple[Fitted, list[Trial]]:
+) -> tuple[list[Fitted], list[Trial]]:
+    """Searches, and fits each fold with the best parameters."""
     with connect(project.settings):
         try:
             trials = [] if model.tune is None else search(matrices, model, model.tune, folder, progress)
             seed = 0 if model.tune is None else model.tune.seed
             best = trials[0].parameters if trials else {}
             on_worker = not project.settings.cluster.is_local
-            return final_fit(matrices, model, best, folder, seed=seed, on_worker=on_worker), trials
+            fits = fit_folds(matrices.folds, model, best, folder, seed=seed, on_worker=on_worker)
+            return fits, trials
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 

@@ -25,17 +25,22 @@ class Matrices:
     Attributes:
         encoding: how rows become numbers, learnt from the train part of the last fold.
         folds: train and validation parts; the final fit uses the last fold.
-        test: the rows that only the evaluation uses.
+        tests: for each fold, the rows that only the evaluation uses.
     """
 
     encoding: Encoding
     folds: tuple[TrainingData, ...]
-    test: Examples
+    tests: tuple[Examples, ...]
 
     @property
     def final(self) -> TrainingData:
         """The fold of the final fit."""
         return self.folds[-1]
+
+    @property
+    def test(self) -> Examples:
+        """The test part of the last fold."""
+        return self.tests[-1]
 
     @property
     def task(self) -> Task:
@@ -62,7 +67,7 @@ def to_matrices(parts: Parts, target: str, plan: FeaturePlan, task: Task = "bina
         TrainingData(task, encoding, classes, examples(fold.train), examples(fold.validation))
         for fold in parts.folds
     )
-    return Matrices(encoding, folds, examples(parts.test))
+    return Matrices(encoding, folds, tuple(examples(fold.test) for fold in parts.folds))
 
 
 def matrix_of(rows: pl.DataFrame, matrix: Matrix) -> npt.NDArray[np.float32]:

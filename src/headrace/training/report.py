@@ -13,12 +13,12 @@ from msgspec import Struct
 
 from headrace.declare.metrics import Task
 from headrace.kernel.files import write_file
-from headrace.kernel.properties import CODE, COMMIT, GATE, INPUT, PLAN, RUN, TRAINING_SET
+from headrace.kernel.properties import CODE, COMMIT, GATE, INPUT, PLAN, REVISION, RUN, TRAINING_SET
 from headrace.training.evaluation import Evaluation
 from headrace.training.files import REPORT
 from headrace.training.gate import GateResult
 
-__all__ = ["TrainingReport", "TrainingSet", "Trial", "read_report", "write_report"]
+__all__ = ["FoldResult", "TrainingReport", "TrainingSet", "Trial", "read_report", "write_report"]
 
 
 class TrainingSet(Struct, frozen=True):
@@ -32,6 +32,8 @@ class TrainingSet(Struct, frozen=True):
         plan: the digest of the feature plan.
         rows: how many rows it has.
         refused: how many rows were left out because their label is null.
+        revisions: source → the git revision that its inputs were made from, `v1@COMMIT`, for the sources that
+            name one.
     """
 
     model: str
@@ -41,6 +43,7 @@ class TrainingSet(Struct, frozen=True):
     plan: str
     rows: int
     refused: int
+    revisions: dict[str, str] = {}
 
 
 class Trial(Struct, frozen=True):
@@ -60,6 +63,22 @@ class Trial(Struct, frozen=True):
     seconds: float
 
 
+class FoldResult(Struct, frozen=True):
+    """A fold of a walk-forward split: a model that was fitted in it, on its test window.
+
+    Attributes:
+        test_from: the first moment of the test window, ISO 8601.
+        rows: part → how many rows.
+        metrics: of the model.
+        baseline: of the declared baseline; empty without one.
+    """
+
+    test_from: str
+    rows: dict[str, int]
+    metrics: dict[str, float]
+    baseline: dict[str, float]
+
+
 class TrainingReport(Struct, frozen=True, kw_only=True):
     """How a version was trained, and how good it is.
 
@@ -70,12 +89,15 @@ class TrainingReport(Struct, frozen=True, kw_only=True):
         code: the fingerprint of the model's declaration.
         commit: the git commit of the project, with `-dirty` appended if the files differ; None without git.
         training_set: the rows; their snapshots are tagged, so that they do not expire.
+        split: how the rows were divided, as a phrase.
         parts: part → how many rows; `dropped` are in no part.
         boundaries: part → its first moment, ISO 8601; empty if the split is not by time.
         parameters: the parameters of the fit: the trainer's, those that the search found, and those that the
             fit chose itself.
         trials: the trials of the search, the best first.
         validation, test: evaluations of the parts; the test part was held out.
+        baseline: the metrics of the declared baseline on the test part; empty without one.
+        folds: the results of the folds, the last of which is the test part's; empty for a split without folds.
         champion: the champion's metrics on the same test rows, or None.
         champion_lacks: what the champion needs and the test rows do not have, so that it could not be
             evaluated on them.
@@ -88,6 +110,7 @@ class TrainingReport(Struct, frozen=True, kw_only=True):
     model: str
     task: Task
     training_set: TrainingSet
+    split: str
     parts: dict[str, int]
     boundaries: dict[str, str]
     parameters: dict[str, Any]
@@ -103,6 +126,8 @@ class TrainingReport(Struct, frozen=True, kw_only=True):
     champion_lacks: list[str] = []
     incomplete: int = 0
     infinite: dict[str, int] = {}
+    baseline: dict[str, float] = {}
+    folds: list[FoldResult] = []
 
     @property
     def tags(self) -> dict[str, str]:
@@ -115,13 +140,16 @@ class TrainingReport(Struct, frozen=True, kw_only=True):
             PLAN: rows.plan,
             TRAINING_SET: f"{rows.table}@{rows.snapshot}",
             **{f"{INPUT}{name}": str(snapshot) for name, snapshot in rows.inputs.items()},
+            **{f"{REVISION}{source}": revision for source, revision in rows.revisions.items()},
             GATE: "passed" if self.gate.passed else "refused",
         }
 
     @property
     def metrics(self) -> dict[str, float]:
-        """The metrics of the test part by their names, and the baseline to compare them with."""
-        return {**self.test.metrics, **self.test.baseline}
+        """The metrics of the test part by their names, what to compare them with, and the declared baseline's
+        as `baseline_...`."""
+        baseline = {f"baseline_{name}": value for name, value in self.baseline.items()}
+        return {**self.test.metrics, **self.test.baseline, **baseline}
 
 
 def read_report(bundle: Path) -> TrainingReport:

@@ -12,8 +12,11 @@ from collections.abc import Callable, Mapping
 import polars as pl
 from msgspec import Struct
 
+from headrace.declare.event import Contract
 from headrace.declare.metrics import Task
 from headrace.declare.model import Model, task_of
+from headrace.declare.source import Source
+from headrace.declare.table import Table
 from headrace.features.offline.point_in_time import join
 from headrace.features.plan import FeaturePlan
 from headrace.features.plan.sources import source_columns
@@ -21,10 +24,11 @@ from headrace.features.values.matrix import Matrix
 from headrace.kernel.digest import short_digest
 from headrace.kernel.errors import Refused
 from headrace.kernel.position import SnapshotPosition, encode_position
-from headrace.kernel.properties import INPUT, INPUTS_DIGEST, UNLABELLED_ROWS
+from headrace.kernel.properties import INPUT, INPUTS_DIGEST, REVISION, UNLABELLED_ROWS
 from headrace.kernel.run import Dataset, run
 from headrace.lake import Lake, LakeTable, Snapshot
 from headrace.projects.project import Project
+from headrace.tables.revisions import merge_revisions, revisions_in
 from headrace.training.evaluation import evaluator_for, infer_task
 from headrace.training.report import TrainingSet
 from headrace.training.splits.port import MOMENT
@@ -68,6 +72,7 @@ def make(
             plan.digest,
             head.rows,
             int(head.summary.get(UNLABELLED_ROWS, 0)),
+            revisions_in(head.summary),
         )
         schema = {field.name: str(field.type) for field in lake.table(table).schema()}
         facts = {
@@ -141,14 +146,19 @@ def read(lake: Lake, rows: TrainingSet, plan: FeaturePlan, target: str) -> Label
     return LabelledRows(complete, len(frame) - len(complete), infinite)
 
 
-def find_task(model: Model, target: pl.Series) -> Task:
+def find_task(model: Model, target: pl.Series, where: str | None = None) -> Task:
     """The model's task: as declared, else by the metrics it names, else by the values of the target.
 
+    Args:
+        model: its declaration.
+        target: the values of the target.
+        where: where they come from, for errors; None: the table of the labels.
+
     Raises:
-        Refused: a value is not valid for the task.
+        Refused: a value is not valid for the task, or all are equal.
         ProjectError: the task cannot be inferred from the values.
     """
-    where = f"table {model.labels.name}"
+    where = where or f"table {model.labels.name}"
     task = task_of(model) or infer_task(target, where)
     evaluator = evaluator_for(task)
     invalid = evaluator.find_invalid(target)
@@ -157,6 +167,12 @@ def find_task(model: Model, target: pl.Series) -> Task:
             f"the target {model.target!r} of a {task} model must be {evaluator.target_rule}; "
             f"a row has {invalid[0]!r}",
             where=where,
+        )
+    if target.n_unique() == 1:
+        raise Refused(
+            f"the target {model.target!r} is always {target[0]!r}: nothing can be learnt from it",
+            where=where,
+            remedy="Check how the table computes it, or add labels with other values.",
         )
     return task
 
@@ -200,18 +216,32 @@ def _write_rows(
     labelled = labels.drop_nulls(model.target)
     if labelled.is_empty():
         raise Refused(
-            f"table {model.labels.name!r} has no row with a label",
-            where=f"model {model.name}",
-            remedy="A label may need time to be known; send more events, or build again later.",
+            f"table {model.labels.name!r} has no row with a label ({len(labels):,} rows without one)",
+            where=f"model {model.name}, {_place(project, model.labels)}",
+            remedy="A label may need time to be known: add data, or build again later.",
         )
-    find_task(model, labelled[model.target])
+    find_task(model, labelled[model.target], _place(project, model.labels))
     rows = join(labelled, plan, read_table).to_arrow()
     table: LakeTable = lake.ensure(f"training_{model.name}", rows.schema)
     facts = {
         f"{INPUT}{name}": encode_position(SnapshotPosition(name, snapshot)) for name, snapshot in inputs.items()
     }
+    summaries = [lake.table(name).snapshot(snapshot).summary for name, snapshot in inputs.items()]
+    revisions = merge_revisions(map(revisions_in, summaries))
+    facts |= {f"{REVISION}{source}": revision for source, revision in revisions.items()}
     facts |= {INPUTS_DIGEST: digest, UNLABELLED_ROWS: str(len(labels) - len(labelled))}
     return table.overwrite(rows, facts=facts)
+
+
+def _place(project: Project, labels: Table) -> str:
+    """The table of the labels, the line of its declaration, and the topics and files that it is made from."""
+
+    def list_origins(declared: Contract | Source | Table) -> list[str]:
+        if isinstance(declared, Table):
+            return [name for inner in project.inputs(declared) for name in list_origins(inner)]
+        return [declared.path if isinstance(declared, Source) else f"topic {declared.topic}"]
+
+    return f"table {labels.name} ({labels.place}), made from {', '.join(dict.fromkeys(list_origins(labels)))}"
 
 
 def _read_labels(table: pl.LazyFrame, model: Model, plan: FeaturePlan) -> pl.DataFrame:

@@ -86,18 +86,19 @@ def _search_by_ray_tune(
     from ray.tune.search.optuna import OptunaSearch
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    logging.getLogger("ray.tune").setLevel(logging.ERROR)
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # the error of a trial is raised below
     cores = max(1, int(ray.cluster_resources().get("CPU", 1)))
-    sampler = optuna.samplers.TPESampler(seed=tune.seed, n_startup_trials=max(4, tune.n_trials // 2))
+    is_grid, trials = tune.n_trials is None, tune.number_of_trials
+    sampler = optuna.samplers.TPESampler(seed=tune.seed, n_startup_trials=max(4, trials // 2))
     tuner = ray_tune.Tuner(
         ray_tune.with_resources(_trainable(ray.put(tuple(folds)), declared, tune), {"cpu": 1}),
-        param_space={name: _ray_space(space) for name, space in tune.space.items()},
+        param_space={name: _ray_space(space, is_grid) for name, space in tune.space.items()},
         tune_config=ray_tune.TuneConfig(
             metric="value",
             mode=mode,
-            search_alg=OptunaSearch(sampler=sampler),
-            num_samples=tune.n_trials,
-            max_concurrent_trials=min(cores, tune.n_trials),
+            search_alg=None if is_grid else OptunaSearch(sampler=sampler),
+            num_samples=1 if is_grid else trials,
+            max_concurrent_trials=min(cores, trials),
             reuse_actors=True,
         ),
         run_config=ray_tune.RunConfig(
@@ -113,7 +114,11 @@ def _search_by_ray_tune(
         warnings.simplefilter("ignore", FutureWarning)
         results = tuner.fit()
     if results.errors:
-        raise HeadraceError(f"a trial failed: {results.errors[0]}") from results.errors[0]
+        error = results.errors[0]
+        cause = getattr(error, "cause", None)  # of Ray's error: what the trial raised
+        if isinstance(cause, HeadraceError):
+            raise cause
+        raise HeadraceError(f"a trial failed: {error}") from error
     return [_to_trial(result.config or {}, result.metrics) for result in results]
 
 
@@ -176,12 +181,12 @@ def _callbacks(tune: Tune, progress: Progress | None) -> list[Any]:
 
         def on_trial_complete(self, *_: Any, **__: Any) -> None:
             self.done += 1
-            report("trials", self.done, tune.n_trials)
+            report("trials", self.done, tune.number_of_trials)
 
     return [TrialCount()]
 
 
-def _ray_space(space: Space) -> Any:
+def _ray_space(space: Space, is_grid: bool) -> Any:
     from ray import tune as ray_tune
 
     if isinstance(space, IntegerSpace):
@@ -189,4 +194,4 @@ def _ray_space(space: Space) -> Any:
     if isinstance(space, FloatSpace):
         return (ray_tune.loguniform if space.log else ray_tune.uniform)(space.low, space.high)
     assert isinstance(space, ChoiceSpace)
-    return ray_tune.choice(list(space.values))
+    return (ray_tune.grid_search if is_grid else ray_tune.choice)(list(space.values))

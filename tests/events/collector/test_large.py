@@ -13,8 +13,8 @@ import attrs
 import httpx
 import pytest
 from services.kafka import Broker
-from tests.contract.test_log import read_all, set_largest_batch
 from tests.events.clicks import Click, click
+from tests.log.topics import read_all, set_largest_batch
 
 from headrace import log as logs
 from headrace.declare.event import Contract, contract_of

@@ -17,8 +17,8 @@ from typing import Any
 import attrs
 import pytest
 from services.kafka import Broker
-from tests.contract.test_log import set_largest_batch
 from tests.events.clicks import click
+from tests.log.topics import set_largest_batch
 from tests.until import until
 
 from headrace import log

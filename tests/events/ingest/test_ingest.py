@@ -35,6 +35,7 @@ class MemorySink:
     """A sink that keeps its rows and its position in memory."""
 
     name = "memory"
+    is_raw = False
 
     def __init__(self) -> None:
         self.at: LogPosition | None = None
@@ -45,12 +46,12 @@ class MemorySink:
     def position(self) -> LogPosition | None:
         return self.at
 
-    def apply(self, good: pa.Table, position: LogPosition) -> None:
+    def apply(self, events: pa.Table, position: LogPosition) -> None:
         if self.away:
             raise Unavailable("the sink is away")
-        self.schemas.add(good.schema)
+        self.schemas.add(events.schema)
         applied = self.at or LogPosition(position.topic, position.log_id)
-        new = [r for r in good.to_pylist() if not applied.covers(r["_log_partition"], r["_log_offset"])]
+        new = [r for r in events.to_pylist() if not applied.covers(r["_log_partition"], r["_log_offset"])]
         self.rows += new
         self.at = applied.advance(position.offsets)
 

@@ -1,7 +1,7 @@
 """Filling the online store from a real lake."""
 
 import polars as pl
-from tests.features.online.test_follow import FACTS, ingest, look_up, plan_of, send
+from tests.features.online.clicks import FACTS, ingest, look_up, plan_of, send
 from tests.features.views import DAY, HOUR, MINUTE
 
 from headrace.features.offline.point_in_time import join

@@ -3,8 +3,8 @@
 import httpx
 import msgspec
 import pytest
+from tests.serving.running import FEW_VIEWS, INSTANCE, run_endpoint, ship_predictions
 from tests.serving.small_project import plan_of, put_bundle, put_release
-from tests.serving.test_endpoint import FEW_VIEWS, INSTANCE, run_endpoint, ship_predictions
 
 from headrace.features.plan import PlanField
 from headrace.http.responses import HttpError

@@ -3,7 +3,7 @@
 import httpx
 import msgspec
 import pytest
-from tests.serving.test_endpoint import INSTANCE, run_endpoint, ship_predictions
+from tests.serving.running import INSTANCE, run_endpoint, ship_predictions
 
 from headrace.http.responses import HttpError
 from headrace.serving import endpoint

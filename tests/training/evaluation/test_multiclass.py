@@ -1,5 +1,7 @@
 """The evaluation of multiclass models: scikit-learn's metrics, and each class by itself."""
 
+import re
+
 import numpy as np
 import polars as pl
 import pytest
@@ -57,3 +59,18 @@ def test_outputs_without_a_number_for_each_class_are_an_error() -> None:
 def test_the_plot_counts_each_pair_of_classes() -> None:
     evaluation = MULTICLASS.evaluate([0, 1, 2], np.eye(3), LABELS)
     assert MULTICLASS.plot(evaluation).count("<rect") == 9
+
+
+def test_the_true_class_is_the_row_of_the_confusion_matrix() -> None:
+    """Two setosa are taken for virginica, and no virginica for setosa: the matrix is not symmetric."""
+    truth = ["setosa", "setosa", "setosa", "virginica", "versicolor"]
+    predicted = ["setosa", "virginica", "virginica", "virginica", "versicolor"]
+    probabilities = np.eye(3)[[LABELS.index(label) for label in predicted]]
+    evaluation = MULTICLASS.evaluate([LABELS.index(label) for label in truth], probabilities, LABELS)
+    assert evaluation.confusion == [[1, 0, 2], [0, 1, 0], [0, 0, 1]]
+    assert evaluation.pairs == sorted(zip(truth, predicted, strict=True))
+    cells = re.findall(r'<rect x="(\d+)" y="(\d+)"[^/]*/><text[^>]*>(\d+)</text>', MULTICLASS.plot(evaluation))
+    across, down = (sorted({int(cell[axis]) for cell in cells}) for axis in (0, 1))
+    drawn = {(down.index(int(y)), across.index(int(x))): int(count) for x, y, count in cells}
+    assert drawn[0, 2] == 2  # the row of setosa, the column of virginica
+    assert drawn[2, 0] == 0

@@ -26,6 +26,8 @@ def test_metrics_equal_those_of_scikit_learn(drawn: list[tuple[float, float]]) -
         "rmse": math.sqrt(metrics.mean_squared_error(target, values)),
         "mae": metrics.mean_absolute_error(target, values),
         "mape": metrics.mean_absolute_percentage_error(target, values),
+        "wape": sum(abs(v - t) for t, v in zip(target.tolist(), values.tolist(), strict=True))
+        / max(sum(map(abs, target.tolist())), np.finfo(float).eps),
         "r2": metrics.r2_score(target, values),
     }
     assert evaluation.metrics == pytest.approx(expected, rel=1e-6, abs=1e-9)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import polars as pl
@@ -41,7 +41,7 @@ _encode = msgspec.json.Encoder().encode
 
 
 class ForwardSink:
-    """Forwards the events of one topic (events.ingest.sinks.RawSink).
+    """Forwards the events of one topic (events.ingest.sinks.Sink).
 
     Args:
         contract: names two topics in `forward`; they and its own topic are created if they do not exist.
@@ -51,7 +51,7 @@ class ForwardSink:
         ProjectError: the log is not on Kafka.
     """
 
-    raw: Literal[True] = True
+    is_raw = True
 
     def __init__(self, contract: Contract, log: Log) -> None:
         assert contract.forward is not None

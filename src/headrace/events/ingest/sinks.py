@@ -8,7 +8,7 @@ the table, which has the verdicts, and not from the log, which may have been tri
 from __future__ import annotations
 
 import logging
-from typing import Literal, Protocol
+from typing import Protocol
 
 import polars as pl
 import pyarrow as pa
@@ -24,7 +24,7 @@ from headrace.kernel.position import LogPosition
 from headrace.lake import LakeTable
 from headrace.log import Batch, Log
 
-__all__ = ["RawSink", "Sink", "SinkFeed", "sink_schema"]
+__all__ = ["Sink", "SinkFeed", "sink_schema"]
 
 _logger = logging.getLogger(__name__)
 
@@ -32,20 +32,23 @@ CHUNK = 200_000  # offsets in one chunk while catching up
 
 
 class Sink(Protocol):
-    """Receives good events, each exactly once.
+    """Receives the events of one topic, each exactly once.
 
     Attributes:
         name: its name, for errors and lineage.
+        is_raw: whether it receives the bytes of every event, also of refused ones (raw.RAW). Otherwise it
+            receives the good events with the contract's fields (sink_schema).
     """
 
     name: str
+    is_raw: bool
 
     def position(self) -> LogPosition | None:
         """How far it has received the topic, from any process; None: nothing yet."""
         ...
 
-    def apply(self, good: pa.Table, position: LogPosition) -> None:
-        """Stores the events (see sink_schema) and moves its position, in one transaction.
+    def apply(self, events: pa.Table, position: LogPosition) -> None:
+        """Stores the events and moves its position, in one transaction.
 
         The position names the log partitions of one worker's share. For every other partition, and for a
         partition where it is behind the sink's position, the sink's position stays (LogPosition.advance).
@@ -55,16 +58,10 @@ class Sink(Protocol):
         ...
 
 
-class RawSink(Sink, Protocol):
-    """A sink that receives every event's bytes, also those of refused events (raw.RAW), instead of good events
-    with the contract's fields."""
-
-    raw: Literal[True]
-
-
 def sink_schema(contract: Contract) -> pa.Schema:
-    """The columns of a sink's events: the contract's fields, _log_partition, _log_offset and _arrived_at."""
-    names = ("_log_partition", "_log_offset", "_arrived_at")
+    """The columns of a sink's events: the contract's fields, then where and when the log accepted each event,
+    and since when it is known (shape.META)."""
+    names = ("_log_partition", "_log_offset", "_arrived_at", "_known_at")
     return pa.schema([*list(shape_of(contract).schema), *(META.field(name) for name in names)])
 
 
@@ -72,13 +69,13 @@ class SinkFeed:
     """Feeds one sink of one topic up to the position of the topic's table.
 
     Attributes:
-        is_raw: whether the sink is a RawSink.
+        is_raw: whether the sink receives the bytes of every event.
         behind: the error of its last attempt; None: the sink is not behind.
     """
 
     def __init__(self, sink: Sink, contract: Contract, table: LakeTable, log: Log) -> None:
         self._sink = sink
-        self.is_raw: bool = getattr(sink, "raw", False)
+        self.is_raw = sink.is_raw
         self._log = log
         self.behind: Unavailable | None = None
         self._contract = contract

@@ -5,8 +5,8 @@ from headrace.features.online.store import (
     OnlineStore,
     RowPosition,
     ServedPosition,
+    StoreUnavailable,
     StreamPosition,
-    UnreadEvent,
     open,  # noqa: A004
 )
 
@@ -15,7 +15,7 @@ __all__ = [
     "OnlineStore",
     "RowPosition",
     "ServedPosition",
+    "StoreUnavailable",
     "StreamPosition",
-    "UnreadEvent",
     "open",
 ]

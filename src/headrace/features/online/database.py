@@ -61,11 +61,9 @@ class StateDatabase(Protocol):
 
     Attributes:
         where: the database's address, for errors.
-        is_local: whether reads take microseconds because they do not leave this process.
     """
 
     where: str
-    is_local: bool
 
     def writing(self, views: Sequence[StoredView] = ()) -> AbstractContextManager[None]:
         """A transaction of the only writer of these views; without views, of the only one that adds or drops

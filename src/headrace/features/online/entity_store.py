@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from headrace.features.online.batches import entries_by_entity, events_by_entity
-from headrace.features.online.database import EntityGroup, MissingView, StateDatabase, StateRow
+from headrace.features.online.database import EntityGroup, MissingView, StateDatabase, StateRow, StatesRead
 from headrace.features.online.entries import (
     PUSHED,
     merge_entries,
@@ -21,7 +21,7 @@ from headrace.features.online.entries import (
 )
 from headrace.features.online.keys import Key, KeySchema, PackedKey
 from headrace.features.online.readers import ViewReader, readers_of
-from headrace.features.online.store import LookupResult, ServedPosition, UnreadEvent
+from headrace.features.online.store import LookupResult, ServedPosition, StoreUnavailable
 from headrace.features.online.tiles import BROKEN, Tiles
 from headrace.features.plan import AsOfView, FeaturePlan, StoredView, WindowedView
 from headrace.kernel import faults
@@ -48,7 +48,6 @@ class EntityStore:
         self._clock = clock
         self._tiles: dict[str, Tiles] = {}
         self._lookups: dict[str, _PlanLookup] = {}
-        self.is_local = database.is_local
 
     def prepare(self, plan: FeaturePlan) -> None:
         """See OnlineStore."""
@@ -134,7 +133,6 @@ class EntityStore:
         position: LogPosition,
         *,
         after: LogPosition,
-        unread: Sequence[UnreadEvent] = (),
     ) -> None:
         """See OnlineStore."""
         database, now = self._database, self._clock()
@@ -149,10 +147,6 @@ class EntityStore:
                     packed_key: tiles.update(old.get(packed_key), key, batch, new_position.offsets, now)
                     for packed_key, (key, batch) in zip(packed_keys, events, strict=True)
                 }
-                for event in unread:
-                    key = tuple(event.fields[name] for name in view.keys)
-                    if None not in key:
-                        states[pack(key)] = tiles.pack_broken(key, event.reason)
                 database.write_states(view, states)
                 faults.reach("online.apply.written")
                 database.set_position(view, new_position)
@@ -161,20 +155,27 @@ class EntityStore:
     def lookup(self, plan: FeaturePlan, keys: Sequence[Mapping[str, object]], at: int) -> LookupResult:
         """See OnlineStore."""
         try:
-            return self._lookup_of(plan).find(keys, at)
-        except MissingView:  # another process dropped it, or added it again
-            self._lookups.pop(plan.digest, None)
-            return self._lookup_of(plan).find(keys, at)
+            try:
+                lookup, read = self._read(plan, keys)
+            except MissingView:  # another process dropped it, or added it again
+                self._lookups.pop(plan.digest, None)
+                lookup, read = self._read(plan, keys)
+        except Unavailable as error:
+            raise StoreUnavailable(error.what, where=error.where, remedy=error.remedy) from error
+        return lookup.values(keys, *read, at)
 
     def close(self) -> None:
         """See OnlineStore."""
         self._database.close()
 
-    def _lookup_of(self, plan: FeaturePlan) -> _PlanLookup:
+    def _read(
+        self, plan: FeaturePlan, keys: Sequence[Mapping[str, object]]
+    ) -> tuple[_PlanLookup, tuple[list[list[PackedKey]], StatesRead]]:
+        """The plan's lookup, and what it has read."""
         lookup = self._lookups.get(plan.digest)
         if lookup is None:
             lookup = self._lookups[plan.digest] = _PlanLookup(self._database, plan)
-        return lookup
+        return lookup, lookup.read(keys)
 
     def _tiles_of(self, view: WindowedView) -> Tiles:
         if view.digest not in self._tiles:
@@ -225,12 +226,21 @@ class _PlanLookup:
             [EntityGroup(keys, [reader.view for reader in group]) for keys, group in readers.items()]
         )
 
-    def find(self, keys: Sequence[Mapping[str, object]], at: int) -> LookupResult:
+    def read(self, keys: Sequence[Mapping[str, object]]) -> tuple[list[list[PackedKey]], StatesRead]:
+        """The packed keys of each group, and the states of these entities."""
+        packed_keys = [group.pack_keys(keys) for group in self._groups]
+        return packed_keys, self._read(packed_keys)
+
+    def values(
+        self,
+        keys: Sequence[Mapping[str, object]],
+        packed_keys: list[list[PackedKey]],
+        states: StatesRead,
+        at: int,
+    ) -> LookupResult:
         """See OnlineStore.lookup."""
         rows: list[list[object]] = [[None] * self._width for _ in keys]
         positions: list[dict[str, ServedPosition]] = [{} for _ in keys]
-        packed_keys = [group.pack_keys(keys) for group in self._groups]
-        states = self._read(packed_keys)
         for index, group in enumerate(self._groups):
             filled = None if states.positions is None else states.positions[index]
             group.read(keys, packed_keys[index], states.rows[index], filled, at, rows, positions)

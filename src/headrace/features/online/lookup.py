@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from headrace.features.online.store import OnlineStore, ServedPosition
+from headrace.features.online.store import LookupResult, OnlineStore, ServedPosition, StoreUnavailable
 from headrace.features.plan import FeaturePlan
 from headrace.features.values.matrix import Encoding, Matrix
 from headrace.features.values.on_demand import OnDemand
 from headrace.kernel.errors import CallError
 
 __all__ = ["Lookup", "RequestFeatures"]
+
+_logger = logging.getLogger(__name__)
 
 
 class RequestFeatures(NamedTuple):
@@ -75,6 +78,7 @@ class Lookup:
         self._matrix = Matrix(plan, encoding)
         self.columns = self._matrix.columns
         self._store = store
+        self._is_reached = True
         indexes = {feature.column: index for index, feature in enumerate(plan.looked_up)}
         self._steps = []
         for view in plan.on_demand:
@@ -98,10 +102,11 @@ class Lookup:
         Raises:
             CallError: a request lacks a field.
             OnDemandError: an on-demand function failed; `row` is the index of the request.
+            StoreUnavailable: the store does not answer, and the plan's policy for that is `refuse`.
             Unavailable: a view was not filled yet, or an entity is broken.
         """
         try:
-            rows, positions = self._store.lookup(self.plan, requests, at)
+            rows, positions = self._read_store(requests, at)
             for step in self._steps:
                 step.extend(requests, rows)
         except KeyError as error:
@@ -113,6 +118,22 @@ class Lookup:
         text = {name: [row[index] for row in rows] for name, index in self._text.items()}
         values, missing = self._matrix.values(seen, text), self._matrix.missing(seen)
         return RequestFeatures(seen.matrix, values, missing, positions)
+
+    def _read_store(self, requests: Sequence[Mapping[str, Any]], at: int) -> LookupResult:
+        try:
+            result = self._store.lookup(self.plan, requests, at)
+        except StoreUnavailable as error:
+            if self.plan.unavailable == "refuse":
+                raise
+            if self._is_reached:
+                _logger.warning("model %s predicts without the online store: %s", self.plan.model, error)
+            self._is_reached = False
+            width = len(self.plan.looked_up)
+            return LookupResult([[None] * width for _ in requests], [{} for _ in requests])
+        if not self._is_reached:
+            _logger.warning("model %s predicts with the online store again", self.plan.model)
+            self._is_reached = True
+        return result
 
     def _request_names(self) -> list[str]:
         return [entity.join_key for entity in self.plan.entities] + [f.name for f in self.plan.request]

@@ -74,8 +74,6 @@ class PostgresDatabase:
         schema: the name of the schema, which is created with the first view.
     """
 
-    is_local = False
-
     def __init__(self, pool: PostgresPool, schema: str) -> None:
         self.where = pool.url
         self._pool = pool

@@ -68,8 +68,6 @@ class SqliteDatabase:
         Unavailable: the file cannot be opened or another process keeps it locked.
     """
 
-    is_local = True
-
     def __init__(self, path: str | Path) -> None:
         self.where = str(path)
         self._local = threading.local()
@@ -151,13 +149,13 @@ class SqliteDatabase:
         def read(packed_keys: Sequence[Sequence[PackedKey]]) -> StatesRead:
             db = self._db()
             try:
-                rows = [select.rows(db, keys) for select, keys in zip(selects, packed_keys, strict=True)]
-                if not any(map(_is_missing, packed_keys, rows)):
+                rows, is_complete = _select_rows(db, selects, packed_keys)
+                if is_complete:
                     return StatesRead(rows, None)
                 db.execute("begin")
                 try:
                     positions = self.positions()
-                    rows = [select.rows(db, keys) for select, keys in zip(selects, packed_keys, strict=True)]
+                    rows, _ = _select_rows(db, selects, packed_keys)
                 finally:
                     db.execute("commit")
             except sqlite3.OperationalError as error:
@@ -258,9 +256,18 @@ class _Select:
         return rows
 
 
-def _is_missing(keys: Sequence[PackedKey], rows: Mapping[PackedKey, StateRow]) -> bool:
-    """Whether an entity lacks a state in one of the views."""
-    return any(None in rows.get(key, _NO_STATES) for key in keys)
+def _select_rows(
+    db: sqlite3.Connection, selects: Sequence[_Select], packed_keys: Sequence[Sequence[PackedKey]]
+) -> tuple[list[dict[PackedKey, StateRow]], bool]:
+    """The rows of each group, and whether each entity has a state in each view."""
+    rows, is_complete = [], True
+    for select, keys in zip(selects, packed_keys, strict=True):
+        states = select.rows(db, keys)
+        rows.append(states)
+        for key in keys:
+            if None in states.get(key, _NO_STATES):
+                is_complete = False
+    return rows, is_complete
 
 
 def _unreadable(error: sqlite3.OperationalError) -> Exception:

@@ -10,7 +10,7 @@ from msgspec import Struct
 from headrace.config.settings import Settings
 from headrace.features.plan import AsOfView, FeaturePlan, StoredView, WindowedView
 from headrace.kernel.addresses import check_postgres_address, is_postgres_address, path_of
-from headrace.kernel.errors import ProjectError
+from headrace.kernel.errors import ProjectError, Unavailable
 from headrace.kernel.extras import describe_missing, is_installed
 from headrace.kernel.position import LogPosition, Position, SnapshotPosition
 from headrace.kernel.secrets import clean_text
@@ -23,8 +23,8 @@ __all__ = [
     "OnlineStore",
     "RowPosition",
     "ServedPosition",
+    "StoreUnavailable",
     "StreamPosition",
-    "UnreadEvent",
     "open",
 ]
 
@@ -68,26 +68,12 @@ class LookupResult(NamedTuple):
     positions: list[dict[str, ServedPosition]]
 
 
-class UnreadEvent(NamedTuple):
-    """An event that the view's rowwise function fails on.
-
-    Attributes:
-        fields: the event's fields; they include the view's keys.
-        reason: the function's error, and the event's position on the log.
-    """
-
-    fields: Mapping[str, Any]
-    reason: str
+class StoreUnavailable(Unavailable):
+    """The store cannot be reached or does not answer, so nothing is known about any entity."""
 
 
 class OnlineStore(Protocol):
-    """The store of current feature values. Several threads may use one instance.
-
-    Attributes:
-        is_local: whether lookups take microseconds because they do not leave this process.
-    """
-
-    is_local: bool
+    """The store of current feature values. Several threads may use one instance."""
 
     def prepare(self, plan: FeaturePlan) -> None:
         """Adds the plan's stored views. Idempotent."""
@@ -147,14 +133,13 @@ class OnlineStore(Protocol):
         position: LogPosition,
         *,
         after: LogPosition,
-        unread: Sequence[UnreadEvent] = (),
     ) -> None:
         """Adds rows to the state of views at the position `after`, and moves the views to `position` in the
         log partitions in which the two differ: one transaction.
 
         Other processes may have moved the views in other log partitions meanwhile. An entity is broken from
-        then on if its state cannot be updated with its rows, or if it has an unread event: the store logs it,
-        and a lookup of it raises an error. Other entities are not affected.
+        then on if its state cannot be updated with its rows: the store logs it, and a lookup of it raises an
+        error. Other entities are not affected.
 
         Args:
             views: filled views of one table.
@@ -162,7 +147,6 @@ class OnlineStore(Protocol):
                 and columns.
             position: the views' position afterwards.
             after: the views' position now.
-            unread: the events between the two positions that could not become rows.
 
         Raises:
             Conflict: a view has another position in one of those log partitions; nothing was written.
@@ -173,6 +157,7 @@ class OnlineStore(Protocol):
 
         Raises:
             CallError: the plan was not prepared in this store.
+            StoreUnavailable: the store does not answer.
             Unavailable: a view is not filled yet, or an entity is broken.
         """
 

@@ -59,6 +59,8 @@ class FeaturePlan(Struct, frozen=True, dict=True):
         request: the fields that a request must carry besides the entity keys.
         missing: the policy for missing features: `model` (the model sees null), `refuse`, or defaults, column
             (`view__name`) → value.
+        unavailable: what a lookup does while the online store does not answer: `refuse`, or `missing` (the
+            values of stored views are missing).
         labels_topics: the topics that the labels' table is made from.
     """
 
@@ -69,6 +71,7 @@ class FeaturePlan(Struct, frozen=True, dict=True):
     request: tuple[PlanField, ...] = ()
     missing: Literal["model", "refuse"] | dict[str, int | float | str | bool] = "model"
     labels_topics: tuple[str, ...] = ()
+    unavailable: Literal["refuse", "missing"] = "refuse"
 
     @cached_property
     def digest(self) -> str:

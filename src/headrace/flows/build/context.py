@@ -119,6 +119,19 @@ class BuildContext:
             )
         return int(pointer["snapshot"])
 
+    def fetch_revisions(self, table: str) -> None:
+        """Fetches the data of the git revisions that the table reads, unless they are there already.
+
+        Raises:
+            ProjectError: a revision does not exist, or its data cannot be had.
+        """
+        for read in self.code.reads[table]:
+            source = self.code.sources[read.name] if read.kind == "sources" else None
+            if source is not None and source.revision:
+                from headrace.flows.build.revisions import fetch_revision
+
+                fetch_revision(self.settings, source.path, source.revision, source.described(read.name))
+
     def newest_inputs(self, model: str) -> dict[str, int]:
         """Table → the snapshot in its pointer, for each table that the model is made from.
 

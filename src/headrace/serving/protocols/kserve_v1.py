@@ -17,14 +17,14 @@ from headrace.serving.models import Models
 from headrace.serving.prediction import Prediction
 from headrace.serving.protocols.instances import decode_instances
 from headrace.serving.protocols.port import DecodedRequest, PredictRoute, ReadRoute
-from headrace.serving.request_schema import RequestSchema
+from headrace.serving.request_schema import InstanceSchema
 
 __all__ = ["ROUTES", "decode", "encode_error"]
 
 _encode = msgspec.json.Encoder().encode
 
 
-def decode(schema: RequestSchema, scope: Scope, body: bytes) -> DecodedRequest:
+def decode(schema: InstanceSchema, scope: Scope, body: bytes) -> DecodedRequest:
     """Decodes `{"instances": [object, ...]}`.
 
     Raises:
@@ -47,7 +47,7 @@ def _encode_predictions(predictions: Sequence[Prediction]) -> bytes:
 
 
 def _read_models(models: Models, _names: Mapping[str, str]) -> bytes:
-    return _encode({"models": sorted(models.released)})
+    return _encode({"models": models.names})
 
 
 def _read_model(models: Models, names: Mapping[str, str]) -> bytes:

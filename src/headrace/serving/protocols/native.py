@@ -18,14 +18,14 @@ from headrace.serving.models import Models
 from headrace.serving.prediction import Prediction
 from headrace.serving.protocols.instances import decode_instance, decode_instances, has_instances
 from headrace.serving.protocols.port import DecodedRequest, PredictRoute, ReadRoute
-from headrace.serving.request_schema import RequestSchema
+from headrace.serving.request_schema import InstanceSchema
 
 __all__ = ["ROUTES", "decode", "encode_error"]
 
 _encode = msgspec.json.Encoder().encode
 
 
-def decode(schema: RequestSchema, scope: Scope, body: bytes) -> DecodedRequest:
+def decode(schema: InstanceSchema, scope: Scope, body: bytes) -> DecodedRequest:
     """Decodes one object, or `{"instances": [object, ...]}`.
 
     Raises:
@@ -58,6 +58,8 @@ def _prediction_body(prediction: Prediction, explain: bool) -> dict[str, Any]:
         "value": prediction.value,
         "missing": prediction.missing,
     }
+    if prediction.probabilities is not None:
+        body["probabilities"] = prediction.probabilities
     if explain:
         body["features"] = prediction.features
     return body

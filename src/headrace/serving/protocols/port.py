@@ -11,7 +11,7 @@ from headrace.http.asgi import Scope
 from headrace.http.responses import HttpError
 from headrace.serving.models import Models
 from headrace.serving.prediction import Prediction
-from headrace.serving.request_schema import RequestSchema
+from headrace.serving.request_schema import InstanceSchema
 
 __all__ = ["DecodedRequest", "HttpProtocol", "PredictRoute", "ReadRoute", "Route"]
 
@@ -20,7 +20,7 @@ class DecodedRequest(NamedTuple):
     """A decoded prediction request.
 
     Attributes:
-        instances: field → value of each instance, as RequestSchema.to_values returns them.
+        instances: field → value of each instance, as InstanceSchema.to_values returns them.
         encode: encodes the response body from the predictions, in the order of the instances.
     """
 
@@ -34,10 +34,12 @@ class PredictRoute(Struct, frozen=True):
     Attributes:
         path: the path, with `{model}` in place of the model's name, such as `/predict/{model}`.
         decode: decodes a request for a model with this schema. It raises RequestError or HttpError.
+        instances: what errors call the instances: `instances[1].price`.
     """
 
     path: str
-    decode: Callable[[RequestSchema, Scope, bytes], DecodedRequest]
+    decode: Callable[[InstanceSchema, Scope, bytes], DecodedRequest]
+    instances: str = "instances"
 
 
 class ReadRoute(Struct, frozen=True):

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 from headrace.http.responses import HttpError, to_http_error
-from headrace.serving.errors import OversizedPrediction, RequestError, UnknownModel
+from headrace.serving.errors import ModelTimeout, OversizedPrediction, RequestError, UnknownModel
 
 __all__ = ["to_response_error"]
 
-_STATUS: dict[type[RequestError], int] = {UnknownModel: 404, OversizedPrediction: 413}
+_STATUS: dict[type[RequestError], int] = {UnknownModel: 404, OversizedPrediction: 413, ModelTimeout: 504}
 _UNPROCESSABLE = 422
 
 
-def to_response_error(error: Exception) -> HttpError:
+def to_response_error(error: Exception, instances: str = "instances") -> HttpError:
     """The HTTP error for an error of decoding or predicting. If the request has several instances, its `field`
     names the instance: `instances[1].price`, or `instances[1]`."""
     if not isinstance(error, RequestError):
         return to_http_error(error)
     field = error.field
     if error.instance is not None:
-        instance = f"instances[{error.instance}]"
+        instance = f"{instances}[{error.instance}]"
         field = instance if field is None else f"{instance}.{field}"
     status = _STATUS.get(type(error), _UNPROCESSABLE)
     return HttpError(status, error.code, error.what, field=field, more=error.details)

@@ -45,7 +45,8 @@ class MulticlassEvaluation(Struct, frozen=True, tag_field="task", tag="multiclas
         largest_share: the share of the most frequent class: the accuracy of a model that always predicts it.
         metrics: by the names in declare.metrics.METRICS.
         classes: the metrics of each class.
-        confusion: for each true class, how many of its rows were predicted as each class.
+        confusion: for each true class (a row), how many of its rows were predicted as each class (a column), in
+            the order of `classes`.
     """
 
     rows: int
@@ -58,6 +59,17 @@ class MulticlassEvaluation(Struct, frozen=True, tag_field="task", tag="multiclas
     def baseline(self) -> dict[str, float]:
         """The reference values for the metrics."""
         return {"largest_share": self.largest_share}
+
+    @property
+    def pairs(self) -> list[tuple[Label, Label]]:
+        """The true and the predicted class of each row, ordered by both: what DVC's plot `confusion` takes."""
+        labels = [metrics.label for metrics in self.classes]
+        return [
+            (truth, predicted)
+            for truth, counts in zip(labels, self.confusion, strict=True)
+            for predicted, count in zip(labels, counts, strict=True)
+            for _ in range(count)
+        ]
 
 
 class MulticlassEvaluator:

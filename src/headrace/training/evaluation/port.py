@@ -35,8 +35,9 @@ class Evaluator(Protocol[E_co]):
     def classes(self, target: pl.Series) -> tuple[Label, ...]:
         """The labels of a multiclass target, sorted; empty for other tasks."""
 
-    def encode(self, target: pl.Series, classes: tuple[Label, ...]) -> npt.NDArray[np.float32]:
-        """Encodes the target for a trainer, as float32 (n,): 0 or 1, a number, or the index of the class."""
+    def encode(self, target: pl.Series, classes: tuple[Label, ...]) -> npt.NDArray[Any]:
+        """Encodes the target for a trainer, shape (n,): 0 or 1 or the index of the class as float32; a number
+        as float64."""
 
     def evaluate(self, target: npt.ArrayLike, outputs: npt.ArrayLike, classes: tuple[Label, ...] = ()) -> E_co:
         """Compares a model's outputs with the encoded target.

@@ -1,6 +1,7 @@
 """Evaluation of a regression model, whose outputs are values of the target.
 
-The metrics have the definitions and values of scikit-learn's.
+The metrics have the definitions and values of scikit-learn's. It lacks `wape`: the sum of the absolute errors
+divided by the sum of the absolute targets.
 """
 
 from __future__ import annotations
@@ -59,9 +60,9 @@ class RegressionEvaluator:
         """Empty: the target is a number."""
         return ()
 
-    def encode(self, target: pl.Series, classes: tuple[Label, ...]) -> npt.NDArray[np.float32]:  # noqa: ARG002
-        """The target as float32."""
-        return target.cast(pl.Float32).to_numpy()
+    def encode(self, target: pl.Series, classes: tuple[Label, ...]) -> npt.NDArray[np.float64]:  # noqa: ARG002
+        """The target as float64: the metrics would miss the cents of a large number in float32."""
+        return target.cast(pl.Float64).to_numpy()
 
     def evaluate(
         self,
@@ -102,5 +103,6 @@ def _metrics(truth: Floats, values: Floats) -> dict[str, float]:
         "rmse": float(np.sqrt(np.mean(errors**2))),
         "mae": float(np.mean(np.abs(errors))),
         "mape": float(np.mean(relative)),
+        "wape": float(np.sum(np.abs(errors)) / max(np.sum(np.abs(truth)), np.finfo(np.float64).eps)),
         "r2": 1 - squares / total if total else constant,
     }

@@ -11,14 +11,15 @@ import polars as pl
 from headrace.declare.splits import ByTime
 from headrace.kernel.errors import Refused
 from headrace.kernel.time import format_duration, from_micros
-from headrace.training.splits.port import MOMENT, Fold, Parts
+from headrace.training.splits.port import MOMENT, Fold, LabelledFrame, Parts
+from headrace.training.splits.sufficiency import check_classes, is_sufficient, least_classes
 
 __all__ = ["divide_by_time"]
 
 _CANDIDATES = 200
 
 
-def divide_by_time(rows: pl.DataFrame, split: ByTime, target: str, by_class: bool = True) -> Parts:
+def divide_by_time(frame: LabelledFrame, split: ByTime) -> Parts:
     """Divides the rows at two moments, so that the parts have about the declared shares of the rows.
 
     Rows of one moment stay together. Rows within `split.gap` before a boundary are in no part, because what
@@ -26,17 +27,11 @@ def divide_by_time(rows: pl.DataFrame, split: ByTime, target: str, by_class: boo
     (the rows are few or unevenly spread), the boundaries move to where every part is sufficient and the shares
     are nearest to the declared ones.
 
-    Args:
-        rows: `event_timestamp` (a UTC datetime), the target, and any other columns.
-        split: the shares and the gap.
-        target: the label's column.
-        by_class: whether the target is a class. If so, the train part needs every class, each other part at
-            least two.
-
     Raises:
         Refused: a part would be empty, or lack classes, wherever the boundaries are.
     """
-    rows = rows.sort(MOMENT, maintain_order=True)
+    target, classes = frame.target, frame.classes
+    rows = frame.rows.sort(MOMENT, maintain_order=True)
     if len(rows) < 3:
         raise Refused(
             f"{len(rows)} labelled rows cannot be split into three parts",
@@ -44,8 +39,7 @@ def divide_by_time(rows: pl.DataFrame, split: ByTime, target: str, by_class: boo
         )
     first, second = int(len(rows) * (1 - split.validation - split.test)), int(len(rows) * (1 - split.test))
     by_share = _cut(rows, rows[MOMENT][first], rows[MOMENT][second], split)
-    classes = rows[target].n_unique() if by_class else 0
-    if all(_is_sufficient(name, part, target, classes) for name, part in by_share):
+    if all(is_sufficient(name, part[target], classes) for name, part in by_share):
         return by_share
     boundaries = _find_boundaries(rows, split, target, classes)
     if boundaries is not None:
@@ -61,18 +55,8 @@ def _cut(rows: pl.DataFrame, validation_from: datetime, test_from: datetime, spl
     test = rows.filter(pl.col(MOMENT) >= test_from)
     dropped = len(rows) - len(train) - len(validation) - len(test)
     boundaries = {"validation": validation_from, "test": test_from}
-    return Parts((Fold(train, validation),), test, boundaries, dropped)
-
-
-def _least_classes(name: str, classes: int) -> int:
-    """How many of the classes the part must have; 0 if the target is not a class."""
-    if not classes:
-        return 0
-    return max(2, classes) if name == "train" else 2
-
-
-def _is_sufficient(name: str, part: pl.DataFrame, target: str, classes: int) -> bool:
-    return len(part) > 0 and (not classes or part[target].n_unique() >= _least_classes(name, classes))
+    gap = f" with a gap of {format_duration(split.gap)}" if split.gap else ""
+    return Parts((Fold(train, validation, test),), f"by time{gap}", boundaries, dropped)
 
 
 def _find_boundaries(
@@ -101,7 +85,7 @@ def _find_boundaries(
     }
     for name, (start, end, share) in parts.items():
         present = sum((of_class[np.maximum(end, start)] > of_class[start]).astype(int) for of_class in counts)
-        is_sufficient &= present >= max(1, _least_classes(name, classes))
+        is_sufficient &= present >= max(1, least_classes(name, classes))
         distance += ((end - start) / len(moments) - share) ** 2
     if not is_sufficient.any():
         return None
@@ -128,14 +112,4 @@ def _check_part(
             if rows[MOMENT][0] != rows[MOMENT][-1]
             else "A model is evaluated on labels later than those it learnt from: they need different times.",
         )
-    present = part[target].n_unique()
-    if present == 1 and classes:
-        raise Refused(
-            f"the {name} part of {span} has only one class: {target} is always {part[target][0]}",
-            remedy="Add labels, or declare a larger share for this part.",
-        )
-    if present < _least_classes(name, classes):
-        raise Refused(
-            f"the {name} part of {span} has {present} of the {classes} classes of {target}",
-            remedy="The model must learn every class: add labels, or declare a larger share for this part.",
-        )
+    check_classes(f"the {name} part of {span}", name, part[target], classes)

@@ -9,25 +9,50 @@ from typing import Any, NamedTuple
 
 import polars as pl
 
-__all__ = ["MOMENT", "Divide", "Fold", "Parts"]
+__all__ = ["MOMENT", "Divide", "Fold", "LabelledFrame", "Parts"]
 
 MOMENT = "event_timestamp"
 """The column with the time of a label."""
 
-Divide = Callable[[pl.DataFrame, Any, str, bool], "Parts"]
-"""Divides labelled rows.
 
-Takes the rows (`event_timestamp`, the target, and any other columns), the declaration (declare.splits), the
-target's column, and whether the target is a class. If so, the train part gets every class, and each other part
-at least two. Raises Refused if the rows cannot be divided in this way.
-"""
+class LabelledFrame(NamedTuple):
+    """Rows to divide.
+
+    Attributes:
+        rows: the entity keys, the request's fields, `event_timestamp` (a UTC datetime), the target, and the
+            features.
+        target: the target's column.
+        by_class: whether the target is a class. If so, the train part needs every class, and each other part
+            at least two.
+        keys: the columns that name a row's entities.
+    """
+
+    rows: pl.DataFrame
+    target: str
+    by_class: bool = True
+    keys: tuple[str, ...] = ()
+
+    @property
+    def classes(self) -> int:
+        """How many classes the target has; 0 if it is not a class."""
+        return self.rows[self.target].n_unique() if self.by_class else 0
+
+
+Divide = Callable[[LabelledFrame, Any], "Parts"]
+"""Divides labelled rows as declared (declare.splits). Raises Refused if they cannot be divided in this way."""
 
 
 class Fold(NamedTuple):
-    """Rows to learn from, and other rows to compare the trials of a search on."""
+    """Rows to learn from, rows to compare the trials of a search on, and rows that only the evaluation uses."""
 
     train: pl.DataFrame
     validation: pl.DataFrame
+    test: pl.DataFrame
+
+    @property
+    def named(self) -> Iterator[tuple[str, pl.DataFrame]]:
+        """Each part with its name."""
+        return zip(self._fields, self, strict=True)
 
 
 @dataclass(frozen=True)
@@ -36,13 +61,13 @@ class Parts:
 
     Attributes:
         folds: a search compares its trials by the mean metric over the folds; the final fit uses the last fold.
-        test: the rows that only the evaluation uses.
-        boundaries: part → its first moment; empty if the split is not by time.
+        description: how the rows were divided, for the report.
+        boundaries: part of the last fold → its first moment; empty if the split is not by time.
         dropped: how many rows are in no part.
     """
 
     folds: tuple[Fold, ...]
-    test: pl.DataFrame
+    description: str
     boundaries: Mapping[str, datetime] = field(default_factory=dict)
     dropped: int = 0
 
@@ -56,5 +81,10 @@ class Parts:
         """The rows by which the final fit stops early."""
         return self.folds[-1].validation
 
+    @property
+    def test(self) -> pl.DataFrame:
+        """The rows that only the evaluation uses."""
+        return self.folds[-1].test
+
     def __iter__(self) -> Iterator[tuple[str, pl.DataFrame]]:
-        return iter((("train", self.train), ("validation", self.validation), ("test", self.test)))
+        return self.folds[-1].named

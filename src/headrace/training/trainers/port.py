@@ -41,11 +41,11 @@ class Examples(NamedTuple):
 
     Attributes:
         matrix: float32 (n, features), NaN where a feature is missing.
-        target: float32 (n,): 0 or 1, a number, or the index of the class.
+        target: shape (n,): 0 or 1 or the index of the class as float32, a number as float64.
     """
 
     matrix: npt.NDArray[np.float32]
-    target: npt.NDArray[np.float32]
+    target: npt.NDArray[Any]
 
 
 @dataclass(frozen=True)

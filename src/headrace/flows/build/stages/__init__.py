@@ -8,6 +8,7 @@ from headrace.flows.build.stages.features import FeaturesStage
 from headrace.flows.build.stages.inputs import InputsStage
 from headrace.flows.build.stages.online import OnlineStage
 from headrace.flows.build.stages.release import ReleaseStage
+from headrace.flows.build.stages.source import SourceStage
 from headrace.flows.build.stages.table import TableStage
 from headrace.flows.build.stages.train import TrainStage
 from headrace.flows.build.stages.training_set import TrainingSetStage
@@ -16,6 +17,7 @@ __all__ = ["KINDS"]
 
 KINDS: tuple[type[Stage], ...] = (
     CodeStage,
+    SourceStage,
     TableStage,
     FeaturesStage,
     OnlineStage,

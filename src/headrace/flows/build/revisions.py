@@ -1,0 +1,89 @@
+"""Fetches the data of a git revision into the state folder, whether git or DVC tracks them."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+from dvc.repo import Repo
+
+from headrace.config.settings import Settings
+from headrace.flows.build.dvc_lock import translate_errors
+from headrace.flows.build.pointers import Pointers
+from headrace.flows.build.project_code import ProjectCode
+from headrace.flows.build.sources import SourceState, sources_read
+from headrace.kernel.errors import ProjectError
+from headrace.kernel.files import move_into_place
+from headrace.kernel.ids import new_id
+from headrace.kernel.private import make_private
+from headrace.projects.checkout import resolve_revision
+from headrace.tables.files import revision_folder
+
+__all__ = ["fetch_revision", "fetch_revisions"]
+
+
+def fetch_revisions(
+    settings: Settings, code: ProjectCode, states: Mapping[str, SourceState]
+) -> dict[str, SourceState]:
+    """Fetches the data of every revision that a source names. The state of a source whose data cannot be had
+    becomes the problem."""
+    fetched = dict(states)
+    for name, source in sources_read(code).items():
+        pointer = Pointers.path("sources", name)
+        if source.revision and states[pointer].problem is None:
+            try:
+                fetch_revision(settings, source.path, source.revision, source.described(name))
+            except ProjectError as error:
+                fetched[pointer] = SourceState(problem=error)
+    return fetched
+
+
+def fetch_revision(settings: Settings, path: str, revision: str, where: str) -> None:
+    """Copies the file or folder as it was at the revision to where `tables.files` reads it, unless it is there.
+
+    Data that DVC tracks come from its cache, else from its remote.
+
+    Args:
+        settings: the settings of the project.
+        path: the file or folder, relative to the project.
+        revision: a git tag, branch or commit.
+        where: what names the revision, for errors.
+
+    Raises:
+        ProjectError: the repository has no such revision, the revision has no such path, or its data are
+            neither in DVC's cache nor in its remote.
+    """
+    commit = resolve_revision(settings.root, revision, where)
+    folder = revision_folder(settings, commit, path)
+    if folder.is_dir():
+        return
+    draft = make_private(folder.parent) / f".{new_id()}"
+    try:
+        make_private((draft / path).parent)
+        _copy(settings.root, commit, path, draft / path, f"{path} at revision {revision}", where)
+        move_into_place(draft, folder)
+    except OSError:
+        if not folder.is_dir():  # another process may have fetched it
+            raise
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def _copy(root: Path, commit: str, path: str, target: Path, data: str, where: str) -> None:
+    with translate_errors(root), Repo(str(root)) as repo, repo.switch(commit):
+        files = repo.dvcfs
+        if not files.exists(path):
+            raise ProjectError(
+                f"{data} does not exist",
+                where=where,
+                remedy=f"git ls-tree -r --name-only {commit[:12]} lists the files of the revision.",
+            )
+        try:
+            files.get(path, str(target), recursive=files.isdir(path))
+        except FileNotFoundError as error:
+            raise ProjectError(
+                f"the content of {data} is neither in DVC's cache nor in its remote",
+                where=where,
+                remedy="dvc fetch --all-tags gets it where a remote has it; dvc push --all-tags puts it there.",
+            ) from error

@@ -1,0 +1,37 @@
+"""Trial: prepares a model and starts its process as a replica would, before it is deployed."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from pathlib import Path
+
+from headrace.cluster.folder import runtime_folder
+from headrace.config.settings import Settings
+from headrace.kernel.errors import Refused, Unavailable
+from headrace.serving.mlflow_models.model_set import DeployedModel
+from headrace.serving.mlflow_models.process import ModelProcess, ProcessSpec
+from headrace.serving.mlflow_models.replica import make_spec
+
+__all__ = ["try_model"]
+
+
+def try_model(settings: Settings, model: DeployedModel) -> None:
+    """Makes the model's environment if it is missing, starts the model's process, and ends it.
+
+    Raises:
+        Refused: the environment cannot be made, or the model cannot be loaded.
+        Unavailable: the package index cannot be reached.
+    """
+    spec = make_spec(settings, model)
+    with tempfile.TemporaryDirectory(prefix="headrace-") as folder:
+        try:
+            asyncio.run(_start(spec, runtime_folder(settings), Path(folder, "model.log")))
+        except Unavailable as error:
+            reason = error.what.replace(folder, "").removesuffix(" (/model.log)")
+            raise Refused(reason) from error
+
+
+async def _start(spec: ProcessSpec, sockets: Path, log: Path) -> None:
+    async with ModelProcess(spec, sockets, log) as process:
+        await process.await_ready()

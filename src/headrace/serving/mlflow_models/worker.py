@@ -1,0 +1,183 @@
+"""The process of a model: `python worker.py SOCKET MODEL COLUMNS`, run by the Python that the model needs.
+
+It stands alone: the standard library of any Python from 3.7 on, and MLflow, NumPy and pandas of the model's own
+environment. Headrace is not installed there.
+
+SOCKET is the path of a Unix socket that the parent listens on, MODEL the folder of the model's artefact, and
+COLUMNS a JSON list of [name, type], or null if the model states none. Each message is JSON behind its length
+(4 bytes, big-endian). A request is {"columns": {name: values}}; the answer is {"values": [...]}, one a row, or
+{"error": text}.
+
+It reports to its parent and ends with it as kernel.child says: "ready" on standard output; the end of standard
+input ends it.
+"""
+
+from __future__ import annotations
+
+import base64
+import ctypes
+import json
+import math
+import os
+import signal
+import socket
+import struct
+import sys
+import threading
+import traceback
+from typing import Any, Optional
+
+_HEAD = struct.Struct(">I")
+_PR_SET_PDEATHSIG = 1
+_DTYPES = {
+    "double": "float64",
+    "float": "float32",
+    "long": "int64",
+    "integer": "int32",
+    "boolean": "bool",
+    "datetime": "datetime64[ns]",
+}
+
+
+def main() -> None:
+    path, folder, columns = sys.argv[1:4]
+    signals = _take_standard_output()
+    _end_with_parent()
+    import mlflow.pyfunc
+
+    model = mlflow.pyfunc.load_model(folder)
+    types = json.loads(columns)
+    connection = socket.socket(socket.AF_UNIX)
+    connection.connect(path)
+    os.write(signals, b"ready\n")
+    while True:
+        request = _receive(connection)
+        if request is None:
+            return
+        answer: dict[str, Any]
+        try:
+            frame = _build_frame(json.loads(request)["columns"], types)
+            answer = {"values": _to_rows(model.predict(frame), len(frame))}
+        except Exception as error:
+            traceback.print_exc()
+            sys.stderr.write("The request above failed; the process continues.\n")
+            answer = {"error": f"{type(error).__name__}: {error}"}
+        _send(connection, answer)
+
+
+def _take_standard_output() -> int:
+    """Keeps standard output for the reports to the parent; what libraries print goes to the log."""
+    signals = os.dup(1)
+    os.dup2(2, 1)
+    return signals
+
+
+def _end_with_parent() -> None:
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    threading.Thread(target=_follow_parent, daemon=True).start()
+
+
+def _follow_parent() -> None:
+    while os.read(0, 4096):
+        pass
+    os._exit(0)
+
+
+def _receive(connection: socket.socket) -> Optional[bytes]:
+    """The bytes of the next message; None at the end of the connection."""
+    head = _receive_exactly(connection, _HEAD.size)
+    return None if head is None else _receive_exactly(connection, _HEAD.unpack(head)[0])
+
+
+def _receive_exactly(connection: socket.socket, size: int) -> Optional[bytes]:
+    parts = []
+    while size:
+        part = connection.recv(min(size, 1 << 20))
+        if not part:
+            return None
+        parts.append(part)
+        size -= len(part)
+    return b"".join(parts)
+
+
+def _send(connection: socket.socket, answer: dict[str, Any]) -> None:
+    try:
+        body = json.dumps(answer, default=_to_json, allow_nan=False)
+    except ValueError:  # NaN or an infinity
+        try:
+            body = json.dumps(_drop_nan(answer), default=_to_json, allow_nan=False)
+        except ValueError:
+            body = json.dumps({"error": "the model answered an infinity, which JSON cannot hold"})
+    content = body.encode()
+    connection.sendall(_HEAD.pack(len(content)) + content)
+
+
+def _build_frame(columns: dict[str, Any], types: Optional[list[list[str]]]) -> Any:
+    """The frame of a request, with the types of the model's signature."""
+    import numpy as np
+    import pandas as pd
+
+    if types is None:
+        return pd.DataFrame(columns)
+    arrays = {}
+    for name, kind in types:
+        if name not in columns:  # optional, and no row has it
+            continue
+        values = columns[name]
+        if kind in _DTYPES:
+            arrays[name] = np.array(values, _DTYPES[kind])
+        else:
+            if kind == "binary":
+                values = [None if value is None else base64.b64decode(value) for value in values]
+            cells = np.empty(len(values), object)
+            cells[:] = values
+            arrays[name] = cells
+    return pd.DataFrame(arrays)
+
+
+def _to_rows(answer: Any, count: int) -> list[Any]:
+    """The model's answer as a list with one JSON value a row, as MLflow's own scoring server writes it."""
+    import numpy as np
+    import pandas as pd
+
+    if isinstance(answer, pd.DataFrame):
+        rows = answer.to_dict(orient="records")
+    elif isinstance(answer, (pd.Series, np.ndarray)):
+        rows = answer.tolist()
+    elif hasattr(answer, "toarray"):  # a sparse matrix
+        rows = answer.toarray().tolist()
+    else:
+        rows = answer
+    if not isinstance(rows, list) or len(rows) != count:
+        size = f"{len(rows)} values" if isinstance(rows, list) else f"a {type(answer).__name__}"
+        raise TypeError(f"the model answered {size} for {count} rows")
+    return rows
+
+
+def _to_json(value: Any) -> Any:
+    """A value that JSON does not know: of NumPy, a time, or bytes."""
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    if hasattr(value, "isoformat"):
+        return value.isoformat()
+    if isinstance(value, (bytes, bytearray)):
+        return base64.b64encode(value).decode()
+    raise TypeError(f"the model answered a {type(value).__name__}")
+
+
+def _drop_nan(value: Any) -> Any:
+    """The value with null in place of NaN, as pandas and MLflow write a missing value."""
+    if isinstance(value, float):
+        return None if math.isnan(value) else value
+    if isinstance(value, dict):
+        return {key: _drop_nan(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_drop_nan(inner) for inner in value]
+    if hasattr(value, "tolist"):
+        return _drop_nan(value.tolist())
+    return value
+
+
+if __name__ == "__main__":
+    main()

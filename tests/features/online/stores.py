@@ -1,0 +1,98 @@
+"""Views and rows for tests of the online stores, and one store of each kind that can be opened again."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+
+import polars as pl
+import psycopg
+from tests.features.views import DAY, HOUR, MINUTE, events_frame, instant, view_of_all_functions
+
+from headrace.features.offline.windows import aggregate
+from headrace.features.online.postgres import open_postgres, schema_of
+from headrace.features.online.sqlite import open_sqlite
+from headrace.features.plan import AsOfView, EntityKey, FeaturePlan, FeatureRef, PlanField
+from headrace.kernel.position import LogPosition
+
+NOW = 1_760_000_000_000_000 + 17 * MINUTE + 123_457
+ACTIVITY = view_of_all_functions((HOUR, DAY, 15 * DAY))
+FACTS = AsOfView(
+    "facts", ("user_id",), "facts", "time", (PlanField("x", "int64"), PlanField("y", "float64")), 2 * HOUR
+)
+USER = EntityKey("user", "user_id", "int64")
+
+
+def plan_of(*views, entities=(USER,), **rest):
+    features = tuple(
+        FeatureRef(view.name, field.name, field.dtype) for view in views for field in view.features
+    )
+    return FeaturePlan("m", entities, views, features, **rest)
+
+
+def at_offset(offset, topic="clicks"):
+    return LogPosition(topic, "one", {0: offset})
+
+
+class Clock:
+    def __init__(self):
+        self.now = NOW
+
+    def __call__(self):
+        return self.now
+
+
+class Sqlite:
+    """Opens the same store repeatedly, as restarts do."""
+
+    def __init__(self, folder, clock):
+        self._file, self._clock = folder / "online.db", clock
+
+    def open(self):
+        return closing(open_sqlite(self._file, clock=self._clock))
+
+    def corrupt(self, view, key):
+        """Overwrites the state of an entity with bytes that are not a state."""
+        with closing(sqlite3.connect(self._file)) as db, db:
+            (table,) = db.execute("select entities from views where digest = ?", (view.digest,)).fetchone()
+            db.execute(f"update {table} set v_{view.digest} = x'94c1' where key = ?", (key,))
+
+
+class Postgres:
+    """The same on a PostgreSQL server. Each folder is another project on it."""
+
+    def __init__(self, url, folder, clock):
+        self._url, self._clock = url, clock
+        self._project = "".join(character for character in str(folder).lower() if character.isalnum())
+
+    def open(self):
+        return closing(open_postgres(self._url, self._project, clock=self._clock))
+
+    def corrupt(self, view, key):
+        with psycopg.connect(self._url, autocommit=True) as db:
+            table = f"{schema_of(self._project)}.v_{view.digest}"
+            db.execute(f"update {table} set state = '\\x94c1' where key = %s", (key,))
+
+
+def offline_rows(view, events, users, at):
+    rows = pl.DataFrame({"user_id": users}, schema={"user_id": pl.Int64}).with_columns(
+        pl.lit(instant(at)).cast(pl.Datetime("us", "UTC")).alias("at")
+    )
+    return [list(row) for row in aggregate(view, rows, events_frame(events), at="at").rows()]
+
+
+def exact_text(rows):
+    """Rows as text, so that 0.1 + 0.2 is not 0.3 and 1 is not True."""
+    return [[repr(value) for value in row] for row in rows]
+
+
+def facts(rows):
+    return pl.DataFrame(
+        {
+            "user_id": [r[0] for r in rows],
+            "time": [instant(r[1]) for r in rows],
+            "x": [r[2] for r in rows],
+            "y": [r[3] for r in rows],
+        },
+        schema={"user_id": pl.Int64, "time": pl.Datetime("us", "UTC"), "x": pl.Int64, "y": pl.Float64},
+    ).to_arrow()
