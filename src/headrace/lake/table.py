@@ -79,8 +79,8 @@ class LakeTable(TableReader):
         rows: pa.Table | Iterable[pa.Table],
         *,
         partitions: tuple[str, Collection[date]] | None = None,
-        facts: Mapping[str, str] | None = None,
-        properties: Mapping[str, str] | None = None,
+        facts: Texts | None = None,
+        properties: Texts | None = None,
         expect: Expected | None = None,
     ) -> Snapshot:
         """Replaces all rows, or exactly the rows of some days, in one commit.
@@ -105,7 +105,7 @@ class LakeTable(TableReader):
 
         def set_properties(table: Table) -> Mapping[str, str]:
             _check_expected(table, expect or {})
-            return properties or {}
+            return _resolve(properties, table)
 
         change = FileChanges(
             [], removed=scope.files, properties=set_properties, facts=lambda table: _resolve(facts, table)

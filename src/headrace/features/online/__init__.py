@@ -7,7 +7,6 @@ from headrace.features.online.store import (
     ServedPosition,
     StoreUnavailable,
     StreamPosition,
-    UnreadEvent,
     open,  # noqa: A004
 )
 
@@ -18,6 +17,5 @@ __all__ = [
     "ServedPosition",
     "StoreUnavailable",
     "StreamPosition",
-    "UnreadEvent",
     "open",
 ]

@@ -89,11 +89,15 @@ class Preview:
             reasons += parameter.reasons(self._recorded(recorded, parameter), self._present(parameter))
         for path in stage.deps:
             reasons += self._dependency_reasons(path, recorded.files.get(path))
-        if not reasons and recorded.files.get(stage.out) != _md5_of(self._root / stage.out):
-            reasons.append(StaleReason("output", f"{stage.out} was deleted or edited by hand"))
+        if not reasons:
+            reasons += [
+                StaleReason("output", f"{path} was deleted or edited by hand")
+                for path in (stage.out, *stage.metrics)
+                if recorded.files.get(path) != _md5_of(self._root / path)
+            ]
         reasons += [
-            StaleReason("output", f"{path}/ does not exist")
-            for path in stage.files
+            StaleReason("output", f"{path} does not exist")
+            for path in stage.kept
             if not (self._root / path).exists()
         ]
         return reasons

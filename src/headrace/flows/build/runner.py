@@ -75,7 +75,7 @@ def _bring_up_to_date(
 ) -> StageReport | None:
     """Runs the stage if it is stale. Returns its report, or None if there is nothing to report."""
     is_changed = pipeline.is_changed(stage.name)
-    if is_changed and stage.files and pipeline.restore(stage.name):
+    if is_changed and stage.kept and pipeline.restore(stage.name):
         is_changed, drift = False, drift or "its files were those of another commit"
     if not is_changed and drift is None and not stage.is_due(context):
         return None

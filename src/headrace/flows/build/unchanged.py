@@ -29,6 +29,7 @@ from headrace.projects.loader import project_files
 __all__ = ["is_unchanged", "record_build"]
 
 _FILE = "built.json"
+_KEPT = ("models", "metrics", "plots")
 _WRITTEN = ("dvc.yaml", "dvc.lock", FILE, PARAMS_FILE)
 
 
@@ -94,4 +95,4 @@ def _digest(settings: Settings, files: list[str], env: list[str]) -> str:
     texts[DRIFT] = drift.read_text() if drift.is_file() else ""
     profile = [settings.profile_name, settings.values, registry_digest(settings)]
     variables = external_digests(root, env=env).env
-    return digest_value([__version__, profile, texts, variables, file_stamps(root, [*files, "models"])])
+    return digest_value([__version__, profile, texts, variables, file_stamps(root, [*files, *_KEPT])])
