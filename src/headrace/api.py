@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from headrace.flows.build import BuildReport, Progress
     from headrace.flows.events.ingest_report import IngestReport
     from headrace.flows.events.send import SendReport
+    from headrace.flows.models.deploy import DeployReport
     from headrace.flows.models.outcomes import OutcomesReport
     from headrace.flows.project.status import Status
     from headrace.flows.project.table_tags import TableVersion
@@ -204,12 +205,14 @@ class OpenProject:
             versions = workspace.registry
             return read_report(versions.bundle(model, versions.version(model, version).version))
 
-    def send(self, topic: str, file: str | Path, *, shift_to_now: bool = False) -> SendReport:
-        """headrace send: puts the events of a file on a topic."""
+    def send(
+        self, topic: str, file: str | Path, *, shift_to_now: bool = False, live: bool = False
+    ) -> SendReport:
+        """headrace send: puts the events of a file on a topic, as history unless they are `live`."""
         from headrace.flows.events.send import send
 
         with Workspace(self.settings) as workspace:
-            return send(workspace, topic, Path(file), shift_to_now=shift_to_now)
+            return send(workspace, topic, Path(file), shift_to_now=shift_to_now, live=live)
 
     def ingest(self, *topics: str) -> IngestReport:
         """headrace ingest --until-end: moves the events on the log into tables and online state."""
@@ -265,6 +268,26 @@ class OpenProject:
 
         with Workspace(self.settings) as workspace:
             return outcomes(workspace, model)
+
+    def deploy(self, file: str | Path, *, dry_run: bool = False, prune: bool = False) -> DeployReport:
+        """headrace deploy: serves the MLflow models that a file selects.
+
+        Args:
+            file: the file, relative to the project's folder.
+            dry_run: whether to plan only.
+            prune: whether models that the file does not select are removed.
+        """
+        from headrace.flows.models.deploy import deploy
+
+        with Workspace(self.settings) as workspace:
+            return deploy(workspace, self.settings.root / file, dry_run=dry_run, prune=prune)
+
+    def roll_back_models(self) -> DeployReport:
+        """headrace deploy --rollback: serves the MLflow models of the deployment before."""
+        from headrace.flows.models.deploy import roll_back_models
+
+        with Workspace(self.settings) as workspace:
+            return roll_back_models(workspace)
 
     def why(self, prediction: str, *, events: int = 20) -> Why:
         """headrace why: traces a prediction back to its raw events.
