@@ -238,7 +238,7 @@ def fragile(clicks: pl.LazyFrame) -> pl.LazyFrame:
 def sides(clicks: pl.LazyFrame) -> pl.LazyFrame:
     """Makes two rows of each, and fails on the second of a price of 7."""
     rows = pl.concat([clicks, clicks.with_columns(price=-pl.col("price"))])
-    return rows.select("user", "at", "cents", "price")
+    return rows.select("user", "at", "_known_at", "cents", "price")
 
 @table(reads=sides, partition_by=day("at"), rowwise=True)
 def chained(rows: pl.LazyFrame) -> pl.LazyFrame:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
+from datetime import datetime
 from time import perf_counter
 from typing import TYPE_CHECKING
 
@@ -34,23 +35,22 @@ def ingest(
     topics: Sequence[str] = (),
     *,
     until_end: bool = False,
+    history_until: datetime | None = None,
     stop: threading.Event | None = None,
     end_on_newer_code: bool = False,
     progress: Callable[[Progress], None] = lambda _: None,
     on_ready: Callable[[], None] = lambda: None,
     on_alive: Callable[[], None] = lambda: None,
 ) -> IngestReport:
-    """Ingests the topics (default: every topic with a contract), each event exactly once.
-
-    If this process is killed, the next call continues from the last commit.
+    """Ingests the topics (default: every topic with a contract), each event exactly once, also over kill -9.
 
     Args:
         workspace: the project to work on.
         topics: the topics to ingest.
         until_end: return when the events that are on the log now are in the tables; else run until `stop`.
+        history_until: events that arrived before it count as history (events.verdicts.judge.Judge).
         stop: set it in another thread to end the work after the present batch.
-        end_on_newer_code: raise NewerCode when the project has newer code (CodeWatch), for a caller that
-            then starts a new process.
+        end_on_newer_code: raise NewerCode when the project has newer code, for a caller that then restarts.
         progress: called with each commit, from the topics' threads.
         on_ready: called once, when this process or another follows every topic.
         on_alive: called every second, until the ingest of a topic hangs.
@@ -80,6 +80,7 @@ def ingest(
             session.log,
             session.lake,
             until_end=until_end,
+            history_until=history_until,
             stop=stop,
             open_sinks=session.open_sinks,
             hooks=IngestHooks(note_commit, on_ready, on_alive),
