@@ -16,7 +16,8 @@ from headrace.kernel.properties import FAILED_ROWS
 from headrace.lake import Lake, LakeTable
 from headrace.projects.project import Project, load_project
 from headrace.tables.build import TableBuild, build_table
-from headrace.tables.rowwise import RowwiseCalls, read_failures
+from headrace.tables.failures import read_failures
+from headrace.tables.rowwise import RowwiseCalls
 
 START = datetime(2024, 1, 1, tzinfo=UTC)
 FRAGILE = """

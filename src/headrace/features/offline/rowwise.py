@@ -19,8 +19,9 @@ from headrace.kernel.errors import ProjectError
 from headrace.projects.loader import project_files
 from headrace.projects.project import Project
 from headrace.tables.call import collect_frames
+from headrace.tables.failures import FailedRow
 from headrace.tables.read import Readable
-from headrace.tables.rowwise import FailedRow, RowwiseCalls
+from headrace.tables.rowwise import RowwiseCalls
 
 __all__ = ["ComputedRows", "code_of", "codes_of", "is_of_other_code", "rows_of"]
 

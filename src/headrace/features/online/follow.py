@@ -15,7 +15,7 @@ from headrace.features.plan import WindowedView
 from headrace.kernel.errors import Conflict, ProjectError
 from headrace.kernel.position import LogPosition
 from headrace.projects.project import Project
-from headrace.tables.rowwise import describe_failures
+from headrace.tables.failures import describe_failures
 
 __all__ = ["OnlineSink"]
 
