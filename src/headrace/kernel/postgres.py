@@ -19,9 +19,10 @@ from psycopg.abc import PQGen
 from psycopg.rows import TupleRow
 
 from headrace.kernel.backoff import Backoff
+from headrace.kernel.digest import short_digest
 from headrace.kernel.errors import Unavailable
 
-__all__ = ["PostgresConnection", "PostgresPool"]
+__all__ = ["PostgresConnection", "PostgresPool", "create_schema", "schema_of"]
 
 _T = TypeVar("_T")
 _CONNECT = 2  # seconds, for each address of the server; psycopg's least
@@ -38,6 +39,7 @@ _LINK: dict[str, Any] = {
     "prepare_threshold": None,  # psycopg drops every prepared statement of a connection after a DROP
 }
 _BINARY = 1  # a format
+_LONGEST_NAME = 63  # bytes of a name in PostgreSQL, which cuts off the rest
 _INTERVAL = 0.1  # seconds between two checks for Ctrl-C
 # A statement is planned once, because planning takes longer than a lookup, and it never reads a whole table
 # where there is an index: PostgreSQL would, for 100 keys of a small table.
@@ -45,6 +47,19 @@ _SESSION = """
 set plan_cache_mode = force_generic_plan; set jit = off; set enable_seqscan = off; set enable_bitmapscan = off;
 set enable_hashjoin = off; set enable_mergejoin = off; set lock_timeout = '60s'; set timezone = 'UTC'
 """
+
+
+def schema_of(project: str) -> str:
+    """The name of the schema that holds what a project keeps in a database."""
+    name = f"headrace_{project}"
+    return name if len(name) <= _LONGEST_NAME else f"{name[:30]}_{short_digest(project)}"
+
+
+def create_schema(connection: PostgresConnection, schema: str) -> None:
+    """Creates the schema if it does not exist. PostgreSQL itself asks for the right to create one even then."""
+    (oid,) = connection.execute("select to_regnamespace(%s)", (schema,)).fetchone() or (None,)
+    if oid is None:
+        connection.execute(f"create schema {schema}".encode())
 
 
 class PostgresConnection(psycopg.Connection[TupleRow]):

@@ -8,6 +8,7 @@ from headrace.features.online.store import (
     StoreUnavailable,
     StreamPosition,
     UnreadEvent,
+    filled_views,
     open,  # noqa: A004
 )
 
@@ -19,5 +20,6 @@ __all__ = [
     "StoreUnavailable",
     "StreamPosition",
     "UnreadEvent",
+    "filled_views",
     "open",
 ]
