@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import select
 import threading
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from time import monotonic
@@ -132,6 +133,11 @@ class PostgresConnection(psycopg.Connection[TupleRow]):
         return psycopg.errors.ConnectionTimeout("it does not answer")
 
 
+def _close_all(connections: list[PostgresConnection]) -> None:
+    while connections:
+        connections.pop().close()
+
+
 class PostgresPool:
     """Connections to one database, as many as are used at once. Threads may share it.
 
@@ -145,6 +151,7 @@ class PostgresPool:
     def __init__(self, url: str) -> None:
         self.url = url
         self._idle: list[PostgresConnection] = []
+        weakref.finalize(self, _close_all, self._idle)
         self._lock = threading.Lock()
         self._backoff = Backoff(*_PAUSES)
         self._failure = ""
@@ -182,8 +189,7 @@ class PostgresPool:
 
     def close(self) -> None:
         """Closes the connections that are not in use."""
-        while self._idle:
-            self._idle.pop().close()
+        _close_all(self._idle)
 
     def _start(self, work: Callable[[PostgresConnection], _T]) -> tuple[PostgresConnection, _T]:
         """A connection, and what `work` returned for it."""
