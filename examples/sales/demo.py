@@ -33,6 +33,7 @@ LIVE_SECONDS = 90.0  # from raw rows to the first prediction
 NEAR_FLOOR = 1.15  # the largest WAPE of the better model, as a multiple of the best possible one
 BELOW_NAIVE = 0.20  # how much lower than that of the seasonal naive forecast it must be
 FOLDS = 3
+OVERRIDE = "the demo of other data continues with a model that its gate refused"
 DAY = re.compile(rb"\b\d{4}-\d{2}-\d{2}\b")
 
 
@@ -81,7 +82,13 @@ def move(day: bytes, weeks: int) -> bytes:
 
 def build(demo: headrace.Demo) -> None:
     with demo.step("build") as step:
-        built = demo.build()
+        try:
+            built = demo.build()
+        except headrace.Refused as refused:
+            if demo.options.data is None or not demo.stage.startswith("release-"):
+                raise
+            demo.report.notes.append(f"The gate refused the model, and it was released by override: {refused}")
+            built = demo.build(override=OVERRIDE)
         step.what = f"{len(built.stages)} stages brought up to date"
 
 

@@ -69,7 +69,7 @@ def generate(stores: int, seed: int, end: date) -> Generated:
     chain = _stores(rng, stores)
     features = _features(rng, chain, fridays)
     expected = _expected(rng, chain, features, fridays)[:, :, :WEEKS]
-    spread = 0.10 + 0.35 * rng.random((1, DEPARTMENTS, 1)) ** 4  # some departments have many returns
+    spread = 0.12 + 0.35 * rng.random((1, DEPARTMENTS, 1)) ** 4  # some departments have many returns
     sales = np.round(expected * (1 + spread * rng.standard_normal(expected.shape)), 2)
     store, department, week = np.indices(expected.shape).reshape(3, -1)
     keys = pl.DataFrame({"Store": store + 1, "Dept": department + 1, "Date": weeks[week]})

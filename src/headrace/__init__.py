@@ -26,10 +26,11 @@ if TYPE_CHECKING:
     from headrace.declare.source import source
     from headrace.declare.splits import ByGroup, ByTime, Stratified, WalkForward
     from headrace.declare.table import day, table
-    from headrace.declare.trainers import Sklearn, XGBoost
+    from headrace.declare.trainers import MLP, Sklearn, Torch, XGBoost
     from headrace.demo.demo import Demo
     from headrace.features.feast.source import TableSource
     from headrace.kernel.errors import HeadraceError, Refused
+    from headrace.serving.mlflow_models.interpreters import find_interpreter
 
 __version__ = "0.1.0"
 
@@ -39,6 +40,7 @@ _HOMES = {
     "ByTime": "headrace.declare.splits",
     "Demo": "headrace.demo.demo",
     "HeadraceError": "headrace.kernel.errors",
+    "MLP": "headrace.declare.trainers",
     "Meta": "msgspec",
     "Model": "headrace.declare.model",
     "Outcomes": "headrace.declare.outcomes",
@@ -49,6 +51,7 @@ _HOMES = {
     "Stratified": "headrace.declare.splits",
     "Struct": "msgspec",
     "TableSource": "headrace.features.feast.source",
+    "Torch": "headrace.declare.trainers",
     "Tune": "headrace.declare.search",
     "WalkForward": "headrace.declare.splits",
     "XGBoost": "headrace.declare.trainers",
@@ -60,6 +63,7 @@ _HOMES = {
     "current": "headrace.declare.changes",
     "day": "headrace.declare.table",
     "event": "headrace.declare.event",
+    "find_interpreter": "headrace.serving.mlflow_models.interpreters",
     "integers": "headrace.declare.search",
     "loguniform": "headrace.declare.search",
     "not_worse_than_champion": "headrace.declare.gate",
@@ -71,6 +75,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "MLP",
     "Alerts",
     "ByGroup",
     "ByTime",
@@ -86,6 +91,7 @@ __all__ = [
     "Stratified",
     "Struct",
     "TableSource",
+    "Torch",
     "Tune",
     "WalkForward",
     "XGBoost",
@@ -98,6 +104,7 @@ __all__ = [
     "current",
     "day",
     "event",
+    "find_interpreter",
     "integers",
     "loguniform",
     "not_worse_than_champion",

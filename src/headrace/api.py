@@ -21,11 +21,15 @@ if TYPE_CHECKING:
     from headrace.flows.build import BuildReport, Progress
     from headrace.flows.events.ingest_report import IngestReport
     from headrace.flows.events.send import SendReport
+    from headrace.flows.models.deploy import DeployReport
     from headrace.flows.models.outcomes import OutcomesReport
     from headrace.flows.project.status import Status
     from headrace.flows.project.table_tags import TableVersion
     from headrace.flows.trace.why import Why
+    from headrace.lineage import RunRow
+    from headrace.lineage.graph import Node
     from headrace.projects.running import Up
+    from headrace.serving.release import Release
     from headrace.training.report import TrainingReport
 
 __all__ = ["OpenProject", "Rows", "project"]
@@ -201,12 +205,14 @@ class OpenProject:
             versions = workspace.registry
             return read_report(versions.bundle(model, versions.version(model, version).version))
 
-    def send(self, topic: str, file: str | Path, *, shift_to_now: bool = False) -> SendReport:
-        """headrace send: puts the events of a file on a topic."""
+    def send(
+        self, topic: str, file: str | Path, *, shift_to_now: bool = False, live: bool = False
+    ) -> SendReport:
+        """headrace send: puts the events of a file on a topic, as history unless they are `live`."""
         from headrace.flows.events.send import send
 
         with Workspace(self.settings) as workspace:
-            return send(workspace, topic, Path(file), shift_to_now=shift_to_now)
+            return send(workspace, topic, Path(file), shift_to_now=shift_to_now, live=live)
 
     def ingest(self, *topics: str) -> IngestReport:
         """headrace ingest --until-end: moves the events on the log into tables and online state."""
@@ -263,6 +269,26 @@ class OpenProject:
         with Workspace(self.settings) as workspace:
             return outcomes(workspace, model)
 
+    def deploy(self, file: str | Path, *, dry_run: bool = False, prune: bool = False) -> DeployReport:
+        """headrace deploy: serves the MLflow models that a file selects.
+
+        Args:
+            file: the file, relative to the project's folder.
+            dry_run: whether to plan only.
+            prune: whether models that the file does not select are removed.
+        """
+        from headrace.flows.models.deploy import deploy
+
+        with Workspace(self.settings) as workspace:
+            return deploy(workspace, self.settings.root / file, dry_run=dry_run, prune=prune)
+
+    def roll_back_models(self) -> DeployReport:
+        """headrace deploy --rollback: serves the MLflow models of the deployment before."""
+        from headrace.flows.models.deploy import roll_back_models
+
+        with Workspace(self.settings) as workspace:
+            return roll_back_models(workspace)
+
     def why(self, prediction: str, *, events: int = 20) -> Why:
         """headrace why: traces a prediction back to its raw events.
 
@@ -274,6 +300,51 @@ class OpenProject:
 
         with Workspace(self.settings) as workspace:
             return why(workspace, prediction, events=events)
+
+    def release(self, model: str, *arms: str, why: str = "", override: bool = False) -> Release:
+        """headrace release: divides the model's traffic, such as `champion=1`, `challenger=2:0.5`, `shadow=3`.
+
+        Args:
+            model: the name of the model.
+            arms: ARM=VERSION, or ARM=VERSION:SHARE. Without a champion the present one stays.
+            why: the reason.
+            override: whether a version that the gate refused may get traffic.
+
+        Raises:
+            CallError: an arm is not valid, or the model or a version does not exist.
+            Refused: the gate refused a version, or a version failed its trial.
+        """
+        from headrace.flows.models.release import release
+
+        with Workspace(self.settings) as workspace:
+            return release(workspace, model, arms, why=why, override=override)
+
+    def rollback(self, model: str, *, why: str = "") -> Release:
+        """headrace rollback: puts the previous release in force again.
+
+        Raises:
+            CallError: the model has no previous release.
+        """
+        from headrace.flows.models.release import rollback
+
+        with Workspace(self.settings) as workspace:
+            return rollback(workspace, model, why=why)
+
+    def lineage(self, name: str) -> Node:
+        """headrace lineage NAME: what a released model, a version of it (`churn@2`) or a table was made from.
+
+        Raises:
+            CallError: no run that wrote it has been recorded.
+        """
+        from headrace.flows.trace.lineage import lineage
+
+        with Workspace(self.settings) as workspace:
+            return lineage(workspace, name)
+
+    def runs(self, job: str | None = None, *, limit: int = 50) -> list[RunRow]:
+        """headrace lineage: the newest runs, of all jobs or of one such as `train churn`."""
+        with Workspace(self.settings) as workspace:
+            return workspace.lineage.runs(job, limit=limit)
 
     def __repr__(self) -> str:
         return f"<project {self.settings.project} on {self.settings.profile_name}: {self.settings.root}>"

@@ -66,6 +66,24 @@ def test_a_table_is_tagged_and_its_versions_are_listed(project: Path, headrace: 
     assert "tag 'v1' does not exist" in headrace("untag-table", "doubled", "v1", cwd=project).stderr
 
 
+def test_lineage_leads_from_a_table_to_its_file(project: Path, headrace: Headrace) -> None:
+    assert headrace("build", cwd=project).returncode == 0
+    lines = [line.split("  by ") for line in headrace("lineage", "total", cwd=project).stdout.splitlines()]
+    names = [re.sub(r"\d{5,}", "N", name) for name, *_ in lines]
+    assert names == ["table total", "  table doubled at snapshot N", "    file data/prices.csv"]
+    assert [by[0].split(",")[:2] for _, *by in lines[:2]] == [
+        ["table total", " COMPLETE"],
+        ["table doubled", " COMPLETE"],
+    ]
+    tree = json.loads(headrace("lineage", "total", "--json", cwd=project).stdout)
+    assert tree["beyond"][0]["beyond"][0]["dataset"]["name"] == "data/prices.csv"
+    runs = json.loads(headrace("lineage", "--json", cwd=project).stdout)
+    assert {run["job"] for run in runs} >= {"build", "table total", "table doubled"}
+    assert {run["outcome"] for run in runs} == {"COMPLETE"}
+    assert "table doubled" in headrace("lineage", cwd=project).stdout
+    assert "no run that wrote 'nothing'" in headrace("lineage", "nothing", cwd=project).stderr
+
+
 # rich prints tables, and dvc reads dvc.lock once a stage is stale.
 @pytest.mark.parametrize(("stale", "allowed"), [(False, {"rich"}), (True, {"rich", "dvc"})])
 def test_status_loads_no_engine(project: Path, headrace: Headrace, stale: bool, allowed: set[str]) -> None:

@@ -35,7 +35,7 @@ from tests.features.views import (
 )
 
 from headrace.features.offline.point_in_time import join
-from headrace.features.online import RowPosition, StreamPosition, UnreadEvent
+from headrace.features.online import RowPosition, StreamPosition
 from headrace.features.plan import AsOfView, EntityKey, PlanField
 from headrace.features.values.columns import POLARS
 from headrace.kernel import faults
@@ -363,20 +363,6 @@ def test_an_unreadable_state_is_unavailable_for_its_entity_alone(store, home):
         store.fill(ACTIVITY, events_frame(events).to_arrow(), at_offset(2))
     store.load(FACTS, rows, SnapshotPosition("facts", 2))
     assert [row[-2] for row in store.lookup(plan, users, NOW).rows] == [1, 2]
-
-
-def test_an_event_that_did_not_become_a_row_breaks_its_entity_alone(store):
-    plan, users = plan_of(ACTIVITY), [{"user_id": user} for user in (1, 2)]
-    store.prepare(plan)
-    store.fill(ACTIVITY, events_frame([]).to_arrow(), at_offset(0))
-    rows = events_frame([(user, NOW - 1, 1, 2.0, "a", True) for user in (1, 2)]).to_arrow()
-    unread = [UnreadEvent({"user_id": 1}, "f() fails on it"), UnreadEvent({"user_id": None}, "f() fails")]
-    store.apply([ACTIVITY], rows, at_offset(4), after=at_offset(0), unread=unread)
-    assert store.position(ACTIVITY) == at_offset(4)
-    assert store.count_broken(ACTIVITY) == 1
-    assert store.lookup(plan, users[1:], NOW).rows[0][0] == 1
-    with pytest.raises(Unavailable, match=r"entity \(1,\): f\(\) fails on it"):
-        store.lookup(plan, users[:1], NOW)
 
 
 @pytest.mark.parametrize("keys", [("user_id",), ("shop", "user_id")])

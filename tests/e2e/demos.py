@@ -90,4 +90,4 @@ def _normalise(text: str) -> str:
     text = re.sub(r"(/[\w.@+-]+){2,}/?", "/PATH", text)
     text = re.sub(r"\b[0-9a-f]*\d[0-9a-f-]{5,}\b", "#", text)
     text = re.sub(r"[-+]?\d[\d,.:]*\d|\d", "#", text)
-    return re.sub(r"[ \t]+", " ", text).strip()
+    return re.sub(r"^ | $", "", re.sub(r"[ \t]+", " ", text), flags=re.MULTILINE).strip()

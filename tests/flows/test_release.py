@@ -13,6 +13,7 @@ from headrace.features.values.matrix import Encoding
 from headrace.flows.models.aliases import MovedAlias, find_moved_aliases
 from headrace.flows.models.release import parse_arm, release, rollback
 from headrace.flows.project.status import status
+from headrace.flows.trace.lineage import lineage
 from headrace.http.serve import serve
 from headrace.kernel.errors import CallError, Refused, Unavailable
 from headrace.kernel.properties import GATE
@@ -131,6 +132,20 @@ def test_releases_set_the_aliases_and_moved_ones_are_found(settings):
     log = logs.open(settings.log.url)
     assert len(releases.history(log, "purchase")) == 5
     log.close()
+    with Workspace(settings) as workspace:
+        runs = workspace.lineage.runs("release purchase")
+        assert [(run.outcome, sorted(model.name for model in run.inputs)) for run in runs] == [
+            ("COMPLETE", ["purchase@1"]),
+            ("COMPLETE", ["purchase@1", "purchase@2"]),
+            ("COMPLETE", ["purchase@2"]),
+            ("COMPLETE", ["purchase@1", "purchase@2"]),
+            ("COMPLETE", ["purchase@1"]),
+        ]
+        endpoint = lineage(workspace, "purchase")
+        assert (endpoint.dataset.kind, endpoint.run) == ("endpoint", runs[0])
+        assert [node.dataset.name for node in endpoint.beyond] == ["purchase@1"]
+        with pytest.raises(CallError, match="no run that wrote 'purchase@9' has been recorded"):
+            lineage(workspace, "purchase@9")
 
 
 def test_an_arm_beside_the_champion_needs_a_share(settings):

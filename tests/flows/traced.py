@@ -185,6 +185,7 @@ def _register_version(settings: Settings, plan: FeaturePlan, prediction: Predict
             training_set=rows,
             parts={"train": 2, "validation": 1, "test": 1, "dropped": 0},
             boundaries={},
+            split="by time",
             parameters={"num_boost_round": 7},
             trials=[],
             validation=evaluation,

@@ -1,12 +1,13 @@
-"""Trains an iris classifier and logs it to MLflow, as somebody else would who knows nothing of Headrace.
+"""Trains an iris classifier and registers it in MLflow, as people do who know nothing of Headrace.
 
-    python train.py MLFLOW NAME TAGS
+    python train.py MODEL TAGS [--trees N] [--require REQUIREMENT]
 
-It runs on any Python with CatBoost and MLflow. TAGS is a JSON object: the tags of the registered version.
+It runs on any Python with CatBoost and MLflow; MLFLOW_TRACKING_URI says where MLflow is. TAGS is a JSON object:
+the tags of the registered version.
 """
 
+import argparse
 import json
-import sys
 from importlib.metadata import version
 from pathlib import Path
 
@@ -15,38 +16,46 @@ import pandas as pd
 from catboost import CatBoostClassifier
 from mlflow.models import infer_signature
 
-PINNED = ("mlflow-skinny", "catboost", "numpy", "pandas")
+PACKAGES = ("catboost", "mlflow-skinny", "numpy", "pandas")
 
 
 def main():
-    address, name, tags = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
+    arguments = parse_arguments()
     rows = pd.read_csv(Path(__file__).with_name("iris.csv"))
     features, species = rows.drop(columns="species"), rows["species"]
-    test = rows.index % 5 == 0  # the rows are sorted by species: every fifth row has all of them
+    is_test = rows.index % 5 == 0  # the rows are sorted by species: every fifth row has all of them
     model = CatBoostClassifier(
-        iterations=60, depth=4, random_seed=7, thread_count=1, verbose=False, allow_writing_files=False
+        iterations=arguments.trees,
+        depth=4,
+        random_seed=7,
+        thread_count=1,
+        verbose=False,
+        allow_writing_files=False,
     )
-    model.fit(features[~test], species[~test])
-    accuracy = model.score(features[test], species[test])
-
-    mlflow.set_tracking_uri(address)
-    mlflow.set_experiment("iris")
-    with mlflow.start_run(run_name=name):
-        mlflow.log_metric("accuracy", accuracy)
-        mlflow.catboost.log_model(
+    model.fit(features[~is_test], species[~is_test])
+    # Stated here, because MLflow would find them by importing the model once more, in another process.
+    requirements = arguments.require or [f"{package}=={version(package)}" for package in PACKAGES]
+    with mlflow.start_run(run_name=arguments.model):
+        mlflow.log_metric("accuracy", model.score(features[is_test], species[is_test]))
+        logged = mlflow.catboost.log_model(
             model,
             "model",
             signature=infer_signature(features, model.predict(features)),
-            # MLflow would find them by importing the model once more in another process.
-            pip_requirements=[f"{package}=={version(package)}" for package in PINNED],
-            registered_model_name=name,
+            pip_requirements=requirements,
         )
-    client = mlflow.MlflowClient(address)
-    newest = max(int(found.version) for found in client.search_model_versions(f"name = '{name}'"))
-    for tag, value in tags.items():
-        client.set_model_version_tag(name, str(newest), tag, value)
-    answers = model.predict(features[test]).ravel().tolist()
-    print(json.dumps({"version": newest, "accuracy": accuracy, "answers": answers}))
+        # Registered with its tags at once: whoever deploys meanwhile sees it whole.
+        registered = mlflow.register_model(logged.model_uri, arguments.model, tags=json.loads(arguments.tags))
+    answers = model.predict(features[is_test]).tolist()
+    print(json.dumps({"version": int(registered.version), "answers": answers}))
+
+
+def parse_arguments():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("model")
+    parser.add_argument("tags")
+    parser.add_argument("--trees", type=int, default=60)
+    parser.add_argument("--require", action="append")
+    return parser.parse_args()
 
 
 if __name__ == "__main__":

@@ -10,7 +10,14 @@ sales = Model(
     target="sales",
     features=sales_features,
     missing="model",
-    trainer=XGBoost(num_boost_round=300, max_depth=6, learning_rate=0.1),
+    trainer=XGBoost(
+        num_boost_round=300,
+        max_depth=6,
+        learning_rate=0.1,
+        min_child_weight=20,
+        subsample=0.8,
+        colsample_bytree=0.7,
+    ),
     split=WalkForward(folds=3, horizon="91d"),  # three quarters, each predicted from all the weeks before it
     baseline=SeasonalNaive("364d"),  # the same week a year ago
     refresh="7d",

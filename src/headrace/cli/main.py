@@ -35,6 +35,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "deploy": ("headrace.cli.deploy", "Serve MLflow models, each on the Python that it needs."),
     "outcomes": ("headrace.cli.outcomes", "Compare predictions with what really happened."),
     "why": ("headrace.cli.why", "Trace a prediction to its raw events, or an event to its verdicts."),
+    "lineage": ("headrace.cli.lineage", "Show what a model or table was made from, or the newest runs."),
     "check": ("headrace.cli.check", "Check that serving equals training, and that contracts still fit."),
     "export": ("headrace.cli.export", "Write files that another tool needs to run the project."),
     "table-versions": ("headrace.cli.table_tags", "List a table's snapshots and their tags."),

@@ -14,7 +14,7 @@ __all__ = ["outcomes"]
 @command("outcomes", example="headrace outcomes churn")
 @click.argument("model")
 def outcomes(call: Call, model: str) -> None:
-    """Compare MODEL's predictions with what really happened, for each version in each arm."""
+    """Compare MODEL's predictions with what really happened, for each arm of each release."""
     report = compare(call.workspace(), model)
     if call.json:
         show.json(report.arms)
@@ -22,6 +22,7 @@ def outcomes(call: Call, model: str) -> None:
     names = list(dict.fromkeys(name for arm in report.arms for name in arm.metrics))
     rows = [
         (
+            f"{arm.since:%F %T}",
             arm.arm,
             arm.version,
             arm.predictions,
@@ -30,4 +31,4 @@ def outcomes(call: Call, model: str) -> None:
         )
         for arm in report.arms
     ]
-    show.table(None, ["arm", "version", "predictions", "with outcome", *names], rows)
+    show.table(None, ["since (UTC)", "arm", "version", "predictions", "with outcome", *names], rows)

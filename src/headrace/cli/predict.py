@@ -46,6 +46,8 @@ def _parse_values(texts: Iterable[str]) -> dict[str, str]:
 def _text(value: object) -> str:
     if value is None:
         return "missing"
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_text(part)}" for name, part in value.items())
     if isinstance(value, list):
         return ", ".join(str(item) for item in value) or "none"
     return f"{value:.6g}" if isinstance(value, float) else str(value)

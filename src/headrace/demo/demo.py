@@ -1,7 +1,8 @@
 """demo: runs an example end to end in a scratch folder, times its steps and checks its promises.
 
 This frame makes the project, measures and reports. The steps are in the example's `demo.py`, in a function
-`run(demo)` that gets a Demo and uses only the public API.
+`run(demo)` that gets a Demo and uses only the public API. A demo whose steps before `up` do not use Ray sets
+`NEEDS_RAY = False`.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -210,8 +211,9 @@ def run_demo(
     settings = _use_free_ports(load_settings(folder, profile))
     demo = Demo(settings, options, report, progress)
     demo._add(Step("init", f"project {example} in {folder}", None, time.perf_counter() - start))
-    with keep_ray(settings):
-        _load(example, folder).run(demo)
+    module = _load(example, folder)
+    with keep_ray(settings) if getattr(module, "NEEDS_RAY", True) else nullcontext():
+        module.run(demo)
     report.seconds = time.perf_counter() - start
     return report
 
@@ -224,6 +226,7 @@ def _load(example: str, folder: Path) -> ModuleType:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # a dataclass looks up its module
     spec.loader.exec_module(module)
     return module
 

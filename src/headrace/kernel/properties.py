@@ -14,9 +14,11 @@ __all__ = [
     "COMMIT",
     "COMMIT_ID",
     "CONTRACT",
+    "FAILED_ROWS",
     "FIRST_POSITION",
     "FORWARDED_FROM",
     "GATE",
+    "HISTORY",
     "INPUT",
     "INPUTS_DIGEST",
     "LATEST_ARRIVAL",
@@ -84,6 +86,10 @@ INPUT = "headrace.input."
 """Prefix of a property, summary or tag: the position or snapshot at which the input whose name follows was
 read."""
 
+FAILED_ROWS = "headrace.failed_rows"
+"""Property and summary of a rowwise table: the rows of its input that its function failed on, by input day: how
+many, and some of them with the error (JSON, tables.rowwise)."""
+
 REVISION = "headrace.revision."
 """Prefix of a summary or tag: the git revision at which the source whose name follows was read, `v1@COMMIT`;
 several, if tables were made from several, are separated by commas. A table has those of its inputs too."""
@@ -101,6 +107,10 @@ UNLABELLED_ROWS = "headrace.unlabelled_rows"
 
 FIRST_POSITION = "headrace.first"
 """The first log position of a replayed event: `partition:offset`."""
+
+HISTORY = "headrace.history"
+"""Header: marks an event that was loaded as history. It counts as known from its own time, not from its
+arrival (column `_known_at`)."""
 
 REQUEST = "headrace.request"
 """The digest of the Idempotency-Key of the request that sent the event."""

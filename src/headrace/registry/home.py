@@ -35,7 +35,7 @@ def relocate(store: Path, experiment: str, artifacts: Path) -> None:
     try:
         with closing(sqlite3.connect(store, timeout=_BUSY_SECONDS, isolation_level=None)) as connection:
             before = _find_location(connection, experiment)
-            if before is None or before == artifacts.as_uri() or _is_same(before, artifacts):
+            if before is None or before == artifacts.as_uri() or not _is_elsewhere(before, artifacts):
                 return
             connection.execute("BEGIN IMMEDIATE")
             for table, column in ADDRESSES:
@@ -65,8 +65,13 @@ def _find_location(connection: sqlite3.Connection, experiment: str) -> str | Non
     return None if row is None else str(row[0])
 
 
-def _is_same(address: str, folder: Path) -> bool:
-    try:
-        return folder.samefile(unquote(urlsplit(address).path))
-    except OSError:
+def _is_elsewhere(address: str, folder: Path) -> bool:
+    """Whether the address is that of a folder which is neither this one nor in it.
+
+    An experiment that a server made lies in a folder of its own, or behind the server (mlflow-artifacts:/1).
+    """
+    parts = urlsplit(address)
+    if parts.scheme != "file":
         return False
+    path = Path(unquote(parts.path))
+    return not path.resolve().is_relative_to(folder.resolve())

@@ -133,7 +133,7 @@ class Endpoint:
                 predictions = self._predictor.predict(model, request.instances)
             body = request.encode(predictions)
         except Exception as error:
-            response = to_response_error(error)
+            response = to_response_error(error, route.instances)
             self._metrics.count_answer(response.status, time.perf_counter() - started)
             if response.status >= 500:
                 raise  # the middleware logs the error itself

@@ -58,7 +58,8 @@ class ReleasedModel:
         answering: the arms that answer, with their servables.
         shadows: the shadow arms, with their servables.
         schema: the fields of an instance.
-        split_key: the entity key whose value determines the arm: the first key of the plan.
+        split_key: the entity key whose value determines the arm: the first key of the plan. None: the plan
+            has no entities, and the whole instance determines it.
         entities: every entity key of the answering plans.
     """
 
@@ -68,13 +69,14 @@ class ReleasedModel:
         self.shadows = [(arm, servables[arm.version]) for arm in release.arms if arm.shadow]
         plans = [servable.plan for _, servable in self.answering]
         self.schema = RequestSchema(plans, [servable.plan for _, servable in self.shadows])
-        self.split_key = plans[0].entities[0].join_key
+        self.split_key = plans[0].entities[0].join_key if plans[0].entities else None
         self.entities = frozenset(key.join_key for plan in plans for key in plan.entities)
         self._split = TrafficSplit(release.model, [arm for arm, _ in self.answering])
 
     def find_arm(self, instance: Mapping[str, Any]) -> tuple[Arm, Servable]:
         """The arm that answers this instance."""
-        return self.answering[self._split.index(instance[self.split_key])]
+        key = sorted(instance.items()) if self.split_key is None else instance[self.split_key]
+        return self.answering[self._split.index(key)]
 
 
 class Models:

@@ -13,8 +13,7 @@ __all__ = ["TOPIC", "Prediction", "Value"]
 
 TOPIC = "headrace.predictions"
 Value = float | str | bool | list[Any] | dict[str, Any] | None
-"""The output of a model: a number, a label, or a list of numbers, such as a probability for each class. That of
-an MLflow model may be any JSON value."""
+"""The answer of a model: a number or a label. That of an MLflow model may be any JSON value."""
 
 
 @event(topic=TOPIC, time="at", identity=["id"], dedup_within="1d")
@@ -32,7 +31,9 @@ class Prediction(Struct, frozen=True):
         entity: entity key → value.
         request: the request's other fields.
         features: feature (`view__name`) → value as the model saw it; null if missing.
-        value: the model's output.
+        value: the model's answer: the probability that the target is 1, a number, or of several classes the
+            label of the most probable one.
+        probabilities: label, as text → its probability; None where there are no classes.
         latency_ms: milliseconds that lookup and model took. Instances of one request that the same arm
             predicts are looked up and predicted together: they have the same latency.
         missing: the features that were missing.
@@ -58,3 +59,4 @@ class Prediction(Struct, frozen=True):
     positions: dict[str, Any]
     release: str
     shadow_of: str | None = None
+    probabilities: dict[str, float] | None = None

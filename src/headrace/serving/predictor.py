@@ -133,7 +133,7 @@ class SpoolingPredictor:
             raise _feature_failed(error, indexes) from error
         if servable.plan.missing == "refuse" and any(answers.missing):
             raise _missing_features(answers.missing, indexes)
-        values = servable.predictor.predict(answers.matrix).tolist()
+        values, probabilities = servable.predict(answers.matrix)
         latency_ms = (time.perf_counter() - started) * 1_000
         moment, name, entities = from_micros(at), model.release.model, model.entities
         predictions = []
@@ -159,6 +159,7 @@ class SpoolingPredictor:
                     positions=answers.positions[row],
                     release=model.release.id,
                     shadow_of=None if shadow_of is None else shadow_of[row].id,
+                    probabilities=None if probabilities is None else probabilities[row],
                 )
             )
         return predictions

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 from attrs import frozen
 
 from headrace.features.online import OnlineStore
 from headrace.features.online.lookup import Lookup
 from headrace.features.plan import FeaturePlan, decode_plan
 from headrace.registry import Registry
+from headrace.serving.prediction import Value
 from headrace.training.files import MODEL, PLAN
 from headrace.training.trainers.folder import Predictor, load_model
 
@@ -32,6 +34,15 @@ class Servable:
     columns: tuple[str, ...]
     lookup: Lookup
     predictor: Predictor
+
+    def predict(self, matrix: npt.NDArray[np.float32]) -> tuple[list[Value], list[dict[str, float]] | None]:
+        """The value of each row, and the probabilities of its classes, if it has any (serving.prediction)."""
+        outputs, labels = self.predictor.predict(matrix), self.predictor.meta.classes
+        if not labels:
+            return outputs.tolist(), None
+        names = [str(label) for label in labels]
+        values: list[Value] = [labels[code] for code in outputs.argmax(axis=1)]
+        return values, [dict(zip(names, row, strict=True)) for row in outputs.tolist()]
 
 
 def load_servable(registry: Registry, store: OnlineStore, model: str, version: int) -> Servable:

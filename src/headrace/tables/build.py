@@ -14,7 +14,7 @@ import pyarrow as pa
 from headrace.declare.table import ONE_DAY, Day, Table
 from headrace.kernel.errors import ProjectError
 from headrace.kernel.position import SnapshotPosition
-from headrace.kernel.properties import LATEST_ARRIVAL
+from headrace.kernel.properties import FAILED_ROWS
 from headrace.kernel.run import Dataset, run
 from headrace.kernel.time import add_days, from_micros
 from headrace.lake import Lake, LakeTable, Snapshot
@@ -23,9 +23,11 @@ from headrace.tables.audit import audit
 from headrace.tables.call import call_function, collect_frames
 from headrace.tables.current import keep_current
 from headrace.tables.days import check_day, make_days, refuse_lost_rows
-from headrace.tables.evolution import check_columns
-from headrace.tables.plan import RebuildPlan, plan_rebuild
-from headrace.tables.read import TableInput, read_input
+from headrace.tables.evolution import check_change
+from headrace.tables.failures import FailedRow, describe_failures, merge_failures
+from headrace.tables.plan import RebuildPlan, plan_rebuild, spread_days
+from headrace.tables.read import Readable, TableInput, read_input
+from headrace.tables.rowwise import RowwiseCalls
 
 __all__ = ["TableBuild", "build_table", "unpin_inputs"]
 
@@ -43,6 +45,7 @@ class TableBuild(msgspec.Struct, frozen=True):
         inputs: input → its snapshot, or its files' digest.
         skipped: whether the table was already up to date.
         because: why the table was stale, a sentence for each reason.
+        left_out: which rows of the input were left out because a rowwise function fails on them; None: no row.
     """
 
     name: str
@@ -52,6 +55,7 @@ class TableBuild(msgspec.Struct, frozen=True):
     inputs: dict[str, SnapshotPosition | str]
     skipped: bool
     because: list[str] = []
+    left_out: str | None = None
 
 
 def build_table(
@@ -89,14 +93,24 @@ def build_table(
         return TableBuild(table.name, snapshot.id, [], snapshot.rows, versions, skipped=True)
     with run(f"table {table.name}", inputs=datasets) as table_run:
         _pin_inputs(lake, plan)
-        snapshot, schema = _publish(project, lake, table, plan, code)
+        snapshot, schema, failed = _publish(project, lake, table, plan, code)
         _unpin_older(lake, plan)
         days = None if plan.whole else plan.days
         facts = {"rows": snapshot.rows, "schema": {column.name: str(column.type) for column in schema}}
         table_run.add_output(Dataset("table", table.name, SnapshotPosition(table.name, snapshot.id), facts))
-        table_run.add_facts(days=None if days is None else len(days), because=plan.because)
+        left_out = describe_failures(table.name, failed) if failed else None
+        table_run.add_facts(
+            days=None if days is None else len(days), because=plan.because, failed_rows=len(failed)
+        )
     return TableBuild(
-        table.name, snapshot.id, days, snapshot.rows, versions, skipped=False, because=plan.because
+        table.name,
+        snapshot.id,
+        days,
+        snapshot.rows,
+        versions,
+        skipped=False,
+        because=plan.because,
+        left_out=left_out,
     )
 
 
@@ -119,26 +133,47 @@ def _dataset(project: Project, source: TableInput) -> Dataset:
 
 def _publish(
     project: Project, lake: Lake, table: Table, plan: RebuildPlan, code: str
-) -> tuple[Snapshot, pa.Schema]:
-    """Computes, audits and commits the rows. The first part determines the columns of the table."""
+) -> tuple[Snapshot, pa.Schema, list[FailedRow]]:
+    """Computes, audits and commits the rows. The first part determines the columns of the table.
+
+    Returns:
+        The snapshot, the columns, and the rows of the input that a rowwise function failed on.
+    """
     if table.current:
-        return keep_current(project, lake, table, plan, plan.properties(code))
+        return (*keep_current(project, lake, table, plan, plan.properties(code)), [])
     partition_by = _partition_by(lake, table)
-    parts = _compute_parts(project, lake, table, plan)
+    failed: list[FailedRow] = []
+    parts = _compute_parts(project, lake, table, plan, failed)
     first = next(parts)
     if plan.files:
-        check_columns(
-            table, lake.table(table.name), first.schema, [project.sources[name] for name in plan.files]
-        )
+        sources = [project.sources[name] for name in plan.files]
+        check_change(table, lake.table(table.name), first, sources)
     stored = lake.ensure(table.name, first.schema, partition_by, exact=plan.whole)
-    properties = plan.properties(code)
-    facts = {**properties, **plan.revisions}
-    facts |= {} if plan.clock is None else {LATEST_ARRIVAL: str(plan.clock)}
+
+    def properties(current: Mapping[str, str]) -> dict[str, str]:
+        """Evaluated again at the commit, when all parts are computed."""
+        recorded = {FAILED_ROWS: _merge_failures(table, plan, current, failed)} if table.rowwise else {}
+        return {**plan.properties(code), **recorded}
+
+    def facts(current: Mapping[str, str]) -> dict[str, str]:
+        return {**properties(current), **plan.revisions}
+
     days = None if plan.whole or table.partition_by is None else (table.partition_by.column, plan.days or [])
     snapshot = stored.overwrite(
         chain([first], parts), partitions=days, facts=facts, properties=properties, expect=plan.expect
     )
-    return snapshot, first.schema
+    return snapshot, first.schema, failed
+
+
+def _merge_failures(
+    table: Table, plan: RebuildPlan, current: Mapping[str, str], failed: Sequence[FailedRow]
+) -> str:
+    """The property FAILED_ROWS after the build, given the table's properties."""
+    day = table.partition_by
+    if plan.whole or day is None:
+        return merge_failures(None, (), failed)
+    read = spread_days(set(plan.days or []), Day(day.column, before=day.after, after=day.before))
+    return merge_failures(current.get(FAILED_ROWS), read, failed)
 
 
 def _partition_by(lake: Lake, table: Table) -> Sequence[tuple[str, Literal["day"]]]:
@@ -164,23 +199,67 @@ def _partition_by(lake: Lake, table: Table) -> Sequence[tuple[str, Literal["day"
     return declared
 
 
-def _compute_parts(project: Project, lake: Lake, table: Table, plan: RebuildPlan) -> Iterator[pa.Table]:
-    """The audited rows, a group of days at a time; at least one table, which may be empty."""
+def _compute_parts(
+    project: Project, lake: Lake, table: Table, plan: RebuildPlan, failed: list[FailedRow]
+) -> Iterator[pa.Table]:
+    """The audited rows, a group of days at a time; at least one table, which may be empty.
+
+    Adds the rows of the input that a rowwise function fails on to `failed`.
+    """
+    reads = project.inputs(table)
     frames = [
         read_input(project, lake, declared, source.snapshot)
-        for declared, source in zip(project.inputs(table), plan.inputs, strict=True)
+        for declared, source in zip(reads, plan.inputs, strict=True)
     ]
     options = _options(table, plan)
     if table.partition_by is None or not plan.days:
-        rows = collect_frames(table, [call_function(table, frames, options)])[0]
+        rows = _compute_whole(table, plan, reads, frames, options, failed)
         if table.partition_by is not None:
             check_day(table, table.partition_by, rows)
             refuse_lost_rows(table, table.partition_by, plan, rows)
         yield _arrow(audit(table, rows))
         return
+    total = 0
     for group in _groups(plan, table.partition_by):
-        rows = make_days(table, table.partition_by, plan, frames, options, group)
+        size = _rows_read(plan, table.partition_by, group)
+        total += size
+        calls = RowwiseCalls(table, reads[0], size, options) if table.rowwise else None
+        rows = make_days(table, table.partition_by, plan, frames, options, group, calls)
+        failed += [] if calls is None else calls.failed
         yield _arrow(audit(table, rows))
+    _check_failures(plan, failed, total)
+
+
+def _compute_whole(
+    table: Table,
+    plan: RebuildPlan,
+    reads: Sequence[Readable],
+    frames: Sequence[pl.LazyFrame],
+    options: Mapping[str, datetime],
+    failed: list[FailedRow],
+) -> pl.DataFrame:
+    """The rows of a table without days."""
+    try:
+        return collect_frames(table, [call_function(table, frames, options)])[0]
+    except ProjectError:
+        if not table.rowwise:
+            raise
+    rows = frames[0].collect()
+    calls = RowwiseCalls(table, reads[0], len(rows), options)
+    result = calls.call(rows)
+    failed += calls.failed
+    _check_failures(plan, failed, len(rows))
+    return result
+
+
+def _check_failures(plan: RebuildPlan, failed: Sequence[FailedRow], rows: int) -> None:
+    """Refuses a table whose function fails on every row: then the function is wrong, not the rows.
+
+    Raises:
+        ProjectError: all of the table is made, and the function failed on all `rows` of its input.
+    """
+    if failed and plan.whole and len(failed) >= rows:
+        raise ProjectError(f"{failed[0].error} (on every row)", where=failed[0].where)
 
 
 def _options(table: Table, plan: RebuildPlan) -> dict[str, datetime]:

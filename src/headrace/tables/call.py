@@ -8,12 +8,12 @@ from datetime import datetime
 from typing import Any
 
 import polars as pl
-from polars.exceptions import PanicException
+from polars.exceptions import PanicException, PolarsError
 
 from headrace.declare.table import Table
 from headrace.kernel.errors import HeadraceError, ProjectError
 
-__all__ = ["call_function", "collect_frames"]
+__all__ = ["call_function", "collect_frames", "concat_results"]
 
 
 def call_function(
@@ -51,6 +51,23 @@ def collect_frames(table: Table, frames: Sequence[pl.LazyFrame]) -> list[pl.Data
         raise
     except (Exception, PanicException) as error:
         raise _failure(table, error) from error
+
+
+def concat_results(table: Table, parts: Sequence[pl.DataFrame]) -> pl.DataFrame:
+    """The rows that the function returned for the parts of its input, as one frame. A type that a part without
+    values does not have, or a wider number, is taken from the others.
+
+    Raises:
+        ProjectError: the parts have other columns or types.
+    """
+    try:
+        return pl.concat(parts, how="vertical_relaxed")
+    except PolarsError as error:
+        raise ProjectError(
+            f"{table.name} returns other columns or types for some rows than for others: {error}",
+            where=str(table.place),
+            remedy="Name the types in the function: cast the columns, or pass return_dtype= to map_elements.",
+        ) from error
 
 
 def _failure(table: Table, error: BaseException) -> ProjectError:

@@ -16,9 +16,10 @@ import polars as pl
 from headrace.declare.table import ONE_DAY, Day, Table
 from headrace.kernel.errors import ProjectError, Refused
 from headrace.kernel.time import add_days
-from headrace.tables.call import call_function, collect_frames
+from headrace.tables.call import call_function, collect_frames, concat_results
 from headrace.tables.plan import RebuildPlan, spread_days
 from headrace.tables.read import select_days
+from headrace.tables.rowwise import RowwiseCalls
 
 __all__ = ["check_day", "make_days", "refuse_lost_rows"]
 
@@ -49,6 +50,7 @@ def make_days(
     frames: Sequence[pl.LazyFrame],
     options: Mapping[str, datetime],
     group: Sequence[date],
+    rowwise: RowwiseCalls | None = None,
 ) -> pl.DataFrame:
     """Makes the rows of neighbouring output days.
 
@@ -63,6 +65,7 @@ def make_days(
         frames: the inputs of the function, in the order of `plan.inputs`.
         options: `now`, if the function takes it.
         group: the output days, in order, without a gap.
+        rowwise: calls the function of a rowwise table, and notes the rows that it fails on.
 
     Raises:
         ProjectError: the function failed, or does not return the column of the day.
@@ -70,9 +73,8 @@ def make_days(
     """
     begin, end = add_days(group[0], -day.before), add_days(group[-1], day.after)
     read = _read_inputs(table, plan, frames, begin, end)
-    calls = _rowwise_calls(day, plan, group, begin, end) if table.rowwise else _day_calls(day, group)
-    lazies = [call_function(table, read(call), options) for call in calls]
-    results = collect_frames(table, lazies)
+    calls = _rowwise_calls(day, plan, group, begin, end) if rowwise else _day_calls(day, group)
+    results = _collect_calls(table, calls, read, options, rowwise)
     output_days = spread_days(plan.rows, day)
     lost: dict[tuple[_Call, date], int] = {}
     kept = []
@@ -84,7 +86,23 @@ def make_days(
         kept.append(select_days(rows.lazy(), day.column, *call.keep).collect())
     if lost:
         raise _refusal(table, day, plan, lost, sum(len(rows) for rows in kept))
-    return pl.concat(kept)
+    return concat_results(table, kept)
+
+
+def _collect_calls(
+    table: Table,
+    calls: Sequence[_Call],
+    read: Callable[[_Call], list[pl.LazyFrame]],
+    options: Mapping[str, datetime],
+    rowwise: RowwiseCalls | None,
+) -> list[pl.DataFrame]:
+    """The rows of each call; if the function fails, without the rows of the input that it fails on."""
+    try:
+        return collect_frames(table, [call_function(table, read(call), options) for call in calls])
+    except ProjectError:
+        if rowwise is None:
+            raise
+    return [rowwise.call(read(call)[0].collect(), call.first) for call in calls]
 
 
 def _read_inputs(

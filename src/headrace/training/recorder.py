@@ -14,7 +14,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
-from headrace.kernel.properties import INPUT, RUN
+from headrace.kernel.properties import INPUT, REVISION, RUN
 from headrace.kernel.run import Run, RunEvent
 from headrace.kernel.time import micros
 
@@ -85,6 +85,7 @@ class MlflowRecorder:
                 (self._written[parent.id] for parent in _parents(run) if parent.id in self._written), None
             )
             tags = {RUN: run.id} | {f"{INPUT}{dataset.name}": str(dataset.position) for dataset in run.inputs}
+            tags |= {f"{REVISION}{source}": name for source, name in facts.get("revisions", {}).items()}
             run_id = self._create_run(
                 run.job, run, status, outer, facts.get("params", {}), facts.get("metrics", {}), tags
             )

@@ -12,8 +12,11 @@ from collections.abc import Callable, Mapping
 import polars as pl
 from msgspec import Struct
 
+from headrace.declare.event import Contract
 from headrace.declare.metrics import Task
 from headrace.declare.model import Model, task_of
+from headrace.declare.source import Source
+from headrace.declare.table import Table
 from headrace.features.offline.point_in_time import join
 from headrace.features.plan import FeaturePlan
 from headrace.features.plan.sources import source_columns
@@ -143,14 +146,19 @@ def read(lake: Lake, rows: TrainingSet, plan: FeaturePlan, target: str) -> Label
     return LabelledRows(complete, len(frame) - len(complete), infinite)
 
 
-def find_task(model: Model, target: pl.Series) -> Task:
+def find_task(model: Model, target: pl.Series, where: str | None = None) -> Task:
     """The model's task: as declared, else by the metrics it names, else by the values of the target.
+
+    Args:
+        model: its declaration.
+        target: the values of the target.
+        where: where they come from, for errors; None: the table of the labels.
 
     Raises:
         Refused: a value is not valid for the task, or all are equal.
         ProjectError: the task cannot be inferred from the values.
     """
-    where = f"table {model.labels.name}"
+    where = where or f"table {model.labels.name}"
     task = task_of(model) or infer_task(target, where)
     evaluator = evaluator_for(task)
     invalid = evaluator.find_invalid(target)
@@ -208,11 +216,11 @@ def _write_rows(
     labelled = labels.drop_nulls(model.target)
     if labelled.is_empty():
         raise Refused(
-            f"table {model.labels.name!r} has no row with a label",
-            where=f"model {model.name}",
-            remedy="A label may need time to be known; send more events, or build again later.",
+            f"table {model.labels.name!r} has no row with a label ({len(labels):,} rows without one)",
+            where=f"model {model.name}, {_place(project, model.labels)}",
+            remedy="A label may need time to be known: add data, or build again later.",
         )
-    find_task(model, labelled[model.target])
+    find_task(model, labelled[model.target], _place(project, model.labels))
     rows = join(labelled, plan, read_table).to_arrow()
     table: LakeTable = lake.ensure(f"training_{model.name}", rows.schema)
     facts = {
@@ -223,6 +231,17 @@ def _write_rows(
     facts |= {f"{REVISION}{source}": revision for source, revision in revisions.items()}
     facts |= {INPUTS_DIGEST: digest, UNLABELLED_ROWS: str(len(labels) - len(labelled))}
     return table.overwrite(rows, facts=facts)
+
+
+def _place(project: Project, labels: Table) -> str:
+    """The table of the labels, the line of its declaration, and the topics and files that it is made from."""
+
+    def list_origins(declared: Contract | Source | Table) -> list[str]:
+        if isinstance(declared, Table):
+            return [name for inner in project.inputs(declared) for name in list_origins(inner)]
+        return [declared.path if isinstance(declared, Source) else f"topic {declared.topic}"]
+
+    return f"table {labels.name} ({labels.place}), made from {', '.join(dict.fromkeys(list_origins(labels)))}"
 
 
 def _read_labels(table: pl.LazyFrame, model: Model, plan: FeaturePlan) -> pl.DataFrame:

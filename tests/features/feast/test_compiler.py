@@ -231,9 +231,9 @@ WRONG = {
         "the same type",
     ),
     "text target": (
-        ('target="bought"', 'target="item"'),
-        "the target 'item' of model 'bought' is string",
-        "0 and 1",
+        ('target="bought"', 'target="item", task="binary"'),
+        "the target 'item' of model 'bought' is string; it must be int64 or float64 or bool for the task",
+        "Make such a column",
     ),
 }
 

@@ -18,6 +18,7 @@ from headrace import log as logs
 from headrace.code.index import CodeIndex
 from headrace.events.ingest.hooks import IngestHooks
 from headrace.events.ingest.ingest import Ingest
+from headrace.features.checks.recompute import ServedPrediction, recompute
 from headrace.features.feast import TableSource
 from headrace.features.offline.point_in_time import join
 from headrace.features.offline.rowwise import codes_of
@@ -26,10 +27,9 @@ from headrace.features.online.follow import OnlineSink
 from headrace.features.online.lookup import Lookup
 from headrace.features.plan import (
     AsOfView,
-    EntityKey,
     PlanField,
 )
-from headrace.kernel.errors import CallError, ProjectError, Unavailable
+from headrace.kernel.errors import CallError, ProjectError
 from headrace.kernel.time import from_micros, now_micros
 from headrace.projects.loader import project_files
 from headrace.projects.project import load_project
@@ -224,45 +224,91 @@ def test_a_view_of_other_code_is_not_followed_until_a_new_one_is_filled(project,
 
 
 FRAGILE = '''
+def cents_of(price: float) -> int:
+    if price == 13:
+        raise ValueError("unlucky")
+    return int(price * 100)
+
 @table(reads=Click, rowwise=True)
 def fragile(clicks: pl.LazyFrame) -> pl.LazyFrame:
     """Fails on a price of 13."""
-    cents = pl.when(pl.col("price") == 13).then(pl.lit("none")).otherwise(pl.lit("100")).cast(pl.Int64)
-    return clicks.select("user", "at", "price", cents=cents, neighbour=pl.col("user") + 1)
+    return clicks.with_columns(cents=pl.col("price").map_elements(cents_of, return_dtype=pl.Int64))
+
+@table(reads=fragile, partition_by=day("at"), rowwise=True)
+def sides(clicks: pl.LazyFrame) -> pl.LazyFrame:
+    """Makes two rows of each, and fails on the second of a price of 7."""
+    rows = pl.concat([clicks, clicks.with_columns(price=-pl.col("price"))])
+    return rows.select("user", "at", "_known_at", "cents", "price")
+
+@table(reads=sides, partition_by=day("at"), rowwise=True)
+def chained(rows: pl.LazyFrame) -> pl.LazyFrame:
+    cents = pl.when(pl.col("price") == -7).then(pl.lit("none")).otherwise("cents").cast(pl.Int64)
+    return rows.with_columns(cents=cents)
 '''
 
 
-def test_an_event_that_a_rowwise_function_fails_on_affects_its_entity_and_view_alone(
+def test_what_a_rowwise_function_fails_on_is_left_out_alike_in_tables_online_and_recomputed(
     project, log, lake, store, caplog
 ):
     tables = project.settings.root / "small" / "tables.py"
     tables.write_text(tables.read_text() + FRAGILE)
     project = load_project(project.settings)
-    fragile, other = activity("fragile", "fragile"), activity()
-    by_neighbour = msgspec.structs.replace(fragile, name="by_neighbour", keys=("neighbour",))
-    neighbour = EntityKey("neighbour", "neighbour", "int64")
-    neighbours = msgspec.structs.replace(plan_of(by_neighbour), entities=(neighbour,))
+    fragile, chained = activity("fragile", "fragile"), activity("chained", "chained")
+    plan = plan_of(fragile, chained)
     log.create("clicks", 2)
     now = now_micros()
-    send(log, [(user, now - MINUTE, 5.0) for user in (1, 2)])
+    send(log, [(user, now - MINUTE, price) for user in (1, 2) for price in (5.0, 13.0 if user == 1 else 7.0)])
     ingest(project, log, lake)
-    for plan in (plan_of(fragile, other), neighbours):
-        fill(project, lake, plan, store)
-    filled = store.position(by_neighbour)
-
-    send(log, [(user, now - MINUTE, price) for user in (1, 2) for price in (5.0, 13.0 if user == 1 else 5.0)])
+    filled = fill(project, lake, plan, store)
+    assert [result.left_out.partition(": ")[0] for result in filled] == [
+        "left out 1 row that fragile() fails on",
+        "left out 2 rows that chained() fails on",
+    ]
+    assert "ValueError: unlucky" in filled[0].left_out
+    prices = {1: [5.0, 13.0, 6.0], 2: [7.0, 7.0, 13.0]}
+    send(log, [(user, now - MINUTE, price) for user in (1, 2) for price in prices[user]])
     ingestion = ingest(project, log, lake, OnlineSink(project, project.contract("clicks"), store))
-    assert store.position(fragile) == store.position(other) == ingestion.position
-    assert [row[0] for row in look_up(store, plan_of(other), [1, 2], now_micros())] == [3, 3]
-    assert look_up(store, plan_of(fragile), [2], now_micros())[0][0] == 3
-    with pytest.raises(Unavailable, match=r"broken: view 'fragile', entity \(1,\).*fragile\(\) fails"):
-        look_up(store, plan_of(fragile), [1], now_micros())
-    assert (store.count_broken(fragile), store.count_broken(other)) == (1, 0)
+    assert store.position(fragile) == store.position(chained) == ingestion.position
+    assert [store.count_broken(view) for view in (fragile, chained)] == [0, 0]
+    assert any("left out 2 rows that fragile() fails on: clicks@" in text for text in caplog.messages)
 
-    # The event does not carry this view's key: the view keeps its position and its values.
-    assert store.position(by_neighbour) == filled
-    assert any("view by_neighbour" in text and "its entity is unknown" in text for text in caplog.messages)
-    assert store.lookup(neighbours, [{"neighbour": 2}], now_micros()).rows[0][0] == 1
+    moment, users = now_micros(), [1, 2]
+    kept = {1: [5.0, 5.0, 6.0], 2: [5.0, 7.0, 7.0, 7.0]}
+    both = {user: [*mine, *(-price for price in mine if price != 7.0)] for user, mine in kept.items()}
+    rows = look_up(store, plan, users, moment)
+    counts = [[row[0], row[2], row[4], row[6]] for row in rows]
+    assert counts == [[len(kept[user]), sum(kept[user]), len(both[user]), sum(both[user])] for user in users]
+    for name in ("fragile", "sides", "chained"):
+        build_table(project, lake, project.tables[name], code="1")
+    labels = pl.DataFrame({"user": users, "event_timestamp": [from_micros(moment)] * 2})
+    joined = join(labels, plan, lambda name: lake.table(name).scan())
+    assert [list(row) for row in joined.select(f.column for f in plan.features).rows()] == rows
+    positions = store.lookup(plan, [{"user": user} for user in users], moment).positions
+    served = [
+        ServedPrediction(str(user), moment, {"user": user}, {}, position)
+        for user, position in zip(users, positions, strict=True)
+    ]
+    for prediction, row in zip(recompute(project, lake, plan, served), rows, strict=True):
+        assert [prediction.features[f.column] for f in plan.features] == row
+        assert prediction.failures == {}
+
+
+def test_a_view_whose_function_fails_as_a_whole_is_not_followed(project, log, lake, store, caplog):
+    tables = project.settings.root / "small" / "tables.py"
+    tables.write_text(tables.read_text() + FRAGILE)
+    project = load_project(project.settings)
+    view = activity("fragile", "fragile")
+    log.create("clicks", 2)
+    send(log, [(1, now_micros() - MINUTE, 5.0)])
+    ingest(project, log, lake)
+    fill(project, lake, plan_of(view), store)
+    filled = store.position(view)
+    send(log, [(1, now_micros() - MINUTE, 13.0)] * 101)
+    ingest(project, log, lake, OnlineSink(project, project.contract("clicks"), store))
+    assert store.position(view) == filled
+    assert any(
+        "no longer follows topic clicks" in text and "more than 100 rows" in text for text in caplog.messages
+    )
 
 
 def test_the_code_of_a_rowwise_table_is_the_one_that_feast_compiles_in(project):

@@ -123,3 +123,19 @@ def test_rows_of_one_part_are_in_the_order_of_time() -> None:
     for split in (Stratified(), ByGroup("customer", 1)):
         for _, part in divide(rows, split, "churned", keys=["customer"]):
             assert part["event_timestamp"].is_sorted()
+
+
+def test_rows_without_keys_and_of_one_moment_are_divided_at_random() -> None:
+    count = 600
+    rows = pl.DataFrame(
+        {
+            "event_timestamp": [datetime(2026, 1, 1, tzinfo=UTC)] * count,
+            "size": [float(number) for number in range(count)],
+            "label": ["a", "b"] * (count // 2),
+        }
+    )
+    parts = divide(rows, Stratified(seed=3), "label")
+    expected = (count - 1) / 2  # a mean over rows by order would be far from it
+    deviation = count / 12**0.5 / 90**0.5
+    for _, part in parts:
+        assert abs(part["size"].mean() - expected) < 4 * deviation

@@ -89,9 +89,9 @@ def _rows_with_events(
     """
     rows_from = rows_of(project, [view])
     if view.rowwise is None:
-        rows = rows_from(events.lazy()).collect()
+        rows, _ = rows_from(events.lazy())
         return rows, pl.Series("event", range(events.height), dtype=pl.Int64)
-    frames = pl.collect_all([rows_from(events[index].lazy()) for index in range(events.height)])
+    frames = [rows_from(events[index].lazy()).rows for index in range(events.height)]
     indexes = [index for index, rows in enumerate(frames) for _ in range(rows.height)]
-    empty = rows_from(events[:0].lazy()).collect()
+    empty, _ = rows_from(events[:0].lazy())
     return pl.concat([empty, *frames]), pl.Series("event", indexes, dtype=pl.Int64)

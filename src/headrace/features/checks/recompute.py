@@ -201,18 +201,18 @@ def _rows_by_position(
     """
     rows_from = rows_of(project, [view])
     ordered = events.collect().sort(_PARTITION, _OFFSET)
-    pieces = [_with_offset(rows_from(ordered[:0].lazy()), 0, 0)]
+    pieces = [_with_offset(rows_from(ordered[:0].lazy()).rows, 0, 0)]
     for partition in sorted({partition for partition, _ in ends}):
         part = ordered.filter(pl.col(_PARTITION) == partition)
         cuts = [0, *sorted({end for end_partition, end in ends if end_partition == partition and end > 0})]
         indexes = part[_OFFSET].search_sorted(pl.Series(cuts)).to_list()
         for (first, begin), (_, end) in pairwise(zip(cuts, indexes, strict=True)):
             if end > begin:
-                pieces.append(_with_offset(rows_from(part[begin:end].lazy()), partition, first))
-    return pl.concat(pl.collect_all(pieces))
+                pieces.append(_with_offset(rows_from(part[begin:end].lazy()).rows, partition, first))
+    return pl.concat(pieces)
 
 
-def _with_offset(rows: pl.LazyFrame, partition: int, offset: int) -> pl.LazyFrame:
+def _with_offset(rows: pl.DataFrame, partition: int, offset: int) -> pl.DataFrame:
     return rows.with_columns(
         pl.lit(partition, pl.Int32).alias(_PARTITION), pl.lit(offset, pl.Int64).alias(_OFFSET)
     )

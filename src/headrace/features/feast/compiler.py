@@ -10,7 +10,7 @@ from feast import FeatureService, FeatureView, OnDemandFeatureView
 from feast.base_feature_view import BaseFeatureView
 
 from headrace.code.index import CodeIndex
-from headrace.declare.model import Model
+from headrace.declare.model import Model, task_of
 from headrace.features.feast.internals import service_entries
 from headrace.features.feast.objects import FeastObjects, find_objects
 from headrace.features.feast.source import TableSource, topics_of
@@ -29,6 +29,8 @@ from headrace.projects.loader import project_files
 from headrace.projects.project import Project
 
 __all__ = ["collect_objects", "compile"]
+
+_NUMBERS = ("int64", "float64", "bool")
 
 
 def collect_objects(project: Project) -> FeastObjects:
@@ -202,8 +204,8 @@ def _check_names(features: Sequence[FeatureRef], where: str) -> None:
 
 
 def _check_labels(model: Model, plan: FeaturePlan, columns: Mapping[str, str] | None) -> None:
-    """Checks that the labels have every entity's key and every field of the request, of its type, and a numeric
-    target. Raises ProjectError if they do not."""
+    """Checks that the labels have every entity's key and every field of the request, of its type, and a target
+    of a type that its task can have. Raises ProjectError if they do not."""
     keys = {key.join_key: key.name for key in plan.entities}
     for field in plan.request:
         if field.name in keys:
@@ -215,11 +217,14 @@ def _check_labels(model: Model, plan: FeaturePlan, columns: Mapping[str, str] | 
             )
     if columns is None:
         return
-    if columns.get(model.target, "bool") not in ("int64", "float64", "bool"):
+    task = task_of(model)
+    types = (*_NUMBERS, "string") if task in (None, "multiclass") else _NUMBERS
+    if columns.get(model.target, "bool") not in types:
         raise ProjectError(
-            f"the target {model.target!r} of model {model.name!r} is {columns[model.target]}; it is 0 or 1",
+            f"the target {model.target!r} of model {model.name!r} is {columns[model.target]};"
+            f" it must be {' or '.join(types)}{'' if task is None else f' for the task {task}'}",
             where=str(model.place),
-            remedy=f"Make a column of 0 and 1 of it in {model.labels.name}.",
+            remedy=f"Make such a column of it in {model.labels.name}.",
         )
     needed: list[tuple[str, str, str]]
     needed = [(key.join_key, key.dtype, f"the key of entity {key.name!r}") for key in plan.entities]
@@ -242,5 +247,4 @@ def _check_labels(model: Model, plan: FeaturePlan, columns: Mapping[str, str] | 
 
 def _is_convertible(column: str, dtype: str) -> bool:
     """Whether a column can hold values of the dtype. Between numbers, the rows decide (point_in_time.join)."""
-    numbers = ("int64", "float64", "bool")
-    return column == dtype or (column in numbers and dtype in numbers)
+    return column == dtype or (column in _NUMBERS and dtype in _NUMBERS)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from typing import NamedTuple
 
 import polars as pl
+from polars.exceptions import PanicException
 
 from headrace.code.external import external_digests
 from headrace.code.fingerprint import fingerprint
@@ -15,8 +18,12 @@ from headrace.features.plan import WindowedView
 from headrace.kernel.errors import ProjectError
 from headrace.projects.loader import project_files
 from headrace.projects.project import Project
+from headrace.tables.call import collect_frames
+from headrace.tables.failures import FailedRow
+from headrace.tables.read import Readable
+from headrace.tables.rowwise import RowwiseCalls
 
-__all__ = ["code_of", "codes_of", "is_of_other_code", "rows_of"]
+__all__ = ["ComputedRows", "code_of", "codes_of", "is_of_other_code", "rows_of"]
 
 
 def codes_of(project: Project) -> dict[str, str]:
@@ -40,17 +47,64 @@ def is_of_other_code(view: WindowedView, codes: Mapping[str, str]) -> bool:
     return view.rowwise is not None and bool(view.code) and view.code != codes.get(view.rowwise)
 
 
-def rows_of(project: Project, views: Sequence[WindowedView]) -> Callable[[pl.LazyFrame], pl.LazyFrame]:
-    """A function that computes, from a topic's good events, the rows of the table that these views share: their
-    keys, times and columns.
+class ComputedRows(NamedTuple):
+    """The rows of a windowed view's table.
 
-    f(a + b) = f(a) + f(b), so it may be run on any part of the events.
+    Attributes:
+        rows: the views' keys, times and columns.
+        failed: what a rowwise function failed on; it makes no rows.
+    """
+
+    rows: pl.DataFrame
+    failed: list[FailedRow]
+
+
+def rows_of(
+    project: Project, views: Sequence[WindowedView], *, since: datetime | None = None
+) -> Callable[[pl.LazyFrame], ComputedRows]:
+    """A function that computes, from a topic's good events, the rows of the table that these views share.
+
+    f(a + b) = f(a) + f(b), so it may be called with any part of the events. It raises ProjectError if a rowwise
+    function fails as a whole (tables.rowwise).
+
+    Args:
+        project: the project that declares the topic and the rowwise tables.
+        views: views of one table.
+        since: leaves out earlier rows.
 
     Raises:
         ProjectError: the project no longer has the table, or it is not rowwise down to the topic.
     """
-    view = views[0]
-    steps: list[Table] = []
+    steps = _steps(project, views[0])
+    columns = (name for v in views for name in (*v.keys, v.time, *(field.name for field in v.columns)))
+    names = list(dict.fromkeys(columns))
+
+    def select(rows: pl.LazyFrame) -> pl.LazyFrame:
+        rows = rows.select(names)
+        return rows if since is None else rows.filter(pl.col(views[0].time) >= since)
+
+    def compute(events: pl.LazyFrame) -> ComputedRows:
+        lazy = events
+        try:
+            for table, _ in steps:
+                lazy = table(lazy)
+            return ComputedRows(select(lazy).collect(), [])
+        except (Exception, PanicException):
+            if not steps:
+                raise
+        rows, failed = events.collect(), list[FailedRow]()
+        for table, read in steps:
+            calls = RowwiseCalls(table, read, len(rows))
+            rows = calls.call(rows)
+            failed += calls.failed
+        return ComputedRows(collect_frames(steps[-1][0], [select(rows.lazy())])[0], failed)
+
+    return compute
+
+
+def _steps(project: Project, view: WindowedView) -> list[tuple[Table, Readable]]:
+    """The rowwise tables from the topic to the view's table, each with what it reads."""
+    steps: list[tuple[Table, Readable]] = []
     name = view.rowwise
     while name is not None:
         if name not in project.tables:
@@ -69,15 +123,5 @@ def rows_of(project: Project, views: Sequence[WindowedView]) -> Callable[[pl.Laz
                 f"view {view.name!r} needs table {table.name!r} to be rowwise over topic {view.topic!r}",
                 where=str(table.place),
             )
-        steps.append(table)
-
-    columns = list(
-        dict.fromkeys(name for v in views for name in (*v.keys, v.time, *(field.name for field in v.columns)))
-    )
-
-    def rows(events: pl.LazyFrame) -> pl.LazyFrame:
-        for table in reversed(steps):
-            events = table(events)
-        return events.select(columns)
-
-    return rows
+        steps.append((table, read))
+    return steps[::-1]

@@ -7,7 +7,6 @@ from headrace.features.online.store import (
     ServedPosition,
     StoreUnavailable,
     StreamPosition,
-    UnreadEvent,
     filled_views,
     open,  # noqa: A004
 )
@@ -19,7 +18,6 @@ __all__ = [
     "ServedPosition",
     "StoreUnavailable",
     "StreamPosition",
-    "UnreadEvent",
     "filled_views",
     "open",
 ]

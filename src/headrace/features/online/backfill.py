@@ -16,6 +16,7 @@ from headrace.kernel.position import LogPosition, Position, SnapshotPosition
 from headrace.kernel.time import from_micros, now_micros
 from headrace.lake import Lake
 from headrace.projects.project import Project
+from headrace.tables.failures import describe_failures
 from headrace.tables.read import read_input
 
 __all__ = ["FillResult", "fill"]
@@ -32,6 +33,7 @@ class FillResult(NamedTuple):
         rows: how many rows of its table were read; 0 if the view was already at the position.
         entities: how many entities got values.
         position: the view's position after the fill.
+        left_out: which events were left out because a rowwise function fails on them; None: no event.
     """
 
     view: str
@@ -39,6 +41,7 @@ class FillResult(NamedTuple):
     rows: int
     entities: int
     position: Position
+    left_out: str | None = None
 
 
 def fill(
@@ -65,6 +68,7 @@ def fill(
 
     Raises:
         CallError: a table or snapshot does not exist, or a topic was never ingested.
+        ProjectError: a rowwise function fails as a whole.
         Unavailable: the store is locked.
     """
     store.prepare(plan)
@@ -102,6 +106,7 @@ def _fill_windowed(project: Project, lake: Lake, view: WindowedView, store: Onli
     offsets = pl.col("_log_partition").replace_strict(position.offsets, default=0, return_dtype=pl.Int64)
     events = read_input(project, lake, contract).filter(pl.col("_log_offset") < offsets)
     oldest = from_micros(now_micros() - 2 * view.longest)
-    rows = rows_of(project, [view])(events).filter(pl.col(view.time) >= oldest).collect()
+    rows, failed = rows_of(project, [view], since=oldest)(events)
     entities = store.fill(view, rows.to_arrow(), position)
-    return FillResult(view.name, view.digest, len(rows), entities, position)
+    left_out = describe_failures(str(view.rowwise), failed) if failed else None
+    return FillResult(view.name, view.digest, len(rows), entities, position, left_out)

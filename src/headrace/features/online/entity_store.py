@@ -21,7 +21,7 @@ from headrace.features.online.entries import (
 )
 from headrace.features.online.keys import Key, KeySchema, PackedKey
 from headrace.features.online.readers import ViewReader, readers_of
-from headrace.features.online.store import LookupResult, ServedPosition, StoreUnavailable, UnreadEvent
+from headrace.features.online.store import LookupResult, ServedPosition, StoreUnavailable
 from headrace.features.online.tiles import BROKEN, Tiles
 from headrace.features.plan import AsOfView, FeaturePlan, StoredView, WindowedView
 from headrace.kernel import faults
@@ -133,7 +133,6 @@ class EntityStore:
         position: LogPosition,
         *,
         after: LogPosition,
-        unread: Sequence[UnreadEvent] = (),
     ) -> None:
         """See OnlineStore."""
         database, now = self._database, self._clock()
@@ -148,10 +147,6 @@ class EntityStore:
                     packed_key: tiles.update(old.get(packed_key), key, batch, new_position.offsets, now)
                     for packed_key, (key, batch) in zip(packed_keys, events, strict=True)
                 }
-                for event in unread:
-                    key = tuple(event.fields[name] for name in view.keys)
-                    if None not in key:
-                        states[pack(key)] = tiles.pack_broken(key, event.reason)
                 database.write_states(view, states)
                 faults.reach("online.apply.written")
                 database.set_position(view, new_position)

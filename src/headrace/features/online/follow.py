@@ -4,25 +4,23 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Callable
 
-import msgspec
 import polars as pl
 import pyarrow as pa
 
 from headrace.declare.event import Contract
 from headrace.features.offline.rowwise import codes_of, is_of_other_code, rows_of
-from headrace.features.online.store import OnlineStore, UnreadEvent
+from headrace.features.online.store import OnlineStore
 from headrace.features.plan import WindowedView
-from headrace.kernel.errors import Conflict, HeadraceError
+from headrace.kernel.errors import Conflict, ProjectError
 from headrace.kernel.position import LogPosition
 from headrace.projects.project import Project
+from headrace.tables.failures import describe_failures
 
 __all__ = ["OnlineSink"]
 
 _logger = logging.getLogger(__name__)
 _TRIES = 20
-_MAX_UNREAD = 100  # events of one batch that a function may fail on
 
 
 class OnlineSink:
@@ -35,8 +33,8 @@ class OnlineSink:
     with rows of two functions would equal neither. The view keeps its values and its position. A build with
     the new code fills a separate view.
 
-    An event that the rowwise function fails on breaks its entity in the views of that function, and in no other
-    views. If the event does not carry the entity's key, these views are no longer followed.
+    An event that a rowwise function fails on makes no rows, as in the function's table (tables.rowwise). If the
+    function fails as a whole, its views are no longer followed.
     """
 
     name = "the online store"
@@ -45,7 +43,6 @@ class OnlineSink:
     def __init__(self, project: Project, contract: Contract, store: OnlineStore) -> None:
         self._project = project
         self._topic = contract.topic
-        self._fields = {field.name for field in msgspec.structs.fields(contract.struct)}
         self._store = store
         self._idle: LogPosition | None = None
         self._codes = codes_of(project)  # read now, while the files are still those that were loaded
@@ -97,22 +94,15 @@ class OnlineSink:
     def _apply_group(
         self, views: list[WindowedView], events: pl.DataFrame, ahead: LogPosition, after: LogPosition
     ) -> None:
-        rows_from, unread = rows_of(self._project, views), list[UnreadEvent]()
         try:
-            rows = _read(views[0], rows_from, events, unread)
-        except HeadraceError as error:
-            if views[0].rowwise is None:
-                raise
+            rows, failed = rows_of(self._project, views)(events.lazy())
+        except ProjectError as error:
             for view in views:
                 self._stop_following(view, str(error))
             return
-        for view in [view for view in views if unread and not self._fields.issuperset(view.keys)]:
-            views.remove(view)
-            self._stop_following(
-                view, f"{unread[0].reason}. The event does not carry the view's key: its entity is unknown"
-            )
-        if views:
-            self._store.apply(views, rows.to_arrow(), ahead, after=after, unread=unread)
+        if failed:
+            _logger.error("topic %s: %s", self._topic, describe_failures(str(views[0].rowwise), failed))
+        self._store.apply(views, rows.to_arrow(), ahead, after=after)
 
     def _views_to_follow(self) -> list[tuple[WindowedView, LogPosition]]:
         followed, other_code = [], []
@@ -165,33 +155,3 @@ def _events_after(good: pa.Table, position: LogPosition) -> pl.DataFrame:
         ),
     )
     return events.filter(new)
-
-
-def _read(
-    view: WindowedView,
-    rows_from: Callable[[pl.LazyFrame], pl.LazyFrame],
-    events: pl.DataFrame,
-    unread: list[UnreadEvent],
-) -> pl.DataFrame:
-    """The rows of the view's table that come from the events. Adds the events that its function fails on to
-    `unread`; f(a + b) = f(a) + f(b), so bisection finds them.
-
-    Raises:
-        HeadraceError: the function fails on too many events, or on an empty batch.
-    """
-    try:
-        return rows_from(events.lazy()).collect()
-    except Exception as error:
-        message = str(error).partition("\n")[0]
-        reason = f"{view.rowwise}() fails: {type(error).__name__}: {message}"
-        if view.rowwise is None or events.is_empty() or len(unread) >= _MAX_UNREAD:
-            raise HeadraceError(reason, where=f"topic {view.topic}") from error
-    if len(events) > 1:
-        middle = len(events) // 2
-        halves = [_read(view, rows_from, half, unread) for half in (events[:middle], events[middle:])]
-        return pl.concat(halves)
-    event = events.row(0, named=True)
-    place = f"{event['_log_partition']}:{event['_log_offset']}"
-    _logger.error("event %s of topic %s breaks its entity: %s", place, view.topic, reason)
-    unread.append(UnreadEvent(event, f"event {place}: {reason}"))
-    return _read(view, rows_from, events[:0], unread)

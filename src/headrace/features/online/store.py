@@ -28,7 +28,6 @@ __all__ = [
     "ServedPosition",
     "StoreUnavailable",
     "StreamPosition",
-    "UnreadEvent",
     "filled_views",
     "open",
 ]
@@ -75,18 +74,6 @@ class LookupResult(NamedTuple):
 
 class StoreUnavailable(Unavailable):
     """The store cannot be reached or does not answer, so nothing is known about any entity."""
-
-
-class UnreadEvent(NamedTuple):
-    """An event that the view's rowwise function fails on.
-
-    Attributes:
-        fields: the event's fields; they include the view's keys.
-        reason: the function's error, and the event's position on the log.
-    """
-
-    fields: Mapping[str, Any]
-    reason: str
 
 
 class OnlineStore(Protocol):
@@ -150,14 +137,13 @@ class OnlineStore(Protocol):
         position: LogPosition,
         *,
         after: LogPosition,
-        unread: Sequence[UnreadEvent] = (),
     ) -> None:
         """Adds rows to the state of views at the position `after`, and moves the views to `position` in the
         log partitions in which the two differ: one transaction.
 
         Other processes may have moved the views in other log partitions meanwhile. An entity is broken from
-        then on if its state cannot be updated with its rows, or if it has an unread event: the store logs it,
-        and a lookup of it raises an error. Other entities are not affected.
+        then on if its state cannot be updated with its rows: the store logs it, and a lookup of it raises an
+        error. Other entities are not affected.
 
         Args:
             views: filled views of one table.
@@ -165,7 +151,6 @@ class OnlineStore(Protocol):
                 and columns.
             position: the views' position afterwards.
             after: the views' position now.
-            unread: the events between the two positions that could not become rows.
 
         Raises:
             Conflict: a view has another position in one of those log partitions; nothing was written.

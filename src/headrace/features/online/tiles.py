@@ -150,11 +150,7 @@ class Tiles:
         except Exception as error:
             reason = f"{type(error).__name__}: {error}"
             _logger.exception("entity %s of view %r is broken: %s", key, self.view.name, reason)
-            return self.pack_broken(key, reason)
-
-    def pack_broken(self, key: tuple[Any, ...], reason: str) -> bytes:
-        """The bytes that replace a broken entity's state."""
-        return _encode([f"view {self.view.name!r}, entity {key}: {reason}"])
+            return _encode([f"view {self.view.name!r}, entity {key}: {reason}"])
 
     def values(self, state: EntityState, at: int) -> list[object]:
         """The view's features at `at` (microseconds), in order."""

@@ -34,7 +34,7 @@ def read_lock(root: Path) -> dict[str, StageRecord]:
         stages = load_yaml(str(file)).get("stages", {})
     return {
         name: StageRecord(
-            files={entry["path"]: entry["md5"] for entry in (*stage.get("deps", ()), *stage.get("outs", ()))},
+            files={entry["path"]: entry["md5"] for kind in ("deps", "outs") for entry in stage.get(kind, ())},
             params=stage.get("params", {}),
         )
         for name, stage in stages.items()

@@ -14,7 +14,7 @@ from headrace.code.index import CodeIndex
 from headrace.code.source_files import LOCK_FILES, PARAMS_FILE
 from headrace.config.settings import Settings
 from headrace.declare.event import Contract
-from headrace.declare.model import Model
+from headrace.declare.model import Model, task_of
 from headrace.declare.params import find_param, read_params
 from headrace.declare.source import Source
 from headrace.declare.table import Table
@@ -185,6 +185,7 @@ def _model_code(model: Model, plan: FeaturePlan, index: CodeIndex) -> ModelCode:
         training_set=pieces("labels", "target"),
         fit=pieces("target", "trainer", "tune", "split", "missing", "task", "baseline"),
         gate=pieces("gate"),
+        task=task_of(model),
     )
 
 

@@ -100,6 +100,14 @@ class StageGraph:
                 lines += [f"    - {file}:", *(f"      - {key}" for key in keys if "" not in keys)]
             lines += ["    outs:", f"    - {stage.out}:", "        cache: false", "        persist: true"]
             lines += [f"    - {path}" for path in stage.files]
+            if stage.metrics:
+                lines += ["    metrics:"]
+                lines += [f"    - {path}:\n        cache: false" for path in stage.metrics]
+            lines += ["    plots:"] if stage.plots else []
+            for plot in stage.plots:
+                lines += [f"    - {plot.path}:", f"        template: {plot.template}"]
+                lines += [f"        title: {json.dumps(plot.title)}"]
+                lines += [f"        {axis}: {name}" for axis, name in (("x", plot.x), ("y", plot.y))]
         return "\n".join(lines) + "\n"
 
     def _find_target(self, target: str) -> Stage:

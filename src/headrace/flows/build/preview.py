@@ -55,14 +55,14 @@ class Preview:
         self._root = context.settings.root
         self._lock = read_lock(self._root)
         self._params = read_params(self._root)
-        self._sources = find_sources(context.settings, context.code)
+        self._sources = find_sources(context.workspace, context.code)
         self._stale: dict[str, str] = {}  # pointer that will change → the stage that writes it
 
     def plan(self, targets: Sequence[str]) -> list[PlannedStage]:
         """See plan_build."""
         stages = self.context.graph.select(targets)
         raise_first_problem(self._sources, stages)
-        drift = find_drift(self.context.settings, self.context.graph.stages)
+        drift = find_drift(self.context.workspace, self.context.graph.stages)
         planned = []
         for stage in stages:
             if stage.reporting == "never":
@@ -89,11 +89,15 @@ class Preview:
             reasons += parameter.reasons(self._recorded(recorded, parameter), self._present(parameter))
         for path in stage.deps:
             reasons += self._dependency_reasons(path, recorded.files.get(path))
-        if not reasons and recorded.files.get(stage.out) != _md5_of(self._root / stage.out):
-            reasons.append(StaleReason("output", f"{stage.out} was deleted or edited by hand"))
+        if not reasons:
+            reasons += [
+                StaleReason("output", f"{path} was deleted or edited by hand")
+                for path in (stage.out, *stage.metrics)
+                if recorded.files.get(path) != _md5_of(self._root / path)
+            ]
         reasons += [
-            StaleReason("output", f"{path}/ does not exist")
-            for path in stage.files
+            StaleReason("output", f"{path} does not exist")
+            for path in stage.kept
             if not (self._root / path).exists()
         ]
         return reasons

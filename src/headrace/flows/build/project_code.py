@@ -59,6 +59,7 @@ class ModelCode(msgspec.Struct, frozen=True):
         plan: the digest of its feature plan.
         refresh: how old its inputs may grow, in seconds.
         training_set, fit, gate: the pieces that decide the training set, the training and the gate.
+        task: its task; None: the target's values decide it.
     """
 
     labels: str
@@ -68,6 +69,7 @@ class ModelCode(msgspec.Struct, frozen=True):
     training_set: list[str]
     fit: list[str]
     gate: list[str]
+    task: str | None = None
 
     @property
     def tables(self) -> list[str]:

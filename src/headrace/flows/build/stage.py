@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
+from headrace.flows.build.plots import PlotFile
 from headrace.flows.build.reasons import Parameter, StaleReason
 
 if TYPE_CHECKING:
@@ -42,7 +43,9 @@ class Stage(ABC):
         deps: files it depends on, relative to the project.
         params: entries of pointers/code.json it depends on.
         out: the pointer it writes.
-        files: its other outputs, which DVC keeps.
+        files: its other outputs, which DVC keeps in its cache, plots aside.
+        metrics: files of metrics, which git keeps.
+        plots: plots, which DVC keeps.
         companions: names of stages that are built with it, although it does not depend on them.
     """
 
@@ -56,6 +59,8 @@ class Stage(ABC):
     deps: tuple[str, ...] = ()
     params: tuple[Parameter, ...] = ()
     files: tuple[str, ...] = ()
+    metrics: tuple[str, ...] = ()
+    plots: tuple[PlotFile, ...] = ()
     companions: tuple[str, ...] = ()
 
     @classmethod
@@ -75,6 +80,11 @@ class Stage(ABC):
     def name_of(cls, subject: str) -> str:
         """The name in dvc.yaml of the stage of a subject: KIND-SUBJECT, or KIND without a subject."""
         return f"{cls.kind}-{subject}" if subject else cls.kind
+
+    @property
+    def kept(self) -> tuple[str, ...]:
+        """The outputs that DVC keeps in its cache."""
+        return (*self.files, *(plot.path for plot in self.plots))
 
     @property
     def name(self) -> str:

@@ -29,7 +29,7 @@ from headrace.serving.mlflow_models.environments import remove_environments
 from headrace.serving.mlflow_models.folders import artifacts_folder, environments_folder
 from headrace.serving.mlflow_models.model_set import DeployedModel, ModelSet
 from headrace.serving.mlflow_models.replica import make_spec
-from headrace.serving.mlflow_models.states import read_states
+from headrace.serving.mlflow_models.states import read_problems, read_states
 from headrace.serving.release import ReleaseFollower
 from headrace.workspace import Workspace
 
@@ -175,23 +175,27 @@ def _await(settings: Settings, models: ModelSet, report: DeployReport) -> Deploy
         return report
     deadline = time.monotonic() + _LONGEST_START
     while unstarted := _find_unstarted(settings, models.models):
-        if find_up(settings) is None or time.monotonic() > deadline:
+        problems = read_problems(settings)
+        unstarted |= {name: problems[name] for name in unstarted if name in problems}
+        is_hopeless = unstarted.keys() <= problems.keys()
+        if is_hopeless or find_up(settings) is None or time.monotonic() > deadline:
             break
         time.sleep(_POLL)
     return replace(report, is_running=True, unstarted=unstarted)
 
 
 def _find_unstarted(settings: Settings, models: Sequence[DeployedModel]) -> dict[str, str]:
-    """Model → why none of its replicas answers."""
-    unstarted = {model.name: "it has no replica yet" for model in models}
-    versions = {model.name: (model.model, model.version) for model in models}
-    states = [
-        state for state in read_states(settings) if versions.get(state.name) == (state.model, state.version)
-    ]
+    """Model → why it does not answer yet, or a replica of another version still does."""
+    digests = {model.name: model.digest for model in models}
+    unstarted = dict.fromkeys(digests, "it has no replica yet")
+    states = list(read_states(settings))
     for state in states:
-        if not state.is_ready and state.name in unstarted:
-            unstarted[state.name] = state.failure or "its process starts"
+        if digests.get(state.name) == state.digest and unstarted.get(state.name) is not None:
+            if state.is_ready:
+                del unstarted[state.name]
+            else:
+                unstarted[state.name] = state.failure or "its process starts"
     for state in states:
-        if state.is_ready:
-            unstarted.pop(state.name, None)
+        if digests.get(state.name) != state.digest:
+            unstarted[state.name] = f"a replica of version {state.version} has not ended"
     return unstarted

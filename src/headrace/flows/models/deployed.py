@@ -25,6 +25,7 @@ class DeployedStatus:
         state: `ready` (a replica answers), `starting` (none does yet), `down` (its process died and is started
             again), or `not running` (`headrace up` does not serve it).
         replicas: how many replicas answer.
+        pids: the ids of the models' processes.
         memory: the bytes of memory of its processes.
         restarts: how often its processes were started again.
         note: why it is not ready, or why its process ended last.
@@ -36,6 +37,7 @@ class DeployedStatus:
     python: str
     state: Literal["ready", "starting", "down", "not running"]
     replicas: int
+    pids: tuple[int, ...]
     memory: int
     restarts: int
     note: str
@@ -56,7 +58,7 @@ def read_deployed(
     return tuple(
         _status(
             model,
-            [state for state in states if (state.name, state.version) == (model.name, model.version)],
+            [state for state in states if state.name == model.name and state.digest == model.digest],
             problems.get(model.name, ""),
             is_running,
         )
@@ -76,6 +78,7 @@ def _status(
         python=states[0].python if states else model.needs.python,
         state="not running" if not is_running else "ready" if ready else "down" if failures else "starting",
         replicas=len(ready),
+        pids=tuple(state.pid for state in states),
         memory=sum(memory_of(state.pid) or 0 for state in states),
         restarts=sum(state.restarts for state in states),
         note=problem or (failures[-1] if failures else ""),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -27,10 +28,13 @@ _COLUMNS = ("id", "version", "arm", "shadow", "shadow_of", "at", "entity", "valu
 
 
 class ArmOutcomes(Struct, frozen=True):
-    """The predictions of one version in one arm, and their outcomes.
+    """The predictions of one arm of a release, and their outcomes.
 
     Attributes:
-        arm, version: the arm of the release, and the version that it had.
+        release: the id of the release. Only arms of one release can be compared: they had the same customers'
+            traffic in the same time.
+        since: the time of the first prediction.
+        arm, version: the arm, and its version.
         shadow: whether clients did not get these predictions.
         predictions: how many there are.
         known: how many of them have an outcome.
@@ -38,6 +42,8 @@ class ArmOutcomes(Struct, frozen=True):
             outcomes on whose side of 0.5 the prediction was. Empty while the outcomes do not have two values.
     """
 
+    release: str
+    since: datetime
     arm: str
     version: int
     shadow: bool
@@ -51,7 +57,7 @@ class OutcomesReport(Struct, frozen=True):
 
     Attributes:
         model: the name of the model.
-        arms: one for each version in each arm, in their order of use.
+        arms: each arm of each release, in the order of their first predictions.
         rows: a polars frame with a row for each prediction, in order of time: `id`, `version`, `arm`, `shadow`,
             `shadow_of`, `at`, `entity` (JSON text), `value` (a number; for a multiclass model the list of
             probabilities), `release`, `outcome` and `outcome_at` (null while they are not known).
@@ -94,11 +100,20 @@ def _read_predictions(workspace: Workspace, model: str) -> pl.DataFrame:
 
 def _compare_arms(workspace: Workspace, model: str, rows: pl.DataFrame) -> list[ArmOutcomes]:
     arms = []
-    for (arm, version, shadow), part in rows.group_by("arm", "version", "shadow", maintain_order=True):
-        known = part.drop_nulls("outcome")
-        report = read_report(workspace.registry.bundle(model, int(version)))
-        metrics = _evaluate(report, known) if known["outcome"].n_unique() > 1 else {}
-        arms.append(ArmOutcomes(str(arm), int(version), bool(shadow), len(part), len(known), metrics))
+    for part in rows.partition_by("release", "arm", maintain_order=True):
+        first, known = part.row(0, named=True), part.drop_nulls("outcome")
+        report = read_report(workspace.registry.bundle(model, first["version"]))
+        arm = ArmOutcomes(
+            release=first["release"],
+            since=first["at"],
+            arm=first["arm"],
+            version=first["version"],
+            shadow=first["shadow"],
+            predictions=len(part),
+            known=len(known),
+            metrics=_evaluate(report, known) if known["outcome"].n_unique() > 1 else {},
+        )
+        arms.append(arm)
     return arms
 
 

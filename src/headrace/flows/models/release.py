@@ -8,7 +8,8 @@ from __future__ import annotations
 import getpass
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import msgspec
@@ -19,7 +20,7 @@ from headrace.flows.models.aliases import aliases_of
 from headrace.flows.models.endpoint import await_release
 from headrace.kernel.errors import CallError, Refused
 from headrace.kernel.properties import GATE
-from headrace.kernel.run import Dataset, run
+from headrace.kernel.run import Dataset, current_run, record_with, run
 from headrace.projects.running import find_up
 from headrace.serving import release as releases
 from headrace.serving.release import Arm, Release
@@ -177,10 +178,20 @@ def _endpoint_facts(new: Release, metrics: dict[str, dict[str, float]]) -> dict[
     }
 
 
+@contextmanager
+def _record(workspace: Workspace) -> Iterator[None]:
+    """Records the runs of the block in the lineage store, unless they are part of a build, which does so."""
+    if current_run() is not None:
+        yield
+        return
+    with workspace.lineage.recorder() as recorder, record_with(recorder):
+        yield
+
+
 def _put_in_force(workspace: Workspace, new: Release) -> Release:
     """Records the release, sets the aliases, and waits for the endpoint if it runs."""
     registry = workspace.registry
-    with run(f"release {new.model}") as job:
+    with _record(workspace), run(f"release {new.model}") as job:
         partition, offset = releases.append(workspace.log, new)
         for alias, version in aliases_of(new).items():
             if version is None:

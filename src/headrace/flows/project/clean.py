@@ -8,6 +8,8 @@ from pathlib import Path
 
 from headrace.config.settings import Settings
 from headrace.flows.build import hold_build_lock
+from headrace.flows.build.plots import metrics_file, plots_folder
+from headrace.flows.build.pointers import CODE, Pointers
 from headrace.kernel.faults import reach
 from headrace.projects.running import hold_up_lock
 
@@ -26,7 +28,8 @@ class Leftovers:
 
 def find_leftovers(settings: Settings) -> Leftovers:
     """What `clean` would delete."""
-    places = (*(settings.root / name for name in _POINTERS), settings.state, _trash(settings))
+    files = (*_POINTERS, *_files_of_models(settings))
+    places = (*(settings.root / name for name in files), settings.state, _trash(settings))
     paths = tuple(path for path in places if path.exists())
     return Leftovers(paths, sum(_size(path) for path in paths))
 
@@ -56,6 +59,12 @@ def clean(settings: Settings) -> Leftovers:
         settings.state.rename(_trash(settings))
     shutil.rmtree(_trash(settings))
     return leftovers
+
+
+def _files_of_models(settings: Settings) -> list[str]:
+    """The metrics and plots of the models that were built. The user may have other files beside them."""
+    code = Pointers(settings.root).read(CODE) or {}
+    return [file for model in code.get("models", ()) for file in (metrics_file(model), plots_folder(model))]
 
 
 def _trash(settings: Settings) -> Path:

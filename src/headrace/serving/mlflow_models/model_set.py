@@ -13,6 +13,7 @@ import msgspec
 from msgspec import Struct
 
 from headrace.declare.event import event
+from headrace.kernel.digest import digest_value
 from headrace.kernel.errors import CallError
 from headrace.kernel.ids import new_id
 from headrace.kernel.time import now
@@ -65,6 +66,13 @@ class DeployedModel(Struct, frozen=True):
     def name(self) -> str:
         """The name in its paths."""
         return self.options.name
+
+    @property
+    def digest(self) -> str:
+        """A digest of all that a running replica cannot change. Replicas of another digest are replaced."""
+        record = msgspec.to_builtins(self)
+        options = record.pop("options")
+        return digest_value([record, options["env_vars"]])
 
 
 @event(topic=TOPIC, time="at", identity=["id"], dedup_within="1d")

@@ -9,11 +9,11 @@ import msgspec
 
 from headrace.cluster.internals import set_version
 from headrace.config.settings import Settings
-from headrace.kernel.digest import digest_value
 from headrace.serving.mlflow_models.model_set import DeployedModel
 from headrace.serving.mlflow_models.process import Columns
 from headrace.serving.mlflow_models.replica import ModelReplica, ReplicaAnswer
 from headrace.serving.mlflow_models.served import Ask
+from headrace.serving.mlflow_models.signature import Column
 
 if TYPE_CHECKING:
     from ray.serve import Application
@@ -55,7 +55,7 @@ def bind_model(settings: Settings, model: DeployedModel, quiet: Mapping[str, Any
         logging_config=dict(quiet),
         **scaling,
     )(ModelReplica)
-    return set_version(deployment, _version_of(model)).bind(settings, model)
+    return set_version(deployment, model.digest).bind(settings, model)
 
 
 def find_problems(application: str) -> dict[str, str]:
@@ -77,11 +77,11 @@ def make_ask(application: str) -> Ask:
 
     handles: dict[str, Any] = {}
 
-    async def ask(name: str, columns: Columns) -> ReplicaAnswer:
+    async def ask(name: str, schema: list[Column] | None, columns: Columns) -> ReplicaAnswer:
         handle = handles.get(name)
         if handle is None:
             handle = handles[name] = serve.get_deployment_handle(_deployment_name(name), application)
-        answer: ReplicaAnswer = await handle.predict.remote(columns)
+        answer: ReplicaAnswer = await handle.predict.remote(schema, columns)
         return answer
 
     return ask
@@ -89,10 +89,3 @@ def make_ask(application: str) -> Ask:
 
 def _deployment_name(name: str) -> str:
     return f"{_PREFIX}{name}"
-
-
-def _version_of(model: DeployedModel) -> str:
-    """A digest of all that a running replica cannot change."""
-    record = msgspec.to_builtins(model)
-    options = record.pop("options")
-    return digest_value([record, options["env_vars"]])

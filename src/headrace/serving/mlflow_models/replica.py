@@ -22,6 +22,7 @@ from headrace.serving.mlflow_models.environments import ensure_environment, pyth
 from headrace.serving.mlflow_models.folders import artifacts_folder, environments_folder
 from headrace.serving.mlflow_models.model_set import DeployedModel
 from headrace.serving.mlflow_models.process import Columns, ModelProcess, ProcessSpec
+from headrace.serving.mlflow_models.signature import Column
 from headrace.serving.mlflow_models.states import ReplicaState, make_replica_folder
 
 __all__ = ["ModelReplica", "ReplicaAnswer", "make_spec"]
@@ -34,10 +35,12 @@ class ReplicaAnswer(Struct, frozen=True):
     """The answer of a replica, which crosses processes.
 
     Attributes:
+        version: the number of the version that answered. While a version replaces another, it may be either.
         values: the model's answer to each row; None if there is an error.
         error: the error.
     """
 
+    version: int
     values: list[Any] | None = None
     error: Exception | None = None
 
@@ -81,14 +84,17 @@ class ModelReplica:
             self._batches = Batches(self._process.predict)
         self._batches.max_size = config["max_batch_size"]
 
-    async def predict(self, columns: Columns) -> ReplicaAnswer:
-        """The model's answer to each row."""
-        if self._process is None:
-            return ReplicaAnswer(error=Unavailable(f"model {self._model.name!r} starts"))
+    async def predict(self, schema: list[Column] | None, columns: Columns) -> ReplicaAnswer:
+        """The model's answer to each row of a request that fits a signature."""
+        version = self._model.version
         try:
-            return ReplicaAnswer(await self._batches.predict(columns))
+            if (
+                schema != self._model.columns
+            ):  # the endpoint has learned of a new version before its replicas run
+                raise Unavailable(f"model {self._model.name!r} changes to another version")
+            return ReplicaAnswer(version, await self._batches.predict(columns))
         except (ModelFailed, ModelTimeout, Unavailable) as error:
-            return ReplicaAnswer(error=error)
+            return ReplicaAnswer(version, error=error)
 
     async def _start(self) -> ModelProcess:
         spec = await asyncio.to_thread(make_spec, self._settings, self._model)
@@ -111,6 +117,7 @@ class ModelReplica:
                 model=self._model.model,
                 version=self._model.version,
                 python=self._python,
+                digest=self._model.digest,
                 replica=mark_of(),
                 pid=process.pid,
                 is_ready=process.is_ready,

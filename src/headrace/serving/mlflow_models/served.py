@@ -20,14 +20,14 @@ from headrace.kernel.time import from_micros, now_micros
 from headrace.serving.mlflow_models.model_set import DeployedModel, ModelSet, ModelSetFollower
 from headrace.serving.mlflow_models.process import Columns
 from headrace.serving.mlflow_models.replica import ReplicaAnswer
-from headrace.serving.mlflow_models.signature import SignatureSchema, to_columns
+from headrace.serving.mlflow_models.signature import Column, SignatureSchema, to_columns
 from headrace.serving.prediction import Prediction
 
 __all__ = ["Ask", "FollowedModelSet", "ServedModel", "ServedModels"]
 
 _SLACK = 5.0  # seconds that a request may take beside the model: queues, Ray
-Ask = Callable[[str, Columns], Awaitable[ReplicaAnswer]]
-"""Asks a replica of the model with this name."""
+Ask = Callable[[str, list[Column] | None, Columns], Awaitable[ReplicaAnswer]]
+"""Asks a replica of the model with this name. The request fits this signature."""
 
 
 class FollowedModelSet:
@@ -90,7 +90,7 @@ class ServedModel:
         name = self.deployed.name
         try:
             async with asyncio.timeout(2 * self.deployed.timeout + _SLACK):
-                answer = await self._ask(name, to_columns(instances))
+                answer = await self._ask(name, self.deployed.columns, to_columns(instances))
         except TimeoutError:
             raise Unavailable(f"no replica of model {name!r} answers") from None
         if answer.values is None:
@@ -101,7 +101,7 @@ class ServedModel:
             Prediction(
                 id=new_id(),
                 model=name,
-                version=self.deployed.version,
+                version=answer.version,
                 plan="",
                 arm="deployed",
                 shadow=False,

@@ -36,6 +36,7 @@ class ReplicaState(Struct, frozen=True):
         name: the name in the model's paths.
         model, version: its registered name and the number of the version.
         python: the version of its Python.
+        digest: the digest of the model's record.
         replica: the mark of the replica's process (kernel.process).
         pid: the id of the model's process.
         is_ready: whether it answers.
@@ -48,6 +49,7 @@ class ReplicaState(Struct, frozen=True):
     model: str
     version: int
     python: str
+    digest: str
     replica: str
     pid: int
     is_ready: bool

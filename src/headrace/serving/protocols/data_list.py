@@ -42,5 +42,5 @@ def _encode_predictions(predictions: Sequence[Prediction]) -> bytes:
     return _encode([prediction.value for prediction in predictions])
 
 
-ROUTES = (PredictRoute("/{model}", decode),)
+ROUTES = (PredictRoute("/{model}", decode, "data"),)
 """The routes of this protocol."""

@@ -75,19 +75,17 @@ def _to_rows(value: _Split | Mapping[str, list[Any]] | list[Any], form: str) -> 
         return value
     columns = value.columns if isinstance(value, _Split) else list(value)
     if len(set(columns)) != len(columns):
-        raise WrongValue("A column occurs twice.", field=form)
+        raise WrongValue(f"A column of {form} occurs twice.")
     if isinstance(value, _Split):
         cells = value.data
     elif len({len(values) for values in value.values()}) <= 1:
         cells = list(map(list, zip(*value.values(), strict=True)))
     else:
-        raise WrongValue("The columns have different numbers of values.", field=form)
+        raise WrongValue(f"The columns of {form} have different numbers of values.")
     for index, row in enumerate(cells):
         if len(row) != len(columns):
             raise WrongValue(
-                f"The row has {len(row)} values, and there are {len(columns)} columns.",
-                field=form,
-                instance=index,
+                f"The row has {len(row)} values, and there are {len(columns)} columns.", instance=index
             )
     return [dict(zip(columns, row, strict=True)) for row in cells]
 
@@ -96,5 +94,5 @@ def _encode_predictions(predictions: Sequence[Prediction]) -> bytes:
     return _encode({"predictions": [prediction.value for prediction in predictions]})
 
 
-ROUTES = (PredictRoute("/{model}/invocations", decode),)
+ROUTES = (PredictRoute("/{model}/invocations", decode, "rows"),)
 """The routes of this protocol."""

@@ -58,6 +58,8 @@ def _prediction_body(prediction: Prediction, explain: bool) -> dict[str, Any]:
         "value": prediction.value,
         "missing": prediction.missing,
     }
+    if prediction.probabilities is not None:
+        body["probabilities"] = prediction.probabilities
     if explain:
         body["features"] = prediction.features
     return body

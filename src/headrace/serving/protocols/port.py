@@ -34,10 +34,12 @@ class PredictRoute(Struct, frozen=True):
     Attributes:
         path: the path, with `{model}` in place of the model's name, such as `/predict/{model}`.
         decode: decodes a request for a model with this schema. It raises RequestError or HttpError.
+        instances: what errors call the instances: `instances[1].price`.
     """
 
     path: str
     decode: Callable[[InstanceSchema, Scope, bytes], DecodedRequest]
+    instances: str = "instances"
 
 
 class ReadRoute(Struct, frozen=True):

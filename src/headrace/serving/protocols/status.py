@@ -11,14 +11,14 @@ _STATUS: dict[type[RequestError], int] = {UnknownModel: 404, OversizedPrediction
 _UNPROCESSABLE = 422
 
 
-def to_response_error(error: Exception) -> HttpError:
+def to_response_error(error: Exception, instances: str = "instances") -> HttpError:
     """The HTTP error for an error of decoding or predicting. If the request has several instances, its `field`
     names the instance: `instances[1].price`, or `instances[1]`."""
     if not isinstance(error, RequestError):
         return to_http_error(error)
     field = error.field
     if error.instance is not None:
-        instance = f"instances[{error.instance}]"
+        instance = f"{instances}[{error.instance}]"
         field = instance if field is None else f"{instance}.{field}"
     status = _STATUS.get(type(error), _UNPROCESSABLE)
     return HttpError(status, error.code, error.what, field=field, more=error.details)

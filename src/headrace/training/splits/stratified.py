@@ -17,6 +17,8 @@ _PLACE, _ROWS = "__place", "__rows"  # no column of a training set begins with _
 def divide_stratified(frame: LabelledFrame, split: Stratified) -> Parts:
     """Orders the rows of each class by a hash of their keys, and cuts each class at the declared shares.
 
+    Rows without keys are hashed by all their columns but the target.
+
     A target that is not a class is one class. Each part gets at least one row of every class.
 
     Raises:
@@ -24,8 +26,9 @@ def divide_stratified(frame: LabelledFrame, split: Stratified) -> Parts:
     """
     stratum = frame.target if frame.by_class else pl.lit(0)
     order = ["__random", MOMENT]
+    hashed = frame.keys or [name for name in frame.rows.columns if name != frame.target]
     placed = (
-        frame.rows.with_columns(__random=random_of(frame.rows.select(frame.keys or MOMENT), split.seed))
+        frame.rows.with_columns(__random=random_of(frame.rows.select(hashed), split.seed))
         .sort(order, maintain_order=True)
         .with_columns(pl.int_range(pl.len()).over(stratum).alias(_PLACE), pl.len().over(stratum).alias(_ROWS))
     )

@@ -45,6 +45,8 @@ class OnlineStage(Stage):
         context.pointers.write(self.out, {view.view: msgspec.to_builtins(view.position) for view in fills})
         counts = {view.view: view.entities for view in fills if view.rows}
         words = ", ".join(f"{view} {entities:,} entities" for view, entities in counts.items())
+        left_out = dict.fromkeys(view.left_out for view in fills if view.left_out)
+        words = "; ".join([words, *left_out]) if words else ""
         return StageResult(words or "was up to date", sum(view.rows for view in fills))
 
     def is_lost(self, context: BuildContext) -> bool:

@@ -55,4 +55,5 @@ class TableStage(LakeStage):
         if built.skipped:
             return StageResult("was up to date", built.rows)
         days = "all of it" if built.days is None else f"{len(built.days)} day{'s' * (len(built.days) != 1)}"
-        return StageResult(f"made {days}: {'; '.join(built.because)}", built.rows)
+        left_out = "" if built.left_out is None else f"; {built.left_out}"
+        return StageResult(f"made {days}: {'; '.join(built.because)}{left_out}", built.rows)

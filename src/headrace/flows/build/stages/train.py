@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Self
 import msgspec
 
 from headrace.config.settings import Settings
+from headrace.flows.build.plots import metrics_file, plots_of, write_metrics, write_plots
 from headrace.flows.build.pointers import Pointers
 from headrace.flows.build.project_code import ProjectCode
 from headrace.flows.build.reasons import LOCK, Parameter, user_parameters
@@ -42,8 +43,10 @@ class TrainStage(Stage):
                 ),
                 out=Pointers.path(cls.kind, name),
                 files=(bundle_folder(name),),
+                metrics=(metrics_file(name),),
+                plots=plots_of(name, model.task),
             )
-            for name in code.models
+            for name, model in code.models.items()
         ]
 
     def run(self, context: BuildContext) -> StageResult:
@@ -61,18 +64,14 @@ class TrainStage(Stage):
             champion=None if champion is None else registry.open(context.settings).bundle(name, champion),
             inputs=context.inputs(name),
         )
-        _copy_bundle(trained.bundle, context.settings.root / bundle_folder(name))
-        report = trained.report
-        context.pointers.write(
-            self.out,
-            {
-                "model": name,
-                "run": report.run,
-                "metrics": report.test.metrics,
-                **report.test.baseline,
-                "gate": msgspec.to_builtins(report.gate),
-            },
-        )
+        root, report = context.settings.root, trained.report
+        _copy_bundle(trained.bundle, root / bundle_folder(name))
+        write_metrics(root, name, trained.metrics)
+        if self.plots:
+            write_plots(root, name, report.task, report.test)
+            _ignore_in_git(root / "plots")
+        pointer = {"model": name, "run": report.run, "gate": msgspec.to_builtins(report.gate)}
+        context.pointers.write(self.out, pointer)
         metrics = ", ".join(f"{metric} {value:.3f}" for metric, value in report.test.metrics.items())
         baseline = ", ".join(
             f"{metric.replace('_', ' ')} {value:.3f}" for metric, value in report.test.baseline.items()
@@ -113,6 +112,11 @@ def _copy_bundle(bundle: Path, folder: Path) -> None:
     if folder.exists():
         shutil.rmtree(folder)
     move_into_place(draft, folder)
-    ignore = folder.with_name(".gitignore")  # DVC writes one only in a git repository
+    _ignore_in_git(folder.parent)
+
+
+def _ignore_in_git(folder: Path) -> None:
+    """Makes git ignore what is in the folder. DVC does so itself only if there is a git repository already."""
+    ignore = folder / ".gitignore"
     if not ignore.is_file():
         ignore.write_text("/*\n!/.gitignore\n")

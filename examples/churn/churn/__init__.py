@@ -1,0 +1,1 @@
+"""Churn: which customers of a telecom will leave?"""

@@ -1,0 +1,1 @@
+"""This project declares nothing: it serves models that others trained."""

@@ -1,0 +1,118 @@
+"""The demo of the sales as a new user runs it: on generated files, and on files like the public ones."""
+
+from __future__ import annotations
+
+import subprocess
+from datetime import date, timedelta
+from pathlib import Path
+
+import polars as pl
+import pytest
+from tests.e2e.demos import HEADRACE, DemoRun, processes_of, run_demo
+from tests.examples.example import load_script
+
+import headrace
+
+STORES, DEPARTMENTS = 3, 12
+LAST = date(2012, 10, 26)  # the public sales end here
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> DemoRun:
+    """A fifth of the rows."""
+    return run_demo("sales", tmp_path_factory.mktemp("demo") / "sales", "--rows", "115830")
+
+
+def test_demo_runs_every_step_and_check(demo: DemoRun) -> None:
+    steps = {step["name"].strip(): step for step in demo.report["steps"]}
+    assert {"init", "generate", "build", "up", "forecast", "predictions", "why", "down"} <= set(steps)
+    assert steps["table-weekly_sales"]["rows"] == steps["training_set-sales"]["rows"] == 115_830
+    assert len(demo.report["checks"]) == 9
+    assert list(processes_of(demo.folder)) == []
+
+
+def test_the_better_model_is_near_the_best_possible_and_far_below_seasonal_naive(demo: DemoRun) -> None:
+    facts = demo.report["facts"]
+    best = min(metrics["wape"] for metrics in facts["metrics"].values())
+    assert facts["noise_floor"] < best <= 1.15 * facts["noise_floor"]
+    assert best <= 0.8 * facts["naive_wape"]
+    for metrics in facts["metrics"].values():
+        assert set(metrics) >= {"mae", "rmse", "wape", "r2"}
+
+
+def test_each_training_row_has_the_lags_of_its_own_week(demo: DemoRun) -> None:
+    """The lags by joins of the files' rows, not by the tables."""
+    rows = headrace.project(demo.folder).training_set("sales").to_polars()
+    sales = pl.read_csv(demo.folder / "data" / "train.csv", try_parse_dates=True).select(
+        store="Store", dept="Dept", week="Date", value="Weekly_Sales"
+    )
+    rows = rows.with_columns(week=pl.col("event_timestamp").dt.date() + timedelta(days=6))
+    for weeks in (1, 2, 4, 8, 52):
+        later = sales.with_columns(pl.col("week") + timedelta(weeks=weeks))
+        joined = rows.join(later, on=["store", "dept", "week"], how="left", maintain_order="left")
+        assert joined["value"].equals(joined[f"history__lag_{weeks}"].alias("value"))
+        assert joined["value"].count() == 810 * (143 - weeks)
+
+
+def test_served_features_equal_those_of_training(demo: DemoRun) -> None:
+    parity = [HEADRACE, "check", "parity", "--json", "--project", demo.folder]
+    assert subprocess.run(parity, capture_output=True, text=True, check=False).returncode == 0
+
+
+@pytest.fixture(scope="module")
+def public_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Files with what the public ones have: CR line ends, `NA`, returns, missing weeks, no region."""
+    folder = tmp_path_factory.mktemp("public") / "files"
+    generator = load_script("sales", "generate")
+    generator.write(generator.generate(STORES, 5, LAST), folder)
+    (folder / "truth.parquet").unlink()
+    train = pl.read_csv(folder / "train.csv").filter(pl.col("Dept") <= DEPARTMENTS)
+    late, closed = (pl.col("Dept") == 3) & (pl.col("Date") < "2011-06-01"), pl.col("Dept") == 4
+    kept = train.filter(~late & ~(closed & (pl.col("Date") > "2012-01-01"))).sample(fraction=0.95, seed=1)
+    sold = pl.when(pl.col("Dept") == 5).then(pl.col("Weekly_Sales") * -0.01).otherwise("Weekly_Sales").round(2)
+    holiday = pl.when("IsHoliday").then(pl.lit("TRUE")).otherwise(pl.lit("FALSE"))
+    shuffled = kept.with_columns(Weekly_Sales=sold, IsHoliday=holiday).sort("Store", "Dept", "Date")
+    shuffled.write_csv(folder / "train.csv")
+    pl.read_csv(folder / "stores.csv").drop("Region").write_csv(folder / "stores.csv")
+    for file in folder.iterdir():
+        file.write_bytes(file.read_bytes().replace(b"\n", b"\r"))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def public(public_files: Path, tmp_path_factory: pytest.TempPathFactory) -> DemoRun:
+    return run_demo("sales", tmp_path_factory.mktemp("public") / "sales", "--data", str(public_files))
+
+
+def test_files_of_the_public_data_set_are_read(public: DemoRun, public_files: Path) -> None:
+    opened = headrace.project(public.folder)
+    rows = opened.table("weekly_sales").to_polars()
+    lines = (public_files / "train.csv").read_text().replace("\r", "\n").splitlines()[1:]
+    given = sorted(tuple(line.split(",")[:4]) for line in lines)
+    last, today = rows["week"].max(), date.today()
+    assert isinstance(last, date)
+    assert timedelta(0) < today - last <= timedelta(days=8)
+    moved = last - LAST
+    assert moved.days % 7 == 0
+    read = [
+        (str(r["store"]), str(r["dept"]), str(r["week"] - moved), r["sales"])
+        for r in rows.iter_rows(named=True)
+    ]
+    assert sorted(read) == [(store, dept, week, float(sales)) for store, dept, week, sales in given]
+    assert (rows["sales"] < 0).sum() > 100
+    weeks = opened.table("store_weeks").to_polars()
+    assert weeks.height == STORES * 182
+    assert weeks["markdown"].null_count() >= STORES * 92
+    latest = weeks["event_timestamp"].max()
+    assert latest is not None
+    assert latest.date() > last + timedelta(weeks=38)  # type: ignore[union-attr]
+    assert opened.table("stores").to_polars()["region"].null_count() == STORES
+
+
+def test_missing_weeks_have_no_lag(public: DemoRun) -> None:
+    rows = headrace.project(public.folder).training_set("sales").to_polars()
+    rows = rows.with_columns(week=pl.col("event_timestamp").dt.date() + timedelta(days=6))
+    later = rows.select("store", "dept", value="sales", week=pl.col("week") + timedelta(weeks=1))
+    joined = rows.join(later, on=["store", "dept", "week"], how="left", maintain_order="left")
+    assert joined["value"].null_count() > 100
+    assert joined["value"].equals(joined["history__lag_1"].alias("value"))
