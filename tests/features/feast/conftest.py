@@ -43,7 +43,7 @@ SCALE = 2.0
 
 @table(reads=Click, partition_by=day("at"), rowwise=True, schema=Rows)
 def scaled(clicks):
-    return clicks.select("at", "user_id", "item", pl.col("price") * SCALE)
+    return clicks.select("at", "user_id", "item", "_known_at", pl.col("price") * SCALE)
 
 @table(reads=scaled, partition_by=day("at"), schema=Rows)
 def sorted_rows(rows):
