@@ -4,13 +4,18 @@ PY := .venv/bin/python
 EXAMPLE ?= shop
 LOCK := uv pip compile --universal --python-version 3.11 --no-emit-index-url --no-emit-find-links \
 	--generate-hashes --no-header --quiet
+# Every extra but torch, whose wheels for Linux bring 5 GB of CUDA: make torch installs it.
+EXTRAS := --extra kafka --extra debezium --extra postgres
 
-.PHONY: demo demo-kafka test soak check format lock bench bench-events clean
+.PHONY: demo demo-kafka torch test soak check format lock bench bench-events clean
 demo: .venv/.ready ## an example, end to end, in a scratch folder: make demo EXAMPLE=shop
 	@.venv/bin/headrace demo $(EXAMPLE)
 
 demo-kafka: .venv/.ready ## the same with its events on a real broker, which is started for it
 	@.venv/bin/python -m services kafka -- .venv/bin/headrace demo $(EXAMPLE) --profile kafka
+
+torch: .venv/.ready ## the extra torch: 5 GB with CUDA; without it its tests are skipped
+	@PATH="$$PATH:$(CURDIR)/.venv/bin" uv pip install --quiet --python $(PY) -r requirements/torch.txt
 
 test: .venv/.ready ## every test
 	@.venv/bin/pytest
@@ -35,8 +40,9 @@ format: .venv/.ready ## writes the style
 	@touch $@
 
 lock: ## the lock, anew
-	$(LOCK) pyproject.toml --all-extras -o requirements/headrace.txt
-	$(LOCK) pyproject.toml --all-extras --group dev -c requirements/headrace.txt -o requirements/dev.txt
+	$(LOCK) pyproject.toml $(EXTRAS) -o requirements/headrace.txt
+	$(LOCK) pyproject.toml $(EXTRAS) --group dev -c requirements/headrace.txt -o requirements/dev.txt
+	sed -n 's/^torch = \["\(.*\)"\]/\1/p' pyproject.toml | $(LOCK) - -c requirements/headrace.txt -o requirements/torch.txt
 
 bench: .venv/.ready ## every benchmark, in one run
 	@.venv/bin/python bench/all.py $(BENCH)

@@ -27,7 +27,7 @@ from headrace.declare.table import Table
 from headrace.declare.trainers import XGBoost
 from headrace.features.plan import FeaturePlan, FeatureRef
 from headrace.training.evaluation import evaluator_for
-from headrace.training.fit import fit_fold, save
+from headrace.training.fit import fit_folds, save
 from headrace.training.matrices import Matrices, to_matrices
 from headrace.training.splits import divide
 from headrace.training.trainers.port import Budget
@@ -100,7 +100,7 @@ def measure(folder: Path) -> list[dict[str, object]]:
         trials = search(matrices, MODEL, TUNE, folder / "ray")
         tuning_seconds = time.perf_counter() - start
         start = time.perf_counter()
-        fitted = fit_fold(matrices.final, MODEL, trials[0].parameters, folder / "ray")
+        (fitted,) = fit_folds(matrices.folds, MODEL, trials[0].parameters, folder / "ray")
         add("fit by Ray Train", time.perf_counter() - start, "s")
     loop = measure_seconds(lambda: fit_in_a_loop(matrices, [trial.parameters for trial in trials]))
     add(f"{TRIALS} trials on {ROWS:,} x {FEATURES}, against a plain loop", tuning_seconds, "s", loop)

@@ -85,7 +85,7 @@ def write_file(demo: headrace.Demo, version: int) -> tuple[float | None, dict[st
 
 def take_columns(data: Path, version: int) -> tuple[pl.DataFrame, dict[str, bool]]:
     """The version's columns of the real file as text, without the outcome of every tenth customer."""
-    rows = pl.read_csv(data, infer_schema=False, glob=False)
+    rows = read_telco(data)
     current = pl.Series([number % TELCO_CURRENT == 0 for number in range(len(rows))])
     outcomes = {
         name: value == "Yes" for name, value in rows.filter(current).select("customerID", "Churn").rows()
@@ -93,6 +93,29 @@ def take_columns(data: Path, version: int) -> tuple[pl.DataFrame, dict[str, bool
     shown = [name for number, names in TELCO.items() if number <= version for name in names]
     columns = rows.columns if version == 3 else [*shown, "Churn"]
     return rows.with_columns(Churn=pl.when(~current).then("Churn")).select(columns), outcomes
+
+
+def read_telco(data: Path) -> pl.DataFrame:
+    """The real file, each column as text.
+
+    Raises:
+        HeadraceError: it is not a CSV file with the columns of the Telco customer churn.
+    """
+    try:
+        rows = pl.read_csv(data, infer_schema=False, glob=False)
+    except (pl.exceptions.PolarsError, OSError) as error:
+        problem = str(error).partition("\n")[0]
+    else:
+        needed = [*TELCO[1], *TELCO[2], "PaymentMethod", "Churn"]
+        missing = [name for name in needed if name not in rows.columns]
+        if not missing:
+            return rows
+        problem = f"it lacks the columns {', '.join(missing)}"
+    raise headrace.HeadraceError(
+        f"the file is not the Telco customer churn: {problem}",
+        where=str(data),
+        remedy="The demo takes IBM's CSV of 7,043 customers. For another file, see the README: Step by step.",
+    )
 
 
 def build(demo: headrace.Demo, version: int, trainer: str, best: float | None) -> None:

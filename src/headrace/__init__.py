@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from headrace.declare.source import source
     from headrace.declare.splits import ByGroup, ByTime, Stratified, WalkForward
     from headrace.declare.table import day, table
-    from headrace.declare.trainers import Sklearn, XGBoost
+    from headrace.declare.trainers import MLP, Sklearn, Torch, XGBoost
     from headrace.demo.demo import Demo
     from headrace.features.feast.source import TableSource
     from headrace.kernel.errors import HeadraceError, Refused
@@ -40,6 +40,7 @@ _HOMES = {
     "ByTime": "headrace.declare.splits",
     "Demo": "headrace.demo.demo",
     "HeadraceError": "headrace.kernel.errors",
+    "MLP": "headrace.declare.trainers",
     "Meta": "msgspec",
     "Model": "headrace.declare.model",
     "Outcomes": "headrace.declare.outcomes",
@@ -50,6 +51,7 @@ _HOMES = {
     "Stratified": "headrace.declare.splits",
     "Struct": "msgspec",
     "TableSource": "headrace.features.feast.source",
+    "Torch": "headrace.declare.trainers",
     "Tune": "headrace.declare.search",
     "WalkForward": "headrace.declare.splits",
     "XGBoost": "headrace.declare.trainers",
@@ -73,6 +75,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "MLP",
     "Alerts",
     "ByGroup",
     "ByTime",
@@ -88,6 +91,7 @@ __all__ = [
     "Stratified",
     "Struct",
     "TableSource",
+    "Torch",
     "Tune",
     "WalkForward",
     "XGBoost",

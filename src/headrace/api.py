@@ -205,12 +205,14 @@ class OpenProject:
             versions = workspace.registry
             return read_report(versions.bundle(model, versions.version(model, version).version))
 
-    def send(self, topic: str, file: str | Path, *, shift_to_now: bool = False) -> SendReport:
-        """headrace send: puts the events of a file on a topic."""
+    def send(
+        self, topic: str, file: str | Path, *, shift_to_now: bool = False, live: bool = False
+    ) -> SendReport:
+        """headrace send: puts the events of a file on a topic, as history unless they are `live`."""
         from headrace.flows.events.send import send
 
         with Workspace(self.settings) as workspace:
-            return send(workspace, topic, Path(file), shift_to_now=shift_to_now)
+            return send(workspace, topic, Path(file), shift_to_now=shift_to_now, live=live)
 
     def ingest(self, *topics: str) -> IngestReport:
         """headrace ingest --until-end: moves the events on the log into tables and online state."""

@@ -99,7 +99,14 @@ def test_the_search_form_redirects_to_the_prediction(server: HttpServer, shop: T
 
 @pytest.mark.parametrize(
     "path",
-    ["/predictions/nonsense", "/predictions?id=../../etc", "/runs/nonsense", "/nowhere", "/models/nobody"],
+    [
+        "/predictions/nonsense",
+        "/predictions?id=../../etc",
+        "/runs/nonsense",
+        "/nowhere",
+        "/models/nobody",
+        "/lineage/%3Cscript%3E",
+    ],
 )
 def test_an_unknown_address_is_a_page_with_status_404(server: HttpServer, path: str) -> None:
     page = page_text(server, path, 404)
@@ -112,6 +119,20 @@ def test_a_model_page_lists_its_versions(server: HttpServer) -> None:
     assert ["1", "", "roc_auc 0.81"] in [
         row[:2] + row[3:4] for row in cells(page_text(server, "/models/purchase"))
     ]
+
+
+def test_lineage_leads_from_a_version_to_its_topic_with_its_metrics(server: HttpServer) -> None:
+    assert 'href="/lineage/purchase%401"' in page_text(server, "/models/purchase")
+    page = page_text(server, "/lineage/purchase@1")
+    items = [
+        " ".join(html.unescape(re.sub(r"<[^>]+>", " ", item)).split())
+        for item in re.findall(r"<li>(.*?)(?=<li>|</ul>)", page, re.DOTALL)
+    ]
+    assert items[0].startswith("model purchase@1 by train purchase")
+    assert any(item.startswith("topic user_behaviour") for item in items)
+    assert 'href="/lineage/product_facts"' in page_text(server, "/")
+    assert "table clean_events" in re.sub(r"<[^>]+>", "", page_text(server, "/lineage/product_facts"))
+    page_text(server, "/lineage/nothing", 404)
 
 
 def test_text_of_users_is_escaped_on_every_page(server: HttpServer, shop: TracedShop) -> None:

@@ -96,7 +96,7 @@ def test_the_job_calls_the_function_with_its_arguments() -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(sys.modules, "headrace", Headrace)  # type: ignore[arg-type]
         exec(compile(program, "job", "exec"), {})
-    assert calls == [("project", "/project", "local"), ("build", "train-sales")]
+    assert calls == [("project", "/project", "local"), ("build", "sales")]
 
 
 @pytest.mark.parametrize("name", ["", "A", "a_b", "1a", "-a", "a-", "a.b", "a" * 64, "a b", "a\n"])

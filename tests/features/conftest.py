@@ -30,8 +30,8 @@ from small.events import Click
 @table(reads=Click, partition_by=day("at"), rowwise=True)
 def clean(clicks: pl.LazyFrame) -> pl.LazyFrame:
     """The clicks above a price of 1, in cents: drops rows and changes columns."""
-    return clicks.filter(pl.col("price") > 1).select("user", "at", cents=(pl.col("price") * 100).cast(pl.Int64),
-        price="price")
+    cents = (pl.col("price") * 100).cast(pl.Int64)
+    return clicks.filter(pl.col("price") > 1).select("user", "at", "_known_at", cents=cents, price="price")
 
 @table(reads=clean, partition_by=day("at"), rowwise=True)
 def twice(clicks: pl.LazyFrame) -> pl.LazyFrame:

@@ -324,3 +324,11 @@ def test_a_file_without_a_time_cannot_be_moved(settings: Settings, write: Write)
         send(Workspace(settings), "sales", file, shift_to_now=True)
     assert error.value.what == "no event has a 'Sold At' that can be parsed, so no time can be moved to now"
     assert error.value.where == str(file)
+
+
+def test_sent_events_are_history_unless_they_are_live(settings: Settings, write: Write) -> None:
+    send(Workspace(settings), "sales", write("a.ndjson", b"{" + AT + b', "total": 1}'))
+    send(Workspace(settings), "sales", write("b.ndjson", b"{" + AT + b', "total": 2}'), live=True)
+    history, live = sorted(ingest_and_read_rows(settings), key=lambda row: row["_arrived_at"])
+    assert history["_known_at"] == history["at"]
+    assert live["_known_at"] == live["_arrived_at"] > live["at"]

@@ -33,7 +33,7 @@ from tiny.events import Click
 
 @table(reads=Click, partition_by=day("at"), rowwise=True)
 def clicks_of_day(clicks):
-    return clicks.select("at", "user")
+    return clicks.select("at", "user", "_known_at")
 
 @table(reads=clicks_of_day)
 def users(clicks):

@@ -40,7 +40,7 @@ class Clean(dy.Schema):
 
 @table(reads=Click, partition_by=day("at"), rowwise=True, schema=Clean)
 def clean(clicks: pl.LazyFrame) -> pl.LazyFrame:
-    return clicks.select("at", "user", "price")
+    return clicks.select("at", "user", "price", "_known_at")
 
 names = source("names", "data/names.csv")
 
@@ -95,7 +95,12 @@ def clicks(lake: Lake) -> LakeTable:
     """The topic's table, empty."""
     stamp = pa.timestamp("us", "UTC")
     fields = [("at", stamp), ("user", pa.int64()), ("price", pa.float64()), ("_log_partition", pa.int32())]
-    fields += [("_log_offset", pa.int64()), ("_arrived_at", stamp), ("_valid", pa.bool_())]
+    fields += [
+        ("_log_offset", pa.int64()),
+        ("_arrived_at", stamp),
+        ("_known_at", stamp),
+        ("_valid", pa.bool_()),
+    ]
     return lake.ensure("clicks", pa.schema(fields), [("_valid", "identity"), ("at", "day")])
 
 
@@ -109,6 +114,7 @@ def arrive(clicks: LakeTable) -> Callable[..., None]:
             "at": pa.array([at for at, _ in events], pa.timestamp("us", "UTC")),
             "user": pa.array([user for _, user in events], pa.int64()),
             "price": pa.array([1.0 + user for _, user in events], pa.float64()),
+            "_known_at": pa.array([arrived] * count, pa.timestamp("us", "UTC")),
             "_valid": pa.array([valid] * count, pa.bool_()),
         }
         clock = str(micros(arrived))

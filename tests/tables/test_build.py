@@ -124,7 +124,7 @@ class TestAudit:
         self, project: Project, lake: Lake, arrive: Arrive
     ) -> None:
         arrive((at(1), 1), arrived=at(6))
-        wider = lambda clicks: clicks.select("at", "user", "price", cents="price", paid="price")  # noqa: E731
+        wider = lambda clicks: clicks.select("at", "user", "price", "_known_at", cents="price", paid="price")  # noqa: E731
         object.__setattr__(project.table("clean"), "function", wider)
         with pytest.raises(Refused, match="its schema Clean lacks: cents, paid"):
             build(project, lake, "clean")
@@ -146,7 +146,9 @@ class TestUserCode:
         self, project: Project, lake: Lake, arrive: Arrive, body: str, message: str
     ) -> None:
         path = project.settings.root / "tiny" / "tables.py"
-        path.write_text(path.read_text().replace('return clicks.select("at", "user", "price")', body))
+        path.write_text(
+            path.read_text().replace('return clicks.select("at", "user", "price", "_known_at")', body)
+        )
         arrive((at(1), 1), arrived=at(6))
         for name in [n for n in sys.modules if n.split(".")[0] == "tiny"]:
             del sys.modules[name]

@@ -108,7 +108,7 @@ def test_rows_on_the_day_after_their_input_are_refused_with_a_remedy(
     project: Project, lake: Lake, arrive: Arrive, rowwise: bool
 ) -> None:
     def end_of_day(clicks: pl.LazyFrame) -> pl.LazyFrame:
-        return clicks.select(pl.col("at").dt.truncate("1d") + timedelta(days=1), "user")
+        return clicks.select(pl.col("at").dt.truncate("1d") + timedelta(days=1), "user", "_known_at")
 
     arrive((of_day(0), 1), (of_day(0), 2), (of_day(1), 3), arrived=of_day(5))
     change(project, "clean", end_of_day, rowwise=rowwise)
@@ -126,7 +126,12 @@ def test_rows_on_the_day_after_their_input_are_refused_with_a_remedy(
     assert (built.days, built.rows) == ([date(2024, 1, 2), date(2024, 1, 3)], 4)
 
     arrive((of_day(2), 5), arrived=of_day(5))
-    change(project, "clean", lambda clicks: clicks.select(pl.col("at") + timedelta(days=2)), rowwise=rowwise)
+    change(
+        project,
+        "clean",
+        lambda clicks: clicks.select(pl.col("at") + timedelta(days=2), "_known_at"),
+        rowwise=rowwise,
+    )
     with pytest.raises(Refused, match="would be lost") as incremental:
         build_table(project, lake, project.table("clean"), code="2")
     assert 'before="2d"' in str(incremental.value.remedy)

@@ -45,6 +45,7 @@ def clean_events(events: pl.LazyFrame) -> pl.LazyFrame:
         "user_id",
         "price",
         "user_session",
+        "_known_at",
         brand=pl.when(pl.col("brand") != "").then(pl.col("brand").str.to_lowercase()),
         department=pl.when(pl.col("category_code") != "").then(
             pl.col("category_code").str.split(".").list.first()

@@ -57,7 +57,7 @@ class Call:
         return load_settings(self.project, self.profile)
 
     def workspace(self) -> Workspace:
-        """The project's workspace, which is closed when the verb ends. Raises ProjectError as `settings`."""
+        """The project's workspace, which is closed when the command ends. Raises ProjectError as `settings`."""
         from headrace.workspace import Workspace
 
         return click.get_current_context().with_resource(Workspace(self.settings()))

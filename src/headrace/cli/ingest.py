@@ -6,11 +6,13 @@ import signal
 import threading
 from collections import Counter
 from contextlib import suppress
+from datetime import datetime
 
 import click
 
 from headrace.cli import show
 from headrace.cli.call import Call, command
+from headrace.cli.moment import Moment
 from headrace.events.ingest.ingest import Progress
 from headrace.flows.events.ingest import ingest as ingest_topics
 from headrace.flows.events.ingest_report import IngestReport
@@ -28,7 +30,16 @@ __all__ = ["ingest"]
     metavar="N",
     help="Divide the topics' log partitions among N processes.",
 )
-def ingest(call: Call, topics: tuple[str, ...], until_end: bool, workers: int) -> None:
+@click.option(
+    "--history-until",
+    type=Moment(),
+    metavar="TIME",
+    help="Events that arrived before TIME are history: features know each from its own time, not from its"
+    " arrival. TIME is like 2026-03-01T12:00 or 2h (two hours ago).",
+)
+def ingest(
+    call: Call, topics: tuple[str, ...], until_end: bool, workers: int, history_until: datetime | None
+) -> None:
     """Move events from the log into their topics' tables and the online state, each exactly once.
 
     Runs until Ctrl-C, unless --until-end. If it is killed at any point, the next call continues from the last
@@ -47,12 +58,25 @@ def ingest(call: Call, topics: tuple[str, ...], until_end: bool, workers: int) -
             signal.signal(name, stop_on_signal)
     workspace, progress = call.workspace(), (lambda _: None) if call.json else _print_progress
     if workers == 1:
-        report = ingest_topics(workspace, topics, until_end=until_end, stop=stop, progress=progress)
+        report = ingest_topics(
+            workspace,
+            topics,
+            until_end=until_end,
+            history_until=history_until,
+            stop=stop,
+            progress=progress,
+        )
     else:
         from headrace.flows.events.ingest_workers import ingest_by_workers
 
         report = ingest_by_workers(
-            workspace, topics, workers, until_end=until_end, stop=stop, progress=progress
+            workspace,
+            topics,
+            workers,
+            until_end=until_end,
+            history_until=history_until,
+            stop=stop,
+            progress=progress,
         )
     if call.json:
         show.json(report)

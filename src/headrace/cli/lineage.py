@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import click
 
 from headrace.cli import show
 from headrace.cli.call import Call, command
 from headrace.flows.trace.lineage import lineage as trace
+from headrace.flows.trace.lineage import model_facts
 from headrace.kernel.position import SnapshotPosition
 from headrace.lineage import RunRow
 from headrace.lineage.graph import Node
@@ -62,22 +62,12 @@ def _lines(node: Node, indent: str) -> Iterator[str]:
     by = "" if run is None else f"  by {run.job}, {run.outcome}, {run.started:%F %T}"
     yield f"{indent}{dataset.kind} {dataset.name}{at}{by}" + ("  (see above)" if node.repeated else "")
     if not node.repeated:
-        for title in ("versions", "metrics", "params"):
-            facts = _facts(node).get(title)
-            if facts:
-                yield f"{indent}    {title}: {', '.join(f'{k} {_number(v)}' for k, v in facts.items())}"
+        for title, values in model_facts(node):
+            pairs = ", ".join(f"{name} {_spell(value)}" for name, value in values.items())
+            yield f"{indent}    {title}: {pairs}"
     for inner in node.beyond:
         yield from _lines(inner, f"{indent}  ")
 
 
-def _facts(node: Node) -> dict[str, Any]:
-    """The facts of the dataset, as the run that wrote it recorded them."""
-    outputs = () if node.run is None else node.run.outputs
-    for output in outputs:
-        if (output.kind, output.name) == (node.dataset.kind, node.dataset.name):
-            return output.facts
-    return node.dataset.facts
-
-
-def _number(value: object) -> str:
+def _spell(value: object) -> str:
     return f"{value:.4f}" if isinstance(value, float) else str(value)

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 import click
 
 from headrace.cli import show as shown
 from headrace.cli.call import Call, command, group
+from headrace.cli.moment import Moment
 from headrace.events.quarantine import QuarantineSelection, RefusalGroup, RefusedEvent, ReplayResult, text_of
 from headrace.events.verdicts.judge import FirstPosition
 from headrace.flows.events import quarantine as flow
 from headrace.kernel.errors import Refused
-from headrace.kernel.time import now, parse_duration
 
 __all__ = ["quarantine"]
 
@@ -34,27 +34,12 @@ class _Position(click.ParamType[FirstPosition]):
         return int(match.group(1)), int(match.group(2))
 
 
-class _Moment(click.ParamType[datetime]):
-    name = "moment"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
-        try:
-            return now() - parse_duration(value)
-        except ValueError:
-            pass
-        try:
-            moment = datetime.fromisoformat(value)
-        except ValueError:
-            self.fail(f"{value!r} is not a moment: write 2h for two hours ago, or 2026-03-01T12:00", param, ctx)
-        return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-
-
 def _add_selection(function: Callable[..., None]) -> Callable[..., None]:
     """Adds the arguments and options that select events."""
     for decorate in (
-        click.option("--until", type=_Moment(), help="Only events refused before then."),
+        click.option("--until", type=Moment(), help="Only events refused before then."),
         click.option(
-            "--since", type=_Moment(), help="Only events refused since: 2h (ago), or 2026-03-01T12:00 (UTC)."
+            "--since", type=Moment(), help="Only events refused since: 2h (ago), or 2026-03-01T12:00 (UTC)."
         ),
         click.option("--field", help="Only events refused for this field."),
         click.option("--code", help="Only events refused with this code."),

@@ -27,6 +27,12 @@ _NAMED = 10  # the most events that an error names
     "--shift-to-now", is_flag=True, help="Move the times of all events so that the last event is now."
 )
 @click.option(
+    "--live",
+    is_flag=True,
+    help="The events happen now: features know each from its arrival. By default they are history, and features"
+    " know each from its own time.",
+)
+@click.option(
     "--shift-by", type=int, metavar="SECONDS", help="Move the times of all events by this many seconds."
 )
 def send(
@@ -37,6 +43,7 @@ def send(
     skip: int,
     shift_to_now: bool,
     shift_by: int | None,
+    live: bool,
 ) -> None:
     """Put the events of a CSV, NDJSON or Parquet FILE on TOPIC, as JSON.
 
@@ -55,6 +62,7 @@ def send(
         shift_to_now=shift_to_now,
         shift_by=None if shift_by is None else timedelta(seconds=shift_by),
         skip=skip,
+        live=live,
         progress=print_sent,
     )
     if sys.stderr.isatty() and not call.json:

@@ -19,6 +19,7 @@ from headrace.console.filters import FILTERS
 from headrace.console.session import COOKIE, ConsoleGuard, sign_in
 from headrace.flows.project.freshness import VerdictCounts, count_verdicts
 from headrace.flows.project.status import Status, status
+from headrace.flows.trace.lineage import lineage
 from headrace.flows.trace.why import why
 from headrace.http.asgi import App
 from headrace.kernel.errors import CallError, HeadraceError
@@ -48,6 +49,7 @@ def app(settings: Settings) -> App:
         Route("/runs", console.runs),
         Route("/runs/{id}", console.run),
         Route("/models/{model}", console.model),
+        Route("/lineage/{name}", console.lineage),
         Route("/predictions", console.find_prediction),
         Route("/predictions/{id}", console.prediction),
         Route("/login", console.login, methods=["GET", "POST"]),
@@ -94,7 +96,7 @@ class Console:
             return {topic.table: VerdictCounts(0, 0) for topic in state.topics}
         tables = [topic.table for topic in state.topics]
         with Workspace(self._settings) as workspace:
-            return count_verdicts(workspace, tables, read_table_states(self._settings))
+            return count_verdicts(workspace, tables, read_table_states(workspace.lake))
 
     def runs(self, request: Request) -> Response:
         """The newest runs, of all jobs or one."""
@@ -122,6 +124,12 @@ class Console:
         if not versions:
             raise CallError(f"model {name!r} has no versions")
         return self._page("model.html", name=name, versions=versions)
+
+    def lineage(self, request: Request) -> Response:
+        """What an endpoint, a version of a model or a table was made from."""
+        name = request.path_params["name"]
+        with Workspace(self._settings) as workspace:
+            return self._page("lineage.html", name=name, origin=lineage(workspace, name))
 
     def find_prediction(self, request: Request) -> Response:
         """Redirects the form to the prediction's page."""

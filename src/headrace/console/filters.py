@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from headrace.flows.trace.lineage import model_facts
 from headrace.kernel.position import Position, SnapshotPosition
 from headrace.kernel.time import format_age, now
 from headrace.lineage import RunRow
@@ -69,11 +70,12 @@ def format_duration(run: RunRow) -> str:
     return f"{seconds:.2f} s" if seconds < 100 else f"{seconds / 60:.1f} min"
 
 
-FILTERS: dict[str, Callable[..., str]] = {
+FILTERS: dict[str, Callable[..., Any]] = {
     "age": format_moment_age,
     "count": format_count,
     "duration": format_duration,
     "json": format_json,
+    "model_facts": model_facts,
     "moment": format_moment,
     "number": format_number,
     "pairs": format_pairs,

@@ -29,11 +29,14 @@ _RUNTIME = "torch-distributed"  # the runtime that the Kubeflow Trainer installs
 
 
 def train_model(arguments: dict[str, str]) -> None:
-    """Trains a model of a project and registers the version, as `headrace build train-MODEL` does."""
+    """Trains a model of a project, registers the version, and releases it if it passes the gate.
+
+    This is `headrace build MODEL`: what the model needs is brought up to date first.
+    """
     import headrace
 
     project = headrace.project(arguments["folder"], profile=arguments["profile"])
-    built = project.build("train-" + arguments["model"])
+    built = project.build(arguments["model"])
     for stage in built.stages:
         print(stage.stage, stage.what)
 
@@ -70,7 +73,8 @@ def _write(
 TARGET = Target(
     name="kubeflow",
     help="Write the TrainJob of a model for the Kubeflow Trainer.\n\n"
-    "The job runs headrace build train-MODEL in the image, and registers the version in the profile's MLflow.",
+    "The job runs headrace build MODEL in the image: it trains and registers a version, and releases it if it"
+    " passes the gate.",
     example="headrace export kubeflow --image registry.example/sales:1 | kubectl create -f -",
     write=_write,
     options=(

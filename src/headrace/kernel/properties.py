@@ -18,6 +18,7 @@ __all__ = [
     "FIRST_POSITION",
     "FORWARDED_FROM",
     "GATE",
+    "HISTORY",
     "INPUT",
     "INPUTS_DIGEST",
     "LATEST_ARRIVAL",
@@ -106,6 +107,10 @@ UNLABELLED_ROWS = "headrace.unlabelled_rows"
 
 FIRST_POSITION = "headrace.first"
 """The first log position of a replayed event: `partition:offset`."""
+
+HISTORY = "headrace.history"
+"""Header: marks an event that was loaded as history. It counts as known from its own time, not from its
+arrival (column `_known_at`)."""
 
 REQUEST = "headrace.request"
 """The digest of the Idempotency-Key of the request that sent the event."""

@@ -6,7 +6,9 @@ import dataframely as dy
 import polars as pl
 from dataframely.exc import SchemaError
 
+from headrace.declare.event import Contract
 from headrace.declare.table import Table
+from headrace.events.contracts.shape import KNOWN_AT
 from headrace.kernel.errors import Refused
 
 __all__ = ["audit"]
@@ -17,7 +19,8 @@ _EXAMPLES = 3
 def audit(table: Table, rows: pl.DataFrame) -> pl.DataFrame:
     """Checks rows against the table's schema. Returns them with the schema's columns, in its order.
 
-    The rows of a table without a schema are returned unchanged.
+    The rows of a table without a schema are returned unchanged. The rows of a rowwise table that reads an event
+    also have `_known_at`, since when each is known (shape.META).
 
     Args:
         table: the declared table.
@@ -27,10 +30,23 @@ def audit(table: Table, rows: pl.DataFrame) -> pl.DataFrame:
         Refused: a column is missing, has another type or is not in the schema (the error names it), or rows
             break a rule (the error names the rule, how many rows break it, and some of them).
     """
+    where = f"table {table.name} ({table.place})"
+    is_from_event = table.rowwise and isinstance(table.reads[0], Contract)
+    if is_from_event and KNOWN_AT not in rows.columns:
+        raise Refused(
+            f"its function drops the column {KNOWN_AT}, by which windows count only events that were known",
+            where=where,
+            remedy=f'Keep it: add "{KNOWN_AT}" to what the function selects. The schema need not name it.',
+        )
     if table.schema is None:
         return rows
-    where = f"table {table.name} ({table.place})"
-    schema: type[dy.Schema] = table.schema
+    if KNOWN_AT not in rows.columns or KNOWN_AT in table.schema.column_names():
+        return _check_schema(table.schema, rows, where)
+    good = _check_schema(table.schema, rows.drop(KNOWN_AT), where)
+    return good.with_columns(rows[KNOWN_AT]) if is_from_event else good
+
+
+def _check_schema(schema: type[dy.Schema], rows: pl.DataFrame, where: str) -> pl.DataFrame:
     undeclared = [name for name in rows.columns if name not in schema.column_names()]
     if undeclared:
         raise Refused(

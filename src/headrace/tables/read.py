@@ -30,7 +30,7 @@ __all__ = [
     "select_days",
 ]
 
-_LOG_COLUMNS = ("_log_partition", "_log_offset", "_arrived_at")
+_LOG_COLUMNS = ("_log_partition", "_log_offset", "_arrived_at", "_known_at")
 _FIRST_COLUMNS = (
     "_first_partition",
     "_first_offset",
@@ -123,8 +123,8 @@ def read_input(project: Project, lake: Lake, declared: Readable, snapshot: int |
     """The rows of an input, as a lazy frame.
 
     Of a topic they are its good rows: the contract's fields in their order, then `_log_partition` (Int32),
-    `_log_offset` (Int64) and `_arrived_at` (Datetime us, UTC); under @changes also `_first_partition` and
-    `_first_offset`, which only a replay has. The order of rows is not defined.
+    `_log_offset` (Int64), `_arrived_at` and `_known_at` (Datetime us, UTC; shape.META); under @changes
+    also `_first_partition` and `_first_offset`, which only a replay has. The order of rows is not defined.
 
     Args:
         project: the project whose files a source names.
@@ -143,7 +143,7 @@ def read_input(project: Project, lake: Lake, declared: Readable, snapshot: int |
     if isinstance(declared, Table):
         return frame
     stored = frame.collect_schema()
-    current = pl.LazyFrame(pl.from_arrow(table.schema().empty_table())).collect_schema()
+    current = pl.Schema(table.schema())
     columns = [*(f.name for f in msgspec.structs.fields(declared.struct)), *_LOG_COLUMNS]
     columns += _FIRST_COLUMNS if declared.row_key else ()
     missing = [name for name in columns if name not in current]

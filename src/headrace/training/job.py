@@ -31,7 +31,7 @@ from headrace.training import training_set
 from headrace.training.champion import ChampionResult, evaluate_champion, recompute_features
 from headrace.training.evaluation import evaluator_for
 from headrace.training.files import MODEL, PLAN, PLOTS, REPORT
-from headrace.training.fit import Progress, fit_fold, save
+from headrace.training.fit import Progress, fit_folds, save
 from headrace.training.folds import evaluate_baseline, evaluate_folds
 from headrace.training.gate import judge
 from headrace.training.matrices import Matrices, to_matrices
@@ -222,9 +222,7 @@ def _search_and_fit(
             seed = 0 if model.tune is None else model.tune.seed
             best = trials[0].parameters if trials else {}
             on_worker = not project.settings.cluster.is_local
-            fits = [
-                fit_fold(fold, model, best, folder, seed=seed, on_worker=on_worker) for fold in matrices.folds
-            ]
+            fits = fit_folds(matrices.folds, model, best, folder, seed=seed, on_worker=on_worker)
             return fits, trials
         finally:
             shutil.rmtree(folder, ignore_errors=True)

@@ -24,7 +24,7 @@ from headrace import Meta, Struct, event
 from headrace.declare.event import Contract, contract_of
 from headrace.events.contracts.shape import CODES, table_schema
 from headrace.events.verdicts.judge import Judge
-from headrace.kernel.properties import FIRST_POSITION
+from headrace.kernel.properties import FIRST_POSITION, HISTORY
 from headrace.kernel.time import micros
 from headrace.log import Batch
 
@@ -517,3 +517,20 @@ def test_the_post_init_of_nested_structs_is_run() -> None:
     assert judge_one(raw(3, a=1), contract_for(Ranges))["_reason"] == "low is above high"
     assert judge_one(raw(1), contract_for(Ranges))["_reason"] == "it is empty"
     assert judge_one(raw(1, zero=0), contract_for(Ranges))["_reason"].startswith("ZeroDivisionError")
+
+
+def test_an_event_is_known_from_its_arrival_and_history_from_its_own_time() -> None:
+    values = [click(1), click(2), b"broken", b"broken"]
+    arrived = NOON + timedelta(days=1)
+    headers = [None, {HISTORY: b"1"}, None, {HISTORY: b"1"}]
+    judged = Judge(contract_for(Click)).judge(dataclasses.replace(batch(values), headers=headers))
+    rows = {row["_log_offset"]: row for row in judged.rows.to_pylist()}
+    assert [rows[offset]["_known_at"] for offset in range(4)] == [arrived, rows[1]["at"], arrived, None]
+
+
+def test_events_that_arrived_before_history_until_are_history() -> None:
+    arrived = NOON + timedelta(days=1)
+    for until, known in ((arrived, arrived), (arrived + timedelta(microseconds=1), None)):
+        judge = Judge(contract_for(Click), history_until=until)
+        (row,) = judge.judge(batch([click(1)], arrived)).rows.to_pylist()
+        assert row["_known_at"] == (known or row["at"])

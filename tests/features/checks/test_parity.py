@@ -195,4 +195,4 @@ def test_the_events_behind_a_value(project, log, lake, store):
     behind = find_events_behind(project, lake, view, {"user": 1}, at, position)
     events = behind.events[behind.event_of_row.unique()]
     assert events.select("user", "price").to_dicts() == [{"user": 1, "price": 5.0}]
-    assert events.columns[-3:] == ["_log_partition", "_log_offset", "_arrived_at"]
+    assert events.columns[-4:] == ["_log_partition", "_log_offset", "_arrived_at", "_known_at"]

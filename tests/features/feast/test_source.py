@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import dataframely as dy
 import polars as pl
@@ -95,6 +95,9 @@ def test_sources_of_one_table_are_equal_and_others_are_not() -> None:
         (lambda: TableSource(timeless), "the time column of the table is not known"),
         (lambda: TableSource(facts, timestamp_field="then"), "'then' is not a column of facts"),
         (lambda: TableSource(facts, field_mapping={"seen": "x"}), "does not accept field_mapping"),
+        (lambda: TableSource(facts, delay="soon"), "is not a valid duration"),
+        (lambda: TableSource(facts, delay=timedelta(-1)), r"delay=.* is not valid"),
+        (lambda: TableSource(Click, delay="2h"), r"delay='2h'\) is not valid"),
     ],
 )
 def test_a_wrong_source_is_refused(make: Callable[[], TableSource], what: str) -> None:

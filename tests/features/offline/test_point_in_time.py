@@ -22,7 +22,7 @@ USER = EntityKey("user", "user_id", "int64")
 INSTANT = pl.Datetime("us", "UTC")
 
 
-def facts_view(ttl=None, topics=()):
+def facts_view(ttl=None, topics=(), delay=0):
     return AsOfView(
         "facts",
         ("user_id",),
@@ -31,6 +31,7 @@ def facts_view(ttl=None, topics=()):
         (PlanField("x", "int64"), PlanField("y", "float64")),
         ttl,
         topics,
+        delay,
     )
 
 
@@ -65,7 +66,7 @@ def facts_of(rows):
     ).lazy()
 
 
-def newest(facts, user, t, ttl, strict):
+def newest(facts, user, t, ttl, strict, delay=0):
     """The visible row, by the definition alone."""
     seen = [
         (time, x is not None, x or 0, y is not None, y or 0.0, x, y)
@@ -73,7 +74,7 @@ def newest(facts, user, t, ttl, strict):
         if key == user
         and key is not None
         and time is not None
-        and (time < t if strict else time <= t)
+        and (time + delay < t if strict else time + delay <= t)
         and (ttl is None or time >= t - ttl)
     ]
     return max(seen)[-2:] if seen else (None, None)
@@ -97,11 +98,14 @@ times = st.integers(0, 12)
     labels=st.lists(st.tuples(keys, times), max_size=8),
     ttl=st.one_of(st.none(), st.integers(0, 5)),
     strict=st.booleans(),
+    delay=st.integers(0, 4),
 )
-def test_the_newest_row_within_ttl_is_seen(facts, labels, ttl, strict):
-    plan = plan_of(facts_view(ttl, ("clicks",)), labels_topics=("clicks",) if strict else ())
+def test_the_newest_row_within_ttl_is_seen_after_its_delay(facts, labels, ttl, strict, delay):
+    delay = delay if ttl is None else min(delay, max(ttl - 1, 0))
+    view = facts_view(ttl, ("clicks",), delay)
+    plan = plan_of(view, labels_topics=("clicks",) if strict else ())
     joined = join(labels_of(labels), plan, lambda _: facts_of(facts))
-    hand = [newest(facts, user, t, ttl, strict) for user, t in labels]
+    hand = [newest(facts, user, t, ttl, strict, delay) for user, t in labels]
     assert joined.select("facts__x", "facts__y").rows() == hand
     assert joined["note"].to_list() == list(range(len(labels)))
 

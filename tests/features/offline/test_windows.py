@@ -8,6 +8,14 @@ import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.features.offline.expected import (
+    NOW,
+    VIEW,
+    assert_same,
+    expect_features,
+    moments,
+    rows_of,
+)
 from tests.features.views import (
     DAY,
     HOUR,
@@ -15,66 +23,15 @@ from tests.features.views import (
     SECOND,
     events_around,
     events_frame,
-    instant,
     view_of_all_functions,
     wild_amounts,
     wild_numbers,
 )
-from tests.features.window_oracle import expect_value, round_to_double
+from tests.features.window_oracle import round_to_double
 
 from headrace.features.aggregates.exact import float_sums, range_sums, sum_of, total_of
 from headrace.features.offline.windows import aggregate
 from headrace.features.plan import AggregateFunction, Aggregation, PlanField, WindowedView
-
-NOW = 1_760_000_000_000_000 + 17 * MINUTE + 123_457
-VIEW = view_of_all_functions()
-COLUMN_AT = {"number": 2, "amount": 3, "word": 4, "flag": 5}
-
-
-def rows_of(rows):
-    return pl.DataFrame(
-        {"user_id": [user for user, _ in rows], "at": [instant(at) for _, at in rows]},
-        schema={"user_id": pl.Int64, "at": pl.Datetime("us", "UTC")},
-    )
-
-
-def expect_features(view, rows, events):
-    columns = {}
-    for aggregation in view.aggregations:
-        at = COLUMN_AT[aggregation.column]
-        values = [
-            expect_value(
-                aggregation.function.name,
-                aggregation.function.n,
-                aggregation.window,
-                aggregation.hop,
-                t,
-                [(e[1], e[at]) for e in events if e[0] == user],
-            )
-            for user, t in rows
-        ]
-        if aggregation.dtype == "bool":
-            values = [None if value is None else bool(value) for value in values]
-        columns[aggregation.name] = values
-    return columns
-
-
-def assert_same(view, features, expected):
-    for aggregation in view.aggregations:
-        got = features[aggregation.name].to_list()
-        assert [repr(v) for v in got] == [repr(plain(v)) for v in expected[aggregation.name]], aggregation
-
-
-def plain(value):
-    """-0.0 is 0.0."""
-    if isinstance(value, list):
-        return [plain(aggregation) for aggregation in value]
-    return value + 0.0 if isinstance(value, float) else value
-
-
-moments = st.one_of(
-    st.integers(NOW - 2 * DAY, NOW), st.sampled_from([NOW, NOW - NOW % HOUR, NOW - NOW % DAY, NOW - 15 * DAY])
-)
 
 
 @settings(max_examples=150, deadline=None)

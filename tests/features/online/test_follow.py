@@ -238,7 +238,7 @@ def fragile(clicks: pl.LazyFrame) -> pl.LazyFrame:
 def sides(clicks: pl.LazyFrame) -> pl.LazyFrame:
     """Makes two rows of each, and fails on the second of a price of 7."""
     rows = pl.concat([clicks, clicks.with_columns(price=-pl.col("price"))])
-    return rows.select("user", "at", "cents", "price")
+    return rows.select("user", "at", "_known_at", "cents", "price")
 
 @table(reads=sides, partition_by=day("at"), rowwise=True)
 def chained(rows: pl.LazyFrame) -> pl.LazyFrame:
@@ -309,6 +309,17 @@ def test_a_view_whose_function_fails_as_a_whole_is_not_followed(project, log, la
     assert any(
         "no longer follows topic clicks" in text and "more than 100 rows" in text for text in caplog.messages
     )
+
+
+def test_a_process_with_other_code_than_the_files_does_not_follow(project, store):
+    """Otherwise rows of the old code would reach the view that a build fills with the new one."""
+    OnlineSink(project, project.contract("clicks"), store)
+    tables = project.settings.root / "small" / "tables.py"
+    tables.write_text(tables.read_text().replace('pl.col("price") > 1)', 'pl.col("price") > 2)'))
+    with pytest.raises(ProjectError, match="edited while this process was starting"):
+        OnlineSink(project, project.contract("clicks"), store)
+    edited = load_project(project.settings)
+    OnlineSink(edited, edited.contract("clicks"), store)
 
 
 def test_the_code_of_a_rowwise_table_is_the_one_that_feast_compiles_in(project):

@@ -24,12 +24,14 @@ from headrace.declare.event import Contract
 from headrace.events.contracts.fields import TIMESTAMP, ContractField, fields_of, split_annotation
 from headrace.events.contracts.times import EPOCH_FORMATS
 
-__all__ = ["CODES", "META", "Shape", "shape_of", "structs_of", "table_schema"]
+__all__ = ["CODES", "KNOWN_AT", "META", "Shape", "shape_of", "structs_of", "table_schema"]
 
+KNOWN_AT = "_known_at"
 _META: list[tuple[str, pa.DataType]] = [
     ("_log_partition", pa.int32()),
     ("_log_offset", pa.int64()),
     ("_arrived_at", TIMESTAMP),
+    (KNOWN_AT, TIMESTAMP),
     ("_valid", pa.bool_()),
     ("_extra", pa.string()),
     ("_raw", pa.binary()),
@@ -42,7 +44,9 @@ _META: list[tuple[str, pa.DataType]] = [
 META = pa.schema(_META)
 """The columns of a topic's table beside the contract's fields. `_extra` holds the fields that the contract
 does not name, as JSON, and is null if there are none; `_raw` to `_reason` are null in good rows; `_first_*` is
-the log position at which a replayed event was first appended, and null for all other events."""
+the log position at which a replayed event was first appended, and null for all other events. `_known_at` is
+the instant from which serving could know the event: its arrival, or, for an event loaded as history, its own
+time. It is null for a refused event of history, whose time may not be readable."""
 
 CODES = (
     "not_json",

@@ -15,6 +15,7 @@ import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import replace
+from datetime import datetime
 from time import monotonic
 from typing import TYPE_CHECKING
 
@@ -64,6 +65,7 @@ class Ingest:
         lake: the lake that holds its table.
         sinks: further receivers of its events.
         schema_registry: holds the schemas that its events name, if their format needs them.
+        history_until: events that arrived before it count as history (Judge).
 
     Attributes:
         contract: the contract.
@@ -83,6 +85,7 @@ class Ingest:
         lake: Lake,
         sinks: Sequence[Sink] = (),
         schema_registry: SchemaRegistry | None = None,
+        history_until: datetime | None = None,
     ) -> None:
         self.contract = contract
         self._log = log
@@ -90,7 +93,9 @@ class Ingest:
         event_format = formats.open(contract, schema_registry)
         self.table: LakeTable = adopt_contract(contract, lake)
         self._share = TopicShare(contract, log, self.table)
-        self._judge = TopicJudge(contract, event_format, log, self.table, self._share, self._await_commit)
+        self._judge = TopicJudge(
+            contract, event_format, log, self.table, self._share, self._await_commit, history_until
+        )
         self._feeds = [SinkFeed(sink, contract, self.table, log) for sink in sinks]
         self._writing: Future[Progress] | None = None
         self._reader = TopicReader(contract, log, self.table, self._share)
@@ -309,13 +314,14 @@ def ingest_all(
     stop: threading.Event,
     open_sinks: Callable[[Contract], Sequence[Sink]] = lambda _: (),
     schema_registry: SchemaRegistry | None = None,
+    history_until: datetime | None = None,
     hooks: IngestHooks = IngestHooks(),  # noqa: B008 - it is frozen
 ) -> None:
     """Ingests several topics in this process, with a thread for each, until stopped or at their ends.
 
     Args:
         contracts: the contracts of the topics.
-        log, lake, until_end, stop, schema_registry: as for Ingest and Ingest.run.
+        log, lake, until_end, stop, schema_registry, history_until: as for Ingest and Ingest.run.
         open_sinks: opens the sinks of a topic.
         hooks: `on_commit` is called from the topics' threads; `on_ready` once, when every topic is ready;
             `on_alive` every second, until the ingest of a topic hangs (Heartbeat).
@@ -323,7 +329,7 @@ def ingest_all(
     Raises:
         HeadraceError: the error of the first topic that failed; the other topics have stopped too.
     """
-    ingests = [Ingest(c, log, lake, open_sinks(c), schema_registry) for c in contracts]
+    ingests = [Ingest(c, log, lake, open_sinks(c), schema_registry, history_until) for c in contracts]
     waiting, lock = len(ingests), threading.Lock()
 
     def count_ready() -> None:

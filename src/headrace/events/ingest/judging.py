@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection, Mapping
+from datetime import datetime
 
 import polars as pl
 
@@ -34,6 +35,7 @@ class TopicJudge:
         format: decodes its events.
         log, table, share: the topic's log, table and share.
         await_commit: waits for the batch that is being written.
+        history_until: see Judge.
     """
 
     def __init__(
@@ -44,10 +46,12 @@ class TopicJudge:
         table: LakeTable,
         share: TopicShare,
         await_commit: Callable[[], None],
+        history_until: datetime | None = None,
     ) -> None:
         self._contract, self._format = contract, format
         self._log, self._table, self._share = log, table, share
         self._await_commit = await_commit
+        self._history_until = history_until
         self._judge: Judge | None = None
         self._is_searching = False  # whether a batch failed, so its events are checked one by one
 
@@ -99,7 +103,9 @@ class TopicJudge:
         watermarks = Watermarks(self._table.property(WATERMARKS), shared=self._share.mixes_identities)
         watermarks.advance(behind)
         folder = self._table.folder / "seen"
-        judge = Judge(self._contract, self._find_admitted, self._format, folder, watermarks)
+        judge = Judge(
+            self._contract, self._find_admitted, self._format, folder, watermarks, self._history_until
+        )
         for rows in recent_rows(self._table, self._contract, self._share.partitions, watermarks):
             judge.remember(rows)
         return judge

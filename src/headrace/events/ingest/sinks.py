@@ -59,8 +59,9 @@ class Sink(Protocol):
 
 
 def sink_schema(contract: Contract) -> pa.Schema:
-    """The columns of a sink's events: the contract's fields, _log_partition, _log_offset and _arrived_at."""
-    names = ("_log_partition", "_log_offset", "_arrived_at")
+    """The columns of a sink's events: the contract's fields, then where and when the log accepted each event,
+    and since when it is known (shape.META)."""
+    names = ("_log_partition", "_log_offset", "_arrived_at", "_known_at")
     return pa.schema([*list(shape_of(contract).schema), *(META.field(name) for name in names)])
 
 

@@ -6,7 +6,7 @@ import re
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ from headrace.events.verdicts.decode import BatchDecoder
 from headrace.events.verdicts.identities import RecentIdentities
 from headrace.events.verdicts.instances import instance_of
 from headrace.events.verdicts.watermarks import Watermarks
-from headrace.kernel.properties import FIRST_POSITION
+from headrace.kernel.properties import FIRST_POSITION, HISTORY
 from headrace.kernel.time import from_micros, micros
 from headrace.log.port import Batch, Headers
 
@@ -42,7 +42,7 @@ FirstPosition = tuple[int, int]
 
 _FIRST_POSITION_FORM = re.compile(rb"(\d{1,9}):(\d{1,18})")
 _MICROSECOND = timedelta(microseconds=1)
-_META_OF_GOOD = ("_log_partition", "_log_offset", "_arrived_at")
+_META_OF_GOOD = ("_log_partition", "_log_offset", "_arrived_at", "_known_at")
 
 
 @attrs.frozen
@@ -69,7 +69,7 @@ class Verdicts:
 
     @property
     def good_rows(self) -> pa.Table:
-        """The good rows: the contract's fields, _log_partition, _log_offset and _arrived_at."""
+        """The good rows: the contract's fields, _log_partition, _log_offset, _arrived_at and _known_at."""
         fields = [name for name in self.rows.column_names if name not in META.names]
         return self.rows.slice(0, self.good).select([*fields, *_META_OF_GOOD])
 
@@ -85,6 +85,8 @@ class Judge:
         folder: where long lists of recent identities are written; by default the machine's folder for
             temporary files.
         watermarks: the topic's watermarks; by default those of a topic without admitted events.
+        history_until: events that arrived before it count as history (column `_known_at`), in addition to
+            those that are marked so; None: only the marked ones.
 
     Attributes:
         contract: the contract.
@@ -98,12 +100,14 @@ class Judge:
         format: Format | None = None,
         folder: Path | None = None,
         watermarks: Watermarks | None = None,
+        history_until: datetime | None = None,
     ) -> None:
         self.contract = contract
         self.watermarks = watermarks or Watermarks()
         self._shape = shape_of(contract)
         self._decoder = BatchDecoder(contract, self._shape, format or formats.open(contract))
         self._find_admitted = find_admitted
+        self._history_until = EARLIEST if history_until is None else micros(history_until)
         self._identities = None
         if contract.dedup_within is not None:
             self._identities = RecentIdentities(
@@ -165,15 +169,31 @@ class Judge:
         refused_places = sorted(refused)
         ordered = [refused[place] for place in refused_places]
         nulls = _null_rows(table.schema, len(refused_places))
+        without = np.array(refused_places, np.int64)
+        known, known_refused = (
+            self._known_at(part, batch, at) for part, at in ((table, places), (nulls, without))
+        )
         rows = pa.concat_tables(
             [
-                _append_meta(table, batch, places, None, first_positions, decoded.surplus),
-                _append_meta(nulls, batch, np.array(refused_places, np.int64), ordered, first_positions, {}),
+                _append_meta(table, batch, places, known, None, first_positions, decoded.surplus),
+                _append_meta(nulls, batch, without, known_refused, ordered, first_positions, {}),
             ]
         )
         latest = int(batch.arrived_at.max(initial=0))
         codes = Counter([refusal.code for refusal in ordered])
         return Verdicts(rows, len(places), codes, latest, decoded.extra, self.watermarks.encode())
+
+    def _is_history(self, batch: Batch) -> NDArray[np.bool_]:
+        """bool[n], whether each event of the batch counts as history."""
+        is_history: NDArray[np.bool_] = batch.arrived_at < self._history_until
+        if any(batch.headers):
+            is_history |= np.array([headers is not None and HISTORY in headers for headers in batch.headers])
+        return is_history
+
+    def _known_at(self, table: pa.Table, batch: Batch, places: NDArray[np.int64]) -> Any:
+        """Column `_known_at` of rows at these places of the batch. A refused row has no time."""
+        arrived = pa.array(batch.arrived_at[places], pa.int64()).cast(TIMESTAMP)
+        return pc.if_else(pa.array(self._is_history(batch)[places]), table[self.contract.time], arrived)
 
     def _check(self, events: list[Struct], refusals: dict[int, Refusal]) -> None:
         """Runs the declared structs' `__post_init__` on every event that is good so far."""
@@ -280,6 +300,7 @@ def _append_meta(
     table: pa.Table,
     batch: Batch,
     places: NDArray[np.int64],
+    known_at: Any,
     refusals: list[Refusal] | None,
     first_positions: dict[int, FirstPosition],
     surplus: Mapping[int, str],
@@ -290,6 +311,7 @@ def _append_meta(
         table: n rows of the contract's fields.
         batch: the batch they come from.
         places: int64[n], their places in it.
+        known_at: Arrow's n values of `_known_at`.
         refusals: n refusals; None: the rows are good.
         first_positions, surplus: by place in the batch.
     """
@@ -298,6 +320,7 @@ def _append_meta(
         "_log_partition": batch.partitions[places],
         "_log_offset": batch.offsets[places],
         "_arrived_at": pa.array(batch.arrived_at[places], pa.int64()).cast(TIMESTAMP),
+        "_known_at": known_at,
         "_valid": np.full(count, refusals is None),
     }
     if refusals is not None:
@@ -324,4 +347,4 @@ def _escape(text: str) -> str:
 
 
 def _to_array(values: Any, type_: pa.DataType) -> Any:
-    return values if isinstance(values, pa.Array) else pa.array(values, type_)
+    return values if isinstance(values, (pa.Array, pa.ChunkedArray)) else pa.array(values, type_)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Callable, Iterable, Sequence
+from datetime import timedelta
 from typing import Any
 
 import feast  # before the filter below, because Feast's own import inserts one in front of it
@@ -14,6 +15,7 @@ from feast.repo_config import RepoConfig
 
 from headrace.code.index import CodeIndex
 from headrace.declare.changes import CHANGED_AT
+from headrace.declare.convert import to_duration
 from headrace.declare.event import Contract, contract_of
 from headrace.declare.place import Place
 from headrace.declare.table import Table
@@ -27,6 +29,7 @@ __all__ = ["TableSource", "topics_of"]
 # Otherwise every process of a project with a windowed view prints this warning.
 warnings.filterwarnings("ignore", "(Stream|Batch) feature views are experimental", RuntimeWarning)
 
+_SECOND = timedelta(seconds=1)
 _CLASS = "headrace.features.feast.source.TableSource"
 
 
@@ -40,6 +43,7 @@ class TableSource(DataSource):  # type: ignore[misc]
         name: the table's name in the lake, which is also the source's.
         timestamp_field: the column with the time from which a row is valid.
         columns: column → the declared dtype; None if nothing is declared.
+        delay: how long after its time a row can be seen by serving; training sees it no earlier.
         rowwise: whether the table is made row by row from a topic.
         topic: for a table whose rows are made one by one from events, their topic; None for any other table.
         topics: every topic that the table is made from, directly or through other tables.
@@ -47,18 +51,28 @@ class TableSource(DataSource):  # type: ignore[misc]
         place: the place of its declaration; None if it comes from a registry.
     """
 
-    def __init__(self, table: Any, timestamp_field: str | None = None, **options: Any) -> None:
+    def __init__(
+        self,
+        table: Any,
+        timestamp_field: str | None = None,
+        *,
+        delay: str | timedelta = timedelta(0),
+        **options: Any,
+    ) -> None:
         """Makes the source of `table`: a @table function, or the @event class of a topic's own table.
 
         Args:
             table: the table.
             timestamp_field: its time column. By default the contract's `time`; else `event_timestamp` if the
                 schema has it; else the column that the table is partitioned by.
+            delay: how long after its time a row reaches serving, because the table is built later: text such as
+                `2h`, or a timedelta. A training set sees a row only from its time plus the delay.
             options: options of Feast's other sources, such as `field_mapping`; all are refused.
 
         Raises:
             ProjectError: `table` is neither of these, the time column is unknown or not in the schema, or
-                options are given.
+                options are given, or the delay is not valid, or the table's rows are events, which carry the
+                instant from which they are known.
         """
         self.place: Place | None = Place.of_caller()
         if options:
@@ -81,6 +95,7 @@ class TableSource(DataSource):  # type: ignore[misc]
             name=declared.table if isinstance(declared, Contract) else declared.name,
             time=timestamp_field or _time_of(declared, columns, self.place),
             columns=columns,
+            delay=_check_delay(delay, is_from_events, self.place) / _SECOND,
             rowwise=isinstance(declared, Table) and declared.rowwise,
             topic=reads[0].topic if is_from_events and isinstance(reads[0], Contract) else None,
         )
@@ -101,9 +116,11 @@ class TableSource(DataSource):  # type: ignore[misc]
         topic: str | None,
         topics: Sequence[str] = (),
         code: str = "",
+        delay: float = 0.0,
     ) -> None:
         super().__init__(name=name, timestamp_field=time)
         self.columns = columns
+        self.delay = timedelta(seconds=delay)
         self.rowwise = rowwise
         self.topic = topic
         self.topics = tuple(topics)
@@ -139,6 +156,7 @@ class TableSource(DataSource):  # type: ignore[misc]
             "topic": self.topic,
             "topics": list(self.topics),
             "code": self.code,
+            "delay": self.delay / _SECOND,
         }
 
     @staticmethod
@@ -189,6 +207,16 @@ class TableSource(DataSource):  # type: ignore[misc]
         from headrace.features.feast.repository import settings_of
 
         return arrow_columns(lake.open(settings_of(config)).table(self.name).schema()).items()
+
+
+def _check_delay(delay: str | timedelta, is_from_events: bool, place: Place | None) -> timedelta:
+    duration = to_duration(delay)
+    if duration < timedelta(0) or (duration and is_from_events):
+        remedy = 'Write a duration such as "2h".'
+        if is_from_events:
+            remedy = "Leave it out: events carry the instant from which they are known."
+        raise ProjectError(f"TableSource(..., delay={delay!r}) is not valid", where=str(place), remedy=remedy)
+    return duration
 
 
 def _time_of(declared: Table | Contract, columns: dict[str, str] | None, place: Place | None) -> str:

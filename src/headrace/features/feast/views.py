@@ -27,6 +27,7 @@ from headrace.features.plan import (
     hop_of,
 )
 from headrace.kernel.errors import ProjectError
+from headrace.kernel.time import format_duration
 
 __all__ = [
     "compile_entity_key",
@@ -94,7 +95,20 @@ def compile_stored_view(view: FeatureView, entities: Mapping[str, Entity], where
         features=features,
         ttl=view.ttl // _MICROSECOND if view.ttl else None,
         topics=source.topics,
+        delay=_delay_of(source, view, where),
     )
+
+
+def _delay_of(source: TableSource, view: FeatureView, where: str) -> int:
+    """The delay of the source in microseconds. Raises ProjectError if the view's ttl is not longer."""
+    if view.ttl and source.delay >= view.ttl:
+        raise ProjectError(
+            f"feature view {view.name!r} forgets a row after {format_duration(view.ttl)} (ttl), but its rows"
+            f" are known only {format_duration(source.delay)} after their time (delay of {source.name})",
+            where=where,
+            remedy="Make the ttl longer than the delay.",
+        )
+    return source.delay // _MICROSECOND
 
 
 def _compile_windowed(

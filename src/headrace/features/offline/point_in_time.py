@@ -7,6 +7,7 @@ from collections.abc import Callable
 import polars as pl
 import pyarrow as pa
 
+from headrace.events.contracts.shape import KNOWN_AT
 from headrace.features.offline.windows import aggregate
 from headrace.features.plan import AsOfView, FeaturePlan
 from headrace.features.values.columns import POLARS
@@ -35,8 +36,9 @@ def join(
 
     Returns:
         The labels, in their order, with a column `view__feature` for each of `plan.features`. A row of an as-of
-        view is visible from its time on (only after it, if `plan.is_strict`) until it is older than the ttl.
-        Windowed views are computed by `windows.aggregate`.
+        view is visible from its time and the view's delay on (only after it, if `plan.is_strict`) until it is
+        older than the ttl.
+        Windowed views are computed by `windows.aggregate`, from the events that were known before the moment.
 
     Raises:
         ProjectError: the labels lack a column, have a row without a time, or a key or a field of the request
@@ -49,10 +51,13 @@ def join(
     columns: dict[str, pl.Series] = {}
     ordered = _OrderedRows(rows)
     for view in plan.as_of:
-        features = ordered.join(view, read(view.table), strict=plan.is_strict(view))
+        features = ordered.join(view, read(view.table), strict=plan.is_strict(view), delay=view.delay)
         columns |= {f"{view.name}__{field.name}": features[field.name] for field in view.features}
     for windowed in plan.windowed:
-        features = aggregate(windowed, rows, read(windowed.table), at=MOMENT)
+        events = read(windowed.table)
+        # A snapshot that is older than the column has no instants from which its events are known.
+        known_at = KNOWN_AT if KNOWN_AT in events.collect_schema() else None
+        features = aggregate(windowed, rows, events, at=MOMENT, known_at=known_at)
         columns |= {f"{windowed.name}__{field.name}": features[field.name] for field in windowed.features}
     try:
         _add_on_demand(plan, rows, columns)
@@ -178,20 +183,21 @@ class _OrderedRows:
     def __init__(self, rows: pl.DataFrame) -> None:
         self._rows = rows.with_row_index(_PLACE).sort(MOMENT)
 
-    def join(self, view: AsOfView, table: pl.LazyFrame, *, strict: bool) -> pl.DataFrame:
-        """The view's features for each row, in the original order of the rows."""
+    def join(self, view: AsOfView, table: pl.LazyFrame, *, strict: bool, delay: int = 0) -> pl.DataFrame:
+        """The view's features for each row, in the original order of the rows. A row is visible `delay`
+        microseconds after its time."""
         keys = list(view.keys)
         visible = as_of_rows(view, table).with_columns(pl.col(key).cast(self._rows.schema[key]) for key in keys)
         joined = (
             self._rows.lazy()
             .select(_PLACE, MOMENT, *keys)
             .join_asof(
-                visible.sort(view.time),
+                visible.with_columns(pl.col(view.time).dt.offset_by(f"{delay}us")).sort(view.time),
                 left_on=MOMENT,
                 right_on=view.time,
                 by=keys,
                 strategy="backward",
-                tolerance=None if view.ttl is None else f"{view.ttl}us",
+                tolerance=None if view.ttl is None else f"{view.ttl - delay}us",
                 allow_exact_matches=not strict,
                 check_sortedness=False,
             )

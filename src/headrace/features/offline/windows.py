@@ -2,6 +2,8 @@
 
 The window of an aggregation at t is [floor(t - W, hop), t), so an event at exactly t is not in it. The online
 store computes the same values from tiles (`online.tiles`).
+
+An event counts only where serving could have counted it: it is known before t, too (`offline.known`).
 """
 
 from __future__ import annotations
@@ -13,17 +15,22 @@ import polars as pl
 
 from headrace.features.aggregates import SortedColumn, aggregate_of
 from headrace.features.aggregates.column import Ints
+from headrace.features.offline.known import CODE, KNOWN, TIME, find_ahead, select_known
 from headrace.features.plan import Aggregation, WindowedView
 from headrace.features.values.columns import POLARS, countable, micros_of
 
 __all__ = ["aggregate"]
 
-_CODE, _TIME = "__code", "__time"
 _MAX_KEYS = 1 << 62
 
 
 def aggregate(
-    view: WindowedView, rows: pl.DataFrame, events: pl.DataFrame | pl.LazyFrame, *, at: str
+    view: WindowedView,
+    rows: pl.DataFrame,
+    events: pl.DataFrame | pl.LazyFrame,
+    *,
+    at: str,
+    known_at: str | None = None,
 ) -> pl.DataFrame:
     """Computes the view's features for each row.
 
@@ -33,6 +40,8 @@ def aggregate(
         events: the view's keys, time and columns, in any order. An event with a null key or time is
             in no window.
         at: the name of the column that holds the moment.
+        known_at: the events' column with the instant from which each is known; null: from its time. An event
+            that is not known before a moment is not in the moment's windows. None: all are known.
 
     Returns:
         One column for each feature, of its dtype, in the order of `rows`. For no events, counts are 0, and
@@ -41,39 +50,54 @@ def aggregate(
     if rows.is_empty():
         return pl.DataFrame(schema={field.name: POLARS[field.dtype] for field in view.features})
     moments = rows.select(micros_of(at)).to_series().to_numpy()
-    codes, reachable = _encode_entities(view, rows, events.lazy(), moments)
+    codes, reachable = _encode_entities(view, rows, events.lazy(), moments, known_at)
+    features = _compute(view, codes, moments, reachable)
+    if known_at is not None:
+        ahead = find_ahead(codes, moments, reachable)
+        for indexes, known in select_known(ahead, codes, moments, reachable, view.longest):
+            again = _compute(view, np.arange(len(indexes)), moments[indexes], known)
+            order = np.arange(len(codes))
+            order[indexes] = len(codes) + np.arange(len(indexes))
+            features = [pl.concat(parts).gather(order) for parts in zip(features, again, strict=True)]
+    return pl.DataFrame(features)
+
+
+def _compute(view: WindowedView, codes: Ints, moments: Ints, events: pl.DataFrame) -> list[pl.Series]:
+    """The features of rows with these entities and moments, from all events, in the order of the rows."""
     indexes: list[Ints] = []
     results: list[list[pl.Series]] = []
-    for block in _blocks(codes, moments, reachable, view):
+    for block in _blocks(codes, moments, events, view):
         indexes.append(block.rows)
         results.append([block.compute(aggregation) for aggregation in view.aggregations])
     # Each row is in one block: the blocks' results are concatenated and put back into the order of the rows.
-    order = np.empty(len(rows), dtype=np.int64)
-    order[np.concatenate(indexes)] = np.arange(len(rows))
-    return pl.DataFrame([pl.concat(parts).gather(order) for parts in zip(*results, strict=True)])
+    order = np.empty(len(codes), dtype=np.int64)
+    order[np.concatenate(indexes)] = np.arange(len(codes))
+    return [pl.concat(parts).gather(order) for parts in zip(*results, strict=True)]
 
 
 def _encode_entities(
-    view: WindowedView, rows: pl.DataFrame, events: pl.LazyFrame, moments: Ints
+    view: WindowedView, rows: pl.DataFrame, events: pl.LazyFrame, moments: Ints, known_at: str | None
 ) -> tuple[Ints, pl.DataFrame]:
     """A number for each entity of the rows [m], and the events that any of their windows can hold.
 
     Rows without a key get a number that no event has.
     """
     keys = list(view.keys)
-    entities = rows.select(keys).drop_nulls().unique(maintain_order=True).with_row_index(_CODE)
-    entities = entities.with_columns(pl.col(_CODE).cast(pl.Int64))
-    codes = rows.select(keys).join(entities, on=keys, how="left", maintain_order="left")[_CODE]
+    entities = rows.select(keys).drop_nulls().unique(maintain_order=True).with_row_index(CODE)
+    entities = entities.with_columns(pl.col(CODE).cast(pl.Int64))
+    codes = rows.select(keys).join(entities, on=keys, how="left", maintain_order="left")[CODE]
     earliest, latest = int(moments.min()) - view.longest, int(moments.max())
     aggregated = {aggregation.column for aggregation in view.aggregations}
     columns = [field for field in view.columns if field.name in aggregated]
+    known = [] if known_at is None else [pl.coalesce(micros_of(known_at), micros_of(view.time)).alias(KNOWN)]
     reachable = (
         events.select(
             *keys,
-            micros_of(view.time).alias(_TIME),
+            micros_of(view.time).alias(TIME),
+            *known,
             *(countable(field.name, field.dtype).alias(field.name) for field in columns),
         )
-        .filter(pl.col(_TIME) >= earliest, pl.col(_TIME) < latest)
+        .filter(pl.col(TIME) >= earliest, pl.col(TIME) < latest)
         .join(entities.lazy(), on=keys, how="inner")
         .drop(keys)
         .collect()
@@ -92,8 +116,8 @@ def _blocks(codes: Ints, moments: Ints, events: pl.DataFrame, view: WindowedView
             yield _Block(np.arange(len(codes)), codes, moments, events, start, span)
             return
         rows = np.flatnonzero((codes >= first) & (codes < first + step))
-        inside = pl.col(_CODE).is_between(first, first + step, closed="left")
-        block = events.filter(inside).with_columns(pl.col(_CODE) - first)
+        inside = pl.col(CODE).is_between(first, first + step, closed="left")
+        block = events.filter(inside).with_columns(pl.col(CODE) - first)
         yield _Block(rows, codes[rows] - first, moments[rows], block, start, span)
 
 
@@ -112,7 +136,7 @@ class _Block:
         self.rows = rows[order]
         self._entity = codes[order] * span
         self._moments = moments[order]
-        packed = events.select(pl.col(_CODE) * span + (pl.col(_TIME) - start)).to_series()
+        packed = events.select(pl.col(CODE) * span + (pl.col(TIME) - start)).to_series()
         self._event_order = packed.arg_sort()
         self._event_keys: Ints = packed.gather(self._event_order).to_numpy()
         # For each row, how many events come before its moment; those of earlier entities count.

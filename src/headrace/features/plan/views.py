@@ -80,6 +80,7 @@ class AsOfView(_Digested, frozen=True, tag="as_of"):
         time: the table's column with the time from which a row is valid.
         features: feature name and dtype; the table has a column of each name.
         ttl: the greatest age of a row, microseconds; None for any age.
+        delay: how long after its time a row is known to serving, microseconds.
         topics: the topics that its table is made from.
     """
 
@@ -90,6 +91,7 @@ class AsOfView(_Digested, frozen=True, tag="as_of"):
     features: tuple[PlanField, ...]
     ttl: int | None = None
     topics: tuple[str, ...] = ()
+    delay: int = 0
 
 
 class WindowedView(_Digested, frozen=True, tag="windowed"):

@@ -5,13 +5,12 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
+from datetime import datetime
 from time import perf_counter
-from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
 from headrace.alerts.watch import AlertWatch
-from headrace.config.settings import Settings
 from headrace.declare.event import Contract
 from headrace.events.ingest.forward import ForwardSink
 from headrace.events.ingest.ingest import IngestHooks, Progress, Sink, ingest_all
@@ -19,14 +18,12 @@ from headrace.events.ingest.refusals import RefusalSource
 from headrace.features.online.follow import OnlineSink
 from headrace.flows.events.code_watch import CodeWatch
 from headrace.flows.events.ingest_report import IngestReport
+from headrace.flows.events.schema_registry import open_schema_registry
 from headrace.kernel.run import record_with
 from headrace.serving.topics import system_contracts
 from headrace.workspace import Workspace
 
-if TYPE_CHECKING:
-    from headrace.events.formats.schema_registry import SchemaRegistry
-
-__all__ = ["ingest", "open_schema_registry"]
+__all__ = ["ingest"]
 
 
 def ingest(
@@ -34,23 +31,22 @@ def ingest(
     topics: Sequence[str] = (),
     *,
     until_end: bool = False,
+    history_until: datetime | None = None,
     stop: threading.Event | None = None,
     end_on_newer_code: bool = False,
     progress: Callable[[Progress], None] = lambda _: None,
     on_ready: Callable[[], None] = lambda: None,
     on_alive: Callable[[], None] = lambda: None,
 ) -> IngestReport:
-    """Ingests the topics (default: every topic with a contract), each event exactly once.
-
-    If this process is killed, the next call continues from the last commit.
+    """Ingests the topics (default: every topic with a contract), each event exactly once, also over kill -9.
 
     Args:
         workspace: the project to work on.
         topics: the topics to ingest.
         until_end: return when the events that are on the log now are in the tables; else run until `stop`.
+        history_until: events that arrived before it count as history (events.verdicts.judge.Judge).
         stop: set it in another thread to end the work after the present batch.
-        end_on_newer_code: raise NewerCode when the project has newer code (CodeWatch), for a caller that
-            then starts a new process.
+        end_on_newer_code: raise NewerCode when the project has newer code, for a caller that then restarts.
         progress: called with each commit, from the topics' threads.
         on_ready: called once, when this process or another follows every topic.
         on_alive: called every second, until the ingest of a topic hangs.
@@ -80,6 +76,7 @@ def ingest(
             session.log,
             session.lake,
             until_end=until_end,
+            history_until=history_until,
             stop=stop,
             open_sinks=session.open_sinks,
             hooks=IngestHooks(note_commit, on_ready, on_alive),
@@ -139,12 +136,3 @@ class _Session:
         """Raises NewerCode if the ingest ended because of newer code."""
         if self._code_watch is not None:
             self._code_watch.check()
-
-
-def open_schema_registry(settings: Settings) -> SchemaRegistry | None:
-    """The profile's schema registry, if it names one."""
-    if not settings.formats.schema_registry:
-        return None
-    from headrace.events.formats.schema_registry import SchemaRegistry
-
-    return SchemaRegistry(settings.formats.schema_registry)

@@ -7,6 +7,7 @@ import signal
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from datetime import datetime
 from multiprocessing.connection import Connection, wait
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -32,6 +33,7 @@ def ingest_by_workers(
     workers: int,
     *,
     until_end: bool = False,
+    history_until: datetime | None = None,
     stop: threading.Event | None = None,
     progress: Callable[[Progress], None] = lambda _: None,
 ) -> IngestReport:
@@ -45,7 +47,10 @@ def ingest_by_workers(
     started = perf_counter()
     _check(workspace, topics, workers)
     stop = stop or threading.Event()
-    running = [_Worker(workspace.settings, topics, until_end, number) for number in range(1, workers + 1)]
+    running = [
+        _Worker(workspace.settings, topics, until_end, history_until, number)
+        for number in range(1, workers + 1)
+    ]
     report = IngestReport()
     failed: BaseException | None = None
     while running:
@@ -86,12 +91,21 @@ def _check(workspace: Workspace, topics: Sequence[str], workers: int) -> None:
 class _Worker:
     """One of the processes, and the pipe by which it reports its work and is asked to end."""
 
-    def __init__(self, settings: Settings, topics: Sequence[str], until_end: bool, number: int) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        topics: Sequence[str],
+        until_end: bool,
+        history_until: datetime | None,
+        number: int,
+    ) -> None:
         spawning = multiprocessing.get_context("spawn")
         self.pipe, theirs = spawning.Pipe()
         self._asked = False
         self.process: BaseProcess = spawning.Process(
-            target=_work, args=(settings, tuple(topics), until_end, theirs), name=f"ingest worker {number}"
+            target=_work,
+            args=(settings, tuple(topics), until_end, history_until, theirs),
+            name=f"ingest worker {number}",
         )
         # The process inherits the mask, so a Ctrl-C during its start waits until `_work` ignores it.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
@@ -125,7 +139,13 @@ class _Worker:
         return ended
 
 
-def _work(settings: Settings, topics: Sequence[str], until_end: bool, pipe: Connection[Any, Any]) -> None:
+def _work(
+    settings: Settings,
+    topics: Sequence[str],
+    until_end: bool,
+    history_until: datetime | None,
+    pipe: Connection[Any, Any],
+) -> None:
     signal.signal(
         signal.SIGINT, signal.SIG_IGN
     )  # Ctrl-C reaches all processes; the parent decides what it means
@@ -144,7 +164,14 @@ def _work(settings: Settings, topics: Sequence[str], until_end: bool, pipe: Conn
     threading.Thread(target=await_end, daemon=True).start()
     try:
         with Workspace(settings) as workspace:
-            ingest(workspace, topics, until_end=until_end, stop=stop, progress=report)
+            ingest(
+                workspace,
+                topics,
+                until_end=until_end,
+                history_until=history_until,
+                stop=stop,
+                progress=report,
+            )
     except BaseException as error:
         report(error)
     else:

@@ -22,6 +22,7 @@ from headrace.events.files import check_file, read_events
 from headrace.events.shift import TimeShift
 from headrace.events.verdicts.keys import key_reader
 from headrace.kernel.errors import CallError, HeadraceError
+from headrace.kernel.properties import HISTORY
 from headrace.kernel.run import Dataset, run
 from headrace.log import Log, append_fitting
 from headrace.workspace import Workspace
@@ -64,6 +65,7 @@ def send(
     shift_to_now: bool = False,
     shift_by: timedelta | None = None,
     skip: int = 0,
+    live: bool = False,
     progress: Callable[[int], None] = lambda _: None,
 ) -> SendReport:
     """Sends every row of the file. Each batch is durable on the log before the next one is read.
@@ -77,6 +79,8 @@ def send(
             now. Each time keeps its format. A time that cannot be parsed is not changed.
         shift_by: move the times by this distance instead.
         skip: how many events at the beginning of the file to leave out, because they were sent before.
+        live: whether the events happen now, as far as features are concerned: each is known from its arrival
+            on the log. Otherwise they are history: each is known from its own time (properties.HISTORY).
         progress: called with the number of events sent so far.
 
     Raises:
@@ -94,7 +98,7 @@ def send(
         )
     started = time.perf_counter()
     shift = None if shift_by is None else TimeShift(contract, shift_by)
-    sending = _Sending(contract, file, skip, rate, shift)
+    sending = _Sending(contract, file, skip, rate, shift, live)
     with run(f"send {topic}", [Dataset("file", file.name)]) as this_run, sending.report_errors():
         check_file(file)
         if shift_to_now:
@@ -123,6 +127,7 @@ class _Sending:
     skip: int
     rate: float | None
     shift: TimeShift | None
+    live: bool
     sent: int = 0
     too_large: list[int] = field(default_factory=list)
 
@@ -134,7 +139,8 @@ class _Sending:
         size = _BATCH if self.rate is None else max(1, min(_BATCH, int(self.rate / 10)))
         for events in _batches(islice(read_events(self.file), self.skip, None), size):
             values = events if self.shift is None else self.shift.move(events)
-            positions = append_fitting(log, self.contract.topic, values, keys_of(values))
+            headers = None if self.live else [{HISTORY: b"1"}] * len(values)
+            positions = append_fitting(log, self.contract.topic, values, keys_of(values), headers)
             first = self.skip + self.sent + 1
             self.too_large += [at for at, position in enumerate(positions, first) if position is None]
             self.sent += len(values)

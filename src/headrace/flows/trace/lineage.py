@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from headrace.kernel.errors import CallError
 from headrace.kernel.run import DatasetKind
 from headrace.lineage.graph import Node, upstream
 from headrace.workspace import Workspace
 
-__all__ = ["lineage"]
+__all__ = ["lineage", "model_facts"]
+
+_MODEL = ("versions", "metrics", "params")
 
 
 def lineage(workspace: Workspace, name: str) -> Node:
@@ -30,3 +35,12 @@ def lineage(workspace: Workspace, name: str) -> Node:
         remedy="Name a released model, a version of it such as churn@1, or a table. headrace lineage lists the"
         " newest runs and what they wrote.",
     )
+
+
+def model_facts(node: Node) -> list[tuple[str, Mapping[str, Any]]]:
+    """`versions`, `metrics` and `params` of an endpoint or a model, as the run that wrote it recorded them."""
+    facts = node.dataset.facts
+    for output in () if node.run is None else node.run.outputs:
+        if (output.kind, output.name) == (node.dataset.kind, node.dataset.name):
+            facts = output.facts
+    return [(title, facts[title]) for title in _MODEL if facts.get(title)]

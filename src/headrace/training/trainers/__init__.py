@@ -6,11 +6,12 @@ from headrace.declare.trainers import Trainer
 from headrace.kernel.errors import HeadraceError
 from headrace.training.trainers.port import TrainerPort
 from headrace.training.trainers.sklearn import SklearnTrainer
+from headrace.training.trainers.torch import TorchTrainer
 from headrace.training.trainers.xgboost import XGBoostTrainer
 
 __all__ = ["TRAINERS", "trainer_by_name", "trainer_for"]
 
-TRAINERS: tuple[TrainerPort, ...] = (XGBoostTrainer(), SklearnTrainer())
+TRAINERS: tuple[TrainerPort, ...] = (XGBoostTrainer(), SklearnTrainer(), TorchTrainer())
 
 
 def trainer_for(declared: Trainer) -> TrainerPort:

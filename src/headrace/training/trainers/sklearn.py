@@ -69,7 +69,7 @@ class SklearnTrainer:
 
         estimator = declared.make_estimator()
         given = {**declared.parameters, **parameters}
-        check_names(estimator, given)
+        check_names(given, type(estimator).__name__, estimator.get_params())
         estimator = clone(estimator).set_params(**given)
         _check_task(estimator, data.task)
         _set_everywhere(estimator, "random_state", seed)
