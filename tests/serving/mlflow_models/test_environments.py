@@ -1,4 +1,4 @@
-"""Environments: made by uv from wheels, once for equal needs, whole or not at all, and removed when unneeded."""
+"""Environments: made by uv from wheels, once for equal needs, whole or not at all, and removed in the end."""
 
 from __future__ import annotations
 
