@@ -31,9 +31,7 @@ TELCO = {
     2: ["PhoneService", "InternetService"],
 }
 """Version → the columns of the real file that it adds. Version 3 has all of them."""
-TELCO_CURRENT = (
-    10  # one of so many real customers counts as current: the file tells the demo their outcome alone
-)
+TELCO_CURRENT = 10  # every tenth real customer counts as current: the file hides whether they left
 T = TypeVar("T")
 
 
@@ -296,7 +294,7 @@ def trace_lineage(demo: headrace.Demo) -> None:
     demo.check("lineage leads from the endpoint to the file", {"endpoint", "model", "table", "file"} <= kinds)
     runs = demo.project.runs(limit=10_000)
     trainings = [run for run in runs if run.job == f"train {MODEL}"]
-    described = [all({"metrics", "params"} <= made.facts.keys() for made in run.outputs) for run in trainings]
+    described = [all({"metrics", "params"} <= model.facts.keys() for model in run.outputs) for run in trainings]
     demo.check("each training has its metrics and parameters", described == [True] * len(VERSIONS))
     demo.report.facts["runs"] = len(runs)
     demo.check(f"all {len(runs)} runs are closed", all(run.outcome == "COMPLETE" for run in runs))
@@ -320,11 +318,11 @@ def spell_way(demo: headrace.Demo, version: int) -> str:
 
 
 def wait_for(find: Callable[[], T | None]) -> T:
-    """Returns what `find` finds, once it does."""
+    """Returns the first answer of `find` that is not None."""
     deadline = time.monotonic() + DEADLINE
     while time.monotonic() < deadline:
-        found = find()
-        if found is not None:
-            return found
+        answer = find()
+        if answer is not None:
+            return answer
         time.sleep(0.2)
     raise TimeoutError(f"what the demo waited for did not come within {DEADLINE:g} s")
