@@ -11,13 +11,13 @@ from pathlib import Path
 from types import ModuleType
 
 from headrace.code.importers import find_importers
-from headrace.code.source_files import list_modules, stamp
+from headrace.code.source_files import PARAMS_FILE, list_modules, stamp
 from headrace.config.settings import Settings
 from headrace.kernel.errors import HeadraceError, ProjectError
 
 __all__ = ["load_modules", "project_files"]
 
-_stamps: dict[str, dict[str, tuple[int, int]]] = {}  # package → the stamps of its files when it was imported
+_stamps: dict[str, dict[str, tuple[int, int]]] = {}  # package → the stamps of what it was imported from
 
 
 def project_files(settings: Settings) -> dict[str, Path]:
@@ -59,9 +59,11 @@ def load_modules(settings: Settings, *, without: Iterable[str] = ()) -> list[Mod
 
 
 def _forget_stale_modules(settings: Settings, files: dict[str, Path]) -> None:
-    """Removes modules from sys.modules that were imported from another folder, or before the files were edited
-    (in notebooks, in tests, by one build after another)."""
-    stamps = {str(path): stamp(path) for path in files.values()}
+    """Removes modules from sys.modules that were imported from another folder, or before they or params.yaml
+    were edited (in notebooks, in tests, by one build after another)."""
+    params = settings.root / PARAMS_FILE
+    read = [*files.values(), *([params] if params.is_file() else [])]
+    stamps = {str(path): stamp(path) for path in read}
     if _stamps.get(settings.project) != stamps:
         for name in [n for n in sys.modules if n.split(".")[0] == settings.project]:
             del sys.modules[name]
