@@ -37,8 +37,8 @@ def project_files(settings: Settings) -> dict[str, Path]:
 
 
 def module_stamps(settings: Settings) -> dict[str, tuple[int, int]]:
-    """File → its stamp (code.source_files.stamp), for what an import of the project's package reads: its modules,
-    and params.yaml if there is one.
+    """File → its stamp (code.source_files.stamp), for all that an import of the project's package reads: its
+    modules, and params.yaml if there is one.
 
     Raises:
         ProjectError: the package does not exist.
