@@ -149,7 +149,7 @@ def test_a_model_learns_from_numbers_and_text(task: Task, declared: Trainer) -> 
 def test_the_same_data_and_seed_give_the_same_outputs(task: Task, declared: Trainer) -> None:
     data = make_data(task)
     # PyTorch adds up in another order with another number of threads; the others do not.
-    numbers = (2, 2) if isinstance(declared, Torch) else (1, 1, 2)
+    numbers = (1, 1) if isinstance(declared, Torch) else (1, 1, 2)
     outputs = {fit(declared, data, threads=threads).validation.tobytes() for threads in numbers}
     assert len(outputs) == 1
 

@@ -35,7 +35,7 @@ from headrace.events.ingest import ingest
 from headrace.events.ingest import maintenance as ingest_maintenance
 from headrace.kernel import faults
 from headrace.kernel.errors import Unavailable
-from headrace.lake import LakeTable, catalog, compaction, expiry, lease, maintenance, table
+from headrace.lake import LakeTable, catalog, compaction, expiry, lease, maintenance, write
 from headrace.lake.lake import open as open_lake
 from headrace.log.kafka import member as kafka_member
 from headrace.log.kafka import writer as kafka_writer
@@ -58,7 +58,7 @@ def tune() -> None:
         (kafka_member, {"SESSION_MS": 2_000}),
         (expiry, {"NEWEST": 5, "_SLACK": 2}),
         (lease, {"SECONDS": 1.0}),
-        (table, {"BRIEF": BRIEF}),
+        (write, {"BRIEF": BRIEF}),
         (compaction, {"BRIEF": BRIEF}),
         (catalog, {"BUSY_SECONDS": 1}),
         (sqlite_connection, {"BUSY_SECONDS": 1}),

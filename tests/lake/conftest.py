@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,9 @@ from headrace import lake
 from headrace.config.settings import Settings, make_settings
 from headrace.kernel.ids import new_id
 from headrace.lake import Lake
+
+# Without this, Polars warns at every scan that an optional package for planning scans is missing.
+os.environ.setdefault("POLARS_ICEBERG_PLANNER", "pyiceberg")
 
 
 @pytest.fixture(scope="session")

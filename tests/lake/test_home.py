@@ -92,11 +92,11 @@ def test_moved_lake_is_read_and_written_in_its_new_folder(tmp_path: Path) -> Non
     before, after = settings_in(tmp_path / "before"), settings_in(tmp_path / "deeper" / "after")
     write_table(before)
     expected = rows_by_snapshot(before)
-    head = current_snapshot_ids(before, ["events"])
+    head = current_snapshot_ids(lake.open(before), ["events"])
     after.root.parent.mkdir()
     before.root.rename(after.root)
 
-    assert current_snapshot_ids(after, ["events"]) == head
+    assert current_snapshot_ids(lake.open(after), ["events"]) == head
     assert rows_by_snapshot(after) == expected
     table = lake.open(after).table("events")
     assert all(path.startswith(f"{after.state}/lake/warehouse/shop/events") for path in metadata_paths(table))
@@ -242,7 +242,7 @@ def test_folder_may_have_any_name(tmp_path: Path, name: str) -> None:
     expected = rows_by_snapshot(settings)
     head = table.current_snapshot()
     assert head is not None
-    assert current_snapshot_ids(settings, ["events"]) == {"events": head.id}
+    assert current_snapshot_ids(lake.open(settings), ["events"]) == {"events": head.id}
     assert pl.scan_iceberg(table.iceberg().metadata_location).collect().height == 11
     lake.open(settings).check_warehouse(settings.lake.warehouse_url)
     lake.maintain(table, older_than=AT_ONCE, grace=AT_ONCE, longest_write=AT_ONCE)

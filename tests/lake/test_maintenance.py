@@ -274,7 +274,7 @@ class TestTags:
         """A snapshot that is tagged while others expire stays readable; a tag on an expired one is refused."""
         monkeypatch.setattr(expiry, "NEWEST", 3)
         monkeypatch.setattr(expiry, "_SLACK", 0)
-        monkeypatch.setattr("headrace.lake.table.BRIEF", 1_000_000)
+        monkeypatch.setattr("headrace.lake.write.BRIEF", 1_000_000)
         grace = timedelta(seconds=2)  # twice BRIEF, like the real grace period
         table.append(rows(1))
         ended = threading.Event()
@@ -535,10 +535,10 @@ def test_compaction_keeps_the_id_of_the_snapshot_that_wrote_the_rows(
         head = table.current_snapshot()
         assert head is not None
         assert head.id != newest.id
-        assert rows_snapshot_ids(settings, ["items", "none"]) == {"items": newest.id, "none": None}
+        assert rows_snapshot_ids(lake.open(settings), ["items", "none"]) == {"items": newest.id, "none": None}
         for x in range(30):
             newest = table.append(rows(1, x))
-        assert rows_snapshot_ids(settings, ["items"]) == {"items": newest.id}
+        assert rows_snapshot_ids(lake.open(settings), ["items"]) == {"items": newest.id}
 
 
 def test_rollback_restores_rows_and_columns(shop_lake: Lake, table: LakeTable) -> None:

@@ -11,6 +11,11 @@ import numpy as np
 import pandas as pd
 import polars as pl
 import pytest
+from sklearn.compose import make_column_transformer
+from sklearn.impute import SimpleImputer
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import OneHotEncoder
 from tests.training.conftest import START, write_facts, write_outcomes
 
 from headrace import registry
@@ -19,7 +24,7 @@ from headrace.declare.gate import at_least, at_most, better_than_baseline
 from headrace.declare.model import Model
 from headrace.declare.search import Tune, choice
 from headrace.declare.splits import WalkForward
-from headrace.declare.trainers import XGBoost
+from headrace.declare.trainers import MLP, Sklearn, Torch, XGBoost
 from headrace.features.plan import FeaturePlan, decode_plan
 from headrace.features.values.matrix import Matrix
 from headrace.kernel.errors import ProjectError
@@ -290,3 +295,50 @@ def test_a_model_of_another_task_is_trained_and_judged_by_its_metrics(
     assert predictor.meta.task == task
     assert predictor.meta.classes == (("class 0", "class 1", "class 2") if task == "multiclass" else ())
     assert "<svg" in (trained.bundle / "evaluation.svg").read_text()
+
+
+TRAINERS = {
+    "xgboost": XGBoost(20, 5),
+    "estimator": Sklearn(LogisticRegression()),
+    "pipeline": Sklearn(
+        make_pipeline(
+            make_column_transformer(
+                (SimpleImputer(), ["facts__mood"]),
+                (OneHotEncoder(handle_unknown="ignore"), ["facts__kind"]),
+            ),
+            LogisticRegression(),
+        )
+    ),
+    "torch": Torch(MLP((8,)), epochs=3),
+}
+
+
+@pytest.mark.parametrize("name", list(TRAINERS))
+def test_training_serving_and_mlflow_give_a_row_of_text_the_same_output(
+    project: Project, full_lake: Lake, model: Model, plan: FeaturePlan, root: Path, name: str
+) -> None:
+    if name == "torch":
+        pytest.importorskip("torch", reason="the extra torch is not installed: make torch")
+    import mlflow
+
+    facts = full_lake.table("facts")
+    mood, kind = pl.col("mood"), pl.col("kind")
+    unknown = pl.col("user_id") % 9 == 0
+    facts.overwrite(
+        facts.scan()
+        .with_columns(mood=pl.when(~unknown).then(mood), kind=pl.when(pl.col("user_id") % 7 > 0).then(kind))
+        .collect()
+        .to_arrow()
+    )
+    bundle = job.train(project, full_lake, attrs.evolve(model, tune=None, trainer=TRAINERS[name]), plan).bundle
+    predictor = load_model(bundle / "model")
+    values = [[0.5, "new"], [0.5, "old"], [None, "old"], [-1.0, None], [-1.0, "never seen"], [None, None]]
+    frame = pl.DataFrame(values, schema=["facts__mood", "facts__kind"], orient="row")
+    matrix = Matrix(plan, predictor.meta.encoding)
+    trained = predictor.predict(matrix.of_frame(frame).matrix)
+    served = np.concatenate([predictor.predict(matrix.of_rows([row]).matrix) for row in values])
+    np.testing.assert_allclose(served, trained, rtol=1e-12)
+    np.testing.assert_array_equal(mlflow.pyfunc.load_model(str(bundle)).predict(frame.to_pandas()), trained)
+    assert np.isfinite(trained).all()
+    assert trained[3] == trained[4]  # text that the train part lacks is missing text
+    assert trained[0] != trained[1]

@@ -13,6 +13,8 @@ from headrace.kernel.time import format_age
 
 __all__ = ["status"]
 
+_FAILURES = 3  # of a table
+
 
 @command("status", example="headrace status\nheadrace status --profile prod --json")
 def status(call: Call) -> int:
@@ -48,6 +50,12 @@ def _print(state: Status) -> None:
     ]
     if rows:
         show.table("Tables", ["table", "rows", "made"], rows)
+    for table in state.tables:
+        if table.failed_rows:
+            rows_fail = "1 row" if table.failed_rows == 1 else f"{table.failed_rows:,} rows"
+            click.echo(f"  {table.table} leaves out {rows_fail} that its function fails on, for example:")
+            for failure in table.failures[:_FAILURES]:
+                click.echo(f"    {show.readable(failure)}")
     if state.undeclared:
         click.echo(f"\nTables that are no longer declared: {', '.join(state.undeclared)}")
         click.echo(f"  To delete one: headrace drop-table {state.undeclared[0]}")

@@ -96,7 +96,7 @@ class Console:
             return {topic.table: VerdictCounts(0, 0) for topic in state.topics}
         tables = [topic.table for topic in state.topics]
         with Workspace(self._settings) as workspace:
-            return count_verdicts(workspace, tables, read_table_states(self._settings))
+            return count_verdicts(workspace, tables, read_table_states(workspace.lake))
 
     def runs(self, request: Request) -> Response:
         """The newest runs, of all jobs or one."""

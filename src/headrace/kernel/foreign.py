@@ -50,6 +50,9 @@ FOREIGN = {
     "mlflow": Foreign(
         "MLflow", "3.17", "4", ("headrace.registry.internals",), "tests/registry/test_internals.py"
     ),
+    "polars": Foreign(
+        "Polars", "2.1", "2.2", ("headrace.lake.reading.scan",), "tests/lake/test_polars_internals.py"
+    ),
     "pyiceberg": Foreign(
         "PyIceberg",
         "0.12",

@@ -19,10 +19,12 @@ from headrace.kernel.lock import hold_lock
 from headrace.kernel.private import make_private
 from headrace.kernel.sqlite import is_locked, open_shared
 from headrace.lake.errors import name_errors
+from headrace.lake.file_errors import unreadable_catalog
 from headrace.lake.home import WAREHOUSE, update_paths
+from headrace.lake.lake import address_of
 from headrace.lake.pyiceberg_internals import connect_per_use
 
-__all__ = ["address_of", "open_catalog"]
+__all__ = ["open_catalog"]
 
 BUSY_SECONDS = 15
 
@@ -46,12 +48,6 @@ def open_catalog(settings: Settings) -> Catalog:
         catalog = _open_sqlite(settings) if kind == "sqlite" else _open_rest(settings, address)
         catalog.create_namespace_if_not_exists(settings.project)
     return catalog
-
-
-def address_of(settings: Settings) -> str:
-    """The catalog's address without a user and password."""
-    parts = urlsplit(settings.lake.catalog_url)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
 
 
 def _open_sqlite(settings: Settings) -> Catalog:
@@ -97,12 +93,13 @@ def _create_file(path: Path, settings: Settings) -> None:
     try:
         open_shared(path, timeout=BUSY_SECONDS).close()
     except sqlite3.Error as error:
+        if is_locked(error):
+            raise unreadable_catalog(error, str(path)) from error
         raise Unavailable(
             f"the catalog cannot be opened: {error}",
             where=str(path),
-            remedy="End the process that locks it (a copy, a database browser?), and try again."
-            if is_locked(error)
-            else "Check that it is an SQLite file, that the disk has room, and that this user may write there.",
+            remedy="Check that it is an SQLite file, that the disk has room, and that this user may write"
+            " there.",
         ) from error
 
 

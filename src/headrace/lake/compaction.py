@@ -15,8 +15,9 @@ from pyiceberg.typedef import Record
 from headrace.kernel.errors import Conflict
 from headrace.kernel.properties import COMMIT_ID, MAINTENANCE, PREFIX, ROWS_OF
 from headrace.kernel.time import now_micros
-from headrace.lake.changes import COMPACTED, live_entries, newest_sequence
+from headrace.lake.changes import COMPACTED, newest_sequence
 from headrace.lake.commit import BRIEF, FileChanges, commit, discard
+from headrace.lake.entries import live_entries
 from headrace.lake.files import ROW_GROUP, conform, write_file
 from headrace.lake.lease import Lease
 from headrace.lake.pyiceberg_internals import read_file
@@ -68,7 +69,7 @@ def _replace(table: LakeTable, iceberg: Table, groups: list[list[ManifestEntry]]
     removed: list[DataFile] = []
     added: list[DataFile] = []
     for group in groups:
-        newest = max(newest_sequence(entry) for entry in group)
+        newest = max(_newest_sequence(entry) for entry in group)
         rows = (conform(read_file(iceberg, entry.data_file), iceberg) for entry in group)  # memory stays flat
         added.append(write_file(rows, group[0].data_file.partition, iceberg, prefix=f"{COMPACTED}{newest}-"))
         removed += [entry.data_file for entry in group]
@@ -93,13 +94,17 @@ def _groups(iceberg: Table, small: int) -> Iterator[list[ManifestEntry]]:
     for entries in partitions.values():
         group: list[ManifestEntry] = []
         size = 0
-        for entry in sorted(entries, key=newest_sequence):
+        for entry in sorted(entries, key=_newest_sequence):
             if group and size + entry.data_file.file_size_in_bytes > TOGETHER:
                 yield from _worthwhile(group)
                 group, size = [], 0
             group.append(entry)
             size += entry.data_file.file_size_in_bytes
         yield from _worthwhile(group)
+
+
+def _newest_sequence(entry: ManifestEntry) -> int:
+    return newest_sequence(entry.data_file.file_path, entry.sequence_number or 0)
 
 
 def _worthwhile(group: list[ManifestEntry]) -> Iterator[list[ManifestEntry]]:

@@ -15,13 +15,13 @@ from pyiceberg.exceptions import (
     UnauthorizedError,
 )
 from requests.exceptions import RequestException
-from sqlalchemy.exc import DatabaseError, OperationalError
+from sqlalchemy.exc import DatabaseError
 
-from headrace.kernel.errors import CallError, Unavailable
+from headrace.kernel.errors import Unavailable
 from headrace.kernel.secrets import clean_text
-from headrace.kernel.sqlite import is_locked
+from headrace.lake.file_errors import missing_table, name_file_errors, unreadable_catalog
 
-__all__ = ["name_errors"]
+__all__ = ["name_catalog_errors", "name_errors"]
 
 
 @contextmanager
@@ -32,22 +32,19 @@ def name_errors(where: str, table: str | None = None) -> Iterator[None]:
         where: the catalog's address, for the error.
         table: the table, for the error.
     """
+    with name_file_errors(where, table), name_catalog_errors(where, table):
+        yield
+
+
+@contextmanager
+def name_catalog_errors(where: str, table: str | None = None) -> Iterator[None]:
+    """Turns errors of the catalog in the block as `name_errors` does, and leaves those of files."""
     try:
         yield
     except (NoSuchTableError, NoSuchNamespaceError) as error:
-        raise CallError(
-            f"table {table!r} does not exist in the lake",
-            where=where,
-            remedy="headrace build creates tables; headrace ingest creates a topic's table.",
-        ) from error
-    except OperationalError as error:
-        raise _sqlite(error, where) from error
+        raise missing_table(table, where) from error
     except DatabaseError as error:
-        raise Unavailable(
-            f"the catalog cannot be read: {error.orig}",
-            where=where,
-            remedy="Check that this file is an Iceberg SQL catalog.",
-        ) from error
+        raise unreadable_catalog(error.orig or error, where) from error
     except (UnauthorizedError, ForbiddenError, AuthorizationExpiredError, OAuthError) as error:
         raise Unavailable(
             f"the catalog refused our credentials: {clean_text(str(error))}",
@@ -60,28 +57,3 @@ def name_errors(where: str, table: str | None = None) -> Iterator[None]:
             where=where,
             remedy="Check that it runs: headrace doctor.",
         ) from error
-    except OSError as error:
-        store = "AWS Error" in str(error)
-        raise Unavailable(
-            f"the warehouse's files cannot be read or written: {clean_text(str(error))}",
-            where=where if table is None else f"table {table} in {where}",
-            remedy="Check that the object store runs, and that AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, "
-            "AWS_REGION and AWS_ENDPOINT_URL_S3 are right."
-            if store
-            else "Check that the warehouse exists, that the disk has room, and that this user may write there.",
-        ) from error
-
-
-def _sqlite(error: OperationalError, where: str) -> Unavailable:
-    reason = str(error.orig)
-    if is_locked(reason):
-        return Unavailable(
-            "the catalog is locked by another process",
-            where=where,
-            remedy="End the process that locks it (a copy, a database browser?), and try again.",
-        )
-    return Unavailable(
-        f"the catalog cannot be used: {reason}",
-        where=where,
-        remedy="Check that the disk has room, and that this user may write there.",
-    )

@@ -20,10 +20,10 @@ from headrace.kernel.faults import reach
 from headrace.lake.errors import name_errors
 from headrace.lake.refs import assert_ref, commit_updates
 from headrace.lake.snapshot import sequence_of
+from headrace.lake.tag_names import KEEP
 
-__all__ = ["KEEP", "expire_after_commit", "expire_snapshots"]
+__all__ = ["expire_after_commit", "expire_snapshots"]
 
-KEEP = "headrace-keep-"
 _logger = logging.getLogger(__name__)
 NEWEST = 20  # snapshots that are always kept: PyIceberg reads and writes them all at each commit
 _SLACK = 5  # so that not every commit expires

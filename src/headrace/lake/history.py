@@ -10,39 +10,37 @@ from __future__ import annotations
 from datetime import datetime
 from itertools import pairwise
 
-from pyiceberg.table import Table
-from pyiceberg.table.snapshots import Snapshot as IcebergSnapshot
-
 from headrace.kernel.errors import CallError
 from headrace.kernel.time import from_micros, micros
-from headrace.lake.snapshot import sequence_of
+from headrace.lake.metadata import StoredSnapshot, TableMetadata
 
 __all__ = ["snapshot_at"]
 
 
-def snapshot_at(table: Table, moment: datetime) -> IcebergSnapshot:
+def snapshot_at(metadata: TableMetadata, moment: datetime, table: str) -> StoredSnapshot:
     """The snapshot that was current at the moment.
 
     Args:
-        table: PyIceberg's table.
+        metadata: the table's metadata.
         moment: an aware datetime; Iceberg's times are whole milliseconds.
+        table: the table's name, for errors.
 
     Raises:
         CallError: the moment has no time zone, the table had no rows yet, or its snapshot of that moment has
             expired.
     """
-    where = f"table {table.name()[-1]}"
+    where = f"table {table}"
     if moment.tzinfo is None:
         raise CallError(
             f"{moment} has no time zone", where=where, remedy="Give it one: datetime(..., tzinfo=UTC)."
         )
     at = micros(moment) // 1000
-    ordered = sorted(table.metadata.snapshots, key=sequence_of)
+    ordered = metadata.ordered_snapshots()
     committed = [snapshot for snapshot in ordered if snapshot.timestamp_ms <= at]
-    if not committed and (not ordered or sequence_of(ordered[0]) == 1):
+    if not committed and (not ordered or ordered[0].sequence_number == 1):
         raise CallError(f"the table had no rows yet at {moment}", where=where, remedy=_describe_first(ordered))
-    entries = [entry for entry in table.history() if entry.timestamp_ms <= at]
-    snapshot = table.snapshot_by_id(entries[-1].snapshot_id) if entries else None
+    entries = [entry for entry in metadata.snapshot_log if entry.timestamp_ms <= at]
+    snapshot = metadata.snapshot(entries[-1].snapshot_id) if entries else None
     if snapshot is None or not _is_followed_directly(committed[-1], ordered):
         raise CallError(
             f"the table's snapshot of {moment} has expired",
@@ -52,16 +50,19 @@ def snapshot_at(table: Table, moment: datetime) -> IcebergSnapshot:
     return snapshot
 
 
-def _is_followed_directly(last: IcebergSnapshot, ordered: list[IcebergSnapshot]) -> bool:
+def _is_followed_directly(last: StoredSnapshot, ordered: list[StoredSnapshot]) -> bool:
     """Whether no snapshot that was current between this one and the next that is left has expired."""
     for snapshot, successor in pairwise(ordered):
         if snapshot is last:
             # Without a parent, the successor was made after a rollback to a snapshot that has expired.
-            return sequence_of(successor) == sequence_of(last) + 1 and successor.parent_snapshot_id is not None
+            return (
+                successor.sequence_number == last.sequence_number + 1
+                and successor.parent_snapshot_id is not None
+            )
     return True
 
 
-def _describe_first(ordered: list[IcebergSnapshot]) -> str:
+def _describe_first(ordered: list[StoredSnapshot]) -> str:
     if not ordered:
         return "headrace build makes it."
     return f"Its first snapshot is of {from_micros(ordered[0].timestamp_ms * 1000)}."

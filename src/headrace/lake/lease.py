@@ -1,7 +1,7 @@
 """The lease of a table's maintenance: one holder at a time on all machines, stored in the table itself.
 
-The lease consists of two tags. TAG exists while the lease is held. The name of the other tag contains the
-holder and the end of the lease. Taking a free lease asserts that TAG does not exist. Renewing, releasing, and
+The lease consists of two tags. LEASE exists while the lease is held. The name of the other tag contains the
+holder and the end of the lease. Taking a free lease asserts that LEASE does not exist. Renewing, releasing, and
 taking an expired lease assert that the other tag has not changed. So if two processes try at once, the catalog
 refuses one.
 
@@ -24,15 +24,15 @@ from headrace.kernel.ids import new_id
 from headrace.kernel.time import now_micros
 from headrace.lake.refs import TRIES, too_many_tries, update_refs
 from headrace.lake.snapshot import newest_snapshot
+from headrace.lake.tag_names import LEASE
 
-__all__ = ["FIRST", "MARKED_SECONDS", "TAG", "Lease", "mark_first"]
+__all__ = ["FIRST", "MARKED_SECONDS", "Lease", "mark_first"]
 
-TAG = "headrace-maintenance"
 SECONDS = 300.0
 # A mark that the lease's holder sets: other writers wait before their commits, until the time in its name.
-FIRST = f"{TAG}-first-"
+FIRST = f"{LEASE}-first-"
 MARKED_SECONDS = 3.0
-_NAME = re.compile(rf"{TAG}-(\d+)-.+")
+_NAME = re.compile(rf"{LEASE}-(\d+)-.+")
 
 
 class Lease:
@@ -59,9 +59,9 @@ class Lease:
             table = self._load()
             refs = table.refs()
             holder = _holder_tag(refs)
-            if holder is not None and _until(holder) > now_micros() and TAG in refs:
+            if holder is not None and _until(holder) > now_micros() and LEASE in refs:
                 return False
-            seen = holder or TAG
+            seen = holder or LEASE
             if self._set_tag(table, {seen: refs[seen].snapshot_id if seen in refs else None}):
                 return True
         raise too_many_tries(table)
@@ -91,7 +91,7 @@ class Lease:
         """
         for _ in range(TRIES):
             table, expect = self._load_held()
-            tags = tuple(name for name in table.refs() if name.startswith(TAG))
+            tags = tuple(name for name in table.refs() if name.startswith(LEASE))
             if update_refs(self._catalog, table, remove=tags, properties=properties, expect=expect):
                 return
         raise too_many_tries(table)
@@ -106,10 +106,10 @@ class Lease:
 
     def _set_tag(self, table: Table, expect: Mapping[str, int | None]) -> bool:
         """Replaces the lease's tags by this holder's, with a new time."""
-        tag = f"{TAG}-{now_micros() + int(SECONDS * 1e6)}-{self._holder}"
+        tag = f"{LEASE}-{now_micros() + int(SECONDS * 1e6)}-{self._holder}"
         newest = newest_snapshot(table).snapshot_id
-        former = tuple(name for name in table.refs() if name.startswith(f"{TAG}-"))
-        tags = {TAG: newest, tag: newest}
+        former = tuple(name for name in table.refs() if name.startswith(f"{LEASE}-"))
+        tags = {LEASE: newest, tag: newest}
         if not update_refs(self._catalog, table, set_tags=tags, remove=former, expect=expect):
             return False
         self._tag = tag

@@ -30,7 +30,8 @@ from pyiceberg.table import Table
 from headrace.kernel.faults import reach
 from headrace.kernel.properties import ORPHANS_REMOVED
 from headrace.kernel.time import now_micros
-from headrace.lake.changes import COMPACTED, live_entries
+from headrace.lake.changes import COMPACTED
+from headrace.lake.entries import live_entries
 from headrace.lake.files import APPENDED
 from headrace.lake.pyiceberg_internals import filesystem_of
 from headrace.lake.snapshot import newest_snapshot

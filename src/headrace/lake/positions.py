@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pyiceberg.table import Table
+from collections.abc import Mapping
 
 from headrace.kernel.errors import Conflict
 from headrace.kernel.position import LogPosition, Position, decode_position, encode_position
@@ -13,21 +13,30 @@ __all__ = ["find_position", "move_position"]
 _REMEDY = "Read the position again, and continue from there."
 
 
-def find_position(table: Table, name: str) -> Position | None:
-    """The position stored under this name, or None."""
-    text = table.properties.get(POSITION + name)
+def find_position(properties: Mapping[str, str], name: str) -> Position | None:
+    """The position stored under this name in a table's properties, or None."""
+    text = properties.get(POSITION + name)
     return None if text is None else decode_position(text)
 
 
-def move_position(table: Table, name: str, expected: Position | None, new: Position) -> dict[str, str]:
+def move_position(
+    properties: Mapping[str, str], name: str, expected: Position | None, new: Position, *, table: str
+) -> dict[str, str]:
     """Returns the property that moves a position.
+
+    Args:
+        properties: the table's properties.
+        name: the position's name.
+        expected: the position that must be stored.
+        new: the new position.
+        table: the table's name, for errors.
 
     Raises:
         Conflict: the stored position is not the expected one. For a log position, only the partitions that move
             are compared.
     """
-    stored = find_position(table, name)
-    where = f"table {table.name()[-1]}: position {name!r}"
+    stored = find_position(properties, name)
+    where = f"table {table}: position {name!r}"
     if isinstance(new, LogPosition):
         return {POSITION + name: encode_position(_move_log_position(stored, expected, new, where))}
     if stored != expected:

@@ -2,32 +2,33 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import date, datetime
 from pathlib import Path
-
-import polars as pl
-import pyarrow as pa
-from pyiceberg.catalog import Catalog
-from pyiceberg.io.pyarrow import schema_to_pyarrow
-from pyiceberg.table import Table
-from pyiceberg.transforms import DayTransform
+from typing import TYPE_CHECKING, TypeVar
 
 from headrace.kernel.errors import CallError
 from headrace.kernel.position import Position
 from headrace.lake import changes
-from headrace.lake.errors import name_errors
+from headrace.lake.file_errors import missing_table, name_file_errors
 from headrace.lake.history import snapshot_at
+from headrace.lake.metadata import StoredSnapshot, TableMetadata
 from headrace.lake.positions import find_position
-from headrace.lake.schema import conflicts, iceberg_schema
-from headrace.lake.snapshot import Snapshot, sequence_of, snapshot_of
-from headrace.lake.tags import tags_of
+from headrace.lake.snapshot import Snapshot, snapshot_of
+from headrace.lake.tag_names import tags_of
+
+if TYPE_CHECKING:
+    import polars as pl
+    import pyarrow as pa
+    from pyiceberg.catalog import Catalog
+    from pyiceberg.table import Table
+
+    from headrace.lake.lake import Lake
+    from headrace.lake.reading.port import StoredTable
 
 __all__ = ["TableReader"]
 
-# Without this, Polars warns at every scan that an optional package for planning scans is missing.
-os.environ.setdefault("POLARS_ICEBERG_PLANNER", "pyiceberg")
+_Answer = TypeVar("_Answer")
 
 
 class TableReader:
@@ -36,16 +37,19 @@ class TableReader:
     Attributes:
         name: its name within the project.
         where: the catalog's address, for errors.
-        catalog: PyIceberg's catalog.
         folder: this machine's folder for local state of the lake.
     """
 
-    def __init__(self, catalog: Catalog, iceberg: Table, where: str, folder: Path) -> None:
-        self.catalog = catalog
-        self.where = where
-        self.folder = folder
-        self._identifier = iceberg.name()
-        self.name: str = self._identifier[-1]
+    def __init__(self, lake: Lake, name: str) -> None:
+        self._lake = lake
+        self.name = name
+        self.where = lake.where
+        self.folder: Path = lake.folder
+
+    @property
+    def catalog(self) -> Catalog:
+        """PyIceberg's catalog."""
+        return self._lake.catalog
 
     def iceberg(self) -> Table:
         """Loads PyIceberg's table from the catalog, for operations that this class lacks.
@@ -53,27 +57,26 @@ class TableReader:
         Raises:
             CallError: the table does not exist any more.
         """
+        from headrace.lake.errors import name_errors
+
         with name_errors(self.where, self.name):
-            return self.catalog.load_table(self._identifier)
+            return self.catalog.load_table((self._lake.namespace, self.name))
 
     def schema(self) -> pa.Schema:
         """The current columns; instants are timestamp[us, UTC]."""
-        return schema_to_pyarrow(self.iceberg().schema(), include_field_ids=False)
+        return self._read(lambda table: table.schema())
+
+    def uuid(self) -> str:
+        """The id that the table keeps for as long as it exists. Another table of this name has another id."""
+        return self._metadata().table_uuid
 
     def partition_by(self) -> tuple[tuple[str, str], ...]:
         """(column, `identity` or `day`) pairs, as `ensure` takes them."""
-        table = self.iceberg()
-        return tuple(
-            (
-                table.schema().find_field(field.source_id).name,
-                "day" if isinstance(field.transform, DayTransform) else "identity",
-            )
-            for field in table.spec().fields
-        )
+        return self._metadata().partition_by()
 
     def current_snapshot(self) -> Snapshot | None:
         """The newest snapshot; None if nothing was ever written."""
-        current = self.iceberg().current_snapshot()
+        current = self._metadata().current_snapshot()
         return None if current is None else snapshot_of(current)
 
     def snapshot(self, ref: int | str | datetime) -> Snapshot:
@@ -83,30 +86,21 @@ class TableReader:
             CallError: the table has no such snapshot (it may have expired), no such tag, or no rows yet at that
                 moment.
         """
-        table = self.iceberg()
-        if isinstance(ref, datetime):
-            return snapshot_of(snapshot_at(table, ref))
-        snapshot = table.snapshot_by_id(ref) if isinstance(ref, int) else table.snapshot_by_name(ref)
-        if snapshot is None:
-            raise CallError(
-                f"{'snapshot' if isinstance(ref, int) else 'tag'} {ref!r} does not exist",
-                where=f"table {self.name}",
-                remedy="Snapshots expire unless they are tagged. The table's tags are: "
-                + (", ".join(sorted(tags_of(table))) or "none"),
-            )
-        return snapshot_of(snapshot)
+        return snapshot_of(self._find_snapshot(self._metadata(), ref))
 
     def snapshots(self) -> list[Snapshot]:
         """The snapshots that have not expired, oldest first."""
-        return [snapshot_of(snapshot) for snapshot in sorted(self.iceberg().snapshots(), key=sequence_of)]
+        return [snapshot_of(snapshot) for snapshot in self._metadata().ordered_snapshots()]
 
     def type_conflicts(self, schema: pa.Schema) -> dict[str, tuple[str, str]]:
         """Column → its type here and in `schema`, where the first can neither hold nor become the second."""
+        from headrace.lake.schema import conflicts, iceberg_schema
+
         return conflicts(self.iceberg().schema(), iceberg_schema(schema, self.name))
 
     def tags(self) -> dict[str, int]:
         """Tag → snapshot id."""
-        return tags_of(self.iceberg())
+        return tags_of(self._metadata())
 
     def scan(self, snapshot: int | None = None) -> pl.LazyFrame:
         """The rows of a snapshot (default: the newest at this call), not yet read.
@@ -116,17 +110,19 @@ class TableReader:
 
         Raises:
             CallError: the table has no such snapshot.
+            Unavailable: the files that list the snapshot's files cannot be read.
         """
-        table = self.iceberg()
-        if snapshot is None:
-            current = table.current_snapshot()
-            if current is None:
-                empty = schema_to_pyarrow(table.schema(), include_field_ids=False).empty_table()
-                return pl.DataFrame(pl.from_arrow(empty)).lazy()
-            snapshot = current.snapshot_id
-        elif table.snapshot_by_id(snapshot) is None:
-            self.snapshot(snapshot)  # raises CallError
-        return pl.scan_iceberg(table, snapshot_id=snapshot, reader_override="native")
+        import polars as pl
+
+        def scan_table(table: StoredTable) -> pl.LazyFrame:
+            current = table.metadata.current_snapshot()
+            if snapshot is None and current is None:
+                return pl.LazyFrame(schema=pl.Schema(table.schema()))
+            version = current if snapshot is None else self._find_snapshot(table.metadata, snapshot)
+            assert version is not None
+            return table.scan(version.snapshot_id)
+
+        return self._read(scan_table)
 
     def days_changed(
         self, column: str, since: int | None, until: int, where: Mapping[str, object] | None = None
@@ -148,8 +144,12 @@ class TableReader:
         Raises:
             CallError: the table is not partitioned by that day, or `until` does not exist.
         """
-        self.snapshot(until)
-        return changes.days_changed(self.iceberg(), column, since, until, where or {})
+
+        def compare(table: StoredTable) -> set[date] | None:
+            self._find_snapshot(table.metadata, until)
+            return changes.days_changed(table, self.name, column, since, until, where or {})
+
+        return self._read(compare)
 
     def rows_per_day(
         self, column: str, snapshot: int, where: Mapping[str, object] | None = None
@@ -164,13 +164,61 @@ class TableReader:
         Raises:
             CallError: the table is not partitioned by that day, or the snapshot does not exist.
         """
-        self.snapshot(snapshot)
-        return changes.rows_per_day(self.iceberg(), column, snapshot, where or {})
+
+        def count(table: StoredTable) -> dict[date, int]:
+            self._find_snapshot(table.metadata, snapshot)
+            return changes.rows_per_day(table, self.name, column, snapshot, where or {})
+
+        return self._read(count)
 
     def property(self, name: str) -> str | None:
         """A property of the table, or None."""
-        return self.iceberg().properties.get(name)
+        return self._metadata().properties.get(name)
 
     def position(self, name: str) -> Position | None:
         """The position that `append` stored under this name, or None."""
-        return find_position(self.iceberg(), name)
+        return find_position(self._metadata().properties, name)
+
+    def _metadata(self) -> TableMetadata:
+        return self._read(lambda table: table.metadata)
+
+    def _read(self, use: Callable[[StoredTable], _Answer]) -> _Answer:
+        """Calls `use` with the table as it is now; again if maintenance removed a file meanwhile.
+
+        Raises:
+            CallError: the table does not exist.
+            Unavailable: the catalog or a file cannot be read.
+        """
+        with name_file_errors(self.where, self.name):
+            table = self._load()
+            while True:
+                try:
+                    return use(table)
+                except FileNotFoundError:
+                    newer = self._load()
+                    if newer.file == table.file:
+                        raise
+                    table = newer
+
+    def _load(self) -> StoredTable:
+        table = self._lake.reader.find(self.name)
+        if table is None:
+            raise missing_table(self.name, self.where)
+        return table
+
+    def _find_snapshot(self, metadata: TableMetadata, ref: int | str | datetime) -> StoredSnapshot:
+        """The snapshot in the metadata. Raises CallError as `snapshot`."""
+        if isinstance(ref, datetime):
+            return snapshot_at(metadata, ref, self.name)
+        if isinstance(ref, int):
+            snapshot = metadata.snapshot(ref)
+        else:
+            snapshot = metadata.snapshot(metadata.refs[ref].snapshot_id) if ref in metadata.refs else None
+        if snapshot is None:
+            raise CallError(
+                f"{'snapshot' if isinstance(ref, int) else 'tag'} {ref!r} does not exist",
+                where=f"table {self.name}",
+                remedy="Snapshots expire unless they are tagged. The table's tags are: "
+                + (", ".join(sorted(tags_of(metadata))) or "none"),
+            )
+        return snapshot

@@ -10,9 +10,9 @@ from pyiceberg.table.refs import MAIN_BRANCH
 from pyiceberg.table.snapshots import Snapshot as IcebergSnapshot
 from pyiceberg.table.update import SetCurrentSchemaUpdate, SetPropertiesUpdate, TableUpdate
 
-from headrace.lake.expiry import KEEP
 from headrace.lake.refs import TRIES, assert_ref, commit_updates, set_branch, set_tag, too_many_tries
 from headrace.lake.snapshot import newest_snapshot, summary_of
+from headrace.lake.tag_names import KEEP
 
 __all__ = ["rollback_to_snapshot"]
 

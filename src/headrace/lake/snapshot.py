@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
 from headrace.kernel.errors import CallError
+from headrace.kernel.time import from_micros
+from headrace.lake.metadata import StoredSnapshot
 
 if TYPE_CHECKING:
     from pyiceberg.table import Table
     from pyiceberg.table.snapshots import Snapshot as IcebergSnapshot
 
 __all__ = ["Snapshot", "newest_snapshot", "sequence_of", "snapshot_of", "summary_of"]
+
+_OPERATION = "operation"
 
 
 class Snapshot(Struct, frozen=True):
@@ -36,16 +40,15 @@ class Snapshot(Struct, frozen=True):
     rows: int
 
 
-def snapshot_of(iceberg: IcebergSnapshot) -> Snapshot:
-    """Converts PyIceberg's snapshot."""
-    summary = dict(summary_of(iceberg))
+def snapshot_of(stored: StoredSnapshot) -> Snapshot:
+    """Converts a snapshot of the table's metadata."""
     return Snapshot(
-        id=iceberg.snapshot_id,
-        at=datetime.fromtimestamp(iceberg.timestamp_ms / 1000, UTC),
-        operation=iceberg.summary.operation.value if iceberg.summary is not None else "append",
-        summary=summary,
-        parent=iceberg.parent_snapshot_id,
-        rows=int(summary.get("total-records", 0)),
+        id=stored.snapshot_id,
+        at=from_micros(stored.timestamp_ms * 1000),
+        operation=stored.summary.get(_OPERATION, "append"),
+        summary={name: value for name, value in stored.summary.items() if name != _OPERATION},
+        parent=stored.parent_snapshot_id,
+        rows=int(stored.summary.get("total-records", 0)),
     )
 
 

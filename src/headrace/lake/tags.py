@@ -10,23 +10,13 @@ from collections.abc import Callable
 
 from pyiceberg.catalog import Catalog
 from pyiceberg.table import Table
-from pyiceberg.table.refs import SnapshotRefType
 
 from headrace.kernel.errors import CallError
-from headrace.lake import lease
-from headrace.lake.expiry import KEEP
+from headrace.lake.metadata import metadata_of
 from headrace.lake.refs import TRIES, too_many_tries, update_refs
+from headrace.lake.tag_names import KEEP, tags_of
 
-__all__ = ["create_tag", "remove_stale_keeps", "remove_tag", "tags_of"]
-
-
-def tags_of(table: Table) -> dict[str, int]:
-    """Tag → snapshot id, without the lake's internal tags."""
-    return {
-        name: ref.snapshot_id
-        for name, ref in table.refs().items()
-        if ref.snapshot_ref_type == SnapshotRefType.TAG and not name.startswith((KEEP, lease.TAG))
-    }
+__all__ = ["create_tag", "remove_stale_keeps", "remove_tag"]
 
 
 def create_tag(
@@ -57,7 +47,7 @@ def remove_tag(catalog: Catalog, load: Callable[[], Table], name: str) -> None:
     """Removes a tag, if it exists. Raises Conflict as LakeTable.remove_tag."""
     for _ in range(TRIES):
         table = load()
-        tags = tags_of(table)
+        tags = tags_of(metadata_of(table))
         if name not in tags:
             return
         names = [name]
@@ -74,7 +64,7 @@ def remove_stale_keeps(catalog: Catalog, table: Table) -> None:
 
     If another commit is faster, nothing is removed: the next maintenance tries again.
     """
-    tagged = set(tags_of(table).values())
+    tagged = set(tags_of(metadata_of(table)).values())
     stale = {
         name: ref.snapshot_id
         for name, ref in table.refs().items()

@@ -15,7 +15,7 @@ from headrace.code.source_files import list_modules, stamp
 from headrace.config.settings import Settings
 from headrace.kernel.errors import HeadraceError, ProjectError
 
-__all__ = ["load_modules", "project_files"]
+__all__ = ["load_modules", "module_stamps", "project_files"]
 
 _stamps: dict[str, dict[str, tuple[int, int]]] = {}  # package → the stamps of its files when it was imported
 
@@ -36,6 +36,15 @@ def project_files(settings: Settings) -> dict[str, Path]:
     return list_modules(settings.root, settings.project)
 
 
+def module_stamps(settings: Settings) -> dict[str, tuple[int, int]]:
+    """File → its stamp (code.source_files.stamp), for every module of the project's package.
+
+    Raises:
+        ProjectError: the package does not exist.
+    """
+    return {str(path): stamp(path) for path in project_files(settings).values()}
+
+
 def load_modules(settings: Settings, *, without: Iterable[str] = ()) -> list[ModuleType]:
     """Imports the modules of the project's package, and returns them.
 
@@ -53,15 +62,15 @@ def load_modules(settings: Settings, *, without: Iterable[str] = ()) -> list[Mod
     root = str(settings.root)
     if root not in sys.path:
         sys.path.insert(0, root)
-    _forget_stale_modules(settings, files)
+    _forget_stale_modules(settings)
     with _no_bytecode():
         return [_import(name, path) for name, path in files.items() if name not in unwanted]
 
 
-def _forget_stale_modules(settings: Settings, files: dict[str, Path]) -> None:
+def _forget_stale_modules(settings: Settings) -> None:
     """Removes modules from sys.modules that were imported from another folder, or before the files were edited
     (in notebooks, in tests, by one build after another)."""
-    stamps = {str(path): stamp(path) for path in files.values()}
+    stamps = module_stamps(settings)
     if _stamps.get(settings.project) != stamps:
         for name in [n for n in sys.modules if n.split(".")[0] == settings.project]:
             del sys.modules[name]

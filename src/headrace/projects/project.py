@@ -6,7 +6,7 @@ Declarations are module-level objects. Importing a module fills no registry.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any, TypeVar
 
@@ -18,7 +18,7 @@ from headrace.declare.place import Place
 from headrace.declare.source import Source
 from headrace.declare.table import Table
 from headrace.kernel.errors import CallError, ProjectError
-from headrace.projects.loader import load_modules
+from headrace.projects.loader import load_modules, module_stamps
 
 __all__ = ["Project", "load_project"]
 
@@ -37,6 +37,7 @@ class Project:
             under @changes (declare.changes.current). Each table comes after the tables that it reads; `inputs`
             resolves the names among its `reads`.
         modules: the modules that were imported; Feast's objects are found in them by features.feast.
+        stamps: the stamps of the package's files when they were imported (projects.loader.module_stamps).
     """
 
     settings: Settings
@@ -45,6 +46,7 @@ class Project:
     tables: Mapping[str, Table]
     models: Mapping[str, Model]
     modules: tuple[ModuleType, ...]
+    stamps: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
     def inputs(self, table: Table) -> list[Contract | Source | Table]:
         """The inputs of a table, with names resolved."""
@@ -80,6 +82,7 @@ def load_project(settings: Settings, *, without: Iterable[str] = ()) -> Project:
             table reads an input that does not exist, tables read each other in a cycle, a target is not in the
             labels.
     """
+    stamps = module_stamps(settings)
     modules = load_modules(settings, without=without)
     contracts: dict[str, Contract] = {}
     sources: dict[str, Source] = {}
@@ -108,7 +111,7 @@ def load_project(settings: Settings, *, without: Iterable[str] = ()) -> Project:
     for model in models.values():
         _check_target(model)
     _check_names(contracts.values(), tables.values(), models.values())
-    return Project(settings, contracts, sources, _in_order(tables), models, tuple(modules))
+    return Project(settings, contracts, sources, _in_order(tables), models, tuple(modules), stamps)
 
 
 def _list_declarations(modules: Iterable[ModuleType]) -> list[Any]:

@@ -24,9 +24,10 @@ from headrace.tables.call import call_function, collect_frames
 from headrace.tables.current import keep_current
 from headrace.tables.days import check_day, make_days, refuse_lost_rows
 from headrace.tables.evolution import check_change
+from headrace.tables.failures import FailedRow, describe_failures, merge_failures
 from headrace.tables.plan import RebuildPlan, plan_rebuild, spread_days
 from headrace.tables.read import Readable, TableInput, read_input
-from headrace.tables.rowwise import FailedRow, RowwiseCalls, describe_failures, merge_failures
+from headrace.tables.rowwise import RowwiseCalls
 
 __all__ = ["TableBuild", "build_table", "unpin_inputs"]
 

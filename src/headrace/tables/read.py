@@ -143,7 +143,7 @@ def read_input(project: Project, lake: Lake, declared: Readable, snapshot: int |
     if isinstance(declared, Table):
         return frame
     stored = frame.collect_schema()
-    current = pl.LazyFrame(pl.from_arrow(table.schema().empty_table())).collect_schema()
+    current = pl.Schema(table.schema())
     columns = [*(f.name for f in msgspec.structs.fields(declared.struct)), *_LOG_COLUMNS]
     columns += _FIRST_COLUMNS if declared.row_key else ()
     missing = [name for name in columns if name not in current]

@@ -6,41 +6,23 @@ follows the stream, and when features are recomputed. f(a + b) = f(a) + f(b), so
 
 from __future__ import annotations
 
-import json
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from datetime import date, datetime
 from typing import Any
 
 import polars as pl
-from msgspec import Struct
 
 from headrace.declare.event import Contract
 from headrace.declare.table import Table
 from headrace.kernel.errors import ProjectError
 from headrace.tables.call import call_function, collect_frames, concat_results
+from headrace.tables.failures import FailedRow
 
-__all__ = ["FailedRow", "RowwiseCalls", "describe_failures", "merge_failures", "read_failures"]
+__all__ = ["RowwiseCalls"]
 
 _FEW = 100  # rows that a function may fail on, however few rows there are
 _SHARE = 10  # otherwise, one row in so many
-_EXAMPLES = 3
 _MAX_TEXT = 300  # characters
-
-
-class FailedRow(Struct, frozen=True):
-    """A row of the input that a rowwise function failed on.
-
-    Attributes:
-        row: the event's `TOPIC@PARTITION:OFFSET`, or the values of the row.
-        error: the function's error.
-        where: the line that raised it.
-        day: the UTC day of the input, if the table is made by days.
-    """
-
-    row: str
-    error: str
-    where: str | None
-    day: date | None = None
 
 
 class RowwiseCalls:
@@ -107,37 +89,6 @@ class RowwiseCalls:
         if self._topic is not None and {"_log_partition", "_log_offset"} <= row.keys():
             return f"{self._topic}@{row['_log_partition']}:{row['_log_offset']}"
         return _cut(", ".join(f"{name}={value!r}" for name, value in row.items()))
-
-
-def describe_failures(table: str, failed: Sequence[FailedRow]) -> str:
-    """The rows that were left out, in a sentence without a period."""
-    count = len(failed)
-    rows = "1 row that" if count == 1 else f"{count:,} rows that"
-    return f"left out {rows} {table}() fails on: {failed[0].row}: {failed[0].error}"
-
-
-def merge_failures(stored: str | None, days: Collection[date], failed: Sequence[FailedRow]) -> str:
-    """The property FAILED_ROWS after a build.
-
-    Args:
-        stored: the property before; None if all of the input was read.
-        days: the input days that the build has read.
-        failed: the rows that the function failed on.
-    """
-    read = {day.isoformat() for day in days}
-    entries = {day: entry for day, entry in json.loads(stored or "{}").items() if day not in read}
-    for failure in failed:
-        entry = entries.setdefault("" if failure.day is None else failure.day.isoformat(), [0])
-        entry[0] += 1
-        if len(entry) <= _EXAMPLES:
-            entry.append(f"{failure.row}: {failure.error}")
-    return json.dumps(dict(sorted(entries.items())))
-
-
-def read_failures(stored: str | None) -> tuple[int, list[str]]:
-    """How many rows of a table's input were left out, and the newest examples of them, by FAILED_ROWS."""
-    entries = list(json.loads(stored or "{}").values())
-    return sum(entry[0] for entry in entries), [text for entry in reversed(entries) for text in entry[1:]]
 
 
 def _cut(text: str) -> str:

@@ -311,6 +311,17 @@ def test_a_view_whose_function_fails_as_a_whole_is_not_followed(project, log, la
     )
 
 
+def test_a_process_with_other_code_than_the_files_does_not_follow(project, store):
+    """Otherwise rows of the old code would reach the view that a build fills with the new one."""
+    OnlineSink(project, project.contract("clicks"), store)
+    tables = project.settings.root / "small" / "tables.py"
+    tables.write_text(tables.read_text().replace('pl.col("price") > 1)', 'pl.col("price") > 2)'))
+    with pytest.raises(ProjectError, match="edited while this process was starting"):
+        OnlineSink(project, project.contract("clicks"), store)
+    edited = load_project(project.settings)
+    OnlineSink(edited, edited.contract("clicks"), store)
+
+
 def test_the_code_of_a_rowwise_table_is_the_one_that_feast_compiles_in(project):
     source = TableSource(project.tables["clean"])
     source.complete(project, CodeIndex(project_files(project.settings)))

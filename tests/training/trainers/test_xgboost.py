@@ -175,3 +175,33 @@ def test_a_multiclass_model_predicts_a_probability_for_each_class(tmp_path: Path
     assert outputs.sum(axis=1) == pytest.approx(1)
     assert evaluator_for("multiclass").metric("accuracy", y[1500:], outputs) > 0.9
     np.testing.assert_array_equal(predictor.predict(x[1500:1501])[0], outputs[0])
+
+
+def test_text_is_a_category() -> None:
+    """One split tells the odd letters from the even ones: numbers in alphabetical order would need many."""
+    letters = tuple("abcdefghij")
+    rng = np.random.default_rng(2)
+    codes = rng.integers(0, len(letters), 2_000).astype(np.float32)
+    examples = Examples(codes[:, None], (codes % 2).astype(np.float32))
+    data = TrainingData("binary", Encoding(("kind",), {"kind": letters}), (), examples, examples)
+    fitted = TRAINER.fit(TRAINER.prepare(data), XGBoost(1, 1, max_depth=1), {}, seed=0, budget=Budget())
+    assert ((fitted.validation > 0.5) == (examples.target > 0)).all()
+
+
+def test_a_value_that_xgboost_refuses_is_an_error() -> None:
+    x, y = make_data(400)
+    for parameters in ({"max_depth": -3}, {"tree_method": "exact"}, {"objective": "binary:logit"}):
+        with pytest.raises(ProjectError, match=r"XGBoost cannot be fitted: \w") as error:
+            fit_on(Examples(x, y), Examples(x, y), XGBoost(2, 2, **parameters))
+        assert "\n" not in str(error.value)
+
+
+def test_the_predictor_answers_for_text_as_xgboost_does(tmp_path: Path) -> None:
+    x, y = make_data(2_000)
+    x[:, 4] = np.random.default_rng(1).integers(0, 12, len(x))
+    x[::9, 4] = np.nan
+    encoding = Encoding(FEATURES, {"f4": tuple("abcdefghijkl")})
+    data = TrainingData("binary", encoding, (), Examples(x[:1500], y[:1500]), Examples(x[1500:], y[1500:]))
+    fitted = TRAINER.fit(TRAINER.prepare(data), XGBoost(20, 10), {}, seed=0, budget=Budget())
+    save_model(tmp_path, fitted.files, ModelMeta(trainer="xgboost", encoding=encoding))
+    np.testing.assert_array_equal(load_model(tmp_path).predict(x[1500:]), fitted.validation)

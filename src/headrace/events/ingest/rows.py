@@ -28,7 +28,7 @@ def good_rows(table: LakeTable, schema: pa.Schema) -> pl.LazyFrame:
     """
     rows = table.scan()
     present = rows.collect_schema().names()
-    wanted = pl.DataFrame(pl.from_arrow(schema.empty_table())).schema
+    wanted = pl.Schema(schema)
     columns = [
         pl.col(name) if name in present else pl.lit(None, dtype=dtype).alias(name)
         for name, dtype in wanted.items()

@@ -48,7 +48,7 @@ class TopicShare:
             settle: finishes work on the share; called before some of its partitions go to another member.
         """
         # Another table of this name, created later or in another catalog, must get the whole topic again.
-        table = f"{self._table.where} {self._table.iceberg().metadata.table_uuid}"
+        table = f"{self._table.where} {self._table.uuid()}"
         group = f"headrace-{self._table.name}-{short_digest(table)}"
         self._member = self._log.join(self._topic, group, self._table.folder / "members", settle)
         self.partitions = frozenset()

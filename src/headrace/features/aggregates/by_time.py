@@ -105,9 +105,10 @@ class LastN(Aggregate):
         ends = np.cumsum(sizes)
         indexes = np.arange(ends[-1]) - np.repeat(ends - sizes - first, sizes)
         values = column.names_of(pl.Series(column.in_order[indexes]))
-        lists = pa.LargeListArray.from_arrays(
-            pa.array(np.append(0, ends)), values.to_arrow(), mask=pa.array(sizes == 0)
-        )
+        # Not by pa.array(), which imports pandas.
+        offsets: Any = pl.Series(np.append(0, ends)).to_arrow()
+        empty: Any = pl.Series(sizes == 0).to_arrow()
+        lists = pa.LargeListArray.from_arrays(offsets, values.to_arrow(), mask=empty)
         return pl.Series(values=lists)
 
     def tile_parts(self, column: Dtype) -> tuple[TilePart, ...]:

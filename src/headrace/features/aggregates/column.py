@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-import pyarrow as pa
 from numpy.typing import NDArray
 
 from headrace.features.aggregates.exact import ExactSums, float_sums, whole_sums
@@ -60,7 +59,8 @@ class SortedColumn:
 
     def series_of(self, values: Values, present: NDArray[np.bool_], *, named: bool = False) -> pl.Series:
         """Results as a series, null where `present` is false; `named` if they are values of the column."""
-        series = pl.Series(values=pa.array(values, mask=~present))
+        # Not by pa.array(), which imports pandas.
+        series = pl.select(pl.when(pl.Series(present)).then(pl.Series(values))).to_series()
         return self.names_of(series) if named else series
 
     @cached_property

@@ -16,13 +16,14 @@ from headrace.declare.event import Contract
 from headrace.declare.table import Table
 from headrace.features.plan import WindowedView
 from headrace.kernel.errors import ProjectError
-from headrace.projects.loader import project_files
+from headrace.projects.loader import module_stamps, project_files
 from headrace.projects.project import Project
 from headrace.tables.call import collect_frames
+from headrace.tables.failures import FailedRow
 from headrace.tables.read import Readable
-from headrace.tables.rowwise import FailedRow, RowwiseCalls
+from headrace.tables.rowwise import RowwiseCalls
 
-__all__ = ["ComputedRows", "code_of", "codes_of", "is_of_other_code", "rows_of"]
+__all__ = ["ComputedRows", "code_of", "codes_as_loaded", "codes_of", "is_of_other_code", "rows_of"]
 
 
 def codes_of(project: Project) -> dict[str, str]:
@@ -30,6 +31,22 @@ def codes_of(project: Project) -> dict[str, str]:
     index = CodeIndex(project_files(project.settings))
     rowwise = [table for table in project.tables.values() if table.rowwise]
     return {table.name: code_of(project, table, index) for table in rowwise}
+
+
+def codes_as_loaded(project: Project) -> dict[str, str]:
+    """As `codes_of`, for a process that runs the functions: the codes are those of the functions it imported.
+
+    Raises:
+        ProjectError: the project's files were edited since they were imported.
+    """
+    codes = codes_of(project)
+    if module_stamps(project.settings) != project.stamps:
+        raise ProjectError(
+            "the project's code was edited while this process was starting",
+            where=str(project.settings.root / project.settings.project),
+            remedy="Start it again.",
+        )
+    return codes
 
 
 def code_of(project: Project, table: Table, index: CodeIndex) -> str:

@@ -16,8 +16,8 @@ from headrace.kernel.position import LogPosition, Position, SnapshotPosition
 from headrace.kernel.time import from_micros, now_micros
 from headrace.lake import Lake
 from headrace.projects.project import Project
+from headrace.tables.failures import describe_failures
 from headrace.tables.read import read_input
-from headrace.tables.rowwise import describe_failures
 
 __all__ = ["FillResult", "fill"]
 

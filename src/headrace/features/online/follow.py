@@ -9,13 +9,13 @@ import polars as pl
 import pyarrow as pa
 
 from headrace.declare.event import Contract
-from headrace.features.offline.rowwise import codes_of, is_of_other_code, rows_of
+from headrace.features.offline.rowwise import codes_as_loaded, is_of_other_code, rows_of
 from headrace.features.online.store import OnlineStore
 from headrace.features.plan import WindowedView
 from headrace.kernel.errors import Conflict, ProjectError
 from headrace.kernel.position import LogPosition
 from headrace.projects.project import Project
-from headrace.tables.rowwise import describe_failures
+from headrace.tables.failures import describe_failures
 
 __all__ = ["OnlineSink"]
 
@@ -35,6 +35,9 @@ class OnlineSink:
 
     An event that a rowwise function fails on makes no rows, as in the function's table (tables.rowwise). If the
     function fails as a whole, its views are no longer followed.
+
+    Raises:
+        ProjectError: the project's code was edited since it was imported.
     """
 
     name = "the online store"
@@ -45,7 +48,7 @@ class OnlineSink:
         self._topic = contract.topic
         self._store = store
         self._idle: LogPosition | None = None
-        self._codes = codes_of(project)  # read now, while the files are still those that were loaded
+        self._codes = codes_as_loaded(project)
         self._warned: set[str] = set()
         self._failing: set[str] = set()
 

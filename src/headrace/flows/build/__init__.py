@@ -47,7 +47,7 @@ def build(
         Unavailable: another build runs on this project, or a service cannot be reached.
     """
     start, settings = perf_counter(), workspace.settings
-    if override is None and is_unchanged(settings):
+    if override is None and is_unchanged(workspace):
         if targets:
             _check_targets(settings, targets)
         return BuildReport((), perf_counter() - start, dry_run)

@@ -55,14 +55,14 @@ class Preview:
         self._root = context.settings.root
         self._lock = read_lock(self._root)
         self._params = read_params(self._root)
-        self._sources = find_sources(context.settings, context.code)
+        self._sources = find_sources(context.workspace, context.code)
         self._stale: dict[str, str] = {}  # pointer that will change → the stage that writes it
 
     def plan(self, targets: Sequence[str]) -> list[PlannedStage]:
         """See plan_build."""
         stages = self.context.graph.select(targets)
         raise_first_problem(self._sources, stages)
-        drift = find_drift(self.context.settings, self.context.graph.stages)
+        drift = find_drift(self.context.workspace, self.context.graph.stages)
         planned = []
         for stage in stages:
             if stage.reporting == "never":

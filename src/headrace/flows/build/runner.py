@@ -30,7 +30,7 @@ def run_build(context: BuildContext, targets: Sequence[str], progress: Progress)
     settings, graph = context.settings, context.graph
     init(settings.root)
     selected = graph.select(targets)
-    sources = fetch_revisions(settings, context.code, find_sources(settings, context.code))
+    sources = fetch_revisions(settings, context.code, find_sources(context.workspace, context.code))
     problems = [path for path, source in sources.items() if source.problem is not None]
     blocked = graph.makers_of(problems) | graph.dependents_of(problems)
     reports: list[StageReport] = []
@@ -38,9 +38,9 @@ def run_build(context: BuildContext, targets: Sequence[str], progress: Progress)
         for path, source in sources.items():
             if source.head is not None:  # a source's pointer is the output of a stage
                 context.pointers.write(path, source.pointer)
-        remove_void_pointers(settings, graph.stages)
+        remove_void_pointers(context.workspace, graph.stages)
         _remove_lost_pointers(context, selected)
-        drift = find_drift(settings, graph.stages)
+        drift = find_drift(context.workspace, graph.stages)
         write_if_changed(settings.root / "dvc.yaml", graph.dvc_yaml().encode())
         pipeline = Pipeline(settings.root)
         with pipeline.lock():
@@ -103,7 +103,7 @@ def _remove_lost_pointers(context: BuildContext, stages: Iterable[Stage]) -> Non
 
 
 def _record_build(context: BuildContext, sources: Mapping[str, SourceState]) -> None:
-    tables = table_snapshots(context.settings, context.graph.stages).values()
+    tables = table_snapshots(context.workspace, context.graph.stages).values()
     external, read = context.code.external, sources_read(context.code).values()
     record_build(
         context.settings,

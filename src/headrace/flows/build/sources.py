@@ -17,6 +17,7 @@ from headrace.kernel.digest import digest_file
 from headrace.kernel.errors import HeadraceError, ProjectError, Unavailable
 from headrace.lake.table_state import current_snapshot_ids
 from headrace.projects.checkout import resolve_revision
+from headrace.workspace import Workspace
 
 __all__ = ["SourceState", "find_sources", "raise_first_problem", "read_source_state", "sources_read"]
 
@@ -38,7 +39,7 @@ class SourceState:
     problem: HeadraceError | None = None
 
 
-def find_sources(settings: Settings, code: ProjectCode) -> dict[str, SourceState]:
+def find_sources(workspace: Workspace, code: ProjectCode) -> dict[str, SourceState]:
     """Pointer file → the state of the topic's table or source, for each that a table or feature view reads.
 
     Raises:
@@ -47,10 +48,10 @@ def find_sources(settings: Settings, code: ProjectCode) -> dict[str, SourceState
     tables = [table for table in code.topics.values() if ("topics", table) in _reads(code)]
     states = {
         Pointers.path("topics", table): _topic_state(code, table, snapshot)
-        for table, snapshot in current_snapshot_ids(settings, tables).items()
+        for table, snapshot in current_snapshot_ids(workspace.lake, tables).items()
     }
     for name, source in sources_read(code).items():
-        states[Pointers.path("sources", name)] = read_source_state(settings, name, source)
+        states[Pointers.path("sources", name)] = read_source_state(workspace.settings, name, source)
     return states
 
 

@@ -25,6 +25,7 @@ from headrace.kernel.time import now
 from headrace.lake.table_state import current_snapshot_ids, rows_snapshot_ids
 from headrace.projects.checkout import find_revision
 from headrace.projects.loader import project_files
+from headrace.workspace import Workspace
 
 __all__ = ["is_unchanged", "record_build"]
 
@@ -33,8 +34,9 @@ _KEPT = ("models", "metrics", "plots")
 _WRITTEN = ("dvc.yaml", "dvc.lock", FILE, PARAMS_FILE)
 
 
-def is_unchanged(settings: Settings) -> bool:
+def is_unchanged(workspace: Workspace) -> bool:
     """Whether nothing has changed since the last whole build, and no model's refresh is due."""
+    settings = workspace.settings
     try:
         record = json.loads(settings.place(_FILE).read_bytes())
         heads, tables, due = record["heads"], record["tables"], record["due"]
@@ -45,8 +47,8 @@ def is_unchanged(settings: Settings) -> bool:
         return False
     return bool(
         all(find_revision(settings.root, name) == commit for name, commit in revisions.items())
-        and current_snapshot_ids(settings, heads) == heads
-        and rows_snapshot_ids(settings, tables) == tables
+        and current_snapshot_ids(workspace.lake, heads) == heads
+        and rows_snapshot_ids(workspace.lake, tables) == tables
         and _digest(settings, record["files"], record["env"]) == record["digest"]
     )
 

@@ -6,17 +6,15 @@ import os
 import threading
 from collections.abc import Sequence
 
-from headrace.code.source_files import stamp
-from headrace.config.settings import Settings
 from headrace.declare.event import Contract
 from headrace.events.contracts.description import describe_contract
 from headrace.events.ingest.adoption import find_stored_contract
-from headrace.features.offline.rowwise import codes_of, is_of_other_code
+from headrace.features.offline.rowwise import codes_as_loaded, codes_of, is_of_other_code
 from headrace.features.online import OnlineStore
 from headrace.features.plan import StoredView, WindowedView
 from headrace.kernel.errors import ProjectError, Unavailable
 from headrace.lake import Lake
-from headrace.projects.loader import project_files
+from headrace.projects.loader import module_stamps
 from headrace.projects.project import Project
 
 __all__ = ["CodeWatch", "NewerCode"]
@@ -50,9 +48,8 @@ class CodeWatch:
         stop: threading.Event,
     ) -> None:
         self._project, self._lake, self._online, self._stop = project, lake, online, stop
-        self._loaded = codes_of(project)
+        self._loaded = codes_as_loaded(project)
         self._contracts = contracts
-        self._files = _stamps(project.settings)
         self._ended = threading.Event()
         self._newer: str | None = None
         self._thread = threading.Thread(target=self._run, name="code-watch", daemon=True)
@@ -74,7 +71,8 @@ class CodeWatch:
         while not self._ended.wait(_INTERVAL):
             try:
                 # Without an edit a new process would load the same code and end for the same reason.
-                self._newer = self._find_newer() if _stamps(self._project.settings) != self._files else None
+                is_edited = module_stamps(self._project.settings) != self._project.stamps
+                self._newer = self._find_newer() if is_edited else None
             except (OSError, Unavailable, ProjectError):  # the next check tries again
                 continue
             if self._newer is not None:
@@ -99,8 +97,3 @@ class CodeWatch:
             and not is_of_other_code(view, codes_of(self._project))
             and self._online.position(view) is not None
         )
-
-
-def _stamps(settings: Settings) -> list[tuple[str, int, int]]:
-    """Name, size and modification time of the project's files."""
-    return [(name, *stamp(path)) for name, path in project_files(settings).items()]

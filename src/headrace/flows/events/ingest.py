@@ -7,12 +7,10 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
 from datetime import datetime
 from time import perf_counter
-from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
 from headrace.alerts.watch import AlertWatch
-from headrace.config.settings import Settings
 from headrace.declare.event import Contract
 from headrace.events.ingest.forward import ForwardSink
 from headrace.events.ingest.ingest import IngestHooks, Progress, Sink, ingest_all
@@ -20,14 +18,12 @@ from headrace.events.ingest.refusals import RefusalSource
 from headrace.features.online.follow import OnlineSink
 from headrace.flows.events.code_watch import CodeWatch
 from headrace.flows.events.ingest_report import IngestReport
+from headrace.flows.events.schema_registry import open_schema_registry
 from headrace.kernel.run import record_with
 from headrace.serving.topics import system_contracts
 from headrace.workspace import Workspace
 
-if TYPE_CHECKING:
-    from headrace.events.formats.schema_registry import SchemaRegistry
-
-__all__ = ["ingest", "open_schema_registry"]
+__all__ = ["ingest"]
 
 
 def ingest(
@@ -140,12 +136,3 @@ class _Session:
         """Raises NewerCode if the ingest ended because of newer code."""
         if self._code_watch is not None:
             self._code_watch.check()
-
-
-def open_schema_registry(settings: Settings) -> SchemaRegistry | None:
-    """The profile's schema registry, if it names one."""
-    if not settings.formats.schema_registry:
-        return None
-    from headrace.events.formats.schema_registry import SchemaRegistry
-
-    return SchemaRegistry(settings.formats.schema_registry)

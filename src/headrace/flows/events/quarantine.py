@@ -9,7 +9,7 @@ from headrace.alerts.record import open_alerts as read_open_alerts
 from headrace.declare.event import Contract
 from headrace.events import quarantine
 from headrace.events.quarantine import QuarantineSelection, RefusalGroup, RefusedEvent, ReplayResult
-from headrace.flows.events.ingest import open_schema_registry
+from headrace.flows.events.schema_registry import open_schema_registry
 from headrace.workspace import Workspace
 
 __all__ = ["find_refused", "open_alerts", "refusal_groups", "replay"]

@@ -12,10 +12,11 @@ from datetime import datetime, timedelta
 
 from headrace import log as logs
 from headrace.kernel.position import LogPosition, decode_position
-from headrace.kernel.properties import POSITION, UNDECLARED_FIELDS
+from headrace.kernel.properties import FAILED_ROWS, POSITION, UNDECLARED_FIELDS
 from headrace.kernel.time import now
 from headrace.lake.table_state import TableState
 from headrace.log import Log
+from headrace.tables.failures import read_failures
 from headrace.workspace import Workspace
 
 __all__ = ["TableStatus", "TopicStatus", "VerdictCounts", "count_verdicts", "table_status", "topic_status"]
@@ -53,6 +54,8 @@ class TableStatus:
             sets, Headrace's own topics, and tables that are no longer declared.
         snapshot, rows: its newest snapshot, and the number of rows in it; None: it was never made.
         at, age: when that snapshot was written.
+        failed_rows: how many rows of its input a rowwise function failed on; they are left out.
+        failures: some of these rows, each with the error.
     """
 
     table: str
@@ -61,6 +64,8 @@ class TableStatus:
     rows: int | None
     at: datetime | None
     age: timedelta | None
+    failed_rows: int = 0
+    failures: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -100,7 +105,9 @@ def table_status(name: str, head: TableState | None, *, declared: bool) -> Table
     """The present state of a table. `head` is None if the lake does not have the table."""
     if head is None or head.snapshot is None or head.at is None:
         return TableStatus(name, declared, None, None, None, None)
-    return TableStatus(name, declared, head.snapshot, head.rows, head.at, now() - head.at)
+    count, failures = read_failures(head.properties.get(FAILED_ROWS))
+    age = now() - head.at
+    return TableStatus(name, declared, head.snapshot, head.rows, head.at, age, count, tuple(failures))
 
 
 def count_verdicts(

@@ -148,7 +148,7 @@ def status(workspace: Workspace, *, load_features: bool = True) -> Status:
     stale, blocked, waiting = _find_stale(context, load_features)
     declared = _read_declared(context)
     try:
-        heads = read_table_states(settings)
+        heads = read_table_states(workspace.lake)
     except HeadraceError as error:
         problems.append(str(error))
         heads = {}
@@ -193,11 +193,10 @@ def _find_stale(
     context: BuildContext, load_features: bool
 ) -> tuple[tuple[StaleStage, ...], str | None, dict[str, datetime]]:
     """What a build would run, why that is unknown, and which models wait for their refresh."""
-    settings = context.settings
     if not load_features and context.recorded_code is None:
         return (), "the project's code was edited since the last build: headrace status shows what is stale", {}
     try:
-        stale = () if is_unchanged(settings) else _plan(context.workspace)
+        stale = () if is_unchanged(context.workspace) else _plan(context.workspace)
     except (ProjectError, Unavailable) as error:  # a source has no files, a topic has no events yet
         return (), str(error), {}
     try:

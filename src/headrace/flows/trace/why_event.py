@@ -13,12 +13,14 @@ from headrace.declare.event import Contract
 from headrace.events.contracts.shape import META
 from headrace.events.ingest.position import read_position
 from headrace.events.verdicts.judge import FirstPosition, find_first_position
-from headrace.kernel.errors import CallError
+from headrace.kernel.errors import CallError, ProjectError
 from headrace.kernel.properties import FIRST_POSITION
 from headrace.kernel.time import from_micros
 from headrace.lake import LakeTable
 from headrace.log import Batch, Log
 from headrace.serving.topics import system_contracts
+from headrace.tables.read import read_input
+from headrace.tables.rowwise import RowwiseCalls
 from headrace.workspace import Workspace
 
 __all__ = ["EventOutcome", "EventWhy", "why_event"]
@@ -93,6 +95,9 @@ def why_event(workspace: Workspace, place: str) -> EventWhy | None:
     rows = [] if table is None else _read_rows(table, position, record)
     if not rows and record is None:
         raise _no_event(log, contract.topic, position)
+    admitted = next((row for row in rows if row["_valid"]), None)
+    if admitted is not None:
+        notes += _rowwise_failures(workspace, contract, (admitted["_log_partition"], admitted["_log_offset"]))
     return _explain(contract, position, rows, record, notes)
 
 
@@ -155,6 +160,25 @@ def _no_event(log: Log, topic: str, position: FirstPosition) -> CallError:
     else:
         remedy = f"Log partition {partition} has offsets {start} to {end - 1} now"
     return CallError(what, where=where, remedy=f"{remedy}; the topic's table has no row from there either.")
+
+
+def _rowwise_failures(workspace: Workspace, contract: Contract, position: FirstPosition) -> list[str]:
+    """Which rowwise functions fail on the good event at this position, and so make no row of it."""
+    project = workspace.project
+    tables = [table for table in project.tables.values() if table.rowwise]
+    tables = [table for table in tables if project.inputs(table) == [contract]]
+    if not tables:
+        return []
+    event = _filter(read_input(project, workspace.lake, contract), "_log", position).collect()
+    notes = []
+    for table in tables:
+        calls = RowwiseCalls(table, contract, len(event))
+        try:
+            calls.call(event)
+        except ProjectError as error:
+            notes.append(error.what)
+        notes += [f"table {table.name} has no row of it: {failure.error}" for failure in calls.failed]
+    return notes
 
 
 def _explain(

@@ -50,11 +50,14 @@ class XGBoostTrainer:
     ) -> Fitted:
         """Fits a booster on the train part and drops the rounds after the best one on the validation part.
 
+        Text is a category, which a tree splits into two groups of values.
+
         Its `chosen` is `num_boost_round`. The importance of a feature is the share of its splits in the total
         gain.
 
         Raises:
-            ProjectError: XGBoost does not use a parameter: it is misspelt, or this booster does not have it.
+            ProjectError: XGBoost refuses a parameter's value, or does not use a parameter: it is misspelt, or
+                this booster does not have it.
         """
         xgboost = _import_xgboost()
         given = {**declared.parameters, **parameters, "seed": seed}
@@ -62,14 +65,17 @@ class XGBoostTrainer:
         train, validation = data.quantile_matrices(given.get("max_bin"), budget.threads)
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            booster = xgboost.train(
-                {**defaults, **given, "nthread": budget.threads},
-                train,
-                declared.num_boost_round,
-                evals=[(validation, "validation")],
-                early_stopping_rounds=declared.early_stopping_rounds,
-                verbose_eval=False,
-            )
+            try:
+                booster = xgboost.train(
+                    {**defaults, **given, "nthread": budget.threads},
+                    train,
+                    declared.num_boost_round,
+                    evals=[(validation, "validation")],
+                    early_stopping_rounds=declared.early_stopping_rounds,
+                    verbose_eval=False,
+                )
+            except xgboost.core.XGBoostError as error:
+                raise ProjectError(f"XGBoost cannot be fitted: {_describe(error)}") from error
         _check_used(given, [str(warning.message) for warning in caught])
         rounds = booster.best_iteration + 1
         best = booster[:rounds]
@@ -98,13 +104,18 @@ class _Matrices:
 
     def quantile_matrices(self, max_bin: int | None, threads: int) -> tuple[Any, Any]:
         """The train and the validation part, both with the bins of the train part; None: XGBoost's default."""
-        if (max_bin, threads) not in self._cached:
+        key = (max_bin, threads)
+        if key not in self._cached:
             xgboost = _import_xgboost()
             options = {"feature_names": list(self._data.features), "nthread": threads, "max_bin": max_bin}
+            categories = self._data.encoding.categories
+            if categories:
+                types = ["c" if name in categories else "q" for name in self._data.features]
+                options |= {"feature_types": types, "enable_categorical": True}
             train = xgboost.QuantileDMatrix(*self._data.train, **options)
             validation = xgboost.QuantileDMatrix(*self._data.validation, ref=train, **options)
-            self._cached = {(max_bin, threads): (train, validation)}
-        return self._cached[max_bin, threads]
+            self._cached = {key: (train, validation)}
+        return self._cached[key]
 
 
 def _shares_of_gain(booster: Any) -> dict[str, float]:
@@ -123,6 +134,11 @@ def _check_used(parameters: Mapping[str, Any], messages: Sequence[str]) -> None:
             f"XGBoost does not use the parameter {', '.join(map(repr, unknown))}",
             remedy="Check its spelling and whether this booster has it, or remove it.",
         )
+
+
+def _describe(error: Exception) -> str:
+    """The first line of XGBoost's error, without its time and its place in the source."""
+    return re.sub(r"^\[[\d:]+\] \S+:\d+: ", "", str(error).strip()).splitlines()[0]
 
 
 def _import_xgboost() -> Any:

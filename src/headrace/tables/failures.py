@@ -1,0 +1,63 @@
+"""The rows of its input that a rowwise function failed on: how they are described, stored and read.
+
+A status reads them, so this module loads no engine.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Sequence
+from datetime import date
+
+from msgspec import Struct
+
+__all__ = ["FailedRow", "describe_failures", "merge_failures", "read_failures"]
+
+_EXAMPLES = 3  # rows of a day that are stored with their error
+
+
+class FailedRow(Struct, frozen=True):
+    """A row of the input that a rowwise function failed on.
+
+    Attributes:
+        row: the event's `TOPIC@PARTITION:OFFSET`, or the values of the row.
+        error: the function's error.
+        where: the line that raised it.
+        day: the UTC day of the input, if the table is made by days.
+    """
+
+    row: str
+    error: str
+    where: str | None
+    day: date | None = None
+
+
+def describe_failures(table: str, failed: Sequence[FailedRow]) -> str:
+    """The rows that were left out, in a sentence without a period."""
+    count = len(failed)
+    rows = "1 row that" if count == 1 else f"{count:,} rows that"
+    return f"left out {rows} {table}() fails on: {failed[0].row}: {failed[0].error}"
+
+
+def merge_failures(stored: str | None, days: Collection[date], failed: Sequence[FailedRow]) -> str:
+    """The property FAILED_ROWS after a build.
+
+    Args:
+        stored: the property before; None if all of the input was read.
+        days: the input days that the build has read.
+        failed: the rows that the function failed on.
+    """
+    read = {day.isoformat() for day in days}
+    entries = {day: entry for day, entry in json.loads(stored or "{}").items() if day not in read}
+    for failure in failed:
+        entry = entries.setdefault("" if failure.day is None else failure.day.isoformat(), [0])
+        entry[0] += 1
+        if len(entry) <= _EXAMPLES:
+            entry.append(f"{failure.row}: {failure.error}")
+    return json.dumps(dict(sorted(entries.items())))
+
+
+def read_failures(stored: str | None) -> tuple[int, list[str]]:
+    """How many rows of a table's input were left out, and the newest examples of them, by FAILED_ROWS."""
+    entries = list(json.loads(stored or "{}").values())
+    return sum(entry[0] for entry in entries), [text for entry in reversed(entries) for text in entry[1:]]
