@@ -1,9 +1,9 @@
 """The same forecast by a neural network: labels, features, split and gate are those of the other model."""
 
 import attrs
+from sales.models import sales
 
 from headrace import MLP, Torch
-from sales.models import sales
 
 sales_network = attrs.evolve(
     sales,
