@@ -31,9 +31,7 @@ TELCO = {
     2: ["PhoneService", "InternetService"],
 }
 """Version → the columns of the real file that it adds. Version 3 has all of them."""
-TELCO_CURRENT = (
-    10  # one of so many real customers counts as current: the file tells the demo their outcome alone
-)
+TELCO_CURRENT = 10  # every tenth real customer counts as current: the file hides whether they left
 T = TypeVar("T")
 
 
@@ -85,7 +83,7 @@ def write_file(demo: headrace.Demo, version: int) -> tuple[float | None, dict[st
 
 def take_columns(data: Path, version: int) -> tuple[pl.DataFrame, dict[str, bool]]:
     """The version's columns of the real file as text, without the outcome of every tenth customer."""
-    rows = pl.read_csv(data, infer_schema=False, glob=False)
+    rows = read_telco(data)
     current = pl.Series([number % TELCO_CURRENT == 0 for number in range(len(rows))])
     outcomes = {
         name: value == "Yes" for name, value in rows.filter(current).select("customerID", "Churn").rows()
@@ -93,6 +91,29 @@ def take_columns(data: Path, version: int) -> tuple[pl.DataFrame, dict[str, bool
     shown = [name for number, names in TELCO.items() if number <= version for name in names]
     columns = rows.columns if version == 3 else [*shown, "Churn"]
     return rows.with_columns(Churn=pl.when(~current).then("Churn")).select(columns), outcomes
+
+
+def read_telco(data: Path) -> pl.DataFrame:
+    """The real file, each column as text.
+
+    Raises:
+        HeadraceError: it is not a CSV file with the columns of the Telco customer churn.
+    """
+    try:
+        rows = pl.read_csv(data, infer_schema=False, glob=False)
+    except (pl.exceptions.PolarsError, OSError) as error:
+        problem = str(error).partition("\n")[0]
+    else:
+        needed = [*TELCO[1], *TELCO[2], "PaymentMethod", "Churn"]
+        missing = [name for name in needed if name not in rows.columns]
+        if not missing:
+            return rows
+        problem = f"it lacks the columns {', '.join(missing)}"
+    raise headrace.HeadraceError(
+        f"the file is not the Telco customer churn: {problem}",
+        where=str(data),
+        remedy="The demo takes IBM's CSV of 7,043 customers. For another file, see the README: Step by step.",
+    )
 
 
 def build(demo: headrace.Demo, version: int, trainer: str, best: float | None) -> None:
@@ -273,7 +294,7 @@ def trace_lineage(demo: headrace.Demo) -> None:
     demo.check("lineage leads from the endpoint to the file", {"endpoint", "model", "table", "file"} <= kinds)
     runs = demo.project.runs(limit=10_000)
     trainings = [run for run in runs if run.job == f"train {MODEL}"]
-    described = [all({"metrics", "params"} <= made.facts.keys() for made in run.outputs) for run in trainings]
+    described = [all({"metrics", "params"} <= model.facts.keys() for model in run.outputs) for run in trainings]
     demo.check("each training has its metrics and parameters", described == [True] * len(VERSIONS))
     demo.report.facts["runs"] = len(runs)
     demo.check(f"all {len(runs)} runs are closed", all(run.outcome == "COMPLETE" for run in runs))
@@ -297,11 +318,11 @@ def spell_way(demo: headrace.Demo, version: int) -> str:
 
 
 def wait_for(find: Callable[[], T | None]) -> T:
-    """Returns what `find` finds, once it does."""
+    """Returns the first answer of `find` that is not None."""
     deadline = time.monotonic() + DEADLINE
     while time.monotonic() < deadline:
-        found = find()
-        if found is not None:
-            return found
+        answer = find()
+        if answer is not None:
+            return answer
         time.sleep(0.2)
     raise TimeoutError(f"what the demo waited for did not come within {DEADLINE:g} s")

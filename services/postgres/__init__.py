@@ -43,7 +43,7 @@ class Postgres:
         """Where it is, for PostgreSQL's own programs, `headrace capture` and the profile `postgres`."""
         return {
             "PGHOST": "127.0.0.1", "PGPORT": str(self.port), "PGUSER": "postgres", "PGDATABASE": "postgres",
-            "HEADRACE_ONLINE": self.url,
+            "HEADRACE_ONLINE": self.url, "HEADRACE_FEAST_REGISTRY": self.url,
         }  # fmt: skip
 
 

@@ -13,9 +13,13 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import Pipeline
+from sklearn.preprocessing import FunctionTransformer
 
 from headrace.code.fingerprint import fingerprint, values_digest
 from headrace.code.index import CodeIndex
+from headrace.declare.trainers import Sklearn
 
 TABLES = '''
 """Tables."""
@@ -185,6 +189,22 @@ def test_an_object_counts_by_its_fields_and_a_nested_declaration_by_its_name() -
     assert fingerprint(Declared("m", (), declare(inner=1), ""), index) == fingerprint(
         Declared("m", (), declare(inner=2), ""), index
     )
+
+
+def test_an_estimator_counts_by_all_its_parameters() -> None:
+    """Its repr leaves out what does not fit into 700 characters."""
+    index = CodeIndex({})
+
+    def declare(last: int, **parameters: float) -> Sklearn:
+        bins = [FunctionTransformer(kw_args={f"parameter_{n}": n for n in range(60)}) for _ in range(3)]
+        steps = [(f"step_{n}", transformer) for n, transformer in enumerate(bins)]
+        steps[1][1].kw_args["parameter_30"] = last
+        return Sklearn(Pipeline([*steps, ("model", LogisticRegression(**parameters))]))
+
+    first = fingerprint(declare(30), index)
+    assert fingerprint(declare(30), index) == first
+    assert fingerprint(declare(31), index) != first
+    assert fingerprint(declare(30, C=2.0), index) != first
 
 
 def test_pieces_are_the_same_in_another_process(shop: Path) -> None:

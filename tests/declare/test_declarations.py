@@ -14,6 +14,7 @@ from sklearn.pipeline import Pipeline
 from headrace import (
     ByTime,
     Model,
+    Outcomes,
     SeasonalNaive,
     Sklearn,
     Stratified,
@@ -181,6 +182,11 @@ def declare_with_too_few_frames() -> object:
             "before=datetime.timedelta(days=-1) must not be negative",
         ),
         (lambda: day(7), "day(7): name the column"),  # type: ignore[arg-type]
+        (lambda: Outcomes(int, value="x"), "name an @event class"),
+        (lambda: Outcomes(click(), value="x"), "value='x' is not a field of Own"),
+        (lambda: Outcomes(click(), value="user", prediction="id"), "prediction='id' is not a field of Own"),
+        (lambda: Outcomes(click(), value="user", within="0s"), "must be longer than 0"),
+        (lambda: Outcomes(click(), value="user", within="soon"), "'soon' is not a valid duration"),
         (lambda: source("s", "/etc"), "must be in the project"),
         (lambda: source("a/b", "x.csv"), "'a/b' is not a valid source name"),
         (lambda: source("s", "x.csv", encoding="utf-9"), "encoding='utf-9' is not an encoding"),

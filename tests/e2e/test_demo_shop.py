@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,38 @@ def test_model_is_nearly_as_good_as_possible(demo: dict[str, Any]) -> None:
     assert abs(facts["best_auc"] - facts["metrics"]["roc_auc"]) <= 0.03
     assert facts["metrics"]["pr_auc"] > 1.5 * facts["base_rate"]
     assert "refused" not in facts
+
+
+# SQLAlchemy and pydantic are loaded by dataframely, which the example's own tables import.
+HEAVY = (
+    "pyiceberg",
+    "pandas",
+    "pyarrow.dataset",
+    "feast",
+    "mlflow",
+    "ray",
+    "xgboost",
+    "sklearn",
+    "dvc",
+    "requests",
+)
+
+
+@pytest.mark.parametrize("verb", ["why", "check", "quarantine"])
+def test_verbs_that_only_read_load_nothing_heavy(demo: dict[str, Any], verb: str) -> None:
+    arguments = {
+        "why": ["why", demo["facts"]["prediction"]],
+        "check": ["check", "parity"],
+        "quarantine": ["quarantine", "show", "user_behaviour"],
+    }[verb]
+    script = (
+        "import sys\nfrom headrace.cli.main import main\n"
+        f"try:\n    main({arguments!r})\nexcept SystemExit as end:\n    assert end.code == 0, end.code\n"
+        f"print(*sorted(name for name in {HEAVY} if name in sys.modules))"
+    )
+    command = [sys.executable, "-c", script]
+    out = subprocess.run(command, cwd=demo["folder"], capture_output=True, text=True, check=True, timeout=60)
+    assert out.stdout.splitlines()[-1] == ""
 
 
 def test_no_process_is_left_running(demo: dict[str, Any]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,9 +15,12 @@ from types import ModuleType
 import numpy as np
 import polars as pl
 import pytest
+from tests.lineage.conformance import make_event_check
 
 import headrace
+from headrace.config.settings import load_settings
 from headrace.flows.project.init import init
+from headrace.workspace import Workspace
 
 CHURN = Path(__file__).parents[2] / "examples" / "churn"
 HEADRACE = Path(sys.executable).with_name("headrace")
@@ -124,6 +128,28 @@ def test_a_bad_file_is_refused_as_the_readme_shows(built: Path, case: str) -> No
     assert refused.stderr.replace(f"{built}/", "") == match[1]
     rows = headrace.project(built).table("customers").to_polars()
     assert len(rows) == len(good.splitlines()) - 1
+
+
+def test_a_failed_training_is_closed_in_the_lineage(built: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(built, tmp_path / "churn")
+    models = folder / "churn" / "models.py"
+    models.write_text(models.read_text().replace("n_estimators=200", "n_estimators=-5"))
+    command = [HEADRACE, "build", "churn", "--project", folder]
+    refused = subprocess.run(command, capture_output=True, text=True, timeout=180, check=False)
+    assert refused.returncode != 0
+    assert "RandomForestClassifier cannot be fitted: The 'n_estimators' parameter" in refused.stderr
+    check = make_event_check()
+    with Workspace(load_settings(folder)) as workspace:
+        runs = {run.job: run for run in workspace.lineage.runs(limit=1_000) if run.job != "build"}
+        assert {run.outcome for run in runs.values()} == {"COMPLETE", "FAIL"}
+        failed = {job for job, run in runs.items() if run.outcome == "FAIL"}
+        assert failed == {"stage train-churn", "train churn", "fit churn"}
+        events = workspace.lineage.events(runs["train churn"].id)
+        for event in events:
+            check(event)
+        assert [event["eventType"] for event in events] == ["START", "FAIL"]
+        assert "'n_estimators'" in events[-1]["run"]["facets"]["errorMessage"]["message"]
+        assert [data["name"] for data in events[-1]["inputs"]] == ["table/training_churn"]
 
 
 def test_every_bad_file_of_the_readme_is_tested() -> None:

@@ -96,3 +96,25 @@ def test_status_shows_open_alerts(tiny: Settings) -> None:
     assert "critical" in output
     assert alert.why in output
     assert "late" not in output
+
+
+def test_a_store_and_a_registry_on_a_server_are_findings_while_it_is_away(
+    tiny: Settings, empty_database: str
+) -> None:
+    def read(address: str) -> tuple[list[str], dict[str, tuple[bool, str]]]:
+        workspace = Workspace(tiny.with_values(online=address, feast_registry=address))
+        findings = {d.what: (d.fine, d.detail) for d in doctor(workspace) if address in d.what}
+        return [problem for problem in status(workspace).problems if address in problem], findings
+
+    assert read(empty_database) == (
+        [],
+        {
+            f"online {empty_database}": (True, "0 feature views"),
+            f"feast registry {empty_database}": (True, "is empty; headrace build fills it"),
+        },
+    )
+    away = "postgresql://anna@127.0.0.1:1/features"
+    problems, findings = read(away)
+    assert len(problems) == 1
+    assert "the PostgreSQL server cannot be reached" in problems[0]
+    assert [fine for fine, _ in findings.values()] == [False, False]

@@ -220,6 +220,17 @@ def test_a_build_restores_what_feasts_teardown_removed(plain_shop: Path) -> None
     assert "online" not in succeed(plain_shop, "build", "online").split()
 
 
+def test_a_build_fills_an_online_store_that_was_deleted(plain_shop: Path) -> None:
+    succeed(plain_shop, "build")
+    assert "Nothing to do" in succeed(plain_shop, "build")
+    settings = load_settings(plain_shop)
+    for file in settings.state.glob("online.db*"):
+        file.unlink()
+    assert "online" in succeed(plain_shop, "build").split()
+    assert len(online.filled_views(settings)) == 2
+    assert "Nothing to do" in succeed(plain_shop, "build")
+
+
 def test_lineage_leads_from_a_version_to_its_topic_and_files_and_back(shop_after_kills: Settings) -> None:
     store = lineage.open(shop_after_kills)
     up = {(n.dataset.kind, n.dataset.name) for n in upstream(store, "model", "purchase@1").walk()}

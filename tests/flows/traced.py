@@ -84,17 +84,21 @@ def _ingest_events(settings: Settings, project: Project) -> list[int]:
     contract = project.contract("user_behaviour")
     log.create(contract.topic, contract.partitions)
     now = datetime.now(UTC)
-    yesterday = now.replace(hour=0, minute=0, second=0, microsecond=0) - timedelta(hours=1)
+    midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
+    yesterday = midnight - timedelta(hours=1)
+    minute = min(
+        timedelta(minutes=1), (now - midnight) / 50
+    )  # today's events are of today, also after midnight
     events = [
         encode_event(now - timedelta(days=4), USER, "view", PRODUCT, 20.0),  # before the longest window
         encode_event(yesterday, 2, "view", PRODUCT, 18.0),
         encode_event(yesterday + timedelta(minutes=1), 2, "cart", PRODUCT, 22.0),
-        encode_event(now - timedelta(minutes=50), USER, "view", PRODUCT, 20.5),
-        encode_event(now - timedelta(minutes=40), 2, "view", PRODUCT, 19.0),  # another user
-        encode_event(now - timedelta(minutes=30), USER, "cart", PRODUCT, 20.5),
-        encode_event(now - timedelta(minutes=20), USER, "purchase", PRODUCT, 20.5),
+        encode_event(now - 50 * minute, USER, "view", PRODUCT, 20.5),
+        encode_event(now - 40 * minute, 2, "view", PRODUCT, 19.0),  # another user
+        encode_event(now - 30 * minute, USER, "cart", PRODUCT, 20.5),
+        encode_event(now - 20 * minute, USER, "purchase", PRODUCT, 20.5),
         b'{"user_id": 1, "nonsense"',
-        encode_event(now - timedelta(minutes=10), USER, "view", 11, 0.1 + 0.2),
+        encode_event(now - 10 * minute, USER, "view", 11, 0.1 + 0.2),
     ]
     positions = log.append(contract.topic, events, [b"1"] * len(events))
     lake = lakes.open(settings)

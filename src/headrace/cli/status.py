@@ -20,7 +20,7 @@ _FAILURES = 3  # of a table
 def status(call: Call) -> int:
     """Show what is stale and why, what runs now, and how fresh everything is.
 
-    Exit code 1 if the log or the catalog cannot be reached; the rest is shown nevertheless.
+    Exit code 1 if the log, the catalog or the online store cannot be reached; the rest is shown nevertheless.
     """
     state = read_status(call.workspace())
     if call.json:

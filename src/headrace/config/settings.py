@@ -20,6 +20,7 @@ from msgspec import Struct
 
 from headrace.config.alerts import AlertSettings
 from headrace.config.cluster import ClusterSettings
+from headrace.config.features import FeatureSettings
 from headrace.config.formats import FormatSettings
 from headrace.config.http import HttpSettings
 from headrace.config.lake import LakeSettings
@@ -59,6 +60,7 @@ class Settings(Struct, frozen=True):
     log: LogSettings
     lake: LakeSettings
     online: OnlineSettings
+    features: FeatureSettings
     registry: RegistrySettings
     lineage: LineageSettings
     alerts: AlertSettings
@@ -95,6 +97,7 @@ _PARTS: dict[str, type[Struct]] = {
     "log": LogSettings,
     "lake": LakeSettings,
     "online": OnlineSettings,
+    "features": FeatureSettings,
     "registry": RegistrySettings,
     "lineage": LineageSettings,
     "alerts": AlertSettings,

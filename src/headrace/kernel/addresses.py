@@ -16,6 +16,7 @@ __all__ = [
     "is_postgres_address",
     "path_of",
     "path_of_sqlalchemy",
+    "sqlalchemy_postgres_url",
     "sqlalchemy_url",
     "sqlite_address",
 ]
@@ -40,6 +41,11 @@ def sqlalchemy_url(path: Path) -> str:
     # MLflow creates the folder of a sqlite:/// URL under its encoded name; with a driver it creates no folder.
     driver = "" if encoded == str(path) else "+pysqlite"
     return f"sqlite{driver}:///{encoded}"
+
+
+def sqlalchemy_postgres_url(url: str) -> str:
+    """The URL under which SQLAlchemy opens a PostgreSQL database with psycopg 3."""
+    return f"postgresql+psycopg://{url.partition('://')[2]}"
 
 
 def path_of_sqlalchemy(url: str) -> Path | None:

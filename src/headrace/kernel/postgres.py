@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import select
 import threading
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from time import monotonic
@@ -19,9 +20,10 @@ from psycopg.abc import PQGen
 from psycopg.rows import TupleRow
 
 from headrace.kernel.backoff import Backoff
+from headrace.kernel.digest import short_digest
 from headrace.kernel.errors import Unavailable
 
-__all__ = ["PostgresConnection", "PostgresPool"]
+__all__ = ["PostgresConnection", "PostgresPool", "create_schema", "schema_of"]
 
 _T = TypeVar("_T")
 _CONNECT = 2  # seconds, for each address of the server; psycopg's least
@@ -38,6 +40,7 @@ _LINK: dict[str, Any] = {
     "prepare_threshold": None,  # psycopg drops every prepared statement of a connection after a DROP
 }
 _BINARY = 1  # a format
+_LONGEST_NAME = 63  # bytes of a name in PostgreSQL, which cuts off the rest
 _INTERVAL = 0.1  # seconds between two checks for Ctrl-C
 # A statement is planned once, because planning takes longer than a lookup, and it never reads a whole table
 # where there is an index: PostgreSQL would, for 100 keys of a small table.
@@ -45,6 +48,19 @@ _SESSION = """
 set plan_cache_mode = force_generic_plan; set jit = off; set enable_seqscan = off; set enable_bitmapscan = off;
 set enable_hashjoin = off; set enable_mergejoin = off; set lock_timeout = '60s'; set timezone = 'UTC'
 """
+
+
+def schema_of(project: str) -> str:
+    """The name of the schema that holds what a project keeps in a database."""
+    name = f"headrace_{project}"
+    return name if len(name) <= _LONGEST_NAME else f"{name[:30]}_{short_digest(project)}"
+
+
+def create_schema(connection: PostgresConnection, schema: str) -> None:
+    """Creates the schema if it does not exist. PostgreSQL itself asks for the right to create one even then."""
+    (oid,) = connection.execute("select to_regnamespace(%s)", (schema,)).fetchone() or (None,)
+    if oid is None:
+        connection.execute(f"create schema {schema}".encode())
 
 
 class PostgresConnection(psycopg.Connection[TupleRow]):
@@ -117,6 +133,11 @@ class PostgresConnection(psycopg.Connection[TupleRow]):
         return psycopg.errors.ConnectionTimeout("it does not answer")
 
 
+def _close_all(connections: list[PostgresConnection]) -> None:
+    while connections:
+        connections.pop().close()
+
+
 class PostgresPool:
     """Connections to one database, as many as are used at once. Threads may share it.
 
@@ -130,6 +151,7 @@ class PostgresPool:
     def __init__(self, url: str) -> None:
         self.url = url
         self._idle: list[PostgresConnection] = []
+        weakref.finalize(self, _close_all, self._idle)
         self._lock = threading.Lock()
         self._backoff = Backoff(*_PAUSES)
         self._failure = ""
@@ -167,8 +189,7 @@ class PostgresPool:
 
     def close(self) -> None:
         """Closes the connections that are not in use."""
-        while self._idle:
-            self._idle.pop().close()
+        _close_all(self._idle)
 
     def _start(self, work: Callable[[PostgresConnection], _T]) -> tuple[PostgresConnection, _T]:
         """A connection, and what `work` returned for it."""

@@ -38,8 +38,9 @@ def open(settings: Settings) -> Lake:  # noqa: A001
 
 def address_of(settings: Settings) -> str:
     """The catalog's address without a user and password."""
-    parts = urlsplit(settings.lake.catalog_url)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+    url = settings.lake.catalog_url
+    user, at, _ = urlsplit(url).netloc.rpartition("@")
+    return url.replace(f"//{user}{at}", "//", 1)
 
 
 class Lake:

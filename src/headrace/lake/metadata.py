@@ -126,4 +126,7 @@ decode_snapshot = msgspec.json.Decoder(StoredSnapshot).decode
 
 def metadata_of(table: Table) -> TableMetadata:
     """The metadata of PyIceberg's table."""
-    return decode_metadata(table.metadata.model_dump_json())
+    from pyiceberg.typedef import IcebergBaseModel
+
+    # Not by the model's own method, which refuses format 3, since PyIceberg cannot write it.
+    return decode_metadata(IcebergBaseModel.model_dump_json(table.metadata))

@@ -116,12 +116,16 @@ class Models:
     @property
     def names(self) -> list[str]:
         """The names of the models that answer."""
-        return sorted({*self.released, *(() if self._served is None else self._served.names)})
+        return sorted({*self.released, *self.served})
+
+    @property
+    def served(self) -> Mapping[str, ServedModel]:
+        """The MLflow models, by name."""
+        return {} if self._served is None else self._served.models
 
     def has(self, name: str) -> bool:
         """Whether there is a model of this name, even if none of its releases could be activated."""
-        is_served = self._served is not None and self._served.find(name) is not None
-        return is_served or name in self.released or name in self.failed
+        return name in self.served or name in self.released or name in self.failed
 
     def find(self, name: str) -> ReleasedModel | ServedModel:
         """The model's release in force, or the MLflow model of this name.
@@ -132,9 +136,8 @@ class Models:
         """
         model = self.released.get(name)
         if model is None:
-            served = None if self._served is None else self._served.find(name)
-            if served is not None:
-                return served
+            if name in self.served:
+                return self.served[name]
             failure = self.failed.get(name)
             if failure is not None:
                 raise Unavailable(f"no release of model {name!r} could be activated: {failure.why}")

@@ -108,7 +108,13 @@ bought = Model("bought", labels=labels, target="bought", features=bought_feature
 
 
 @pytest.fixture
-def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Project]:
+def database() -> str:
+    """The database of the small project's online store and registry; empty: files. A module may replace it."""
+    return ""
+
+
+@pytest.fixture
+def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, database: str) -> Callable[..., Project]:
     """Makes the small project, with (old, new) replaced in its features or its tables, and loads it."""
 
     monkeypatch.setattr(sys, "dont_write_bytecode", True)  # an edit within a second must be seen
@@ -117,7 +123,8 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Proj
         root = tmp_path / name
         package = root / "small"
         package.mkdir(parents=True, exist_ok=True)
-        (root / "headrace.toml").write_text('[project]\nname = "small"\n')
+        settings = f'online = "{database}"\nfeast_registry = "{database}"\n' if database else ""
+        (root / "headrace.toml").write_text(f'[project]\nname = "small"\n[profile.local]\n{settings}')
         files: list[tuple[str, str, tuple[tuple[str, str], ...]]] = [
             ("__init__.py", "", ()),
             ("events.py", EVENTS, ()),

@@ -36,6 +36,11 @@ def facts(*rows: tuple[str, datetime, int, float | None]) -> pa.Table:
     )
 
 
+@pytest.fixture(params=["files", "postgres"])
+def database(request: pytest.FixtureRequest) -> str:
+    return "" if request.param == "files" else str(request.getfixturevalue("empty_database"))
+
+
 @pytest.fixture
 def project(small: Callable[..., Project]) -> Project:
     return small()

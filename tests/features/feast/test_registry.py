@@ -6,15 +6,24 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
+import psycopg
 import pytest
-from feast import FeatureStore
+from feast import Entity, FeatureStore, ValueType
 from feast.types import Float64
 
-from headrace.features.checks.applied import REGISTRY, folder
+from headrace.config.settings import make_settings
+from headrace.features.checks.applied import REGISTRY, folder, registry_digest
+from headrace.features.checks.sql_registry import prepare_sql_registry, sql_registry_digest
 from headrace.features.feast import apply, compile, fingerprints  # noqa: A004
+from headrace.features.feast.repository import repository_yaml
 from headrace.features.feast.views import compile_stored_view
-from headrace.kernel.errors import ProjectError
+from headrace.kernel.errors import ProjectError, Unavailable
 from headrace.projects.project import Project
+
+
+@pytest.fixture(params=["files", "postgres"])
+def database(request: pytest.FixtureRequest) -> str:
+    return "" if request.param == "files" else str(request.getfixturevalue("empty_database"))
 
 
 def open_store(project: Project) -> FeatureStore:
@@ -52,16 +61,15 @@ def test_apply_writes_only_what_changed(small: Callable[..., Project]) -> None:
     project = small()
     first = apply(project)
     assert (first.changed, first.objects) == (True, 7)
-    registry = (first.folder / "registry.db").read_bytes()
+    digest = registry_digest(project.settings)
     assert not apply(project).changed
-    assert (first.folder / "registry.db").read_bytes() == registry
+    assert registry_digest(project.settings) == digest != ""
     assert not apply(small(("TIMES = 1.0", "TIMES = 1.0  # as it is"))).changed
     assert apply(small(("TIMES = 1.0", "TIMES = 2.0"))).changed
-    assert sorted(file.name for file in first.folder.iterdir()) == [
-        "applied.txt",
-        "feature_store.yaml",
-        "registry.db",
-    ]
+    assert registry_digest(project.settings) != digest
+    files = {file.name for file in first.folder.iterdir()}
+    assert files - {"registry.db"} == {"applied.txt", "feature_store.yaml"}
+    assert ("registry.db" in files) is (project.settings.features.feast_registry == "file")
 
 
 def test_apply_restores_what_feast_removed_from_the_registry(small: Callable[..., Project]) -> None:
@@ -77,7 +85,12 @@ def test_apply_restores_what_feast_removed_from_the_registry(small: Callable[...
         store.delete_feature_view("facts")
 
     def spoil(store: FeatureStore) -> None:
-        (folder(project.settings) / REGISTRY).write_bytes(b"no registry")
+        url = project.settings.features.feast_registry
+        if url == "file":
+            (folder(project.settings) / REGISTRY).write_bytes(b"no registry")
+        else:
+            with psycopg.connect(url) as database:
+                database.execute("drop schema headrace_small cascade")
 
     for harm in (empty, delete_view, FeatureStore.teardown, spoil):
         harm(store)
@@ -118,7 +131,7 @@ def test_a_registered_function_carries_everything_it_uses(small: Callable[..., P
 def test_apply_recovers_from_a_kill(small: Callable[..., Project], point: str) -> None:
     project = small()
     first = apply(project)
-    before = FeatureStore(repo_path=str(first.folder)).registry.proto().version_id
+    before = registry_digest(project.settings)
     changed = small(("TIMES = 1.0", "TIMES = 2.0"))
     program = f"""
 from pathlib import Path
@@ -136,7 +149,7 @@ apply(load_project(load_settings(Path({str(project.settings.root)!r}))))
     assert killed.returncode == -9, killed.stderr
     between = FeatureStore(repo_path=str(first.folder))
     assert len(between.list_all_feature_views()) == 3
-    assert (between.registry.proto().version_id == before) is (point == "feast.apply.begin")
+    assert (registry_digest(project.settings) == before) is (point == "feast.apply.begin")
     assert apply(changed).changed
     assert not apply(changed).changed
 
@@ -226,3 +239,33 @@ def test_a_function_that_returns_something_else_is_named_with_its_place(
     ) as raised:
         apply(project)
     assert "features.py:" in (raised.value.where or "")
+
+
+def test_feasts_teardown_empties_the_registry_of_no_other_project(empty_database: str, tmp_path: Path) -> None:
+    """Feast deletes the rows of every project in its tables, so each project has tables of its own."""
+    stores = {}
+    for name in ("kept", "emptied"):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "headrace.toml").write_text(f'[project]\nname = "{name}"\n')
+        settings = make_settings(folder, name, values={"feast_registry": empty_database})
+        prepare_sql_registry(settings)
+        (folder / "feature_store.yaml").write_text(repository_yaml(settings, folder / "registry.db"))
+        stores[name] = settings, FeatureStore(repo_path=str(folder))
+        stores[name][1].apply([Entity(name="user", value_type=ValueType.INT64)])
+    digests = {name: sql_registry_digest(settings) for name, (settings, _) in stores.items()}
+    stores["emptied"][1].teardown()
+    assert sql_registry_digest(stores["kept"][0]) == digests["kept"]
+    assert sql_registry_digest(stores["emptied"][0]) != digests["emptied"]
+
+
+def test_a_registry_that_is_away_is_told_with_its_address(small: Callable[..., Project]) -> None:
+    project = small()
+    away = project.settings.with_values(feast_registry="postgresql://anna@127.0.0.1:1/features")
+    with pytest.raises(Unavailable, match="the PostgreSQL server cannot be reached") as caught:
+        registry_digest(away)
+    assert caught.value.where == "postgresql://anna@127.0.0.1:1/features"
+    with pytest.raises(ProjectError, match="has a password in it"):
+        registry_digest(project.settings.with_values(feast_registry="postgresql://anna:s3cret@host/features"))
+    with pytest.raises(ProjectError, match="'mysql://host/db' is not the address of a Feast registry"):
+        registry_digest(project.settings.with_values(feast_registry="mysql://host/db"))

@@ -10,10 +10,11 @@ import psycopg
 from tests.features.views import DAY, HOUR, MINUTE, events_frame, instant, view_of_all_functions
 
 from headrace.features.offline.windows import aggregate
-from headrace.features.online.postgres import open_postgres, schema_of
+from headrace.features.online.postgres import open_postgres
 from headrace.features.online.sqlite import open_sqlite
 from headrace.features.plan import AsOfView, EntityKey, FeaturePlan, FeatureRef, PlanField
 from headrace.kernel.position import LogPosition
+from headrace.kernel.postgres import schema_of
 
 NOW = 1_760_000_000_000_000 + 17 * MINUTE + 123_457
 ACTIVITY = view_of_all_functions((HOUR, DAY, 15 * DAY))

@@ -23,10 +23,11 @@ from tests.tcp_proxy import proxy_tcp
 from tests.until import until
 
 from headrace.features import online
-from headrace.features.online.postgres import open_postgres, schema_of
+from headrace.features.online.postgres import open_postgres
 from headrace.features.plan import AsOfView, EntityKey
 from headrace.kernel.errors import CallError, Conflict, ProjectError, Unavailable
 from headrace.kernel.position import SnapshotPosition
+from headrace.kernel.postgres import schema_of
 
 SHOP = EntityKey("shop", "shop", "string")
 PLAN = plan_of(ACTIVITY, FACTS)

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from headrace.config.settings import Settings
+from headrace.features.checks.sql_registry import sql_registry_digest
 from headrace.features.online import OnlineStore
 from headrace.features.plan import FeaturePlan, WindowedView
 from headrace.kernel.digest import digest_file
@@ -22,8 +23,15 @@ def folder(settings: Settings) -> Path:
 
 
 def registry_digest(settings: Settings) -> str:
-    """The digest of the registry's file; "" without a file. Feast itself also writes the file, by `feast
-    apply`, `teardown` and `materialize`."""
+    """The digest of what the registry holds; "" if it does not exist. Feast itself also writes it, by `feast
+    apply`, `teardown` and `materialize`.
+
+    Raises:
+        ProjectError: the setting `feast_registry` is not a valid address.
+        Unavailable: the registry is on a server that cannot be reached.
+    """
+    if settings.features.feast_registry != "file":
+        return sql_registry_digest(settings)
     file = folder(settings) / REGISTRY
     return digest_file(file) if file.is_file() else ""
 

@@ -10,7 +10,6 @@ from typing import Any
 import polars as pl
 from feast import Entity, FeatureView, StreamFeatureView
 from feast.infra.online_stores.online_store import OnlineStore
-from feast.infra.registry.registry import Registry
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
 from feast.repo_config import FeastConfigBaseModel, RepoConfig
@@ -19,7 +18,7 @@ from pydantic import StrictStr
 
 from headrace.features import online
 from headrace.features.feast.frames import to_view_rows
-from headrace.features.feast.repository import settings_of
+from headrace.features.feast.repository import open_repository, settings_of
 from headrace.features.feast.types import value_type
 from headrace.features.feast.views import compile_entity_key, compile_stored_view
 from headrace.features.online import RowPosition
@@ -163,8 +162,8 @@ class HeadraceOnlineStore(OnlineStore):  # type: ignore[misc]
     def _plan(self, config: RepoConfig, table: FeatureView) -> FeaturePlan:
         """A plan of this view alone, prepared in the store."""
         if not set(table.entities) <= set(self._entities):
-            registry = Registry(config.project, config.registry, Path(config.repo_path or "."))
-            entities = registry.list_entities(config.project)
+            with open_repository(Path(config.repo_path or "."), config) as repository:
+                entities = repository.list_entities()
             self._entities = {entity.name: entity for entity in entities}
         where = f"Feast project {config.project}"
         view = compile_stored_view(table, self._entities, where)

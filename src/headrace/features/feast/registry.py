@@ -19,10 +19,11 @@ from google.protobuf.message import DecodeError
 
 from headrace.code.by_value import serialize_function
 from headrace.features.checks.applied import APPLIED, REGISTRY, folder, is_registry_as_applied, mark_of
+from headrace.features.checks.sql_registry import prepare_sql_registry
 from headrace.features.feast.compiler import collect_objects
 from headrace.features.feast.internals import skip_inference
 from headrace.features.feast.objects import FeastObjects
-from headrace.features.feast.repository import YAML, repository_yaml
+from headrace.features.feast.repository import YAML, open_repository, repository_yaml
 from headrace.features.feast.views import compile_fields, compile_on_demand_view, request_fields
 from headrace.features.plan import Dtype, OnDemandInput
 from headrace.features.values.on_demand import OnDemand, OnDemandError, ReturnError
@@ -64,12 +65,14 @@ def apply(project: Project) -> ApplyResult:
     """Writes feature_store.yaml and the registry into the state folder, unless they are as declared. They may
     differ because Feast itself has written them (`feast apply`, `teardown`, a deleted view).
 
-    The new registry replaces the old one in one step, so that a reader finds one of the two, complete, even if
-    this process is killed.
+    A registry in a file is replaced in one step, so that a reader finds the old or the new one, complete, even
+    if this process is killed. In PostgreSQL each object is replaced in one step; after a kill the next call
+    writes the others.
 
     Raises:
         ProjectError: two objects share a name, an on-demand function cannot run in serving, or Feast
             refuses an object.
+        Unavailable: the registry is on a server that cannot be reached.
     """
     objects = collect_objects(project)
     place = folder(project.settings)
@@ -127,10 +130,20 @@ def _write_registry(project: Project, objects: FeastObjects, place: Path) -> Non
     shutil.rmtree(scratch, ignore_errors=True)
     make_private(scratch)
     old, new = place / REGISTRY, scratch / REGISTRY
-    if _is_readable(old):
+    is_file = project.settings.features.feast_registry == "file"
+    if not is_file:
+        prepare_sql_registry(project.settings)
+    elif _is_readable(old):
         shutil.copyfile(old, new)  # keeps the materializations that Feast recorded
     (scratch / YAML).write_text(repository_yaml(project.settings, new))
-    store = FeatureStore(repo_path=str(scratch))
+    with open_repository(scratch) as store:
+        _apply_objects(project, objects, store)
+    if is_file:
+        write_file(old, new.read_bytes())
+    shutil.rmtree(scratch)
+
+
+def _apply_objects(project: Project, objects: FeastObjects, store: FeatureStore) -> None:
     deleted = _objects_to_delete(store, objects)
     registrable = _registrable_objects(objects)
     try:
@@ -143,8 +156,6 @@ def _write_registry(project: Project, objects: FeastObjects, place: Path) -> Non
         raise ProjectError(
             f"Feast refuses the project's feature definitions: {error}", where=str(project.settings.root)
         ) from error
-    write_file(old, new.read_bytes())
-    shutil.rmtree(scratch)
 
 
 def _registrable_objects(objects: FeastObjects) -> list[Any]:

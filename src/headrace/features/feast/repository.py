@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import yaml
+from feast import FeatureStore
 from feast.repo_config import RepoConfig
 
 from headrace.config.settings import Settings, load_settings
+from headrace.features.checks.sql_registry import sql_registry_config
 from headrace.kernel.errors import ProjectError
 
-__all__ = ["YAML", "repository_yaml", "settings_of"]
+__all__ = ["YAML", "open_repository", "repository_yaml", "settings_of"]
 
 YAML = "feature_store.yaml"
 _PACKAGE = "headrace.features.feast"
 
 
 def repository_yaml(settings: Settings, registry: Path) -> str:
-    """The text of feature_store.yaml beside the registry.
+    """The text of feature_store.yaml beside the registry's file, whether or not the registry is in it.
 
     Its paths are relative if the state folder is inside the project's, so that the project can be moved.
     """
@@ -29,7 +33,9 @@ def repository_yaml(settings: Settings, registry: Path) -> str:
         {
             "project": settings.project,
             "provider": f"{_PACKAGE}.provider.HeadraceProvider",
-            "registry": {"path": registry.name, "cache_ttl_seconds": 60},
+            "registry": {"path": registry.name, "cache_ttl_seconds": 60}
+            if settings.features.feast_registry == "file"
+            else sql_registry_config(settings),
             "offline_store": {
                 "type": f"{_PACKAGE}.offline_store.HeadraceOfflineStore",
                 "root": str(root),
@@ -42,6 +48,23 @@ def repository_yaml(settings: Settings, registry: Path) -> str:
         sort_keys=False,
     )
     return text
+
+
+@contextmanager
+def open_repository(folder: Path, config: RepoConfig | None = None) -> Iterator[FeatureStore]:
+    """Feast's own access to the repository in this folder, which closes its connections at the end.
+
+    Args:
+        folder: the folder of feature_store.yaml.
+        config: the content of that file, if the caller has read it.
+    """
+    store = FeatureStore(repo_path=str(folder), config=config)
+    try:
+        yield store
+    finally:
+        engine = getattr(store.registry, "write_engine", None)
+        if engine is not None:
+            engine.dispose()
 
 
 def settings_of(config: RepoConfig) -> Settings:

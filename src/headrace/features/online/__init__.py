@@ -7,6 +7,7 @@ from headrace.features.online.store import (
     ServedPosition,
     StoreUnavailable,
     StreamPosition,
+    filled_views,
     open,  # noqa: A004
 )
 
@@ -17,5 +18,6 @@ __all__ = [
     "ServedPosition",
     "StoreUnavailable",
     "StreamPosition",
+    "filled_views",
     "open",
 ]

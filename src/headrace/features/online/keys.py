@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from hashlib import sha256
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
-import pyarrow as pa
 from msgspec import Struct
 
 from headrace.features.plan import FeaturePlan, StoredView
 from headrace.kernel.digest import short_digest
 from headrace.kernel.errors import ProjectError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 __all__ = ["Key", "KeySchema", "PackedKey"]
 
@@ -58,9 +60,11 @@ class KeySchema(Struct, frozen=True, array_like=True):
         Raises:
             ProjectError: a key is text but its column holds whole numbers, or the reverse.
         """
+        from pyarrow import types
+
         for name, dtype in self.columns:
             column = rows.schema.field(name).type
-            if pa.types.is_integer(column) != (dtype == "int64"):
+            if types.is_integer(column) != (dtype == "int64"):
                 raise ProjectError(
                     f"the key {name!r} of view {view.name!r} is declared as {dtype}, but it is {column}"
                     f" in table {view.table}",

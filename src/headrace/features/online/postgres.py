@@ -16,24 +16,24 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from psycopg import errors
 
 from headrace.features.online.database import EntityGroup, MissingView, ReadStates, StateRow, StatesRead
-from headrace.features.online.entity_store import EntityStore
 from headrace.features.online.keys import KeySchema, PackedKey
 from headrace.features.plan import StoredView
-from headrace.kernel.digest import short_digest
 from headrace.kernel.position import Position, decode_position, encode_position
-from headrace.kernel.postgres import PostgresConnection, PostgresPool
+from headrace.kernel.postgres import PostgresConnection, PostgresPool, create_schema, schema_of
 from headrace.kernel.time import now_micros
 
-__all__ = ["PostgresDatabase", "open_postgres", "schema_of"]
+if TYPE_CHECKING:
+    from headrace.features.online.entity_store import EntityStore
+
+__all__ = ["PostgresDatabase", "open_postgres"]
 
 _READ = 2.0  # seconds that a lookup waits for the server
-_LONGEST_NAME = 63  # bytes of a name in PostgreSQL, which cuts off the rest
 _CHUNK = 1 << 20  # bytes of states that are sent at once
 _TYPES = {"int64": "bigint", "bytes": "bytea"}
 _OIDS = {"int64": 20, "bytes": 17}
@@ -57,27 +57,23 @@ def open_postgres(url: str, project: str, *, clock: Callable[[], int] = now_micr
         project: the project's name: each project has a schema of its own.
         clock: the wall clock, microseconds.
     """
-    return EntityStore(PostgresDatabase(PostgresPool(url), schema_of(project)), clock=clock)
+    from headrace.features.online.entity_store import EntityStore  # it loads the engines
 
-
-def schema_of(project: str) -> str:
-    """The name of the schema that holds a project's online store."""
-    name = f"headrace_{project}"
-    return name if len(name) <= _LONGEST_NAME else f"{name[:30]}_{short_digest(project)}"
+    return EntityStore(PostgresDatabase(url, project), clock=clock)
 
 
 class PostgresDatabase:
     """See features.online.database.StateDatabase.
 
     Args:
-        pool: the connections.
-        schema: the name of the schema, which is created with the first view.
+        url: the database's address, without a password.
+        project: the project's name. Its schema is created with the first view.
     """
 
-    def __init__(self, pool: PostgresPool, schema: str) -> None:
-        self.where = pool.url
-        self._pool = pool
-        self._schema = schema
+    def __init__(self, url: str, project: str) -> None:
+        self.where = url
+        self._pool = PostgresPool(url)
+        self._schema = schema_of(project)
         self._local = threading.local()
 
     @contextmanager
@@ -97,9 +93,7 @@ class PostgresDatabase:
     def add_view(self, view: StoredView, keys: KeySchema) -> None:
         """See StateDatabase."""
         if not self._exists():
-            # PostgreSQL asks for the right to create even a schema that exists.
-            if not self._query("select to_regnamespace(%s)", self._schema)[0][0]:
-                self._query(f"create schema {self._schema}")
+            create_schema(self._connection(), self._schema)
             self._query(_VIEWS.format(schema=self._schema))
         added = self._query(
             f"insert into {self._schema}.views (digest, keys, view) values (%s, %s, %s)"

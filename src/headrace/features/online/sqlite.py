@@ -13,11 +13,11 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from headrace.features.online.database import EntityGroup, MissingView, ReadStates, StateRow, StatesRead
-from headrace.features.online.entity_store import EntityStore
 from headrace.features.online.keys import KeySchema, PackedKey
 from headrace.features.plan import StoredView
 from headrace.kernel.errors import Unavailable
@@ -25,6 +25,9 @@ from headrace.kernel.position import Position, decode_position, encode_position
 from headrace.kernel.private import make_private
 from headrace.kernel.sqlite import open_shared
 from headrace.kernel.time import now_micros
+
+if TYPE_CHECKING:
+    from headrace.features.online.entity_store import EntityStore
 
 __all__ = ["SqliteDatabase", "open_sqlite"]
 
@@ -55,6 +58,8 @@ def open_sqlite(path: str | Path, *, clock: Callable[[], int] = now_micros) -> E
     Raises:
         Unavailable: the file cannot be opened or another process keeps it locked.
     """
+    from headrace.features.online.entity_store import EntityStore  # it loads the engines
+
     return EntityStore(SqliteDatabase(path), clock=clock)
 
 

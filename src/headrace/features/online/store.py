@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from msgspec import Struct
@@ -18,6 +19,8 @@ from headrace.kernel.secrets import clean_text
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from headrace.features.online.database import StateDatabase
+
 __all__ = [
     "LookupResult",
     "OnlineStore",
@@ -25,6 +28,7 @@ __all__ = [
     "ServedPosition",
     "StoreUnavailable",
     "StreamPosition",
+    "filled_views",
     "open",
 ]
 
@@ -172,18 +176,35 @@ def open(settings: Settings) -> OnlineStore:  # noqa: A001
         ProjectError: the setting `online` is not the address of an online store, or has a password in it.
         Unavailable: the file is locked, or a package is not installed.
     """
+    from headrace.features.online.entity_store import EntityStore
+
+    return EntityStore(_open_database(settings))
+
+
+def filled_views(settings: Settings) -> list[str]:
+    """The digests of the views in the project's online store that are filled, sorted. Loads no engine.
+
+    Raises:
+        ProjectError: as `open`.
+        Unavailable: as `open`, or the store cannot be reached.
+    """
+    with closing(_open_database(settings)) as database:
+        return sorted(database.positions())
+
+
+def _open_database(settings: Settings) -> StateDatabase:
     url = settings.online.url
     if url.startswith("sqlite://"):
-        from headrace.features.online.sqlite import open_sqlite
+        from headrace.features.online.sqlite import SqliteDatabase
 
-        return open_sqlite(path_of(url))
+        return SqliteDatabase(path_of(url))
     if is_postgres_address(url):
         check_postgres_address(url, "online")
         if not is_installed("psycopg"):
             raise describe_missing("psycopg", "an online store in PostgreSQL", where=url)
-        from headrace.features.online.postgres import open_postgres
+        from headrace.features.online.postgres import PostgresDatabase
 
-        return open_postgres(url, settings.project)
+        return PostgresDatabase(url, settings.project)
     raise ProjectError(
         f"{clean_text(url)!r} is not the address of an online store",
         where="setting online",

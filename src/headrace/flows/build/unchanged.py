@@ -1,10 +1,10 @@
 """Decides by one digest whether a build has anything to do, before anything heavy is imported.
 
 The digest covers the project's files, its params.yaml, its lock, the pointers, dvc.yaml and dvc.lock, the
-profile, Feast's registry, and the files and environment variables that tables declare to read. Compared too are
-the commits of the git revisions that sources name, and the state of the lake: the topics' newest snapshots, and
-whether each table is at the snapshot in its pointer. A build that brings everything up to date records all this
-in the state folder.
+profile, Feast's registry, which views of the online store are filled, and the files and environment variables
+that tables declare to read. Compared too are the commits of the git revisions that sources name, and the state
+of the lake: the topics' newest snapshots, and whether each table is at the snapshot in its pointer. A build
+that brings everything up to date records all this in the state folder.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from headrace.code.external import external_digests
 from headrace.code.source_files import LOCK_FILES, PARAMS_FILE, file_stamps
 from headrace.config.settings import FILE, Settings
 from headrace.features.checks.applied import registry_digest
+from headrace.features.online import filled_views
 from headrace.flows.build.drift import FILE as DRIFT
 from headrace.flows.build.pointers import write_if_changed
 from headrace.kernel.digest import digest_value
@@ -95,6 +96,6 @@ def _digest(settings: Settings, files: list[str], env: list[str]) -> str:
     texts = {str(path.relative_to(root)): path.read_text() for path in paths}
     drift = settings.place(DRIFT)
     texts[DRIFT] = drift.read_text() if drift.is_file() else ""
-    profile = [settings.profile_name, settings.values, registry_digest(settings)]
+    profile = [settings.profile_name, settings.values, registry_digest(settings), filled_views(settings)]
     variables = external_digests(root, env=env).env
     return digest_value([__version__, profile, texts, variables, file_stamps(root, [*files, *_KEPT])])

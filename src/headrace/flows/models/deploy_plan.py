@@ -186,7 +186,7 @@ class Planner:
             source=version.source,
             artifact=digest,
             needs=read_needs(files),
-            columns=read_signature(files),
+            signature=read_signature(files),
             options=options,
             timeout=self._file.timeout,
         )

@@ -43,8 +43,8 @@ def predict(
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     with httpx.Client(base_url=up.predict, headers=headers, timeout=_TIMEOUT, trust_env=False) as client:
         try:
-            models = _read_response(client.get("/models"))["models"]
-            fields = models.get(model, {}).get("fields", {})
+            answer = _read_response(client.get("/models"))
+            fields = {**answer["deployed"], **answer["models"]}.get(model, {}).get("fields", {})
             body = {name: _parse(value, fields.get(name)) for name, value in values.items()}
             params = {"explain": 1} if explain else {}
             return _read_response(client.post(f"/predict/{model}", params=params, json=body))

@@ -37,7 +37,8 @@ def find_leftovers(settings: Settings) -> Leftovers:
 def clean(settings: Settings) -> Leftovers:
     """Deletes the state folder of this profile, and the pointers to what was in it.
 
-    Data on servers (a catalog, a bucket, an MLflow server) are kept. No build and no `up` can start before
+    Data on servers (a catalog, a bucket, an MLflow server, an online store in PostgreSQL) are kept; the next
+    build fills such a store anew, because it is of another log and lake. No build and no `up` can start before
     everything is deleted.
 
     Raises:

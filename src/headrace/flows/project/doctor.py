@@ -17,6 +17,7 @@ from headrace.alerts.channels import channels
 from headrace.alerts.delivery import DeliveryLedger
 from headrace.config.settings import Settings
 from headrace.events.formats.schema_registry import SchemaRegistry
+from headrace.features.checks.applied import registry_digest
 from headrace.features.plan import WindowedView
 from headrace.kernel.errors import HeadraceError
 from headrace.kernel.extras import is_installed, remedy_for
@@ -76,6 +77,8 @@ def doctor(workspace: Workspace | None) -> list[Diagnosis]:
     ]
     if url := settings.formats.schema_registry:
         checks.append((f"schema registry {url}", lambda: f"{len(SchemaRegistry(url).subjects())} subjects"))
+    if (url := settings.features.feast_registry) != "file":
+        checks.append((f"feast registry {url}", lambda: _feast_registry(settings)))
     if urlsplit(settings.log.address).scheme in _LOG_PACKAGES:
         diagnoses.append(_extra(settings.log.address))
     diagnoses += [_run_check(clean_text(what), check) for what, check in checks]
@@ -187,6 +190,10 @@ def _online(workspace: Workspace) -> str:
     views = store.views()
     broken = sum(store.count_broken(view) for view in views if isinstance(view, WindowedView))
     return f"{len(views)} feature views" + (f", {broken} broken entities" if broken else "")
+
+
+def _feast_registry(settings: Settings) -> str:
+    return "holds Feast's objects" if registry_digest(settings) else "is empty; headrace build fills it"
 
 
 def _mlflow(workspace: Workspace) -> str:

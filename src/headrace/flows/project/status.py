@@ -15,6 +15,7 @@ from typing import Any
 from headrace.alerts.record import TABLE as ALERTS
 from headrace.alerts.record import Alert, has_forgotten, open_alerts
 from headrace.config.settings import Settings
+from headrace.features.online import filled_views
 from headrace.flows.build.context import BuildContext
 from headrace.flows.build.project_code import read_project_code
 from headrace.flows.build.unchanged import is_unchanged
@@ -157,6 +158,11 @@ def status(workspace: Workspace, *, load_features: bool = True) -> Status:
     except HeadraceError as error:
         problems.append(str(error))
         on_log = _OnLog()
+    if not settings.online.is_local:
+        try:
+            filled_views(settings)
+        except HeadraceError as error:
+            problems.append(str(error))
     releases = dict(on_log.releases or {})
     built = [releases[model] for model in declared.models if model in releases]
     up = find_up(settings)

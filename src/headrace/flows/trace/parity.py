@@ -22,6 +22,7 @@ from headrace.workspace import Workspace
 
 __all__ = ["parity"]
 
+_NO_PLAN = ""  # of an MLflow model, which reads no features
 _COLUMNS = ("id", "model", "version", "at", "entity", "request", "features", "positions")
 
 
@@ -53,7 +54,7 @@ def _rows(lake: Lake, model: str | None, limit: int) -> Iterator[dict[str, Any]]
     """The newest logged predictions, the newest first."""
     rows = None
     if lake.table_exists(TABLE):
-        logged = lake.table(TABLE).scan().filter(pl.col("_valid")).select(_COLUMNS)
+        logged = lake.table(TABLE).scan().filter(pl.col("_valid"), pl.col("plan") != _NO_PLAN).select(_COLUMNS)
         if model is not None:
             logged = logged.filter(pl.col("model") == model)
         rows = logged.sort("at", descending=True).head(limit).collect()

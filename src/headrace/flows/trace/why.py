@@ -168,12 +168,20 @@ def why(workspace: Workspace, prediction_id: str, *, events: int = _EVENTS) -> W
         events: how many raw events are listed for each view.
 
     Raises:
-        CallError: the prediction does not exist, or its version no longer exists.
+        CallError: the prediction does not exist, or its version no longer exists; or an MLflow model made it,
+            which reads no features.
         Unavailable: the events behind it are not ingested yet, or a service cannot be reached.
         Refused: the version's bundle was changed.
     """
     project, lake = workspace.project, workspace.lake
     prediction, found_in = find_prediction(workspace, prediction_id)
+    if not prediction.plan:
+        raise CallError(
+            f"version {prediction.version} of the MLflow model {prediction.model!r} predicted from the request"
+            " alone: no feature of this project was read",
+            where=f"prediction {prediction.id}",
+            remedy="Table headrace_predictions has its request and its value.",
+        )
     bundle = workspace.registry.bundle(prediction.model, prediction.version)
     plan = decode_plan((bundle / PLAN).read_bytes())
     views = _views(project, lake, plan, prediction, events)

@@ -94,8 +94,10 @@ def _decode(file: str) -> TableMetadata:
         metadata = decode_metadata(Path(file).read_bytes())
     except msgspec.MsgspecError as error:  # such as a compressed file
         raise UnknownFormat(str(error)) from error
-    if metadata.format_version != 2 or _NAME_MAPPING in metadata.properties:
-        raise UnknownFormat(f"it has table format {metadata.format_version}, or columns without ids")
+    if metadata.format_version != 2:
+        raise UnknownFormat(f"it has table format {metadata.format_version}")
+    if _NAME_MAPPING in metadata.properties:
+        raise UnknownFormat("its data files may lack the ids of their columns")
     return metadata
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 
 import polars as pl
 import pyarrow as pa
@@ -16,6 +17,7 @@ from headrace.lake.entries import live_entries
 from headrace.lake.errors import name_catalog_errors
 from headrace.lake.metadata import metadata_of
 from headrace.lake.reading.port import StoredFile
+from headrace.lake.refs import TRIES
 
 __all__ = ["PyIcebergReader", "PyIcebergTable"]
 
@@ -44,6 +46,12 @@ class PyIcebergReader:
 
     def find(self, name: str) -> PyIcebergTable | None:
         """See CatalogReader."""
+        for _ in range(TRIES):
+            with suppress(FileNotFoundError):  # later commits removed the metadata file that the catalog named
+                return self._load(name)
+        return self._load(name)
+
+    def _load(self, name: str) -> PyIcebergTable | None:
         with name_catalog_errors(self._where, name):
             try:
                 return PyIcebergTable(self._catalog.load_table((self._namespace, name)))

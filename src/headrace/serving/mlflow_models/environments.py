@@ -18,7 +18,7 @@ import msgspec
 from headrace.kernel import faults
 from headrace.kernel.errors import HeadraceError, Refused, Unavailable
 from headrace.kernel.ids import new_id
-from headrace.kernel.lock import hold_lock
+from headrace.kernel.lock import hold_lock, try_lock
 from headrace.kernel.private import make_private
 from headrace.kernel.secrets import clean_text
 from headrace.serving.mlflow_models.interpreters import Interpreter, child_environment, find_interpreter
@@ -92,16 +92,28 @@ def check_needs(root: Path, needs: Needs) -> None:
 
 
 def remove_environments(root: Path, keep: Collection[str]) -> list[str]:
-    """Removes each environment whose digest is not in `keep`; returns their digests."""
+    """Removes each environment whose digest is not in `keep`, and drafts that killed processes left.
+
+    Returns:
+        The digests of the removed environments.
+    """
     removed = []
-    for folder in sorted(root.glob("*")):
-        digest = folder.name
-        if folder.is_dir() and not digest.startswith(".") and digest not in keep:
-            with hold_lock(root / f"{digest}.lock"):
-                trash = root / f".{digest}.{new_id()}"
-                os.replace(folder, trash)  # a reader sees it whole or not at all
-                shutil.rmtree(trash)
-            (root / f"{digest}.lock").unlink(missing_ok=True)
+    for folder in sorted(path for path in root.glob("*") if path.is_dir()):
+        is_draft = folder.name.startswith(".")
+        digest = folder.name.split(".")[1] if is_draft else folder.name
+        if digest in keep and not is_draft:
+            continue
+        lock = try_lock(root / f"{digest}.lock")
+        if lock is None:  # it is being made
+            continue
+        with lock:
+            if is_draft:
+                shutil.rmtree(folder)
+                continue
+            trash = root / f".{digest}.{new_id()}"
+            os.replace(folder, trash)  # a reader sees it whole or not at all
+            shutil.rmtree(trash)
+            Path(lock.name).unlink()
             removed.append(digest)
     return removed
 

@@ -21,7 +21,7 @@ from headrace.log.follow import TopicFollower
 from headrace.serving.history import find_previous
 from headrace.serving.mlflow_models.needs import Needs
 from headrace.serving.mlflow_models.options import ServingOptions
-from headrace.serving.mlflow_models.signature import Column
+from headrace.serving.mlflow_models.signature import Signature
 
 if TYPE_CHECKING:
     from headrace.log import Log
@@ -48,7 +48,7 @@ class DeployedModel(Struct, frozen=True):
         source: MLflow's address of its artefact.
         artifact: the digest of the artefact's files, which names its folder.
         needs: the Python and the packages that it needs.
-        columns: the columns of its signature; None: it states none.
+        signature: what it takes.
         options: how it is served, the name in its paths included.
         timeout: seconds within which it must answer a request.
     """
@@ -58,7 +58,7 @@ class DeployedModel(Struct, frozen=True):
     source: str
     artifact: str
     needs: Needs
-    columns: list[Column] | None
+    signature: Signature
     options: ServingOptions
     timeout: float
 

@@ -15,6 +15,7 @@ from headrace.kernel.errors import Refused
 __all__ = ["NAME_RULE", "Autoscaling", "ServingOptions", "is_valid_name", "read_options"]
 
 _PREFIX = "ray."
+_LONGEST = 80  # characters of a tag's value that a message has
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 NAME_RULE = "letters, digits, '.', '_' and '-', beginning with a letter or digit, at most 100"
 
@@ -137,7 +138,7 @@ def read_options(model: str, tags: Mapping[str, str]) -> ServingOptions:
             try:
                 values[key] = _TAGS[key].read(text)
             except ValueError:
-                problems.append(f"tag {tag} is {text!r}; it should be {_TAGS[key].rule}")
+                problems.append(f"tag {tag} is {_quote(text)}; it should be {_TAGS[key].rule}")
     if "name" not in values and not is_valid_name(model):
         problems.append(f"{model!r} is not a valid name in a path; tag {_PREFIX}name should be {NAME_RULE}")
     scaling = {key.removeprefix(_SCALING): values[key] for key in values if key.startswith(_SCALING)}
@@ -153,6 +154,10 @@ def read_options(model: str, tags: Mapping[str, str]) -> ServingOptions:
         autoscaling=Autoscaling(**scaling) if scaling else None,
         max_batch_size=values.get("user_config.max_batch_size", 1),
     )
+
+
+def _quote(text: str) -> str:
+    return repr(text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…")
 
 
 def _check_scaling(scaling: Mapping[str, Any], has_number: bool) -> list[str]:

@@ -19,6 +19,7 @@ from headrace.kernel.errors import Unavailable
 from headrace.kernel.ids import new_id
 from headrace.serving.errors import ModelFailed, ModelTimeout
 from headrace.serving.mlflow_models import worker
+from headrace.serving.mlflow_models.signature import Signature
 
 __all__ = ["Columns", "ModelProcess", "ProcessSpec"]
 
@@ -42,7 +43,7 @@ class ProcessSpec(Struct, frozen=True):
         name: the model's name in messages.
         python: the Python of its environment.
         artifact: the folder of its artefact.
-        columns: name and type of each column of its signature; None: it states none.
+        signature: what it takes.
         variables: further environment variables.
         timeout: seconds within which it must answer a request.
     """
@@ -50,7 +51,7 @@ class ProcessSpec(Struct, frozen=True):
     name: str
     python: Path
     artifact: Path
-    columns: tuple[tuple[str, str], ...] | None
+    signature: Signature
     variables: dict[str, str]
     timeout: float
 
@@ -96,7 +97,7 @@ class ModelProcess:
                 worker.__file__,
                 str(self._socket),
                 str(self._spec.artifact),
-                _encode(self._spec.columns).decode(),
+                _encode(self._spec.signature).decode(),
             ],
             self._log,
             self._environment(),

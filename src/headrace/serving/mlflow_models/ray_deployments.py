@@ -13,7 +13,7 @@ from headrace.serving.mlflow_models.model_set import DeployedModel
 from headrace.serving.mlflow_models.process import Columns
 from headrace.serving.mlflow_models.replica import ModelReplica, ReplicaAnswer
 from headrace.serving.mlflow_models.served import Ask
-from headrace.serving.mlflow_models.signature import Column
+from headrace.serving.mlflow_models.signature import Signature
 
 if TYPE_CHECKING:
     from ray.serve import Application
@@ -77,11 +77,11 @@ def make_ask(application: str) -> Ask:
 
     handles: dict[str, Any] = {}
 
-    async def ask(name: str, schema: list[Column] | None, columns: Columns) -> ReplicaAnswer:
+    async def ask(name: str, signature: Signature, columns: Columns) -> ReplicaAnswer:
         handle = handles.get(name)
         if handle is None:
             handle = handles[name] = serve.get_deployment_handle(_deployment_name(name), application)
-        answer: ReplicaAnswer = await handle.predict.remote(schema, columns)
+        answer: ReplicaAnswer = await handle.predict.remote(signature, columns)
         return answer
 
     return ask

@@ -22,7 +22,7 @@ from headrace.serving.mlflow_models.environments import ensure_environment, pyth
 from headrace.serving.mlflow_models.folders import artifacts_folder, environments_folder
 from headrace.serving.mlflow_models.model_set import DeployedModel
 from headrace.serving.mlflow_models.process import Columns, ModelProcess, ProcessSpec
-from headrace.serving.mlflow_models.signature import Column
+from headrace.serving.mlflow_models.signature import Signature
 from headrace.serving.mlflow_models.states import ReplicaState, make_replica_folder
 
 __all__ = ["ModelReplica", "ReplicaAnswer", "make_spec"]
@@ -54,8 +54,7 @@ def make_spec(settings: Settings, model: DeployedModel) -> ProcessSpec:
     """
     artifact = find_artifact(artifacts_folder(settings), model.artifact)
     python = ensure_environment(environments_folder(settings), model.needs)
-    columns = None if model.columns is None else tuple((column.name, column.type) for column in model.columns)
-    return ProcessSpec(model.name, python, artifact, columns, model.options.env_vars, model.timeout)
+    return ProcessSpec(model.name, python, artifact, model.signature, model.options.env_vars, model.timeout)
 
 
 class ModelReplica:
@@ -84,13 +83,11 @@ class ModelReplica:
             self._batches = Batches(self._process.predict)
         self._batches.max_size = config["max_batch_size"]
 
-    async def predict(self, schema: list[Column] | None, columns: Columns) -> ReplicaAnswer:
+    async def predict(self, signature: Signature, columns: Columns) -> ReplicaAnswer:
         """The model's answer to each row of a request that fits a signature."""
         version = self._model.version
         try:
-            if (
-                schema != self._model.columns
-            ):  # the endpoint has learned of a new version before its replicas run
+            if signature != self._model.signature:  # the endpoint already knows a version that is not here yet
                 raise Unavailable(f"model {self._model.name!r} changes to another version")
             return ReplicaAnswer(version, await self._batches.predict(columns))
         except (ModelFailed, ModelTimeout, Unavailable) as error:

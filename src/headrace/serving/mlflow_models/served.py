@@ -20,13 +20,13 @@ from headrace.kernel.time import from_micros, now_micros
 from headrace.serving.mlflow_models.model_set import DeployedModel, ModelSet, ModelSetFollower
 from headrace.serving.mlflow_models.process import Columns
 from headrace.serving.mlflow_models.replica import ReplicaAnswer
-from headrace.serving.mlflow_models.signature import Column, SignatureSchema, to_columns
+from headrace.serving.mlflow_models.signature import Signature, SignatureSchema, to_columns
 from headrace.serving.prediction import Prediction
 
 __all__ = ["Ask", "FollowedModelSet", "ServedModel", "ServedModels"]
 
 _SLACK = 5.0  # seconds that a request may take beside the model: queues, Ray
-Ask = Callable[[str, list[Column] | None, Columns], Awaitable[ReplicaAnswer]]
+Ask = Callable[[str, Signature, Columns], Awaitable[ReplicaAnswer]]
 """Asks a replica of the model with this name. The request fits this signature."""
 
 
@@ -76,7 +76,7 @@ class ServedModel:
 
     def __init__(self, deployed: DeployedModel, set_id: str, ask: Ask) -> None:
         self.deployed = deployed
-        self.schema = SignatureSchema(deployed.columns)
+        self.schema = SignatureSchema(deployed.signature)
         self._set_id, self._ask = set_id, ask
 
     async def predict(self, instances: Sequence[Mapping[str, Any]]) -> list[Prediction]:
@@ -90,7 +90,7 @@ class ServedModel:
         name = self.deployed.name
         try:
             async with asyncio.timeout(2 * self.deployed.timeout + _SLACK):
-                answer = await self._ask(name, self.deployed.columns, to_columns(instances))
+                answer = await self._ask(name, self.deployed.signature, to_columns(instances))
         except TimeoutError:
             raise Unavailable(f"no replica of model {name!r} answers") from None
         if answer.values is None:
@@ -126,23 +126,17 @@ class ServedModels:
     Args:
         settings: the project's settings.
         ask: asks a replica.
+
+    Attributes:
+        models: name → model. The mapping is replaced, never changed.
     """
 
     def __init__(self, settings: Settings, ask: Ask) -> None:
         self._ask = ask
         self._set = FollowedModelSet(settings)
-        self._models: dict[str, ServedModel] = {}
+        self.models: dict[str, ServedModel] = {}
         self._set_id = ""
         self._update()
-
-    @property
-    def names(self) -> list[str]:
-        """The names of the models."""
-        return sorted(self._models)
-
-    def find(self, name: str) -> ServedModel | None:
-        """The model with this name, or None."""
-        return self._models.get(name)
 
     def poll(self) -> None:
         """Takes the set in force."""
@@ -156,7 +150,7 @@ class ServedModels:
     def _update(self) -> None:
         current = self._set.current
         if current is not None and current.id != self._set_id:
-            self._models = {model.name: ServedModel(model, current.id, self._ask) for model in current.models}
+            self.models = {model.name: ServedModel(model, current.id, self._ask) for model in current.models}
             self._set_id = current.id
 
 

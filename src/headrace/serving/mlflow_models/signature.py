@@ -1,4 +1,4 @@
-"""Signature: the columns that a model states in its artefact, as the schema of an instance of a request."""
+"""Signature: the columns that a model states in its artefact, and the schema of an instance made of them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from headrace.kernel.errors import Refused
 from headrace.serving.errors import MissingField, WrongValue
 from headrace.serving.mlflow_models.needs import read_yaml
 
-__all__ = ["Column", "SignatureSchema", "read_signature", "to_columns"]
+__all__ = ["Column", "Signature", "SignatureSchema", "read_signature", "to_columns"]
 
 _MLMODEL = "MLmodel"
 _FLOAT32_MAX = 3.4028234663852886e38
@@ -29,6 +29,10 @@ _TYPES: dict[str, Any] = {
     "binary": bytes | None,
 }
 """MLflow's type → the JSON that a value is decoded from. A type that is not here takes any JSON."""
+
+_DTYPES = {"float64": "double", "float32": "float", "int64": "long", "int32": "integer", "bool": "boolean"}
+"""NumPy's dtype of a matrix → MLflow's type of its columns."""
+_WIDEST = 10_000  # columns of a matrix
 
 
 class Column(Struct, frozen=True):
@@ -45,36 +49,78 @@ class Column(Struct, frozen=True):
     required: bool = True
 
 
-def read_signature(artifact: Path) -> list[Column] | None:
-    """Reads the columns of a model from its artefact; None if it states no signature.
+class Signature(Struct, frozen=True):
+    """What a model takes.
+
+    Attributes:
+        columns: its columns; None: it states none, and takes a frame of any columns.
+        matrix: NumPy's dtype, if the model takes a matrix and not a frame. Its columns are named `0`, `1`, ...
+    """
+
+    columns: list[Column] | None = None
+    matrix: str = ""
+
+
+class _Tensor(Struct):
+    dtype: str
+    shape: list[int]
+
+
+def read_signature(artifact: Path) -> Signature:
+    """Reads the signature of a model from its artefact.
 
     Raises:
-        Refused: the file is missing or not valid, or the model takes tensors.
+        Refused: the file is missing or not valid, or the model takes neither named columns nor a matrix.
     """
     content = read_yaml(artifact, _MLMODEL)
     if "python_function" not in (content.get("flavors") or {}):
         raise Refused("the model has no flavor python_function, by which MLflow loads it", where=_MLMODEL)
     inputs = (content.get("signature") or {}).get("inputs")
     if inputs is None:
-        return None
+        return Signature()
     try:
         fields = msgspec.json.decode(inputs, type=list[dict[str, Any]])
     except (msgspec.MsgspecError, TypeError) as error:
         raise Refused(f"it is not valid: {error}", where=f"{_MLMODEL}: signature") from error
-    if any("name" not in field or field.get("type") == "tensor" for field in fields):
-        raise Refused(
-            "the model takes tensors, or columns without names",
-            where=f"{_MLMODEL}: signature",
-            remedy="Log it with a signature of named columns: infer_signature of a DataFrame.",
-        )
-    return [
-        Column(
-            str(field["name"]),
-            str(field["type"]) if field["type"] in _TYPES else "any",
-            bool(field.get("required", True)),
-        )
-        for field in fields
-    ]
+    if len(fields) == 1 and fields[0].get("type") == "tensor":
+        return _read_matrix(fields[0])
+    names = [field.get("name") for field in fields]
+    if not all(isinstance(name, str) for name in names) or any(
+        field.get("type") == "tensor" for field in fields
+    ):
+        raise _refuse_inputs("several tensors, or columns without names")
+    if len(set(names)) != len(names):
+        raise _refuse_inputs("two columns of one name")
+    return Signature(
+        [
+            Column(
+                field["name"],
+                field["type"] if isinstance(field.get("type"), str) and field["type"] in _TYPES else "any",
+                field.get("required", True) is not False,
+            )
+            for field in fields
+        ]
+    )
+
+
+def _read_matrix(field: dict[str, Any]) -> Signature:
+    try:
+        tensor = msgspec.convert(field.get("tensor-spec"), _Tensor)
+    except msgspec.ValidationError as error:
+        raise _refuse_inputs(f"a tensor that is not valid ({error})") from error
+    is_matrix = len(tensor.shape) == 2 and tensor.shape[0] == -1 and 0 < tensor.shape[1] <= _WIDEST
+    if "name" in field or tensor.dtype not in _DTYPES or not is_matrix:
+        raise _refuse_inputs(f"a tensor of {tensor.dtype} with shape {tensor.shape}")
+    columns = [Column(str(place), _DTYPES[tensor.dtype]) for place in range(tensor.shape[1])]
+    return Signature(columns, tensor.dtype)
+
+
+def _refuse_inputs(inputs: str) -> Refused:
+    return Refused(
+        f"the model takes {inputs}",
+        where=f"{_MLMODEL}: signature",
+        remedy="Log it with the signature of a DataFrame, or of a matrix of numbers.",
+    )
 
 
 class SignatureSchema:
@@ -83,15 +129,15 @@ class SignatureSchema:
     It has the parts of `serving.request_schema.RequestSchema` that protocols use.
 
     Args:
-        columns: the columns; None: any fields are taken.
+        signature: the columns. If it states none, an instance is an object with any fields.
 
     Attributes:
         fields: the required fields: name → MLflow's type.
         instance_type: what msgspec's decoders decode an instance to.
     """
 
-    def __init__(self, columns: Sequence[Column] | None) -> None:
-        self._columns = columns
+    def __init__(self, signature: Signature) -> None:
+        columns = signature.columns
         self.fields = {column.name: column.type for column in columns or () if column.required}
         self.instance_type: Any = dict[str, Any]
         if columns is None:
@@ -133,11 +179,16 @@ class SignatureSchema:
 
     def _to_values(self, instance: Any, index: int | None) -> dict[str, Any]:
         if isinstance(instance, dict):
+            if not instance:
+                raise WrongValue("The instance has no field.", instance=index)
             return instance
         if isinstance(instance, list):
             return self._read_list(instance, index)
         values = zip((name for name, _ in self._cells), msgspec.structs.astuple(instance), strict=True)
-        return {name: _to_json(value) for name, value in values if value is not UNSET}
+        row = {name: _to_json(value) for name, value in values if value is not UNSET}
+        if not row:
+            raise WrongValue("The instance has no field.", instance=index)
+        return row
 
     def _read_list(self, instance: list[Any], index: int | None) -> dict[str, Any]:
         if len(instance) != len(self._cells):

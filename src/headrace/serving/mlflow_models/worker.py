@@ -1,12 +1,11 @@
-"""The process of a model: `python worker.py SOCKET MODEL COLUMNS`, run by the Python that the model needs.
+"""The process of a model: `python worker.py SOCKET MODEL SIGNATURE`, run by the Python that the model needs.
 
 It stands alone: the standard library of any Python from 3.7 on, and MLflow, NumPy and pandas of the model's own
 environment. Headrace is not installed there.
 
 SOCKET is the path of a Unix socket that the parent listens on, MODEL the folder of the model's artefact, and
-COLUMNS a JSON list of [name, type], or null if the model states none. Each message is JSON behind its length
-(4 bytes, big-endian). A request is {"columns": {name: values}}; the answer is {"values": [...]}, one a row, or
-{"error": text}.
+SIGNATURE the JSON of signature.Signature. Each message is JSON behind its length (4 bytes, big-endian). A
+request is {"columns": {name: values}}; the answer is {"values": [...]}, one a row, or {"error": text}.
 
 It reports to its parent and ends with it as kernel.child says: "ready" on standard output; the end of standard
 input ends it.
@@ -40,13 +39,13 @@ _DTYPES = {
 
 
 def main() -> None:
-    path, folder, columns = sys.argv[1:4]
+    path, folder, signature = sys.argv[1:4]
     signals = _take_standard_output()
     _end_with_parent()
     import mlflow.pyfunc
 
     model = mlflow.pyfunc.load_model(folder)
-    types = json.loads(columns)
+    taken = json.loads(signature)
     connection = socket.socket(socket.AF_UNIX)
     connection.connect(path)
     os.write(signals, b"ready\n")
@@ -56,8 +55,8 @@ def main() -> None:
             return
         answer: dict[str, Any]
         try:
-            frame = _build_frame(json.loads(request)["columns"], types)
-            answer = {"values": _to_rows(model.predict(frame), len(frame))}
+            rows = _build_input(json.loads(request)["columns"], taken)
+            answer = {"values": _to_rows(model.predict(rows), len(rows))}
         except Exception as error:
             traceback.print_exc()
             sys.stderr.write("The request above failed; the process continues.\n")
@@ -113,15 +112,18 @@ def _send(connection: socket.socket, answer: dict[str, Any]) -> None:
     connection.sendall(_HEAD.pack(len(content)) + content)
 
 
-def _build_frame(columns: dict[str, Any], types: Optional[list[list[str]]]) -> Any:
-    """The frame of a request, with the types of the model's signature."""
+def _build_input(columns: dict[str, Any], signature: dict[str, Any]) -> Any:
+    """The frame or matrix of a request, with the types of the model's signature."""
     import numpy as np
     import pandas as pd
 
-    if types is None:
+    if signature["columns"] is None:
         return pd.DataFrame(columns)
-    arrays = {}
-    for name, kind in types:
+    if signature["matrix"]:
+        return np.array([columns[column["name"]] for column in signature["columns"]], signature["matrix"]).T
+    arrays: dict[str, Any] = {}
+    for column in signature["columns"]:
+        name, kind = column["name"], column["type"]
         if name not in columns:  # optional, and no row has it
             continue
         values = columns[name]
@@ -130,9 +132,7 @@ def _build_frame(columns: dict[str, Any], types: Optional[list[list[str]]]) -> A
         else:
             if kind == "binary":
                 values = [None if value is None else base64.b64decode(value) for value in values]
-            cells = np.empty(len(values), object)
-            cells[:] = values
-            arrays[name] = cells
+            arrays[name] = pd.Series(values, dtype=object)
     return pd.DataFrame(arrays)
 
 

@@ -1,7 +1,7 @@
 """Headrace's own protocol.
 
 POST /predict/{model}    one object, or {"instances": [object, ...]}; ?explain=1 adds the features
-GET  /models             the released versions, and the releases that could not be activated
+GET  /models             the released versions, the MLflow models, and the releases that could not be activated
 """
 
 from __future__ import annotations
@@ -77,7 +77,11 @@ def _read_models(models: Models, _names: Mapping[str, str]) -> bytes:
         name: {"release": model.release, "fields": model.schema.fields, "split_key": model.split_key}
         for name, model in sorted(models.released.items())
     }
-    return _encode({"models": released, "failed": models.failed})
+    deployed = {
+        name: {"version": model.deployed.version, "fields": model.schema.fields}
+        for name, model in sorted(models.served.items())
+    }
+    return _encode({"models": released, "deployed": deployed, "failed": models.failed})
 
 
 ROUTES = (PredictRoute("/predict/{model}", decode), ReadRoute("/models", _read_models))

@@ -19,6 +19,7 @@ def to_response_error(error: Exception, instances: str = "instances") -> HttpErr
     field = error.field
     if error.instance is not None:
         instance = f"{instances}[{error.instance}]"
-        field = instance if field is None else f"{instance}.{field}"
+        dot = "" if field is None or field.startswith("[") else "."
+        field = f"{instance}{dot}{field or ''}"
     status = _STATUS.get(type(error), _UNPROCESSABLE)
     return HttpError(status, error.code, error.what, field=field, more=error.details)

@@ -1,0 +1,102 @@
+"""Artefacts of MLflow models, written as MLflow writes them, with a model that does what its rows say."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+__all__ = ["COLUMNS", "write_artifact"]
+
+COLUMNS = [
+    {"type": "double", "name": "x", "required": True},
+    {"type": "string", "name": "act", "required": True},
+]
+"""A signature: a number, and what the model does."""
+_LOADER = '''
+import os
+import sys
+import time
+
+import numpy as np
+import pandas as pd
+
+
+class Model:
+    """Answers twice `x`, unless `act` of the first row says otherwise."""
+
+    def predict(self, rows):
+        if isinstance(rows, np.ndarray):
+            return [f"{rows.dtype} {row.tolist()}" for row in rows]
+        act = rows["act"].iloc[0]
+        if act == "raise":
+            raise ValueError("the model does not like the row")
+        if act == "hang":
+            time.sleep(600)
+        if act == "die":
+            os._exit(3)
+        if act == "print":
+            print("a library prints this")
+            os.write(1, b"and this\\n" * 10_000)
+        doubled = rows["x"].to_numpy() * 2
+        answers = {
+            "frame": pd.DataFrame({"low": doubled, "label": [f"n{number:g}" for number in doubled]}),
+            "series": pd.Series(doubled),
+            "nested": doubled.reshape(-1, 1),
+            "labels": np.array([str(number) for number in doubled]),
+            "numpy list": [np.float32(number) for number in doubled],
+            "nan": np.where(rows["x"] > 1, np.nan, doubled),
+            "infinity": doubled / np.zeros(len(doubled)),
+            "short": doubled[:-1],
+            "object": object(),
+            "variable": [os.environ.get("GREETING", "unset")] * len(rows),
+            "environment": [sorted(os.environ)] * len(rows),
+            "dtypes": [[str(dtype) for dtype in rows.dtypes]] * len(rows),
+        }
+        return answers.get(act, doubled)
+
+
+def _load_pyfunc(path):
+    if open(path).read() != "good":
+        raise RuntimeError("the model file is broken")
+    return Model()
+'''
+
+
+def write_artifact(
+    folder: Path,
+    *,
+    python: str = ".".join(map(str, sys.version_info[:3])),
+    requirements: tuple[str, ...] = ("mlflow-skinny==3.17.2", "pandas<3"),
+    inputs: Any = COLUMNS,
+    content: str = "good",
+) -> Path:
+    """Writes an artefact into the folder, which is made.
+
+    Args:
+        python: the version of Python that it states.
+        requirements: the lines of requirements.txt.
+        inputs: the signature; None: it states none.
+        content: the content of the model file; the loader takes "good" alone.
+    """
+    (folder / "code").mkdir(parents=True)
+    (folder / "code" / "tiny_model.py").write_text(_LOADER)
+    (folder / "model.txt").write_text(content)
+    (folder / "requirements.txt").write_text("\n".join(requirements) + "\n")
+    environment = {"python": python, "build_dependencies": ["pip"], "dependencies": ["-r requirements.txt"]}
+    (folder / "python_env.yaml").write_text(yaml.safe_dump(environment))
+    flavor = {
+        "loader_module": "tiny_model",
+        "code": "code",
+        "data": "model.txt",
+        "env": {"virtualenv": "python_env.yaml"},
+        "python_version": python,
+    }
+    model: dict[str, Any] = {"flavors": {"python_function": flavor}, "mlflow_version": "3.1.4"}
+    if inputs is not None:
+        model["signature"] = {"inputs": json.dumps(inputs), "outputs": None, "params": None}
+    (folder / "MLmodel").write_text(yaml.safe_dump(model))
+    return folder
