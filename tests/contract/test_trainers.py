@@ -94,6 +94,8 @@ def make_data(task: Task, rows: int = 600, seed: int = 3) -> TrainingData:
 
 
 def fit(declared: Trainer, data: TrainingData, seed: int = 1, threads: int = 1, **parameters: object) -> Fitted:
+    if isinstance(declared, Torch):
+        pytest.importorskip("torch", reason="the extra torch is not installed: make torch")
     trainer = trainer_for(declared)
     return trainer.fit(trainer.prepare(data), declared, parameters, seed=seed, budget=Budget(threads))
 

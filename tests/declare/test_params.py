@@ -84,3 +84,10 @@ def test_a_function_that_runs_after_the_import_may_not_read_params(tmp_path: Pat
     values = load(tmp_path / "p", 'def late():\n    return params("estimator")')
     with pytest.raises(ProjectError, match="runs after its module was imported"):
         values["late"]()
+
+
+def test_an_edit_of_the_file_is_seen_by_the_next_load_in_the_same_process(tmp_path: Path) -> None:
+    code = 'E = params("estimator")'
+    assert load(tmp_path / "p", code)["E"] == "svm"
+    (tmp_path / "p" / "params.yaml").write_text(PARAMS.replace("svm\ngrid", "knn\ngrid"))
+    assert vars(load_modules(load_settings(tmp_path / "p"))[-1])["E"] == "knn"

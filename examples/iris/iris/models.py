@@ -15,6 +15,7 @@ ESTIMATORS = {
     "k_nearest_neighbours": KNeighborsClassifier(),
 }
 ESTIMATOR = params("estimator", choices=ESTIMATORS)
+GRID = params("grid")[ESTIMATOR]
 
 species = Model(
     "species",
@@ -23,7 +24,7 @@ species = Model(
     features=species_features,
     task="multiclass",
     trainer=Sklearn(ESTIMATORS[ESTIMATOR]),
-    tune=Tune("log_loss", n_trials=None, space={k: choice(*v) for k, v in params("grid")[ESTIMATOR].items()}),
+    tune=Tune("log_loss", n_trials=None, space={name: choice(*values) for name, values in GRID.items()}),
     split=Stratified(**params("split")),
     gate=[at_least("macro_f1", params("gate.macro_f1"))],
 )

@@ -33,6 +33,7 @@ from headrace.kernel.digest import digest_value
 __all__ = ["CodeIndex"]
 
 _DECLARERS = "headrace"  # the package whose decorators make declarations
+_SOURCE = "headrace.source"  # the function that makes one too
 
 
 class _Ref(NamedTuple):
@@ -73,8 +74,8 @@ class CodeIndex:
     def pieces(self, module: str, name: str) -> dict[str, str]:
         """`module.name` → digest, for the piece and every piece of the project that it reaches.
 
-        A declaration (under a decorator of Headrace) that another declaration's decorator names is an input,
-        not code: it is left out.
+        A declaration (under a decorator of Headrace, or a source) that another declaration's decorator names is
+        an input, not code: it is left out.
 
         Args:
             module: the module's name.
@@ -279,12 +280,15 @@ class CodeIndex:
 
     def _is_declaration(self, ref: _Ref) -> bool:
         module = self._module(ref.module)
-        return any(
-            self._is_declarer(module, decorator)
-            for statement in module.bindings.get(ref.name, [])
-            if isinstance(statement, (ast.FunctionDef, ast.ClassDef))
-            for decorator in statement.decorator_list
-        )
+        for statement in module.bindings.get(ref.name, []):
+            if isinstance(statement, (ast.FunctionDef, ast.ClassDef)):
+                if any(self._is_declarer(module, decorator) for decorator in statement.decorator_list):
+                    return True
+            elif isinstance(statement, ast.Assign) and isinstance(statement.value, ast.Call):
+                chain = chain_of(statement.value.func)
+                if chain and ".".join([module.imports.get(chain[0], ""), *chain[1:]]) == _SOURCE:
+                    return True
+        return False
 
     def _resolve(
         self, module: SourceModule, chain: Chain, local: Mapping[str, str], path: tuple[str, ...] = ()

@@ -11,13 +11,13 @@ from pathlib import Path
 from types import ModuleType
 
 from headrace.code.importers import find_importers
-from headrace.code.source_files import list_modules, stamp
+from headrace.code.source_files import PARAMS_FILE, list_modules, stamp
 from headrace.config.settings import Settings
 from headrace.kernel.errors import HeadraceError, ProjectError
 
 __all__ = ["load_modules", "module_stamps", "project_files"]
 
-_stamps: dict[str, dict[str, tuple[int, int]]] = {}  # package → the stamps of its files when it was imported
+_stamps: dict[str, dict[str, tuple[int, int]]] = {}  # package → the stamps of what it was imported from
 
 
 def project_files(settings: Settings) -> dict[str, Path]:
@@ -37,12 +37,15 @@ def project_files(settings: Settings) -> dict[str, Path]:
 
 
 def module_stamps(settings: Settings) -> dict[str, tuple[int, int]]:
-    """File → its stamp (code.source_files.stamp), for every module of the project's package.
+    """File → its stamp (code.source_files.stamp), for all that an import of the project's package reads: its
+    modules, and params.yaml if there is one.
 
     Raises:
         ProjectError: the package does not exist.
     """
-    return {str(path): stamp(path) for path in project_files(settings).values()}
+    params = settings.root / PARAMS_FILE
+    files = [*project_files(settings).values(), *([params] if params.is_file() else [])]
+    return {str(path): stamp(path) for path in files}
 
 
 def load_modules(settings: Settings, *, without: Iterable[str] = ()) -> list[ModuleType]:
@@ -68,8 +71,8 @@ def load_modules(settings: Settings, *, without: Iterable[str] = ()) -> list[Mod
 
 
 def _forget_stale_modules(settings: Settings) -> None:
-    """Removes modules from sys.modules that were imported from another folder, or before the files were edited
-    (in notebooks, in tests, by one build after another)."""
+    """Removes modules from sys.modules that were imported from another folder, or before they or params.yaml
+    were edited (in notebooks, in tests, by one build after another)."""
     stamps = module_stamps(settings)
     if _stamps.get(settings.project) != stamps:
         for name in [n for n in sys.modules if n.split(".")[0] == settings.project]:

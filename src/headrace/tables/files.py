@@ -85,13 +85,17 @@ def read_files(project: Project, source: Source) -> pl.LazyFrame:
 
     Raises:
         ProjectError: a file is broken, a value is not of its declared type, a declared column is in no file, or
-            a column has incompatible types in several Parquet files. The error names the file, and for CSV the
-            row.
+            a column has incompatible types in several Parquet files. The error names the file (that of a git
+            revision as git does, `v1:data/iris.csv`), and for CSV the row.
     """
     files = source_files(project, source)
     parquet = files[0].suffix.lower() == ".parquet"
-    frames = _parquet_frames(source, files) if parquet else _csv_frames(source, files)
-    return pl.concat(frames)
+    try:
+        return pl.concat(_parquet_frames(source, files) if parquet else _csv_frames(source, files))
+    except ProjectError as error:
+        if source.revision is not None and error.where is not None:
+            error.where = error.where.replace(f"{_folder_of(project, source)}/", f"{source.revision}:")
+        raise
 
 
 def _csv_frames(source: Source, paths: list[Path]) -> list[pl.LazyFrame]:

@@ -48,7 +48,7 @@ class NewProject:
 
 
 def init(folder: Path, example: str | None = None) -> NewProject:
-    """Makes a project in a folder that is empty or does not exist.
+    """Makes a project in a folder that does not exist, is empty, or holds a new git repository.
 
     Args:
         folder: the folder; without an example its name becomes the project's name.
@@ -59,7 +59,7 @@ def init(folder: Path, example: str | None = None) -> NewProject:
             project name.
     """
     folder = folder.absolute()
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if folder.exists() and not (folder.is_dir() and {path.name for path in folder.iterdir()} <= {".git"}):
         raise CallError(
             "the folder is not empty",
             where=str(folder),

@@ -1,0 +1,143 @@
+"""The demo of iris as a new user runs it, what its README shows, and what it says when something goes wrong."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import re
+import subprocess
+from collections import Counter
+from pathlib import Path
+
+import mlflow
+import pytest
+from sklearn.datasets import load_iris
+from sklearn.metrics import accuracy_score, f1_score
+from tests.e2e.demos import EXAMPLES, HEADRACE, DemoRun, check_readme, processes_of, run_demo
+
+import headrace
+
+README = EXAMPLES / "iris" / "README.md"
+BIN = HEADRACE.parent
+
+
+def call(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}", "DVC_NO_ANALYTICS": "1"}
+    who = {f"GIT_{role}_{part}": "a" for role in ("AUTHOR", "COMMITTER") for part in ("NAME", "EMAIL")}
+    return subprocess.run(
+        command, cwd=folder, env=environment | who, capture_output=True, text=True, timeout=300, check=False
+    )
+
+
+def succeed(folder: Path, *command: str) -> str:
+    done = call(folder, *command)
+    assert done.returncode == 0, done.stderr + done.stdout
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> DemoRun:
+    return run_demo("iris", tmp_path_factory.mktemp("demo") / "iris")
+
+
+def test_demo_runs_every_step_and_leaves_no_process(demo: DemoRun) -> None:
+    assert len(demo.report["checks"]) == 16
+    assert list(processes_of(demo.folder)) == []
+
+
+def test_readme_shows_what_the_commands_print(demo: DemoRun) -> None:
+    assert check_readme(demo, README) == 4
+
+
+def test_metrics_and_confusion_matrix_are_those_of_scikit_learn(demo: DemoRun) -> None:
+    with (demo.folder / "plots" / "species" / "confusion.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert Counter(row["actual"] for row in rows) == {"setosa": 15, "versicolor": 15, "virginica": 15}
+    actual, predicted = ([row[axis] for row in rows] for axis in ("actual", "predicted"))
+    metrics = json.loads((demo.folder / "metrics" / "species.json").read_text())
+    assert metrics["accuracy"] == pytest.approx(accuracy_score(actual, predicted))
+    assert metrics["macro_f1"] == pytest.approx(f1_score(actual, predicted, average="macro"))
+
+
+def test_both_versions_of_the_data_are_the_published_and_the_corrected_flowers(demo: DemoRun) -> None:
+    published, corrected = (
+        headrace.project(demo.folder).source("iris", revision=tag).collect() for tag in ("v1", "v2")
+    )
+    measured = corrected.select(corrected.columns[1:5]).to_numpy()
+    assert (measured == load_iris().data).all()  # scikit-learn has the corrected ones
+    different = (published.select(corrected.columns[1:5]).to_numpy() != measured).any(axis=1)
+    assert [number for number, differs in enumerate(different, 1) if differs] == [35, 38]
+
+
+def test_each_build_is_one_run_in_mlflow_with_a_nested_run_for_each_step(demo: DemoRun) -> None:
+    mlflow.set_tracking_uri(headrace.project(demo.folder).settings.registry.mlflow_url)
+    client = mlflow.MlflowClient()
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    runs = client.search_runs(experiments, max_results=1000)
+    assert {run.info.status for run in runs} == {"FINISHED"}
+    by_parent: dict[str | None, list[mlflow.entities.Run]] = {}
+    for run in runs:
+        by_parent.setdefault(run.data.tags.get("mlflow.parentRunId"), []).append(run)
+    builds = [run for run in by_parent[None] if run.info.run_name == "build"]
+    assert len(builds) == 2
+    for build, tag in zip(sorted(builds, key=lambda run: run.info.start_time), ("v1", "v2"), strict=True):
+        nested = {run.info.run_name: run for run in by_parent[build.info.run_id]}
+        assert nested.keys() >= {"stage source-iris", "stage table-flowers", "stage release-species"}
+        training = nested["train species"]
+        assert training.data.tags["headrace.revision.iris"].startswith(f"{tag}@")
+        steps = {run.info.run_name for run in by_parent[training.info.run_id]}
+        assert steps >= {"split species", "tuning species", "fit species", "evaluation species"}
+
+
+def test_in_a_clone_with_the_same_state_the_build_has_nothing_to_do(demo: DemoRun, tmp_path: Path) -> None:
+    succeed(tmp_path, "git", "clone", "--quiet", str(demo.folder), "clone")
+    clone = tmp_path / "clone"
+    succeed(clone, "dvc", "pull", "--quiet")
+    assert "up to date" in succeed(clone, "dvc", "status")
+    os.environ["HEADRACE_STATE"] = str(demo.folder / ".headrace")
+    try:
+        assert succeed(clone, "headrace", "build").startswith("Nothing to do")
+    finally:
+        del os.environ["HEADRACE_STATE"]
+    assert succeed(clone, "git", "status", "--porcelain") == ""
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """The project before its data have a tag."""
+    root = tmp_path / "iris"
+    root.mkdir()
+    succeed(root, "git", "init", "--quiet")
+    succeed(tmp_path, "headrace", "init", "iris", "--example", "iris")
+    return root
+
+
+def tag(project: Path, name: str) -> None:
+    succeed(project, "dvc", "add", "--quiet", "data/iris.csv")
+    succeed(project, "git", "add", "--all")
+    succeed(project, "git", "commit", "--quiet", "--message", name)
+    succeed(project, "git", "tag", name)
+
+
+PARAMS, DATA = "params.yaml", "data/iris.csv"
+WRONG = {
+    "an unknown name in the grid": (PARAMS, lambda text: text.replace("    C:", "    c:")),
+    "an unknown estimator": (PARAMS, lambda text: text.replace("estimator: log", "estimator: forest  # log")),
+    "an unknown entry": (PARAMS, lambda text: text.replace("\ngrid:", "\ngirds:")),
+    "an unknown tag": (PARAMS, lambda text: text.replace("data: v1", "data: v9")),
+    "a target with one class": (DATA, lambda text: "\n".join(text.split("\n")[:51]) + "\n"),
+    "an empty file": (DATA, lambda text: ""),
+}
+MESSAGES = re.findall(r"^```\n(error: .*?)^```", README.read_text(), re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize(("case", "message"), list(zip(WRONG, MESSAGES, strict=True)), ids=list(WRONG))
+def test_wrong_input_gets_the_message_of_the_readme(project: Path, case: str, message: str) -> None:
+    name, change = WRONG[case]
+    file = project / name
+    file.write_text(change(file.read_text()))
+    tag(project, "v1")
+    done = call(project, "headrace", "build")
+    assert done.returncode != 0
+    assert done.stderr.replace(f"{project}/", "").endswith(message)
