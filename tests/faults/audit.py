@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 from pyiceberg.catalog import load_catalog
-from tests.faults.poison import POISON, number_of
+from tests.faults.online import compare_online_state
+from tests.faults.poison import GOOD, PRICE, number_of
 
 if TYPE_CHECKING:
     from tests.faults.setup import Setup
@@ -21,7 +22,7 @@ __all__ = ["audit"]
 Place = tuple[int, int]
 
 
-def audit(setup: Setup) -> dict[str, Any]:
+def audit(setup: Setup, edited: bool) -> dict[str, Any]:
     """Counts what there is, and every violation of exactly-once by its name (each of these must be 0)."""
     sent = _SentEvents(setup.notes)
     table = _table(setup)
@@ -38,8 +39,9 @@ def audit(setup: Setup) -> dict[str, Any]:
         .select("_first_partition", "_first_offset")
         .iter_rows()
     )
-    append_poison = {n for n, kind in sent.kinds.items() if kind in POISON or kind == "broken"}
-    expected_good = {n for n in sent.acked if sent.kinds[n] in ("good", "mendable")}
+    bad = {n for n, kind in sent.kinds.items() if kind not in GOOD}
+    expected_good = {n for n in sent.acked if sent.kinds[n] in GOOD}
+    prices = dict(rows.filter("_valid").select("user", "price").iter_rows())
     return {
         "acknowledged": len(sent.places),
         "unacknowledged": sum(sent.in_doubt.values()),
@@ -56,7 +58,9 @@ def audit(setup: Setup) -> dict[str, Any]:
         "unknown": len(stored.keys() - sent.kinds.keys() - {None}),
         "good lost": len(expected_good - good.keys()),
         "good duplicated": sum(n - 1 for n in good.values()),
-        "broken admitted as good": len(append_poison & good.keys()),
+        "broken admitted as good": len(bad & good.keys()),
+        "other content": sum(price != PRICE[sent.kinds[n]] for n, price in prices.items() if n not in bad),
+        **compare_online_state(setup.settings, setup.contract(fixed=True), rows.filter("_valid"), edited),
         "replays admitted twice": sum(n - 1 for n in firsts.values()),
         "sink lost": len(good.keys() - in_sink.keys()),
         "sink duplicated": sum(n - 1 for n in in_sink.values()),
@@ -93,7 +97,8 @@ class _SentEvents:
                     )
                 else:
                     self._mark_in_doubt(chunk)
-                    self.kinds.update({number: kind for kind, number in entry.get("sent", ())})
+                    for kind, number in entry.get("sent", ()):
+                        self.kinds.setdefault(number, kind)  # a conflict is of an event that was sent before
                 chunk = entry.get("sent", [])
             self._mark_in_doubt(chunk)
         nameless = {n for n, kind in self.kinds.items() if kind in ("null", "no bytes", "tombstone")}

@@ -18,24 +18,31 @@ import time
 from collections.abc import Callable
 from contextlib import closing, suppress
 from datetime import timedelta
+from types import SimpleNamespace
 from typing import Any
 
 import confluent_kafka
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 from pyiceberg.catalog.rest import RestCatalog
 from pyiceberg.catalog.sql import SqlCatalog
 from pyiceberg.exceptions import CommitFailedException
 from tests.faults.audit import audit
+from tests.faults.online import fill_online, load_suite_project, write_code
 from tests.faults.poison import POISON, event
-from tests.faults.setup import Report, Setup
+from tests.faults.setup import UNSTORED, Report, Setup
 from tests.faults.sqlite_sink import SqliteSink
 
 from headrace import log
 from headrace.events import quarantine
 from headrace.events.ingest import ingest
 from headrace.events.ingest import maintenance as ingest_maintenance
+from headrace.features import online
+from headrace.features.online import sqlite as online_sqlite
+from headrace.features.online.follow import OnlineSink
 from headrace.kernel import faults
-from headrace.kernel.errors import Unavailable
-from headrace.lake import LakeTable, catalog, compaction, expiry, lease, maintenance, write
+from headrace.kernel.errors import ProjectError, Unavailable
+from headrace.lake import LakeTable, catalog, compaction, expiry, files, lease, maintenance, write
 from headrace.lake.lake import open as open_lake
 from headrace.log.kafka import member as kafka_member
 from headrace.log.kafka import writer as kafka_writer
@@ -62,11 +69,27 @@ def tune() -> None:
         (compaction, {"BRIEF": BRIEF}),
         (catalog, {"BUSY_SECONDS": 1}),
         (sqlite_connection, {"BUSY_SECONDS": 1}),
+        (online_sqlite, {"_WAIT": 1.0}),
         (kafka_writer, {"TRANSACTION_MS": 60_000}),  # longer than a broker is down: see _use_transaction_name
     ):
         for name, value in values.items():
             assert hasattr(module, name), f"{module.__name__} has no {name}"
             setattr(module, name, value)
+    _break_encoder()
+
+
+def _break_encoder() -> None:
+    """Makes events that no data file can hold. None is known: a table can hold what its contract admits."""
+    parquet = SimpleNamespace(**vars(files.pq))
+    parquet.ParquetWriter = _FailingWriter
+    files.pq = parquet  # type: ignore[assignment]
+
+
+class _FailingWriter(pq.ParquetWriter):
+    def write(self, rows: Any, *arguments: Any, **options: Any) -> None:
+        if pc.any(pc.match_substring(rows["note"], UNSTORED)).as_py():
+            raise OverflowError("this event cannot be stored")
+        super().write(rows, *arguments, **options)
 
 
 def warm() -> None:
@@ -90,23 +113,26 @@ def work(setup: Setup, report: Report, *, fixed: bool = False, until_end: bool =
     def report_commit(progress: ingest.Progress) -> None:
         report("commit", offsets=progress.position.offsets, events=progress.events)
 
+    contract = setup.contract(fixed)
     while not stop.is_set():
         try:
             with (
                 closing(log.open(setup.settings.log.url)) as events,
                 closing(SqliteSink(setup.disk / "sink.db")) as sink_db,
+                closing(online.open(setup.settings)) as store,
             ):
+                sinks = [sink_db, OnlineSink(load_suite_project(setup.settings, contract), contract, store)]
                 ingest.ingest_all(
-                    [setup.contract(fixed)],
+                    [contract],
                     events,
                     open_lake(setup.settings),
                     until_end=until_end,
                     stop=stop,
-                    open_sinks=lambda _: [sink_db],
+                    open_sinks=lambda _: sinks,  # noqa: B023 - it is called in this iteration
                     hooks=ingest.IngestHooks(report_commit),
                 )
             return
-        except Unavailable as error:
+        except (Unavailable, ProjectError) as error:  # the code was edited meanwhile
             report("unavailable", text=str(error)[:1000])
             time.sleep(0.1)
 
@@ -172,8 +198,10 @@ def produce(setup: Setup, report: Report, *, name: str, first: int, orders: int)
                 for kind in kinds:
                     if kind == "again" and old:
                         chunk.append(("good", rng.choice(old[-200:])))
+                    elif kind == "conflict" and old:
+                        chunk.append((kind, rng.choice(old[-200:])))
                     else:
-                        chunk.append(("good" if kind == "again" else kind, number))
+                        chunk.append(("good" if kind in ("again", "conflict") else kind, number))
                         number += 1
                 sent.write(json.dumps({"sent": chunk}).encode() + b"\n")
                 try:
@@ -200,7 +228,8 @@ def _use_transaction_name(name: str) -> None:
 
 
 def _kind(rng: random.Random) -> str:
-    return rng.choices(["good", "again", "mendable", "broken"], [80, 8, 5, 7])[0]
+    kinds = {"good": 77, "again": 8, "conflict": 3, "mendable": 5, "broken": 7}
+    return rng.choices([*kinds], [*kinds.values()])[0]
 
 
 def _open_log(setup: Setup, report: Report) -> log.Log:
@@ -276,6 +305,17 @@ def replay(setup: Setup, report: Report) -> None:
     report("replayed", count=result.events)
 
 
+def edit(setup: Setup, report: Report, *, edited: bool) -> None:
+    """Writes the project's code."""
+    write_code(setup.settings, edited=edited)
+
+
+def build(setup: Setup, report: Report, *, fixed: bool) -> None:
+    """Fills the online state for the project's present code."""
+    project = load_suite_project(setup.settings, setup.contract(fixed))
+    fill_online(setup.settings, project, open_lake(setup.settings))
+
+
 def lock(setup: Setup, report: Report, *, path: str) -> None:
     """Locks a SQLite file until SIGTERM."""
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
@@ -301,9 +341,9 @@ def fill(setup: Setup, report: Report) -> None:
     path.unlink()
 
 
-def count(setup: Setup, report: Report) -> None:
-    """Audits the table and the sink against what was sent."""
-    report("audited", **audit(setup))
+def count(setup: Setup, report: Report, *, edited: bool) -> None:
+    """Audits the table, the sink and the online state against what was sent."""
+    report("audited", **audit(setup, edited))
 
 
 ROLES: dict[str, Callable[..., None]] = {
@@ -312,6 +352,8 @@ ROLES: dict[str, Callable[..., None]] = {
     "maintain": maintain,
     "interfere": interfere,
     "replay": replay,
+    "edit": edit,
+    "build": build,
     "lock": lock,
     "fill": fill,
     "count": count,

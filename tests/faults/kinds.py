@@ -26,6 +26,8 @@ WORKER_POINTS = (
     "lake.after_commit",
     "sink.written",
     "sink.committed",
+    "online.apply.written",
+    "online.apply.committed",
     "maintenance.expire",
 )
 MAINTENANCE_POINTS = (
@@ -257,6 +259,39 @@ def cut_connection(when: str, run: FaultRun) -> None:
     run.await_commit("after the connection was cut")
 
 
+# --- online state ---------------------------------------------------------------------------------
+
+
+def lock_online_store(run: FaultRun) -> None:
+    _lock_file(run, str(run.setup.settings.place("online.db")), "the online store is behind")
+
+
+def edit_code(run: FaultRun) -> None:
+    """Edits the rowwise function amid work, and fills its views; then the workers start with the new code."""
+    run.await_busy_worker()
+    run.edit_code()
+    run.build()
+    run.await_commit("by workers with the old code")
+    _replace_workers(run)
+
+
+def _replace_workers(run: FaultRun) -> None:
+    for worker in run.in_role("work"):
+        run.end(worker)
+    run.fill_roles()
+    run.await_commit("by workers with the new code")
+
+
+def kill_fill(run: FaultRun) -> None:
+    """Kills a build that fills the views of edited code; the next one fills them."""
+    run.edit_code()
+    build = run.fork("build", fault="online.fill.written", fixed=run.fixed)
+    run.until(lambda: build.ended is not None, "a fill to write states")
+    assert build.killed
+    run.build()
+    _replace_workers(run)
+
+
 # --- quarantine ----------------------------------------------------------------------------------
 
 
@@ -305,6 +340,9 @@ KINDS: dict[str, Kind] = {
     **{f"maintenance killed at {point}": partial(kill_maintenance_at, point) for point in MAINTENANCE_POINTS},
     "commit cut off before": partial(cut_connection, "before"),
     "commit cut off after": partial(cut_connection, "after"),
+    "online store's file locked": lock_online_store,
+    "code edited": edit_code,
+    "fill killed": kill_fill,
     "replay": replay_refused,
     "replay killed": kill_replay,
     **{f"poison: {kind}": partial(append_poison, kind) for kind in (*POISON, "tombstone")},

@@ -1,4 +1,4 @@
-"""The events that the producers append: good ones, and poison that breaks decoders. Each holds its number."""
+"""The events that the producers append: good ones, and poison for what reads them. Each holds its number."""
 
 from __future__ import annotations
 
@@ -9,11 +9,16 @@ from collections.abc import Callable
 from datetime import timedelta
 
 from tests.events.clicks import NOON
+from tests.faults.online import FAILS_ON
+from tests.faults.setup import UNJUDGED, UNSTORED
 
-__all__ = ["POISON", "event", "number_of"]
+__all__ = ["GOOD", "POISON", "PRICE", "event", "number_of"]
 
 _MARK = re.compile(rb"#(\d+)#")
 _BLOCK = random.Random(1).randbytes(4096)
+PRICE = {"good": 1.5, "mendable": -1.0, "huge float": 1e308, "function fails": 2.5}
+"""Kind of event that is admitted, at once or once the contract is fixed → its price."""
+GOOD = PRICE.keys()
 
 
 def _click(number: int, **fields: object) -> bytes:
@@ -39,18 +44,22 @@ POISON: dict[str, Callable[[int], bytes]] = {
     "year 1": lambda n: _click(n, at="0001-01-01T00:00:00Z"),
     "before year 1 in UTC": lambda n: _click(n, at="0001-01-01T00:00:00+14:00"),
     "after year 9999 in UTC": lambda n: _click(n, at="9999-12-31T23:59:59-12:00"),
+    "huge float": lambda n: _click(n, price=PRICE["huge float"]),
+    "function fails": lambda n: _click(n, price=PRICE["function fails"], note=f"#{n}# {FAILS_ON}"),
+    "not judged": lambda n: _click(n, price=1.5, note=f"#{n}# {UNJUDGED}"),
+    "not stored": lambda n: _click(n, price=1.5, note=f"#{n}# {UNSTORED}"),
     "null": lambda n: b"null ",
     "no bytes": lambda n: b"",
 }
 
 
 def event(kind: str, number: int) -> bytes:
-    """The bytes of an event: `good`, `mendable` (its price is refused until the contract is fixed),
-    `broken`, or a kind of POISON."""
-    if kind == "good":
-        return _click(number, price=1.5)
-    if kind == "mendable":
-        return _click(number, price=-1.0)
+    """The bytes of an event: `good`, `mendable` (its price is refused until the contract is fixed), `conflict`
+    (a duplicate of the good event, with other content), `broken`, or a kind of POISON."""
+    if kind in ("good", "mendable"):
+        return _click(number, price=PRICE[kind])
+    if kind == "conflict":
+        return _click(number, price=9.5)
     if kind == "broken":
         return b"broken #%d#" % number
     return POISON[kind](number)

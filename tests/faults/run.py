@@ -75,6 +75,8 @@ class FaultRun:
         position: log partition → the next offset after the last reported commit.
         ends: log partition → one past the last acknowledged offset.
         injected, poison: kind → how often.
+        fixed: whether the contract admits events of any price.
+        edited: whether the project's code is the edited one.
     """
 
     setup: Setup
@@ -91,6 +93,7 @@ class FaultRun:
     injected: Counter[str] = field(default_factory=Counter)
     poison: Counter[str] = field(default_factory=Counter)
     fixed: bool = False
+    edited: bool = False
     wanted: int = WORKERS
     _rest: bytes = b""
     _first: int = 0
@@ -130,6 +133,22 @@ class FaultRun:
         for name in PRODUCERS - {child.name for child in self.in_role("produce")}:
             self._first += 1_000_000
             self.fork("produce", name=name, first=self._first)
+
+    def write_code(self) -> None:
+        """Writes the project's code, as it is before or after the edit."""
+        self._await_end(self.fork("edit", edited=self.edited))
+
+    def edit_code(self) -> None:
+        """Edits the project's code, or takes the edit back."""
+        self.edited = not self.edited
+        self.write_code()
+
+    def build(self) -> None:
+        """Fills the online state for the present code."""
+        self._await_end(self.fork("build", fixed=self.fixed))
+
+    def _await_end(self, child: Child) -> None:
+        self.until(lambda: child.ended is not None, f"{child.role} {child.pid} to end")
 
     def arm(self, worker: Child, fault: str) -> None:
         """Makes a running worker meet a fault (see headrace.kernel.faults)."""

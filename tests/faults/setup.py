@@ -8,37 +8,60 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal
 
 import attrs
-from tests.events.clicks import Click
+import msgspec
 
-from headrace import Struct, event
+from headrace import Meta, Struct, event
 from headrace.config.settings import Settings, make_settings
 from headrace.declare.event import Contract, contract_of
 
-__all__ = ["Report", "Setup"]
+__all__ = ["UNJUDGED", "UNSTORED", "Report", "Setup"]
 
 Report = Callable[..., None]
 
 
-@event(
-    topic="clicks",
-    time="at",
-    key="user",
-    identity=["user", "page"],
-    dedup_within="1h",
-    time_formats=["rfc3339", "%Y-%m-%d %H:%M:%S UTC"],
-    coerce=True,
-)
-class FixedClick(Struct):
-    """Click with any price: events that were refused for their price are admitted when they are replayed."""
+UNJUDGED, UNSTORED = "the judge fails", "no file can hold it"
 
-    at: datetime
-    user: int
-    page: Literal["home", "shop", "cart"]
-    price: float | None = None
-    note: str | None = None
+
+class _UnprintableError(Exception):
+    """The judge quotes the error of a check, so this one makes the judge fail."""
+
+    def __str__(self) -> str:
+        raise RuntimeError("this event cannot be judged")
+
+
+def _check_note(click: Any) -> None:
+    if click.note is not None and UNJUDGED in click.note:
+        raise _UnprintableError
+
+
+def _declare(price: Any) -> type[Struct]:
+    """A contract under the same name, because a fix keeps the name."""
+    fields = [
+        ("at", datetime),
+        ("user", int),
+        ("page", Literal["home", "shop", "cart"]),
+        ("price", price | None, None),
+        ("note", str | None, None),
+    ]
+    methods = {"__post_init__": _check_note}
+    kind = msgspec.defstruct("Click", fields, bases=(Struct,), namespace=methods, module=__name__)
+    return event(
+        topic="clicks",
+        time="at",
+        key="user",
+        identity=["user", "page"],
+        dedup_within="1h",
+        time_formats=["rfc3339", "%Y-%m-%d %H:%M:%S UTC"],
+        coerce=True,
+    )(kind)
+
+
+Click = _declare(Annotated[float, Meta(gt=0)])
+FixedClick = _declare(float)
+"""Click with any price: events that were refused for their price are admitted when they are replayed."""
 
 
 @dataclass(frozen=True)

@@ -22,10 +22,13 @@ VIOLATIONS = (
     "good lost",
     "good duplicated",
     "broken admitted as good",
+    "other content",
     "replays admitted twice",
     "sink lost",
     "sink duplicated",
     "sink unknown",
+    "online wrong",
+    "online broken",
     "properties lost",
 )
 
@@ -84,8 +87,10 @@ def run_schedule(run: FaultRun, name: str, seed: int, wanted: Mapping[str, int])
     begun = monotonic()
     schedule = [kind for kind, count in wanted.items() for _ in range(count)]
     random.Random(seed).shuffle(schedule)
+    run.write_code()
     run.fill_roles()
     run.await_commit("before the first fault")
+    run.build()
     seconds_by_kind: dict[str, float] = defaultdict(float)
     for n, kind in enumerate(schedule):
         run.fixed = n >= len(schedule) // 2
@@ -114,7 +119,7 @@ def finish(run: FaultRun) -> dict[str, Any]:
         run.until(lambda child=child: child.ended is not None, f"the last {role}", feed=False)  # type: ignore[misc]
         for worker in run.in_role("work"):
             run.end(worker)
-    counter = run.fork("count")
+    counter = run.fork("count", edited=run.edited)
     run.until(lambda: counter.ended is not None, "the audit", feed=False)
     counts = next(report for report in reversed(run.reports) if report["what"] == "audited")
     properties: dict[str, str] = {}

@@ -116,13 +116,14 @@ def test_every_fault_point_of_the_write_path_is_used() -> None:
     source = Path(headrace.__file__).parent
     named = {
         point
-        for room in ("events", "lake", "log")
+        for room in ("events", "features/online", "lake", "log")
         for path in (source / room).rglob("*.py")
         for point in re.findall(r'reach\("([^"]+)"\)', path.read_text(encoding="utf-8"))
     }
-    used = {*WORKER_POINTS, *MAINTENANCE_POINTS}
+    used = {*WORKER_POINTS, *MAINTENANCE_POINTS, "online.fill.written"}
     # Deleting waits for a grace period longer than this suite, so tests/lake/test_maintenance.py covers it;
-    # tests/lake/test_home.py covers a moved project, and tests/events forwarding and alerts.
+    # tests/lake/test_home.py covers a moved project, tests/events forwarding and alerts, and
+    # tests/contract/test_online.py the load of an as-of view.
     elsewhere = {"maintenance.delete", "forward.before_commit", "forward.after_commit", "alerts.after_append"}
-    elsewhere |= {"lake.home_rewritten", "lake.home_snapshot"}
+    elsewhere |= {"lake.home_rewritten", "lake.home_snapshot", "online.load.written"}
     assert named - elsewhere == {point for point in used if not point.startswith("sink.")}

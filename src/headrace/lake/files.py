@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from itertools import chain
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -40,6 +40,10 @@ _FILE_BYTES = 512 * 1024 * 1024  # the most Arrow bytes of a file; about a tenth
 
 class Unwritable(CallError):
     """Rows hold a value that no data file of their table can hold."""
+
+
+_Part: TypeAlias = tuple[tuple[Any, ...], pa.Table]
+"""The values of a partition, and its rows in their order."""
 
 
 def conform(rows: pa.Table, table: Table) -> pa.Table:
@@ -81,13 +85,9 @@ def write_files(rows: pa.Table, table: Table, *, prefix: str = "") -> list[DataF
     """
     if rows.num_rows == 0:
         return []
-    layout = _Layout.of(rows, table, prefix)
+    layout, parts = _prepare(rows, table, prefix)
     reach("lake.before_data_file")
-    files = [
-        _write([piece], partition, layout)
-        for partition, part in _split_by_partition(rows, table)
-        for piece in _split_by_size(part)
-    ]
+    files = [_write([piece], partition, layout) for partition, part in parts for piece in _split_by_size(part)]
     reach("lake.after_data_file")
     return files
 
@@ -103,10 +103,17 @@ def check_rows(rows: pa.Table, table: Table) -> None:
         CallError: as `conform`.
         Unwritable: a value that no data file can hold.
     """
-    rows = conform(rows, table)
-    layout = _Layout.of(rows, table, "")
-    for _, part in _split_by_partition(rows, table) if rows.num_rows else ():
+    layout, parts = _prepare(conform(rows, table), table, "")
+    for _, part in parts if rows.num_rows else ():
         _encode([part], pa.BufferOutputStream(), layout)
+
+
+def _prepare(
+    rows: pa.Table, table: Table, prefix: str
+) -> tuple[_Layout, list[tuple[tuple[Any, ...], pa.Table]]]:
+    """The layout of the files, and the rows of each partition. Raises Unwritable as `write_files`."""
+    with _name_unwritable(table):
+        return _Layout.of(rows, table, prefix), list(_split_by_partition(rows, table))
 
 
 def write_file(pieces: Iterator[pa.Table], partition: Record, table: Table, *, prefix: str = "") -> DataFile:
@@ -148,8 +155,8 @@ def _split_by_size(rows: pa.Table) -> Iterator[pa.Table]:
         yield rows.slice(start, size)
 
 
-def _split_by_partition(rows: pa.Table, table: Table) -> Iterator[tuple[tuple[Any, ...], pa.Table]]:
-    """Splits rows by partition: (partition values, its rows in their order)."""
+def _split_by_partition(rows: pa.Table, table: Table) -> Iterator[_Part]:
+    """Splits rows by partition."""
     spec = table.spec()
     if spec.is_unpartitioned():
         yield (), rows

@@ -110,6 +110,27 @@ def test_a_sink_catches_up_views_at_different_positions(project, log, lake, stor
         assert look_up(store, plan_of(view), range(7), at) == offline(project, lake, view, range(7), at)
 
 
+def test_a_view_that_is_dropped_during_a_batch_stops_no_other(project, log, lake, store, monkeypatch):
+    """As Feast's teardown does."""
+    first, second = activity(), activity(name="second")
+    log.create("clicks", 2)
+    send(log, clicks_until(now_micros(), 100))
+    ingest(project, log, lake)
+    fill(project, lake, plan_of(first, second), store)
+    send(log, clicks_until(now_micros(), 100, seed=2))
+    apply = store.apply
+
+    def drop_and_apply(views, *arguments, **options):
+        store.drop(second.digest)
+        apply(views, *arguments, **options)
+
+    monkeypatch.setattr(store, "apply", drop_and_apply)
+    ingestion = ingest(project, log, lake, OnlineSink(project, project.contract("clicks"), store))
+    assert store.position(first) == ingestion.position
+    at = now_micros()
+    assert look_up(store, plan_of(first), range(7), at) == offline(project, lake, first, range(7), at)
+
+
 @pytest.mark.parametrize("point", ["online.apply.written", "online.apply.committed"])
 def test_a_sink_killed_in_a_batch_counts_nothing_twice(project, log, lake, store, point):
     view = activity()

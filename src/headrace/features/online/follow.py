@@ -12,7 +12,7 @@ from headrace.declare.event import Contract
 from headrace.features.offline.rowwise import codes_as_loaded, is_of_other_code, rows_of
 from headrace.features.online.store import OnlineStore
 from headrace.features.plan import WindowedView
-from headrace.kernel.errors import Conflict, ProjectError
+from headrace.kernel.errors import CallError, Conflict, ProjectError
 from headrace.kernel.position import LogPosition
 from headrace.projects.project import Project
 from headrace.tables.failures import describe_failures
@@ -75,7 +75,7 @@ class OnlineSink:
         for attempt in range(_TRIES):
             try:
                 return self._apply(events, position)
-            except Conflict:
+            except (Conflict, CallError):  # another process moved the views, or dropped one
                 if attempt == _TRIES - 1:
                     raise
         return None
