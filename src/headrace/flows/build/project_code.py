@@ -138,8 +138,8 @@ class ProjectCode(msgspec.Struct, frozen=True):
         return digest_value([self.lock, self.tables[table], contracts, *params])
 
     def training_set_digest(self, model: str) -> str:
-        """The digest of all code that decides the rows of a model's training set, and of the files and revisions
-        that its sources name: another revision is another training set, whatever the model's refresh."""
+        """The digest of what decides the rows of a model's training set: all code, and the files and revisions
+        that its sources name. Another revision is another training set, whatever the model's refresh."""
         declared = self.models[model]
         tables = [
             [self.tables.get(name), *(self.params[read] for read in self.params_of(f"tables.{name}"))]
