@@ -91,12 +91,7 @@ def send(
     """
     _check_options(rate, skip, shift_to_now, shift_by)
     contract = workspace.project.contract(topic)
-    if not formats.find(contract).plain_json:
-        raise CallError(
-            f"send writes JSON, and the events of {topic!r} have the format {contract.format!r}",
-            where=str(contract.place),
-            remedy="Put them on the log with a producer of that format.",
-        )
+    _check_format(contract)
     started = time.perf_counter()
     shift = None if shift_by is None else TimeShift(contract, shift_by)
     sending = _Sending(contract, file, skip, rate, shift, live)
@@ -107,8 +102,7 @@ def send(
         sending.report_errors(),
     ):
         check_file(file)
-        facts = {"digest": f"sha256:{digest_file(file)}"}
-        this_run.add_input(Dataset("file", _name_in(workspace.settings.root, file), facts=facts))
+        this_run.add_input(_file_dataset(workspace.settings.root, file))
         if shift_to_now:
             sending.shift = TimeShift.to_now(contract, _batches(read_events(file), _BATCH), str(file))
         sending.append_to(workspace.log, progress)
@@ -118,7 +112,7 @@ def send(
     moved, early = (None, 0) if sending.shift is None else (sending.shift.by, sending.shift.early)
     return SendReport(
         topic,
-        sending.sent - len(sending.too_large),
+        rows,
         time.perf_counter() - started,
         moved,
         tuple(sending.too_large),
@@ -176,10 +170,20 @@ class _Sending:
             raise
 
 
-def _name_in(root: Path, file: Path) -> str:
-    """The file's path from the folder of the project; of a file outside, the whole path."""
+def _file_dataset(root: Path, file: Path) -> Dataset:
+    """The file under its path from the folder of the project, or its whole path if it is outside."""
     path, root = file.resolve(), root.resolve()
-    return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.as_posix()
+    name = path.relative_to(root) if path.is_relative_to(root) else path
+    return Dataset("file", name.as_posix(), facts={"digest": f"sha256:{digest_file(file)}"})
+
+
+def _check_format(contract: Contract) -> None:
+    if not formats.find(contract).plain_json:
+        raise CallError(
+            f"send writes JSON, and the events of {contract.topic!r} have the format {contract.format!r}",
+            where=str(contract.place),
+            remedy="Put them on the log with a producer of that format.",
+        )
 
 
 def _check_options(rate: float | None, skip: int, shift_to_now: bool, shift_by: timedelta | None) -> None:
