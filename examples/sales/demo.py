@@ -9,6 +9,7 @@ and collects the checks.
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import re
 import statistics
@@ -24,7 +25,7 @@ from generate import wape
 
 import headrace
 
-MODEL = "sales"
+MODEL, NETWORK = "sales", "sales_network"
 FILES = ("train.csv", "features.csv", "stores.csv")
 PREDICT = f"/v1/models/{MODEL}:predict"
 UNKNOWN_STORE = 9_999
@@ -49,7 +50,7 @@ def run(demo: headrace.Demo) -> None:
         forecast(demo, up.predict, start)
         time_predictions(demo, up.predict)
         explain(demo)
-    evaluate(demo, [MODEL])
+    evaluate(demo, [MODEL, *add_network(demo)])
     check_nothing_to_do(demo)
 
 
@@ -143,6 +144,18 @@ def explain(demo: headrace.Demo) -> None:
     demo.report.facts["prediction"] = prediction
     demo.report.commands.append(f"why {prediction}")
     demo.check("features recomputed from the tables are equal", why.equal)
+
+
+def add_network(demo: headrace.Demo) -> list[str]:
+    """Adds the neural network and builds it, if PyTorch is installed. Returns the names of the added models."""
+    if importlib.util.find_spec("torch") is None:
+        demo.report.notes.append(
+            "The neural network was left out: PyTorch is not installed (pip install 'headrace[torch]')"
+        )
+        return []
+    demo.change_code("torch", "the same forecast by a neural network")
+    build(demo)
+    return [NETWORK]
 
 
 def evaluate(demo: headrace.Demo, models: list[str]) -> None:

@@ -1,6 +1,9 @@
 """The internals of Feast that Headrace uses are where they are listed, and another Feast is refused."""
 
 import importlib
+import importlib.util
+import subprocess
+import sys
 from functools import reduce
 
 import pytest
@@ -47,3 +50,13 @@ def test_feast_does_not_call_a_function_whose_inference_is_skipped() -> None:
     skip_inference(double)
     double.infer_features()
     assert len(calls) == 1
+
+
+@pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="PyTorch is not installed")
+def test_feast_imports_pytorch_only_when_it_is_needed() -> None:
+    program = (
+        "import sys, headrace.features.feast, feast.online_response as response\n"
+        "assert 'torch' not in sys.modules\n"
+        "assert response.get_torch() is sys.modules['torch']"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)

@@ -79,13 +79,20 @@ def test_the_scale_is_that_of_the_train_part_alone() -> None:
     scale = Scale.learn(numbers, np.array([2.0, 4.0]))
     assert scale.defaults.tolist() == [3, 5]
     assert scale.means.tolist() == [3.75, 5]
-    assert scale.deviations.tolist() == pytest.approx([np.std([1, 3, 3, 8]), 1])
+    assert scale.deviations.tolist() == pytest.approx([np.std([1, 3, 3, 8]), np.inf])
     assert scale.target.tolist() == [3, 1]
     data = make_data()
     other = dataclasses.replace(
         data, validation=Examples(data.validation.matrix * 9, data.validation.target * 9)
     )
     assert TRAINER.prepare(data).scale.means.tolist() == TRAINER.prepare(other).scale.means.tolist()
+
+
+@pytest.mark.parametrize("train", [[np.nan, np.nan, np.nan], [0.1, 0.1, 0.1], [0.1, np.nan, 0.1]])
+def test_a_number_that_did_not_vary_in_training_has_no_effect_later(train: list[float]) -> None:
+    scale = Scale.learn(np.array([train], np.float32).T, None)
+    later = np.array([[0.1], [5_000.0], [-3e38], [np.nan]], np.float32)
+    assert scale.apply(later).tolist() == [[0], [0], [0], [0]]
 
 
 def test_a_target_far_from_0_is_learnt() -> None:

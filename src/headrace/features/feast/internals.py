@@ -3,7 +3,8 @@
 This module is imported before Feast. It imports Feast without typeguard's run-time checks, which takes 1.2 s
 of CPU instead of 4.1: Feast marks its classes for typeguard, which compiles all their methods again at
 import, in every process. `compile` reports with its place what the checks would find in a project's
-definitions. If the process has imported Feast before, nothing changes.
+definitions. It also keeps Feast from importing PyTorch, which takes seconds where it is installed, until
+`to_tensor` needs it. If the process has imported Feast before, nothing changes.
 """
 
 from __future__ import annotations
@@ -81,6 +82,10 @@ INTERNALS = (
     FeastInternal(
         "feast.infra.passthrough_provider", "PassthroughProvider.ingest_df", "push keeps the rows' types"
     ),
+    FeastInternal("feast.online_response", "get_torch", "Feast imports PyTorch when it is needed"),
+    FeastInternal(
+        "feast.infra.offline_stores.offline_store", "get_torch", "Feast imports PyTorch when it is needed"
+    ),
     FeastInternal("feast.type_map", "feast_value_type_to_python_type", "values of a key"),
     FeastInternal("feast.type_map", "python_values_to_proto_values", "values of an online read"),
 )
@@ -111,13 +116,27 @@ def _leave_unchecked(target: Any = None, **_: Any) -> Any:
     return (lambda undecorated: undecorated) if target is None else target
 
 
+def _import_torch() -> Any:
+    """Replaces `feast.torch_wrapper.get_torch`, which returns the PyTorch that Feast imported."""
+    import torch
+
+    return torch
+
+
 check_version("feast")
 if "feast" not in sys.modules:
-    _typechecked = typeguard.typechecked
+    _typechecked, _has_torch = typeguard.typechecked, "torch" in sys.modules
     typeguard.typechecked = _leave_unchecked
+    if not _has_torch:
+        sys.modules["torch"] = None  # type: ignore[assignment]  # makes its import fail at once
     try:
         # A dozen of Feast's modules change which warnings the process shows, which only the user should do.
         with warnings.catch_warnings():
-            import feast  # noqa: F401
+            import feast.infra.offline_stores.offline_store
+            import feast.online_response
     finally:
         typeguard.typechecked = _typechecked
+        if not _has_torch:
+            del sys.modules["torch"]
+    feast.online_response.get_torch = _import_torch
+    feast.infra.offline_stores.offline_store.get_torch = _import_torch

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from headrace.declare.trainers import Trainer
 from headrace.kernel.errors import HeadraceError
 from headrace.training.trainers.port import TrainerPort
@@ -10,6 +12,10 @@ from headrace.training.trainers.torch import TorchTrainer
 from headrace.training.trainers.xgboost import XGBoostTrainer
 
 __all__ = ["TRAINERS", "trainer_by_name", "trainer_for"]
+
+# The threads of OpenMP would otherwise spin while they wait, and starve each other and other processes. The
+# first library that has OpenMP reads this when it is loaded, and the others may share its threads.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 TRAINERS: tuple[TrainerPort, ...] = (XGBoostTrainer(), SklearnTrainer(), TorchTrainer())
 

@@ -44,7 +44,8 @@ class Scale:
 
     Attributes:
         defaults: float32 (numbers,): the median, which replaces a number that is missing.
-        means, deviations: float32 (numbers,), of the numbers with the defaults filled in.
+        means, deviations: float32 (numbers,), of the numbers with the defaults filled in. The deviation of a
+            number that does not vary is infinite: nothing was learnt of it, so that it counts as 0.
         target: float64 (2,): mean and standard deviation of a regression's target; else 0 and 1.
     """
 
@@ -55,17 +56,16 @@ class Scale:
 
     @staticmethod
     def learn(numbers: Floats32, target: _Floats | None) -> Scale:
-        """Learns the scale of the numbers and, of a regression, of the target. What does not vary is not
-        divided; a column without a number is 0."""
+        """Learns the scale of the numbers and, of a regression, of the target."""
         present = [column[~np.isnan(column)] for column in numbers.T]
         defaults = np.array([np.median(column) if len(column) else 0.0 for column in present], np.float32)
         complete = np.where(np.isnan(numbers), defaults, numbers).astype(np.float64)
-        deviations = complete.std(axis=0)
+        varies = complete.max(axis=0) > complete.min(axis=0)
         moments = np.array([0.0, 1.0] if target is None else [target.mean(), target.std() or 1.0])
         return Scale(
             defaults,
             complete.mean(axis=0).astype(np.float32),
-            np.where(deviations > 0, deviations, 1.0).astype(np.float32),
+            np.where(varies, complete.std(axis=0), np.inf).astype(np.float32),
             moments,
         )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import sys
 import warnings
@@ -147,8 +146,6 @@ def _import_xgboost() -> Any:
     This process then lacks XGBoost's scikit-learn classes, unless scikit-learn was imported before.
     """
     if "xgboost" not in sys.modules and "sklearn" not in sys.modules:
-        # XGBoost's threads would otherwise spin while they wait, and starve other processes.
-        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         sys.modules["sklearn"] = None  # type: ignore[assignment]  # makes its import fail at once
         try:
             import xgboost
