@@ -92,8 +92,7 @@ def send(
     _check_options(rate, skip, shift_to_now, shift_by)
     contract = workspace.project.contract(topic)
     _check_format(contract)
-    started = time.perf_counter()
-    shift = None if shift_by is None else TimeShift(contract, shift_by)
+    started, shift = time.perf_counter(), None if shift_by is None else TimeShift(contract, shift_by)
     sending = _Sending(contract, file, skip, rate, shift, live)
     with (
         workspace.lineage.recorder() as recorder,
@@ -106,8 +105,8 @@ def send(
         if shift_to_now:
             sending.shift = TimeShift.to_now(contract, _batches(read_events(file), _BATCH), str(file))
         sending.append_to(workspace.log, progress)
-        schema = {field.name: str(field.type) for field in shape_of(contract).schema}
         rows = sending.sent - len(sending.too_large)
+        schema = {column.name: str(column.type) for column in shape_of(contract).schema}
         this_run.add_output(Dataset("topic", topic, facts={"rows": rows, "schema": schema}))
     moved, early = (None, 0) if sending.shift is None else (sending.shift.by, sending.shift.early)
     return SendReport(
