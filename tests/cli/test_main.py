@@ -150,7 +150,7 @@ WRONG_CALLS = {
     ),
     "syntax": ({"tiny/tables.py": "def a(:\n"}, ["build"], ["tables.py:1"]),
     "does not import": ({"tiny/tables.py": "x = 1\nimport nowhere\n"}, ["build"], ["nowhere", "tables.py:2"]),
-    "bad target": ({}, ["build", "nothing_here"], ["'nothing_here' is not a table", "doubled, total"]),
+    "bad target": ({}, ["build", "nothing_here"], ["'nothing_here' is not a table", "doubled, prices, total"]),
     "unknown topic": ({}, ["send", "lost", "data/prices.csv"], ["'lost'"]),
     "no value": ({}, ["predict", "m", "user_id"], ["'user_id' is not KEY=VALUE"]),
     "two values": ({}, ["predict", "m", "user_id=5", "user_id=6"], ["'user_id' has two values: '5' and '6'"]),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -13,7 +14,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-from headrace import lake, log
+from headrace import lake, lineage, log
 from headrace.cli.main import _exit_code
 from headrace.config.settings import Settings, load_settings
 from headrace.flows.events.ingest import ingest
@@ -106,6 +107,32 @@ def test_the_lines_of_a_file_are_appended_byte_for_byte(settings: Settings, writ
         Decimal("0.3"),
     }
     assert sorted(row["_raw"] for row in rows if not row["_valid"]) == sorted(lines[3:])
+
+
+def test_a_sent_file_is_recorded_with_its_digest_as_the_input_of_the_topic(
+    settings: Settings, write: Write
+) -> None:
+    content = b"{" + AT + b', "total": 1}\nbroken\n'
+    outside = write("sales.ndjson", content)
+    inside = settings.root / "data" / "sales.ndjson"
+    inside.parent.mkdir()
+    inside.write_bytes(content)
+    cut_off = write("cut.csv", b'Sold At,total\n"2026-03-01T12:00:00Z,1\n')
+    for file in (outside, inside):
+        send(Workspace(settings), "sales", file)
+    with pytest.raises(CallError):
+        send(Workspace(settings), "sales", cut_off)
+    failed, *runs = lineage.open(settings).runs(job="send sales")
+    assert (failed.outcome, failed.outputs) == ("FAIL", ())
+    digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
+    assert [run.outcome for run in runs] == ["COMPLETE"] * 2
+    inputs = [(dataset.kind, dataset.name, dataset.facts) for run in runs for dataset in run.inputs]
+    assert inputs == [
+        ("file", "data/sales.ndjson", {"digest": digest}),
+        ("file", outside.resolve().as_posix(), {"digest": digest}),
+    ]
+    outputs = [(dataset.kind, dataset.name, dataset.facts["rows"]) for run in runs for dataset in run.outputs]
+    assert outputs == [("topic", "sales", 2)] * 2
 
 
 def test_lines_may_end_with_a_carriage_return_alone(settings: Settings, write: Write) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import httpx
 import msgspec
+from tests.servers import Endpoint
 
 from headrace import lineage
 from headrace import log as logs
@@ -17,6 +19,7 @@ from headrace.kernel.errors import Unavailable
 from headrace.kernel.ids import new_id
 from headrace.kernel.run import record_with, run
 from headrace.kernel.time import now
+from headrace.lineage.forward import send
 from headrace.serving.shipper import ship
 from headrace.serving.spool import Spool
 from headrace.workspace import Workspace
@@ -68,6 +71,29 @@ def test_dropped_and_failing_lineage_is_reported_without_the_endpoints_password(
     assert "3 dropped" in reports
     assert "opensesame" not in reports
     assert b"opensesame" not in b"".join(file.read_bytes() for file in settings.state.glob("lineage.db*"))
+
+
+def test_doctor_shows_lineage_events_that_an_endpoint_refused(tiny: Settings) -> None:
+    server = Endpoint(usual=201)
+    settings = tiny.with_values(lineage=(server.url,))
+    store = lineage.open(settings)
+    with store.recorder() as recorder, record_with(recorder), run("work"):
+        pass
+
+    def diagnosis() -> tuple[bool, str]:
+        (finding,) = [d for d in doctor(Workspace(settings)) if d.what == f"lineage {server.url}"]
+        return finding.fine, finding.detail
+
+    server.answers = [422, 422]
+    with httpx.Client() as client:
+        send(store, server.url, client)
+        assert diagnosis() == (False, "it answered 422: ; it has refused 2 events")
+        with store.recorder() as recorder, record_with(recorder), run("work"):
+            pass
+        send(store, server.url, client)
+    assert diagnosis() == (True, "it accepts events; it has refused 2 events")
+    store.close()
+    server.close()
 
 
 def test_status_shows_open_alerts(tiny: Settings) -> None:

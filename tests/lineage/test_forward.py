@@ -57,15 +57,34 @@ def test_a_failing_endpoint_is_retried_and_gets_every_event(store: Store, server
     assert events_at_endpoint(server) == [("a", "START"), ("a", "COMPLETE")]
 
 
-def test_refused_event_does_not_delay_the_others(store: Store, server: Endpoint) -> None:
+@pytest.mark.parametrize("status", [400, 413, 422])
+def test_a_refused_event_is_counted_and_does_not_delay_the_others(
+    store: Store, server: Endpoint, status: int
+) -> None:
     record_runs(store, "a")
-    server.answers = [422]
+    server.answers = [status]
     with httpx.Client() as client:
-        send(store, server.url, client)
+        assert send(store, server.url, client) == 2
+        assert send(store, server.url, client) == 0
 
     assert events_at_endpoint(server) == [("a", "COMPLETE")]
     (endpoint_health,) = store.health([server.url]).endpoints
     assert (endpoint_health.waiting, endpoint_health.refused) == (0, 1)
+
+
+@pytest.mark.parametrize("status", [302, 401, 403, 404, 405, 408, 409, 415, 429, 500, 503])
+def test_an_answer_that_does_not_concern_the_event_loses_none(
+    store: Store, server: Endpoint, status: int
+) -> None:
+    record_runs(store, "a")
+    server.answers = [status]
+    with httpx.Client() as client:
+        with pytest.raises(Unavailable, match=str(status)):
+            send(store, server.url, client)
+        assert send(store, server.url, client) == 2
+
+    assert events_at_endpoint(server) == [("a", "START"), ("a", "COMPLETE")]
+    assert store.health([server.url]).endpoints[0].refused == 0
 
 
 def test_the_loop_waits_for_an_endpoint_to_come_back(store: Store, server: Endpoint) -> None:

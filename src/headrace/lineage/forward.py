@@ -22,7 +22,7 @@ _PATH = "/api/v1/lineage"  # the path to which OpenLineage's own clients post
 _BATCH = 100
 _IDLE_SECONDS = 1.0
 _LONGEST_SECONDS = 60.0
-_TRY_AGAIN = frozenset({401, 403, 404, 408, 425, 429})  # the endpoint's state is wrong, not the event
+_REFUSED = frozenset({400, 413, 422})  # the event is wrong; after any other error the endpoint is
 
 
 def endpoint(url: str) -> str:
@@ -49,7 +49,7 @@ def send(store: Store, url: str, client: httpx.Client) -> int:
             raise Unavailable(f"{type(error).__name__}: {error}", where=clean_text(url)) from error
         if answer.is_success:
             store.mark_sent(url, seq)
-        elif answer.is_client_error and answer.status_code not in _TRY_AGAIN:
+        elif answer.status_code in _REFUSED:
             store.mark_sent(url, seq, refused=f"it answered {answer.status_code}: {answer.text[:200]}")
         else:
             raise Unavailable(f"it answered {answer.status_code}", where=clean_text(url))

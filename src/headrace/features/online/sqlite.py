@@ -11,9 +11,9 @@ from __future__ import annotations
 import sqlite3
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -23,7 +23,7 @@ from headrace.features.plan import StoredView
 from headrace.kernel.errors import Unavailable
 from headrace.kernel.position import Position, decode_position, encode_position
 from headrace.kernel.private import make_private
-from headrace.kernel.sqlite import open_shared
+from headrace.kernel.sqlite import is_locked, open_shared
 from headrace.kernel.time import now_micros
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ __all__ = ["SqliteDatabase", "open_sqlite"]
 _CHUNK = 500  # keys in one statement
 _WAIT = 60.0  # seconds to wait for another writer's transaction
 _NO_STATES = (None,)
+_OUTAGES = (sqlite3.OperationalError, sqlite3.DatabaseError)  # the other subclasses are errors of our own
 _TYPES = {"int64": "integer", "bytes": "blob"}
 _SCHEMA = """
 create table if not exists views (
@@ -85,23 +86,50 @@ class SqliteDatabase:
     @contextmanager
     def writing(self, views: Sequence[StoredView] = ()) -> Iterator[None]:
         """See StateDatabase: the whole file has one writer at a time."""
+        with self._answering() as db:
+            db.execute("begin immediate")
+            try:
+                for view in views:
+                    self._table(view)
+                yield
+            except BaseException:
+                with suppress(sqlite3.Error):  # SQLite may have rolled it back, or the connection is closed
+                    db.execute("rollback")
+                raise
+            db.execute("commit")
+
+    @contextmanager
+    def _answering(self) -> Iterator[sqlite3.Connection]:
+        """This thread's connection. If SQLite fails, it is closed: a transaction may be open on it.
+
+        Raises:
+            Unavailable: SQLite fails.
+        """
         db = self._db()
         try:
-            db.execute("begin immediate")
-        except sqlite3.OperationalError as error:
-            raise Unavailable(
-                f"the online store is locked: {error}",
-                where=self.where,
-                remedy="Another process has been writing to it for a minute. Try again when it has finished.",
-            ) from error
-        try:
-            for view in views:
-                self._table(view)
-            yield
-        except BaseException:
-            db.execute("rollback")
-            raise
-        db.execute("commit")
+            yield db
+        except sqlite3.DatabaseError as error:
+            if type(error) not in _OUTAGES:
+                raise
+            raise self._abandon(db, error) from error
+
+    def _abandon(self, db: sqlite3.Connection, error: sqlite3.Error) -> Unavailable:
+        """Closes a connection on which SQLite failed, and returns the error to raise."""
+        self._local.__dict__.pop("db", None)
+        with self._lock:
+            self._connections = [connection for connection in self._connections if connection is not db]
+        db.close()
+        if is_locked(error):
+            what = f"the online store is locked: {error}"
+            remedy = "Another process has been writing to it for a minute. Try again when it has finished."
+        else:
+            what = f"the online store cannot be read or written: {error}"
+            remedy = "Check that the disk has room, and that this user may write there."
+        return Unavailable(what, where=self.where, remedy=remedy)
+
+    def _query(self, statement: str, parameters: Sequence[object] = ()) -> list[Any]:
+        with self._answering() as db:
+            return db.execute(statement, parameters).fetchall()
 
     def add_view(self, view: StoredView, keys: KeySchema) -> None:
         """See StateDatabase."""
@@ -124,28 +152,28 @@ class SqliteDatabase:
 
     def views(self) -> list[StoredView]:
         """See StateDatabase."""
-        rows = self._db().execute("select view from views order by digest").fetchall()
+        rows = self._query("select view from views order by digest")
         return [_decode_view(text) for (text,) in rows]
 
     def keys_of(self, view: StoredView) -> KeySchema | None:
         """See StateDatabase."""
-        row = self._db().execute("select keys from views where digest = ?", (view.digest,)).fetchone()
-        return None if row is None else _decode_keys(row[0])
+        rows = self._query("select keys from views where digest = ?", (view.digest,))
+        return _decode_keys(rows[0][0]) if rows else None
 
     def position(self, view: StoredView) -> Position | None:
         """See StateDatabase."""
-        row = self._db().execute("select position from views where digest = ?", (view.digest,)).fetchone()
-        return None if row is None or row[0] is None else decode_position(row[0])
+        rows = self._query("select position from views where digest = ?", (view.digest,))
+        return decode_position(rows[0][0]) if rows and rows[0][0] is not None else None
 
     def positions(self) -> dict[str, Position]:
         """See StateDatabase."""
-        rows = self._db().execute("select digest, position from views where position is not null")
+        rows = self._query("select digest, position from views where position is not null")
         return {digest: decode_position(text) for digest, text in rows}
 
     def set_position(self, view: StoredView, position: Position) -> None:
         """See StateDatabase."""
         text = encode_position(position)
-        self._db().execute("update views set position = ? where digest = ?", (text, view.digest))
+        self._query("update views set position = ? where digest = ?", (text, view.digest))
 
     def reader(self, groups: Sequence[EntityGroup]) -> ReadStates:
         """See StateDatabase. Reads positions only if an entity lacks a state."""
@@ -164,7 +192,9 @@ class SqliteDatabase:
                 finally:
                     db.execute("commit")
             except sqlite3.OperationalError as error:
-                raise _unreadable(error) from error
+                if str(error).startswith("no such column"):  # that of a view that was dropped
+                    raise MissingView from error
+                raise self._abandon(db, error) from error
             return StatesRead(rows, [[positions.get(view.digest) for view in views] for _, views in groups])
 
         return read
@@ -172,19 +202,20 @@ class SqliteDatabase:
     def read_states(self, view: StoredView, keys: Sequence[PackedKey]) -> dict[PackedKey, bytes]:
         """See StateDatabase."""
         select = _Select(self._table(view)[1], [view])
-        return {key: row[1] for key, row in select.rows(self._db(), keys).items() if row[1] is not None}
+        with self._answering() as db:
+            return {key: row[1] for key, row in select.rows(db, keys).items() if row[1] is not None}
 
     def find_states(self, view: StoredView, prefix: bytes) -> Iterator[tuple[PackedKey, bytes]]:
         """See StateDatabase."""
         table, column = self._table(view)[0], _column(view)
         select = f"select key, {column} from {table} where substr({column}, 1, 1) = ?"
-        return iter(self._db().execute(select, (prefix,)).fetchall())
+        return iter(self._query(select, (prefix,)))
 
     def count_states(self, view: StoredView, prefix: bytes) -> int:
         """See StateDatabase."""
         table, column = self._table(view)[0], _column(view)
-        row = self._db().execute(f"select count(*) from {table} where substr({column}, 1, 1) = ?", (prefix,))
-        return int(row.fetchone()[0])
+        rows = self._query(f"select count(*) from {table} where substr({column}, 1, 1) = ?", (prefix,))
+        return int(rows[0][0])
 
     def write_states(self, view: StoredView, states: Mapping[PackedKey, bytes]) -> None:
         """See StateDatabase."""
@@ -193,7 +224,7 @@ class SqliteDatabase:
     def replace_states(self, view: StoredView, states: Iterable[tuple[PackedKey, bytes]]) -> None:
         """See StateDatabase."""
         column = _column(view)
-        self._db().execute(f"update {self._table(view)[0]} set {column} = null where {column} is not null")
+        self._query(f"update {self._table(view)[0]} set {column} = null where {column} is not null")
         self._upsert(view, states)
 
     def close(self) -> None:
@@ -206,18 +237,20 @@ class SqliteDatabase:
 
     def _upsert(self, view: StoredView, states: Iterable[tuple[PackedKey, bytes]]) -> None:
         table, column = self._table(view)[0], _column(view)
-        self._db().executemany(
-            f"insert into {table} (key, {column}) values (?, ?) "
-            f"on conflict (key) do update set {column} = excluded.{column}",
-            states,
-        )
+        with self._answering() as db:
+            db.executemany(
+                f"insert into {table} (key, {column}) values (?, ?) "
+                f"on conflict (key) do update set {column} = excluded.{column}",
+                states,
+            )
 
     def _table(self, view: StoredView) -> tuple[str, KeySchema]:
         """The table of the view's entities, and their keys. Raises MissingView if it does not exist."""
-        row = self._db().execute("select entities, keys from views where digest = ?", (view.digest,)).fetchone()
-        if row is None:
+        rows = self._query("select entities, keys from views where digest = ?", (view.digest,))
+        if not rows:
             raise MissingView(view.digest)
-        return row[0], _decode_keys(row[1])
+        ((entities, keys),) = rows
+        return entities, _decode_keys(keys)
 
     def _db(self) -> sqlite3.Connection:
         """This thread's connection."""
@@ -227,12 +260,16 @@ class SqliteDatabase:
     def _connect(self) -> sqlite3.Connection:
         try:
             db = open_shared(self.where, timeout=_WAIT)
-        except sqlite3.OperationalError as error:
-            raise Unavailable(f"the online store cannot be opened: {error}", where=self.where) from error
-        # A crash of the machine may lose the last transactions together with their positions; the log still
-        # has them.
-        db.execute("pragma synchronous = normal")
-        db.execute(f"pragma mmap_size = {1 << 30}")
+            # A crash of the machine may lose the last transactions together with their positions; the log
+            # still has them.
+            db.execute("pragma synchronous = normal")
+            db.execute(f"pragma mmap_size = {1 << 30}")
+        except sqlite3.DatabaseError as error:
+            raise Unavailable(
+                f"the online store cannot be opened: {error}",
+                where=self.where,
+                remedy="Check that it is a SQLite file, and that this user may write there.",
+            ) from error
         self._local.db = db
         with self._lock:
             self._connections.append(db)
@@ -273,11 +310,6 @@ def _select_rows(
             if None in states.get(key, _NO_STATES):
                 is_complete = False
     return rows, is_complete
-
-
-def _unreadable(error: sqlite3.OperationalError) -> Exception:
-    """The error to raise for a failed read: a view that was dropped has no column any more."""
-    return MissingView() if str(error).startswith("no such column") else error
 
 
 def _column(view: StoredView) -> str:

@@ -130,7 +130,7 @@ class BuildContext:
             if source is not None and source.revision:
                 from headrace.flows.build.revisions import fetch_revision
 
-                fetch_revision(self.settings, source.path, source.revision, source.described(read.name))
+                fetch_revision(self.settings, source.path, source.revision, source.describe(read.name))
 
     def newest_inputs(self, model: str) -> dict[str, int]:
         """Table → the snapshot in its pointer, for each table that the model is made from.

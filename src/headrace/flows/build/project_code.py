@@ -6,6 +6,7 @@ A fingerprint is a list of `piece digest` lines, so that a stage can name the fu
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, Literal
 
 import msgspec
@@ -45,7 +46,7 @@ class SourceCode(msgspec.Struct, frozen=True):
     path: str
     revision: str | None = None
 
-    def described(self, name: str) -> str:
+    def describe(self, name: str) -> str:
         """The declaration, for errors."""
         return f"source({name!r}, {self.path!r}, revision={self.revision!r})"
 
@@ -137,13 +138,22 @@ class ProjectCode(msgspec.Struct, frozen=True):
         return digest_value([self.lock, self.tables[table], contracts, *params])
 
     def training_set_digest(self, model: str) -> str:
-        """The digest of all code that decides the rows of a model's training set."""
+        """The digest of what decides the rows of a model's training set: all code, and the files and revisions
+        that its sources name. Another revision is another training set, whatever the model's refresh."""
         declared = self.models[model]
         tables = [
             [self.tables.get(name), *(self.params[read] for read in self.params_of(f"tables.{name}"))]
             for name in declared.tables
         ]
-        return digest_value([declared.plan, declared.training_set, tables])
+        sources = {name: self.sources[name] for name in sorted(self._sources_of(declared.tables))}
+        return digest_value([declared.plan, declared.training_set, tables, msgspec.to_builtins(sources)])
+
+    def _sources_of(self, tables: Iterable[str]) -> set[str]:
+        """The sources that these tables read, directly or through other tables."""
+        reads = [read for table in tables for read in self.reads.get(table, ())]
+        sources = {read.name for read in reads if read.kind == "sources"}
+        upstream = [read.name for read in reads if read.kind == "tables"]
+        return sources | self._sources_of(upstream) if upstream else sources
 
     def training_digest(self, model: str) -> str:
         """The digest of all code that decides a model's training, except its training set."""

@@ -33,7 +33,7 @@ def fetch_revisions(
         pointer = Pointers.path("sources", name)
         if source.revision and states[pointer].problem is None:
             try:
-                fetch_revision(settings, source.path, source.revision, source.described(name))
+                fetch_revision(settings, source.path, source.revision, source.describe(name))
             except ProjectError as error:
                 fetched[pointer] = SourceState(problem=error)
     return fetched

@@ -65,7 +65,7 @@ def read_source_state(settings: Settings, name: str, source: SourceCode) -> Sour
     if not source.revision:
         return _files_state(settings.root, name, source.path)
     try:
-        commit = resolve_revision(settings.root, source.revision, source.described(name))
+        commit = resolve_revision(settings.root, source.revision, source.describe(name))
     except ProjectError as error:
         return SourceState(problem=error)
     return SourceState(

@@ -21,9 +21,10 @@ from headrace.events.contracts.shape import shape_of
 from headrace.events.files import check_file, read_events
 from headrace.events.shift import TimeShift
 from headrace.events.verdicts.keys import key_reader
+from headrace.kernel.digest import digest_file
 from headrace.kernel.errors import CallError, HeadraceError
 from headrace.kernel.properties import HISTORY
-from headrace.kernel.run import Dataset, run
+from headrace.kernel.run import Dataset, record_with, run
 from headrace.log import Log, append_fitting
 from headrace.workspace import Workspace
 
@@ -90,27 +91,27 @@ def send(
     """
     _check_options(rate, skip, shift_to_now, shift_by)
     contract = workspace.project.contract(topic)
-    if not formats.find(contract).plain_json:
-        raise CallError(
-            f"send writes JSON, and the events of {topic!r} have the format {contract.format!r}",
-            where=str(contract.place),
-            remedy="Put them on the log with a producer of that format.",
-        )
-    started = time.perf_counter()
-    shift = None if shift_by is None else TimeShift(contract, shift_by)
+    _check_format(contract)
+    started, shift = time.perf_counter(), None if shift_by is None else TimeShift(contract, shift_by)
     sending = _Sending(contract, file, skip, rate, shift, live)
-    with run(f"send {topic}", [Dataset("file", file.name)]) as this_run, sending.report_errors():
+    with (
+        workspace.lineage.recorder() as recorder,
+        record_with(recorder),
+        run(f"send {topic}") as this_run,
+        sending.report_errors(),
+    ):
         check_file(file)
+        this_run.add_input(_file_dataset(workspace.settings.root, file))
         if shift_to_now:
             sending.shift = TimeShift.to_now(contract, _batches(read_events(file), _BATCH), str(file))
         sending.append_to(workspace.log, progress)
-        schema = {field.name: str(field.type) for field in shape_of(contract).schema}
-        facts = {"rows": sending.sent - len(sending.too_large), "schema": schema}
-        this_run.add_output(Dataset("topic", topic, facts=facts))
+        rows = sending.sent - len(sending.too_large)
+        schema = {column.name: str(column.type) for column in shape_of(contract).schema}
+        this_run.add_output(Dataset("topic", topic, facts={"rows": rows, "schema": schema}))
     moved, early = (None, 0) if sending.shift is None else (sending.shift.by, sending.shift.early)
     return SendReport(
         topic,
-        sending.sent - len(sending.too_large),
+        rows,
         time.perf_counter() - started,
         moved,
         tuple(sending.too_large),
@@ -166,6 +167,22 @@ class _Sending:
                 state = f"Nothing of {self.file.absolute().name} has been sent."
             error.remedy = state if error.remedy is None else f"{error.remedy}\n{state}"
             raise
+
+
+def _file_dataset(root: Path, file: Path) -> Dataset:
+    """The file under its path from the folder of the project, or its whole path if it is outside."""
+    path, root = file.resolve(), root.resolve()
+    name = path.relative_to(root) if path.is_relative_to(root) else path
+    return Dataset("file", name.as_posix(), facts={"digest": f"sha256:{digest_file(file)}"})
+
+
+def _check_format(contract: Contract) -> None:
+    if not formats.find(contract).plain_json:
+        raise CallError(
+            f"send writes JSON, and the events of {contract.topic!r} have the format {contract.format!r}",
+            where=str(contract.place),
+            remedy="Put them on the log with a producer of that format.",
+        )
 
 
 def _check_options(rate: float | None, skip: int, shift_to_now: bool, shift_by: timedelta | None) -> None:

@@ -255,10 +255,11 @@ def _lineage(workspace: Workspace) -> Iterator[Diagnosis]:
     yield Diagnosis("lineage", fine, detail, None if fine else "Check the free space on the disk.")
     for endpoint in health.endpoints:
         failed = endpoint.failure
+        refused = f"; it has refused {endpoint.refused:,} events" if endpoint.refused else ""
         yield Diagnosis(
             f"lineage {endpoint.url}",
             not failed,
-            failed or "it accepts events",
+            f"{failed or 'it accepts events'}{refused}",
             "Check its address." if failed else None,
         )
 

@@ -1,0 +1,67 @@
+"""The online store in a SQLite file whose disk is full, or that is no longer a database."""
+
+from __future__ import annotations
+
+import resource
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import pytest
+from tests.features.online.stores import ACTIVITY, at_offset, plan_of
+from tests.features.views import events_frame
+
+from headrace.features.online import OnlineStore
+from headrace.features.online.sqlite import open_sqlite
+from headrace.kernel.errors import Unavailable
+from headrace.kernel.time import now_micros
+
+
+@contextmanager
+def full_disk(size: int) -> Iterator[None]:
+    """No file of this process grows beyond `size` bytes."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def apply_events(store: OnlineStore, first: int, count: int) -> None:
+    """Applies an event of each of `count` users, from offset `first` on."""
+    now = now_micros()
+    rows = events_frame([(user, now - 1, 1, 2.0, "a", True) for user in range(count)]).to_arrow()
+    store.apply([ACTIVITY], rows, at_offset(first + count), after=at_offset(first))
+
+
+@pytest.mark.parametrize("users", [1, 3_000])  # the transaction fails when it is committed, or before
+def test_a_full_disk_is_unavailable_and_the_store_continues_once_there_is_room(
+    tmp_path: Path, users: int
+) -> None:
+    plan = plan_of(ACTIVITY)
+    with closing(open_sqlite(tmp_path / "online.db")) as store:
+        store.prepare(plan)
+        store.fill(ACTIVITY, events_frame([]).to_arrow(), at_offset(0))
+        apply_events(store, 0, 1)
+        with full_disk(4096):
+            for _ in range(2):
+                with pytest.raises(Unavailable, match="the online store cannot be") as error:
+                    apply_events(store, 1, users)
+                assert error.value.retryable
+        assert store.position(ACTIVITY) == at_offset(1)
+        apply_events(store, 1, users)
+        assert store.position(ACTIVITY) == at_offset(1 + users)
+        assert store.lookup(plan, [{"user_id": 0}], now_micros()).rows[0][0] == 2
+
+
+@pytest.mark.parametrize("sound", [0, 100])  # bytes at the beginning of the file that are as they were
+def test_a_damaged_file_is_unavailable(tmp_path: Path, sound: int) -> None:
+    path = tmp_path / "online.db"
+    with closing(open_sqlite(path)) as store:
+        store.prepare(plan_of(ACTIVITY))
+    content = path.read_bytes()
+    path.write_bytes(content[:sound] + b"\xff" * (len(content) - sound))
+    with pytest.raises(Unavailable, match="the online store cannot be") as error:
+        open_sqlite(path)
+    assert error.value.where == str(path)
