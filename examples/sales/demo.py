@@ -65,8 +65,21 @@ def generate_files(demo: headrace.Demo) -> None:
 
 def copy_files(demo: headrace.Demo, folder: Path) -> None:
     """Copies the files byte by byte, except that all dates move by whole weeks, so that the sales end now."""
+    missing = [name for name in FILES if not (folder / name).is_file()]
+    if missing:
+        raise headrace.HeadraceError(
+            f"there is no {' and no '.join(missing)}",
+            where=str(folder),
+            remedy=f"Name the folder that has {', '.join(FILES)}: headrace demo sales --data FOLDER",
+        )
     with demo.step("copy") as step:
         days = set(DAY.findall((folder / FILES[0]).read_bytes()))
+        if not days:
+            raise headrace.HeadraceError(
+                "no date is written as 2012-10-26",
+                where=str(folder / FILES[0]),
+                remedy="Write dates in ISO 8601.",
+            )
         last = max(date.fromisoformat(day.decode()) for day in days)
         yesterday = datetime.now(UTC).date() - timedelta(days=1)
         weeks = (yesterday - last).days // 7

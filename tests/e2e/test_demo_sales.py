@@ -8,7 +8,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from tests.e2e.demos import HEADRACE, DemoRun, processes_of, run_demo
+from tests.e2e.demos import EXAMPLES, HEADRACE, DemoRun, check_readme, processes_of, run_demo
 from tests.examples.example import load_script
 
 import headrace
@@ -57,6 +57,10 @@ def test_each_training_row_has_the_lags_of_its_own_week(demo: DemoRun) -> None:
 def test_served_features_equal_those_of_training(demo: DemoRun) -> None:
     parity = [HEADRACE, "check", "parity", "--json", "--project", demo.folder]
     assert subprocess.run(parity, capture_output=True, text=True, check=False).returncode == 0
+
+
+def test_readme_shows_what_is_printed(demo: DemoRun) -> None:
+    assert check_readme(demo, EXAMPLES / "sales" / "README.md") == 4
 
 
 @pytest.fixture(scope="module")

@@ -55,7 +55,9 @@ def end(week: pl.Expr) -> pl.Expr:
 class WeeklySales(dy.Schema):
     store = dy.Int64(nullable=False, primary_key=True)
     dept = dy.Int64(nullable=False, primary_key=True)
-    week = dy.Date(nullable=False, primary_key=True, check=lambda week: week.dt.weekday() == FRIDAY)
+    week = dy.Date(
+        nullable=False, primary_key=True, check={"is_a_friday": lambda week: week.dt.weekday() == FRIDAY}
+    )
     event_timestamp = dy.Datetime(time_unit="us", time_zone="UTC", nullable=False)
     sales = dy.Float64(
         nullable=False, allow_inf=False, allow_nan=False
