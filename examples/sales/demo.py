@@ -30,7 +30,6 @@ FILES = ("train.csv", "features.csv", "stores.csv")
 PREDICT = f"/v1/models/{MODEL}:predict"
 UNKNOWN_STORE = 9_999
 PREDICTIONS = 200
-LIVE_SECONDS = 90.0  # from raw rows to the first prediction
 NEAR_FLOOR = 1.15  # the largest WAPE of the better model, as a multiple of the best possible one
 BELOW_NAIVE = 0.20  # how much lower than that of the seasonal naive forecast it must be
 FOLDS = 3
@@ -122,7 +121,6 @@ def forecast(demo: headrace.Demo, url: str, start: float) -> None:
         missing = demo.project.predict(MODEL, **unknown)["missing"]
     demo.report.facts["live_seconds"] = seconds
     demo.report.notes.append(f"From raw rows to the first forecast: {seconds:.1f} s")
-    demo.check(f"live within {LIVE_SECONDS:g} s of the raw rows", seconds <= LIVE_SECONDS)
     demo.check("forecasts come in the order asked", values == backwards[::-1] == alone)
     demo.check(
         "an unknown store is answered by the declared policy, missing='model'",
