@@ -70,10 +70,20 @@ def check_readme(run: DemoRun, readme: Path) -> int:
             if not expected.strip():
                 continue
             printed = run.text if command.startswith("headrace demo") else _run(command, run.folder)
-            pattern = ".*?".join(re.escape(part) for part in _normalise(expected).split("...")) + r"\s*"
-            assert re.fullmatch(pattern, _normalise(printed), re.DOTALL), f"$ {command}\n{printed}"
+            assert re.fullmatch(_pattern(expected), _normalise(printed) + "\n", re.DOTALL), (
+                f"$ {command}\n{printed}"
+            )
             compared += 1
     return compared
+
+
+def _pattern(expected: str) -> str:
+    """Matches output like this. A line `...` stands for any number of lines, also for none."""
+    lines = [
+        "(?:.*?\n)?" if line.strip() == "..." else ".*?".join(map(re.escape, line.split("..."))) + "\n"
+        for line in _normalise(expected).split("\n")
+    ]
+    return "".join(lines)
 
 
 def _run(command: str, folder: Path) -> str:

@@ -27,7 +27,7 @@ def test_demo_runs_every_step_and_check(demo: DemoRun) -> None:
     steps = {step["name"].strip(): step for step in demo.report["steps"]}
     assert {"init", "generate", "build", "up", "forecast", "predictions", "why", "down"} <= set(steps)
     assert steps["table-weekly_sales"]["rows"] == steps["training_set-sales"]["rows"] == 115_830
-    assert len(demo.report["checks"]) == 9
+    assert len(demo.report["checks"]) == 8
     assert list(processes_of(demo.folder)) == []
 
 
