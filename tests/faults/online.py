@@ -47,7 +47,7 @@ def price_of(row):
 @table(reads=Click, rowwise=True)
 def prices(clicks: pl.LazyFrame) -> pl.LazyFrame:
     price = pl.struct("note", "price").map_elements(price_of, return_dtype=pl.Float64)
-    return clicks.select("at", "user", "page", price=price)
+    return clicks.select("at", "user", "page", "_known_at", price=price)
 """
 NOTHING: list[float | None] = [0, None, None]
 _DAY = 86_400_000_000
