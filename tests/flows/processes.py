@@ -47,8 +47,8 @@ def listening_sockets(pids):
     owners = {}
     for pid in pids:
         try:
-            for entry in os.scandir(f"/proc/{pid}/fd"):
-                owners.setdefault(os.readlink(entry.path), pid)
+            for entry in Path(f"/proc/{pid}/fd").iterdir():
+                owners.setdefault(os.readlink(entry), pid)
         except (FileNotFoundError, ProcessLookupError):
             continue
     results = []

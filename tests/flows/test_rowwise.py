@@ -27,7 +27,8 @@ def share(price):
 
 @table(reads=Click, partition_by=day("at"), rowwise=True)
 def shares(clicks):
-    return clicks.select("at", "user", "_known_at", share=pl.col("price").map_elements(share, return_dtype=pl.Float64))
+    shared = pl.col("price").map_elements(share, return_dtype=pl.Float64)
+    return clicks.select("at", "user", "_known_at", share=shared)
 """
 
 
