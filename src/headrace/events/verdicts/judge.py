@@ -170,8 +170,9 @@ class Judge:
         ordered = [refused[place] for place in refused_places]
         nulls = _null_rows(table.schema, len(refused_places))
         without = np.array(refused_places, np.int64)
+        is_history = self._is_history(batch)
         known, known_refused = (
-            self._known_at(part, batch, at) for part, at in ((table, places), (nulls, without))
+            self._known_at(part, batch, at, is_history) for part, at in ((table, places), (nulls, without))
         )
         rows = pa.concat_tables(
             [
@@ -190,10 +191,12 @@ class Judge:
             is_history |= np.array([headers is not None and HISTORY in headers for headers in batch.headers])
         return is_history
 
-    def _known_at(self, table: pa.Table, batch: Batch, places: NDArray[np.int64]) -> Any:
+    def _known_at(
+        self, table: pa.Table, batch: Batch, places: NDArray[np.int64], is_history: NDArray[np.bool_]
+    ) -> Any:
         """Column `_known_at` of rows at these places of the batch. A refused row has no time."""
         arrived = pa.array(batch.arrived_at[places], pa.int64()).cast(TIMESTAMP)
-        return pc.if_else(pa.array(self._is_history(batch)[places]), table[self.contract.time], arrived)
+        return pc.if_else(pa.array(is_history[places]), table[self.contract.time], arrived)
 
     def _check(self, events: list[Struct], refusals: dict[int, Refusal]) -> None:
         """Runs the declared structs' `__post_init__` on every event that is good so far."""

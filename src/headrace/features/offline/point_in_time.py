@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import timedelta
 
 import polars as pl
 import pyarrow as pa
@@ -192,7 +193,7 @@ class _OrderedRows:
             self._rows.lazy()
             .select(_PLACE, MOMENT, *keys)
             .join_asof(
-                visible.with_columns(pl.col(view.time).dt.offset_by(f"{delay}us")).sort(view.time),
+                visible.with_columns(pl.col(view.time) + timedelta(microseconds=delay)).sort(view.time),
                 left_on=MOMENT,
                 right_on=view.time,
                 by=keys,
