@@ -6,7 +6,7 @@ import importlib.util
 
 from headrace.kernel.errors import Unavailable
 
-__all__ = ["EXTRAS", "describe_missing", "is_installed", "remedy_for"]
+__all__ = ["EXTRAS", "describe_missing", "is_installed", "remedy_for", "require"]
 
 EXTRAS = {
     "confluent_kafka": "kafka",
@@ -35,3 +35,13 @@ def describe_missing(package: str, purpose: str, *, where: str | None = None) ->
         where=where,
         remedy=remedy_for(package),
     )
+
+
+def require(package: str, purpose: str, *, where: str | None = None) -> None:
+    """Checks that `purpose` ("a log on Kafka") has the package it needs; does not import it.
+
+    Raises:
+        Unavailable: the package is not installed.
+    """
+    if not is_installed(package):
+        raise describe_missing(package, purpose, where=where)

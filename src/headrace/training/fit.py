@@ -10,7 +10,7 @@ from typing import Any
 from headrace.declare.model import Model
 from headrace.declare.trainers import Trainer
 from headrace.kernel.errors import HeadraceError
-from headrace.kernel.extras import describe_missing, is_installed
+from headrace.kernel.extras import require
 from headrace.kernel.run import run
 from headrace.training.matrices import Matrices
 from headrace.training.trainers import trainer_for
@@ -87,8 +87,7 @@ def _fit_by_ray_train(
     cores = max(1, int(ray.cluster_resources().get("CPU", 1)))
     processes, backend = declared.processes, None
     if processes > 1:
-        if not is_installed("torch"):
-            raise describe_missing("torch", "training on several workers")
+        require("torch", "training on several workers")
         from ray.train.torch import TorchConfig
 
         backend = TorchConfig(backend="gloo")

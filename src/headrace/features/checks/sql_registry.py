@@ -15,7 +15,7 @@ from headrace.config.settings import Settings
 from headrace.kernel.addresses import check_postgres_address, is_postgres_address, sqlalchemy_postgres_url
 from headrace.kernel.digest import digest_value
 from headrace.kernel.errors import ProjectError
-from headrace.kernel.extras import describe_missing, is_installed
+from headrace.kernel.extras import require
 from headrace.kernel.secrets import clean_text
 
 if TYPE_CHECKING:
@@ -109,8 +109,7 @@ def _query(settings: Settings, work: Callable[[PostgresConnection, str], _T]) ->
             remedy="Use file or postgresql://host:port/database.",
         )
     check_postgres_address(url, _SETTING)
-    if not is_installed("psycopg"):
-        raise describe_missing("psycopg", "a Feast registry in PostgreSQL", where=url)
+    require("psycopg", "a Feast registry in PostgreSQL", where=url)
     from headrace.kernel.postgres import PostgresPool, schema_of
 
     with closing(PostgresPool(url)) as pool:

@@ -12,7 +12,7 @@ from headrace.config.settings import Settings
 from headrace.features.plan import AsOfView, FeaturePlan, StoredView, WindowedView
 from headrace.kernel.addresses import check_postgres_address, is_postgres_address, path_of
 from headrace.kernel.errors import ProjectError, Unavailable
-from headrace.kernel.extras import describe_missing, is_installed
+from headrace.kernel.extras import require
 from headrace.kernel.position import LogPosition, Position, SnapshotPosition
 from headrace.kernel.secrets import clean_text
 
@@ -200,8 +200,7 @@ def _open_database(settings: Settings) -> StateDatabase:
         return SqliteDatabase(path_of(url))
     if is_postgres_address(url):
         check_postgres_address(url, "online")
-        if not is_installed("psycopg"):
-            raise describe_missing("psycopg", "an online store in PostgreSQL", where=url)
+        require("psycopg", "an online store in PostgreSQL", where=url)
         from headrace.features.online.postgres import PostgresDatabase
 
         return PostgresDatabase(url, settings.project)

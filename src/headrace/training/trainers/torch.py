@@ -13,7 +13,7 @@ import numpy as np
 from headrace.declare.metrics import Task
 from headrace.declare.trainers import Torch
 from headrace.kernel.errors import Refused
-from headrace.kernel.extras import describe_missing, is_installed
+from headrace.kernel.extras import require
 from headrace.training.trainers.network import (
     Floats32,
     Network,
@@ -47,8 +47,7 @@ class TorchTrainer:
 
     def prepare(self, data: TrainingData) -> _Tensors:
         """The data as tensors, with numbers imputed and scaled."""
-        if not is_installed("torch"):
-            raise describe_missing("torch", "the trainer Torch")
+        require("torch", "the trainer Torch")
         return _Tensors(data)
 
     def fit(
