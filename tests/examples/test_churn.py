@@ -134,14 +134,17 @@ def test_a_failed_training_is_closed_in_the_lineage(built: Path, tmp_path: Path)
     folder = shutil.copytree(built, tmp_path / "churn")
     models = folder / "churn" / "models.py"
     models.write_text(models.read_text().replace("n_estimators=200", "n_estimators=-5"))
+    with Workspace(load_settings(folder)) as workspace:  # other tests' builds of the project may have failed
+        earlier = {run.id for run in workspace.lineage.runs(limit=1_000)}
     command = [HEADRACE, "build", "churn", "--project", folder]
     refused = subprocess.run(command, capture_output=True, text=True, timeout=180, check=False)
     assert refused.returncode != 0
     assert "RandomForestClassifier cannot be fitted: The 'n_estimators' parameter" in refused.stderr
     check = make_event_check()
     with Workspace(load_settings(folder)) as workspace:
-        runs = {run.job: run for run in workspace.lineage.runs(limit=1_000) if run.job != "build"}
-        assert {run.outcome for run in runs.values()} == {"COMPLETE", "FAIL"}
+        all_runs = [run for run in workspace.lineage.runs(limit=1_000) if run.job != "build"]
+        assert {run.outcome for run in all_runs} == {"COMPLETE", "FAIL"}
+        runs = {run.job: run for run in all_runs if run.id not in earlier}
         failed = {job for job, run in runs.items() if run.outcome == "FAIL"}
         assert failed == {"stage train-churn", "train churn", "fit churn"}
         events = workspace.lineage.events(runs["train churn"].id)
