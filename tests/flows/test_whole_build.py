@@ -47,6 +47,7 @@ AFTER_TRAINING = (
     "build.before_record:1",
 )
 GRAPH: dict[str, tuple[set[str], set[str]]] = {
+    "send.user_behaviour": ({"file/data/events.ndjson"}, {"topic/user_behaviour"}),
     "ingest.user_behaviour": ({"topic/user_behaviour"}, {"table/user_behaviour"}),
     "table.clean_events": ({"table/user_behaviour"}, {"table/clean_events"}),
     "table.departments": ({"file/data/departments.csv"}, {"table/departments"}),
@@ -57,13 +58,15 @@ GRAPH: dict[str, tuple[set[str], set[str]]] = {
         {"table/training_purchase"},
     ),
     "train.purchase": ({"table/training_purchase"}, {"bundle/purchase"}),
+    "train.purchase.split": (set(), set()),
     "train.purchase.tuning": (set(), set()),
     "train.purchase.fit": (set(), set()),
+    "train.purchase.evaluation": (set(), set()),
     "register.purchase": ({"bundle/purchase", "table/training_purchase"}, {"model/purchase"}),
     "release.purchase": ({"model/purchase"}, {"endpoint/purchase"}),
 }
 """Job → the datasets that it reads, and those that it writes. Each dataset has one producer, and one path leads
-from the topic to the endpoint. The jobs without data are steps of the training, and name it as their parent."""
+from the file to the endpoint. The jobs without data are steps of the training, and name it as their parent."""
 
 SECRETS = {
     "HEADRACE_TOKEN": "tok-5f1e77aa90",
@@ -255,7 +258,7 @@ def test_lineage_graph_is_the_expected_one_and_conforms(shop_after_kills: Settin
         written[job] |= {dataset["name"] for dataset in event["outputs"]}
         parents[job].add(event["run"]["facets"].get("parent", {}).get("job", {}).get("name", ""))
     assert {job: (read[job], written[job]) for job in read} == GRAPH
-    steps = {"train.purchase.tuning", "train.purchase.fit"}
+    steps = {f"train.purchase.{step}" for step in ("split", "tuning", "fit", "evaluation")}
     assert parents == {job: {"train.purchase"} if job in steps else {""} for job in GRAPH}
 
 

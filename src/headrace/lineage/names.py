@@ -13,7 +13,7 @@ __all__ = ["Names", "job_name", "split_version"]
 # Jobs that move no data themselves: in a graph of data they would have no neighbours.
 _LEFT_OUT = frozenset({"build", "stage"})
 # Steps of another job: their names begin with that job's.
-_STEPS = {"fit": "train", "tuning": "train"}
+_STEPS = dict.fromkeys(("evaluation", "fit", "split", "tuning"), "train")
 
 
 class Names(Struct, frozen=True):
