@@ -28,7 +28,7 @@ MAX_INSTANCES = 1_000
 """The largest number of instances in a request."""
 _FIELD_NAME = re.compile(r"`([^`]+)`")
 _KINDS = {"Object missing required field": MissingField, "Object contains unknown field": UnknownField}
-_ONE = ""  # in place of a member's name: the body is one instance
+_WHOLE_BODY = ""  # in place of a member's name: the body is one instance
 
 
 class _Outline(Struct):
@@ -43,7 +43,7 @@ _decoders: WeakKeyDictionary[InstanceSchema, dict[str, msgspec.json.Decoder[Any]
 
 def decode_instance(schema: InstanceSchema, body: bytes) -> list[dict[str, Any]]:
     """Decodes a body that is one instance. Raises like `decode_instances`."""
-    return schema.to_values([decode_json(_find_decoder(schema, _ONE).decode, body)])
+    return schema.to_values([decode_json(_find_decoder(schema, _WHOLE_BODY).decode, body)])
 
 
 def decode_instances(schema: InstanceSchema, body: bytes, member: str = "instances") -> list[dict[str, Any]]:
@@ -78,7 +78,7 @@ def has_instances(body: bytes) -> bool:
     return b'"instances"' in body and decode_json(_decode_outline, body).instances is not UNSET
 
 
-def decode_json(decode: Callable[[bytes], Any], body: bytes, member: str = _ONE) -> Any:
+def decode_json(decode: Callable[[bytes], Any], body: bytes, member: str = _WHOLE_BODY) -> Any:
     """Decodes a body by a decoder of msgspec, and explains why it cannot be decoded. Raises like
     `decode_instances`."""
     try:
@@ -99,7 +99,7 @@ def _find_decoder(schema: InstanceSchema, member: str) -> msgspec.json.Decoder[A
 
 
 def _body_type(schema: InstanceSchema, member: str) -> Any:
-    if member == _ONE:
+    if member == _WHOLE_BODY:
         return schema.instance_type
     return msgspec.defstruct("Instances", [(member, _several(schema))], forbid_unknown_fields=True)
 
