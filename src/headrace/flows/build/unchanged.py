@@ -17,7 +17,7 @@ from headrace import __version__
 from headrace.code.external import external_digests
 from headrace.code.source_files import LOCK_FILES, PARAMS_FILE, file_stamps
 from headrace.config.settings import FILE, Settings
-from headrace.features.checks.applied import registry_digest
+from headrace.features.applied.registry import registry_digest
 from headrace.features.online import filled_views
 from headrace.flows.build.drift import FILE as DRIFT
 from headrace.flows.build.pointers import write_if_changed
