@@ -99,15 +99,7 @@ def source(
     """
     place = Place.of_caller()
     _check_files(name, path, revision, place)
-    try:
-        "".encode(encoding)  # refuses codecs that do not encode text (base64)
-        codec = codecs.lookup(encoding).name
-    except (LookupError, TypeError) as error:
-        raise ProjectError(
-            f"encoding={encoding!r} is not an encoding that Python knows",
-            where=str(place),
-            remedy='For example "utf-8", "latin-1", "cp1252" or "utf-16".',
-        ) from error
+    codec = _find_codec(encoding, place)
     if schema is not None and not isinstance(schema, Mapping):
         raise ProjectError(
             f"schema={schema!r} is not a dict", where=str(place), remedy='Write it as schema={"code": str}.'
@@ -133,6 +125,19 @@ def source(
 def is_remote(path: str) -> bool:
     """Whether a source's path is an address in an object store."""
     return "://" in path
+
+
+def _find_codec(encoding: Any, place: Place) -> str:
+    """Python's own name of the encoding."""
+    try:
+        "".encode(encoding)  # refuses codecs that do not encode text (base64)
+        return codecs.lookup(encoding).name
+    except (LookupError, TypeError) as error:
+        raise ProjectError(
+            f"encoding={encoding!r} is not an encoding that Python knows",
+            where=str(place),
+            remedy='For example "utf-8", "latin-1", "cp1252" or "utf-16".',
+        ) from error
 
 
 def _check_characters(delimiter: Any, decimal: Any, place: Place) -> None:
