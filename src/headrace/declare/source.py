@@ -113,18 +113,22 @@ def source(
         )
     types = {column: _to_polars(column, type_, place) for column, type_ in (schema or {}).items()}
     _check_characters(delimiter, decimal, place)
-    if not isinstance(glob, str) or not glob or "/" in glob:
-        raise ProjectError(
-            f"glob={glob!r} is not a pattern for the names of files",
-            where=str(place),
-            remedy='For example glob="orders-*.csv". All folders in the path are searched.',
-        )
+    _check_glob(glob, place)
     return Source(name, path, place, types, codec, nulls, delimiter, decimal, glob, revision)
 
 
 def is_remote(path: str) -> bool:
     """Whether a source's path is an address in an object store."""
     return "://" in path
+
+
+def _check_glob(glob: Any, place: Place) -> None:
+    if not isinstance(glob, str) or not glob or "/" in glob:
+        raise ProjectError(
+            f"glob={glob!r} is not a pattern for the names of files",
+            where=str(place),
+            remedy='For example glob="orders-*.csv". All folders in the path are searched.',
+        )
 
 
 def _find_codec(encoding: Any, place: Place) -> str:
