@@ -94,7 +94,7 @@ def test_a_missing_tag_stops_only_its_readers_and_lists_the_tags(project: Settin
     assert out.returncode != 0
     assert "the git repository has no revision 'v9'" in out.stderr
     assert "The tags are v" in out.stderr
-    assert "source('before'" in out.stderr
+    assert "tiny/tables.py:6: source('before', 'data" in out.stderr
     assert sums(project, "new") == [30]
     assert not lake.open(project).table_exists("old")
 
@@ -106,6 +106,8 @@ def test_a_path_that_the_revision_lacks_is_named(project: Settings) -> None:
     out = call(project, "build")
     assert out.returncode != 0
     assert "at revision v1 does not exist" in out.stderr
+    assert "tiny/tables.py:6: source('before', 'data/elsewhere" in out.stderr
+    assert "tiny/tables.py:6: " in call(project, "run-stage", "table-old").stderr
     assert sums(project, "new") == [30]
 
 

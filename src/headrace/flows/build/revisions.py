@@ -12,19 +12,20 @@ from headrace.config.settings import Settings
 from headrace.flows.build.dvc_lock import translate_errors
 from headrace.flows.build.pointers import Pointers
 from headrace.flows.build.project_code import ProjectCode
-from headrace.flows.build.sources import SourceState, sources_read
+from headrace.flows.build.sources import SourceState, locate_errors, sources_read
 from headrace.kernel.errors import ProjectError
 from headrace.kernel.files import move_into_place
 from headrace.kernel.ids import new_id
 from headrace.kernel.private import make_private
 from headrace.projects.checkout import resolve_revision
 from headrace.tables.files import revision_folder
+from headrace.workspace import Workspace
 
 __all__ = ["fetch_revision", "fetch_revisions"]
 
 
 def fetch_revisions(
-    settings: Settings, code: ProjectCode, states: Mapping[str, SourceState]
+    workspace: Workspace, code: ProjectCode, states: Mapping[str, SourceState]
 ) -> dict[str, SourceState]:
     """Fetches the data of every revision that a source names. The state of a source whose data cannot be had
     becomes the problem."""
@@ -33,7 +34,8 @@ def fetch_revisions(
         pointer = Pointers.path("sources", name)
         if source.revision and states[pointer].problem is None:
             try:
-                fetch_revision(settings, source.path, source.revision, source.describe(name))
+                with locate_errors(workspace, name):
+                    fetch_revision(workspace.settings, source.path, source.revision, source.describe(name))
             except ProjectError as error:
                 fetched[pointer] = SourceState(problem=error)
     return fetched
