@@ -27,10 +27,15 @@ _ANSWER_SECONDS = 5.0  # how long an MLflow server may take to answer
 
 
 class MlflowConnection:
-    """The connection to a profile's MLflow, which is imported (4 s) and reached when `client` is first read."""
+    """The connection to a profile's MLflow, which is imported (4 s) and reached when `client` is first read.
 
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
+    Args:
+        settings: the project's settings.
+        place: where the address is written, if it is not that of the profile.
+    """
+
+    def __init__(self, settings: Settings, place: str | None = None) -> None:
+        self._settings, self._place = settings, place
         self._client: MlflowClient | None = None
 
     @property
@@ -83,10 +88,10 @@ class MlflowConnection:
                 raise
             message = clean_text(str(error).splitlines()[0]) if str(error) else type(error).__name__
             address = clean_text(self._settings.registry.mlflow)
+            place = self._place or f"profile.{self._settings.profile_name}.mlflow"
+            remedy = "Find out what is wrong: headrace doctor" if self._place is None else None
             raise Unavailable(
-                f"MLflow failed: {message}",
-                where=f"profile.{self._settings.profile_name}.mlflow = {address}",
-                remedy="Find out what is wrong: headrace doctor",
+                f"MLflow failed: {message}", where=f"{place} = {address}", remedy=remedy
             ) from error
 
     def _make_client(self) -> MlflowClient:

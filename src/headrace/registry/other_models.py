@@ -10,7 +10,10 @@ from typing import Any
 from msgspec import Struct
 
 from headrace.config.settings import Settings
+from headrace.kernel.addresses import path_of_sqlalchemy
+from headrace.kernel.errors import Unavailable
 from headrace.kernel.foreign import check_version
+from headrace.kernel.secrets import clean_text
 from headrace.registry.client import MlflowConnection
 
 __all__ = ["OtherModels", "OtherVersion"]
@@ -39,12 +42,21 @@ class OtherModels:
     Args:
         settings: the project's settings.
         address: MLflow's address; None: that of the profile.
+        place: where the address is written.
+
+    Raises:
+        Unavailable: the address is a database that does not exist. MLflow would make an empty one.
     """
 
-    def __init__(self, settings: Settings, address: str | None = None) -> None:
+    def __init__(self, settings: Settings, address: str | None = None, *, place: str = "") -> None:
         check_version("mlflow")
-        self._settings = settings if address is None else settings.with_values(mlflow=address)
-        self._mlflow = MlflowConnection(self._settings)
+        if address is None:
+            self._mlflow = MlflowConnection(settings)
+            return
+        database = path_of_sqlalchemy(address)
+        if database is not None and not database.is_file():
+            raise Unavailable("there is no such database", where=f"{place} = {clean_text(address)}")
+        self._mlflow = MlflowConnection(settings.with_values(mlflow=address), place)
 
     def names(self, pattern: str) -> list[str]:
         """The names of the models that match the pattern (`*`, `?`, `[...]`), in order.
@@ -90,14 +102,16 @@ class OtherModels:
         """Downloads an artefact into the folder; returns the folder of its files.
 
         Raises:
-            Unavailable: MLflow or its store of artefacts cannot be reached.
+            Unavailable: MLflow or its store of artefacts cannot be reached, or has no such artefact.
         """
-        client = self._mlflow.client
+        address = self._mlflow.client.tracking_uri
         from mlflow.artifacts import download_artifacts
 
-        with self._mlflow.translate_errors():
-            address = client.tracking_uri
+        try:
             return Path(download_artifacts(source, dst_path=str(folder), tracking_uri=address))
+        except Exception as error:  # of any library by which MLflow reaches a store of artefacts
+            text = clean_text(" ".join(str(error).split())) or type(error).__name__
+            raise Unavailable(f"its artefact cannot be downloaded: {text}", where=clean_text(source)) from error
 
     def _search(self) -> Iterator[Any]:
         token = None

@@ -18,6 +18,8 @@ COLUMNS = [
 """A signature: a number, and what the model does."""
 _LOADER = '''
 import os
+import resource
+import signal
 import sys
 import time
 
@@ -65,7 +67,23 @@ class Model:
 
 
 def _load_pyfunc(path):
-    if open(path).read() != "good":
+    act, _, argument = open(path).read().partition(" ")
+    if act == "hang":
+        time.sleep(600)
+    if act == "print":
+        print("a library prints this")
+        os.write(1, b"and this\\n" * 10_000)
+    if act == "allocate":
+        resource.setrlimit(resource.RLIMIT_AS, (8 << 30, resource.RLIM_INFINITY))
+        blocks = [bytearray(1 << 30) for _ in range(16)]
+    if act == "die":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if act == "write":
+        open(os.path.join(os.path.dirname(path), "cache.bin"), "w").close()
+    if act == "wait":
+        while not os.path.exists(argument):
+            time.sleep(0.01)
+    if act == "broken":
         raise RuntimeError("the model file is broken")
     return Model()
 '''
@@ -85,7 +103,7 @@ def write_artifact(
         python: the version of Python that it states.
         requirements: the lines of requirements.txt.
         inputs: the signature; None: it states none.
-        content: the content of the model file; the loader takes "good" alone.
+        content: the content of the model file: "good", or what the loader does.
     """
     (folder / "code").mkdir(parents=True)
     (folder / "code" / "tiny_model.py").write_text(_LOADER)

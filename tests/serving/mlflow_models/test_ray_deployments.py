@@ -1,10 +1,17 @@
-"""Deployments on Ray Serve: what Serve reports about a model becomes a line that says why."""
+"""Deployments on Ray Serve: what Serve gets of a model's tags, and what of its reports becomes a line."""
 
 from __future__ import annotations
 
-import pytest
+from pathlib import Path
+from typing import Any
 
-from headrace.serving.mlflow_models.ray_deployments import explain_failure
+import msgspec
+import pytest
+from tests.serving.mlflow_models.test_model_set import MODEL
+
+from headrace.config.settings import load_settings
+from headrace.serving.mlflow_models.options import read_options
+from headrace.serving.mlflow_models.ray_deployments import bind_model, explain_failure
 
 TRACEBACK = """The deployment failed to start 3 times in a row. See controller logs for details. Error:
 ray::ServeReplica:predict:model-tiny.initialize_and_get_metadata() (pid=1, ip=127.0.0.1)
@@ -36,3 +43,43 @@ UNSCHEDULED = (
 )
 def test_a_failure_is_explained_in_a_line(message: str, line: str) -> None:
     assert explain_failure(message) == line
+
+
+def bind(folder: Path, attempt: int = 0, **tags: str) -> Any:
+    """The Serve deployment of a model with these tags."""
+    (folder / "headrace.toml").write_text('[project]\nname = "tiny"\n')
+    options = read_options("iris", {f"ray.{tag.replace('__', '.')}": value for tag, value in tags.items()})
+    model = msgspec.structs.replace(MODEL, options=options)
+    return bind_model(load_settings(folder), model, attempt, {})._bound_deployment
+
+
+def test_serve_gets_what_the_tags_say(tmp_path: Path) -> None:
+    deployment = bind(
+        tmp_path,
+        name="flowers",
+        ray_actor_options__num_cpus="1.5",
+        ray_actor_options__memory="0.25",
+        autoscaling_config__min_replicas="0",
+        autoscaling_config__max_replicas="3",
+        autoscaling_config__target_ongoing_requests="2.5",
+        user_config__max_batch_size="16",
+    )
+    assert deployment.name == "model-flowers"
+    assert (deployment.ray_actor_options["num_cpus"], deployment.ray_actor_options["memory"]) == (
+        1.5,
+        250_000_000,
+    )
+    scaling = deployment._deployment_config.autoscaling_config
+    assert (scaling.min_replicas, scaling.max_replicas, scaling.target_ongoing_requests) == (0, 3, 2.5)
+    assert deployment.user_config == {"max_batch_size": 16}
+
+
+def test_without_scaling_serve_gets_a_number_of_replicas(tmp_path: Path) -> None:
+    deployment = bind(tmp_path, num_replicas="4")
+    assert deployment.num_replicas == 4
+    assert deployment._deployment_config.autoscaling_config is None
+
+
+def test_another_attempt_is_another_version_to_serve(tmp_path: Path) -> None:
+    first, same, again = bind(tmp_path), bind(tmp_path, num_replicas="2"), bind(tmp_path, attempt=1)
+    assert first.version == same.version != again.version

@@ -89,7 +89,7 @@ def deploy(workspace: Workspace, file: Path, *, dry_run: bool = False, prune: bo
         history = sets.history(workspace.log)
         current = history[-1] if history else None
         in_force = current.models if current else []
-        planner = Planner(settings, content, in_force, _taken_names(workspace), is_dry_run=dry_run)
+        planner = Planner(settings, file, content, in_force, _taken_names(workspace), is_dry_run=dry_run)
         candidates = planner.plan()
         rest, staying = plan_rest(in_force, candidates, prune=prune)
         planned = [*(candidate.planned for candidate in candidates), *rest]

@@ -69,7 +69,8 @@ class Planner:
 
     Args:
         settings: the project's settings.
-        file: what is to be served.
+        path: the file.
+        file: its content: what is to be served.
         in_force: the models in force.
         taken: names that models may not have → why.
         is_dry_run: whether models are only read and their requirements resolved. Otherwise their artefacts are
@@ -79,6 +80,7 @@ class Planner:
     def __init__(
         self,
         settings: Settings,
+        path: Path,
         file: DeployFile,
         in_force: Sequence[DeployedModel],
         taken: dict[str, str],
@@ -88,7 +90,7 @@ class Planner:
         self._settings, self._file, self._is_dry_run = settings, file, is_dry_run
         self._in_force = {model.name: model for model in in_force}
         self._taken = dict(taken)
-        self._models = OtherModels(settings, file.mlflow)
+        self._models = OtherModels(settings, file.mlflow, place=f"{path}: mlflow")
 
     def plan(self) -> list[Candidate]:
         """Plans every model that the file selects; a model that cannot be served is refused, alone.
@@ -206,6 +208,7 @@ def plan_rest(
     """
     names = {candidate.deployed.name for candidate in candidates if candidate.deployed is not None}
     refused = {candidate.model for candidate in candidates if candidate.deployed is None}
+    new_names = {candidate.model: candidate.deployed.name for candidate in candidates if candidate.deployed}
     planned, staying = [], []
     for model in in_force:
         if model.name in names:
@@ -216,7 +219,10 @@ def plan_rest(
             planned.append(_plan("removed", model).planned)
         else:
             staying.append(model)
-            planned.append(_plan("kept", model, "the file does not select it; --prune removes it").planned)
+            reason = "the file does not select it"
+            if model.model in new_names:
+                reason = f"model {model.model} is served as {new_names[model.model]} from now on"
+            planned.append(_plan("kept", model, f"{reason}; --prune removes it").planned)
     return planned, staying
 
 

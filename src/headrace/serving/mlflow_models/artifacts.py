@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import shutil
+import threading
 from collections.abc import Callable, Collection
 from pathlib import Path
 
+from headrace.kernel import faults
 from headrace.kernel.digest import digest_file, digest_value
 from headrace.kernel.errors import Refused
 from headrace.kernel.files import move_into_place
@@ -14,6 +16,8 @@ from headrace.kernel.ids import new_id
 from headrace.kernel.private import make_private
 
 __all__ = ["digest_artifact", "find_artifact", "is_intact", "remove_artifacts", "store_artifact"]
+
+_placing = threading.Lock()  # one process at a time deploys
 
 
 def store_artifact(root: Path, download: Callable[[Path], Path]) -> str:
@@ -34,10 +38,12 @@ def store_artifact(root: Path, download: Callable[[Path], Path]) -> str:
         files = download(draft)
         digest = digest_artifact(files)
         folder = root / digest
-        if not is_intact(root, digest):
-            if folder.exists():
-                os.replace(folder, make_private(draft / "changed") / digest)
-            move_into_place(files, folder)
+        with _placing:  # models that are prepared at the same time may have equal files
+            if not is_intact(root, digest):
+                if folder.exists():
+                    os.replace(folder, make_private(draft / "changed") / digest)
+                move_into_place(files, folder)
+                faults.reach("artifacts.after_place")
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     return digest
