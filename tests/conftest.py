@@ -19,6 +19,8 @@ from services.kafka import Broker
 from services.kafka import broker as started_broker
 from services.postgres import Postgres
 from services.postgres import postgres as started_postgres
+from services.redis import Redis
+from services.redis import redis as started_redis
 from services.server import Missing
 
 # The same examples in every run, and no clock: a busy machine fails no test. With
@@ -60,6 +62,12 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
 def postgres() -> Iterator[Postgres]:
     # Not in pytest's folder, which only this user may enter: PostgreSQL does not run as root.
     with tempfile.TemporaryDirectory() as folder, started_postgres(Path(folder)) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Redis]:
+    with started_redis(Path(tmp_path_factory.mktemp("redis"))) as running:
         yield running
 
 

