@@ -13,6 +13,7 @@ from time import monotonic
 import hypothesis
 import psycopg
 import pytest
+import redis
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 from services.kafka import Broker
@@ -69,6 +70,14 @@ def postgres() -> Iterator[Postgres]:
 def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Redis]:
     with started_redis(Path(tmp_path_factory.mktemp("redis"))) as running:
         yield running
+
+
+@pytest.fixture
+def empty_redis(redis_server: Redis) -> str:
+    """The address of the server without keys."""
+    with contextlib.closing(redis.Redis.from_url(redis_server.url)) as admin:
+        admin.flushall()
+    return redis_server.url
 
 
 @pytest.fixture

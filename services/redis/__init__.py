@@ -17,13 +17,13 @@ __all__ = ["Redis", "redis"]
 
 # Debian's packages of the server and of the libraries that it loads.
 _PACKAGES = (
+    "redis-server",
     "redis-tools",
     "libjemalloc2",
     "liblua5.1-0",
     "liblzf1",
     "lua-cjson",
     "lua-bitop",
-    "libhiredis0.14",
 )
 
 
@@ -73,10 +73,11 @@ def _program() -> tuple[str, dict[str, str]]:
     if installed is not None:
         return installed, {}
     folder = CACHE / "redis"
-    if not folder.is_dir():
+    program = folder / "usr" / "bin" / "redis-server"
+    if not program.exists():
         _fetch(folder)
     libraries = [str(path.parent) for path in folder.rglob("libjemalloc.so.2")]
-    return str(folder / "usr" / "bin" / "redis-server"), {"LD_LIBRARY_PATH": ":".join(libraries)}
+    return str(program), {"LD_LIBRARY_PATH": ":".join(libraries)}
 
 
 def _fetch(folder: Path) -> None:

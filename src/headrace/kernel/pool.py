@@ -99,7 +99,7 @@ class ConnectionPool(ABC, Generic[_C]):
         while True:
             connection, is_new = self._take()
             try:
-                return connection, work(connection)
+                result = work(connection)
             except self.errors as error:
                 is_stale = connection.closed and not self.is_timeout(error)
                 self.give_back(connection)
@@ -109,6 +109,9 @@ class ConnectionPool(ABC, Generic[_C]):
             except BaseException:
                 self.give_back(connection)
                 raise
+            if self._failure:
+                self._note_success()
+            return connection, result
 
     def give_back(self, connection: _C) -> None:
         """Takes back a connection; one that cannot be used again is closed."""
@@ -145,7 +148,10 @@ class ConnectionPool(ABC, Generic[_C]):
             connection = self.connect()
         except self.errors as error:
             raise self.describe(error) from error
+        self._note_success()
+        return connection
+
+    def _note_success(self) -> None:
         with self._lock:
             self._failure = ""
             self._backoff.reset()
-        return connection

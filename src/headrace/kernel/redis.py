@@ -45,12 +45,14 @@ class RedisConnection:
 
     Attributes:
         closed: whether it is closed.
+        number: the server's number of the connection; 0 if this user may not ask for it.
         is_watching: whether keys are watched, so that another user would lose a transaction.
     """
 
     def __init__(self, link: Any) -> None:
         self._link = link
         self.closed = False
+        self.number = 0
         self.is_watching = False
 
     def execute(self, *commands: Command) -> list[Any]:
@@ -75,9 +77,9 @@ class RedisConnection:
         except BaseException:
             self.close()  # what follows on this link would be replies to these commands
             raise
-        error = error_of(replies)
-        if error is not None:
-            raise error
+        refusal = error_of(replies)
+        if refusal is not None:
+            raise refusal
         return replies
 
     def close(self) -> None:
@@ -121,6 +123,7 @@ class RedisPool(ConnectionPool[RedisConnection]):
         link.connect()
         connection = RedisConnection(link)
         try:
+            (connection.number,) = connection.execute(("CLIENT", "ID"))
             (memory,) = connection.execute(("INFO", "memory"))
         except exceptions.NoPermissionError:
             return connection

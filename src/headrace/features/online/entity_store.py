@@ -127,7 +127,7 @@ class EntityStore:
         views: list[tuple[StoredView, list[PackedKey]]] = []
         for view in self._database.views():
             pack = _keys_of(self._database, view).packer()
-            keys = {}
+            keys: dict[PackedKey, None] = {}
             for entity, given in zip(entities, names, strict=True):
                 if given.issuperset(view.keys):
                     keys[pack(tuple(entity[name] for name in view.keys))] = None

@@ -1,13 +1,14 @@
 """The online store on a Redis server: a hash for each view, with a field for each entity.
 
 A hash can be dropped, and replaced by renaming: a new state is written beside the old one, which is read until
-the transaction ends. All positions are in one hash. A lookup is one MULTI, whatever the number of entities and
-views. A write ends with one: the server's memory and its append-only file have a state and its position, or
-neither.
+the transaction ends. All positions are in one hash. A lookup is one round trip, whatever the number of entities
+and views. A write ends with one MULTI: the server's memory and its append-only file have a state and its
+position, or neither.
 
-Writers of a view take turns by a lock, which the server forgets some seconds after its holder was killed. A
-writer that has lost its lock cannot commit. The lock also shows whether the server was restarted without its
-last changes: they are lost in order, so that whoever still has the lock has everything that it read under it.
+Writers of a view take turns by a lock, which is taken from a holder that is not connected any more, or gave no
+sign for long. A writer that has lost its lock cannot commit. The lock also shows whether the server was
+restarted without its last changes: they are lost in order, so that whoever still has the lock has everything
+that it read under it.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 __all__ = ["RedisDatabase", "open_redis"]
 
 _READ, _WRITE = 2.0, 30.0  # seconds that a lookup and a write wait for a reply
-_LOCKED = 10_000  # milliseconds for which a lock is held without a sign of its holder
+_LOCKED = 30_000  # milliseconds for which a lock is held without a sign of its holder
 _STAGED = 60_000  # the same for a state that is being written; longer, so that the lock is lost first
 _WAIT = 60.0  # seconds to wait for another writer
 _PAUSE = 0.01  # seconds between two looks at a lock
@@ -46,9 +47,8 @@ _CHUNK = 500  # entities in one command
 _MULTI, _EXEC = pack_command(("MULTI",)), pack_command(("EXEC",))
 _ACQUIRE = """
 local holder = redis.call('GET', KEYS[1])
-if holder and holder ~= ARGV[1] then return 0 end
+if holder and holder ~= ARGV[1] then return holder end
 redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
-return 1
 """
 _RENEW = """
 for _, key in ipairs(KEYS) do
@@ -102,15 +102,21 @@ def open_redis(url: str, project: str, *, clock: Callable[[], int] = now_micros)
 class _Transaction:
     """What one `writing` will change.
 
+    Args:
+        connection: the connection that shows to others that this process is alive.
+        locks: the keys of its locks.
+
     Attributes:
-        token: the value of its locks.
+        connection: the same.
+        token: the value of its locks: the connection's number and a random part.
         locks: the keys of its locks.
         commands: the changes, packed.
         staged: the key of each new state that was written beside the old one → its number of entities.
     """
 
-    def __init__(self, locks: list[str]) -> None:
-        self.token = secrets.token_hex(16)
+    def __init__(self, connection: RedisConnection, locks: list[str]) -> None:
+        self.connection = connection
+        self.token = f"{connection.number}:{secrets.token_hex(16)}"
         self.locks = locks
         self.commands: list[bytes] = []
         self.staged: dict[str, int] = {}
@@ -147,7 +153,9 @@ class RedisDatabase:
             Conflict: the process was stopped for so long that another one has the lock.
         """
         digests = sorted({view.digest for view in views})
-        transaction = _Transaction([self._key("lock", name) for name in digests or ["views"]])
+        locks = [self._key("lock", name) for name in digests or ["views"]]
+        connection, _ = self._pool.start(lambda connection: connection.execute(("PING",)))
+        transaction = _Transaction(connection, locks)
         try:
             self._release_abandoned()
             self._acquire(transaction)
@@ -164,6 +172,8 @@ class RedisDatabase:
             with suppress(Unavailable):  # the next transaction tries again, and at last the server forgets them
                 self._release_abandoned()
             raise
+        finally:
+            self._pool.give_back(connection)
 
     def add_view(self, view: StoredView, keys: KeySchema) -> None:
         """See StateDatabase."""
@@ -209,21 +219,18 @@ class RedisDatabase:
         """See StateDatabase."""
         heads = [[("HMGET", self._state(view)) for view in views] for _, views in groups]
         digests = [view.digest for _, views in groups for view in views]
-        tail = pack_command(("HMGET", self._positions, *digests)) + _EXEC
-        width = len(digests) + 3
+        positions = pack_command(("HMGET", self._positions, *digests))
         packers = [_packer(keys) for keys, _ in groups]
 
         def read(packed_keys: Sequence[Sequence[PackedKey]]) -> StatesRead:
-            commands, asked = [_MULTI], []
+            commands, asked = [positions], []
             for views, keys, pack in zip(heads, packed_keys, packers, strict=True):
                 present = [key for key in keys if key is not None] if None in keys else keys
                 fields = [pack(key) for key in present] or [b""]
                 asked.append(present)
                 commands += [pack_command((*head, *fields)) for head in views]
-            commands.append(tail)
-            payload = [b"".join(commands)]
-            states = self._lookups.run(lambda connection: _execute_multi(connection, payload, width))
-            texts = states.pop()
+            commands.append(positions)
+            texts, *states = self._lookups.run(lambda connection: _read_at_once(connection, commands))
             if None in texts:
                 raise MissingView(digests[texts.index(None)])
             columns = iter(states)
@@ -300,7 +307,7 @@ class RedisDatabase:
     def _acquire(self, transaction: _Transaction) -> None:
         deadline = monotonic() + _WAIT
         for key in transaction.locks:
-            while not self._call(_ACQUIRE, [key], transaction.token, _LOCKED):
+            while holder := self._call(_ACQUIRE, [key], transaction.token, _LOCKED):
                 if monotonic() > deadline:
                     raise Unavailable(
                         "the online store is locked",
@@ -308,6 +315,11 @@ class RedisDatabase:
                         remedy="Another process has been writing to it for a minute. Try again when it has"
                         " finished.",
                     )
+                with suppress(Unavailable):  # this user may not ask who is connected: the lock ends by itself
+                    number = holder.partition(b":")[0]
+                    if number != b"0" and not self._read("CLIENT", "LIST", "ID", number):
+                        self._call(_RELEASE, [key], holder)
+                        continue
                 sleep(_PAUSE)
 
     def _release_abandoned(self) -> None:
@@ -342,23 +354,19 @@ class RedisDatabase:
         checks: list[Command] = [("WATCH", *transaction.locks, *staged), ("MGET", *transaction.locks)]
         checks += [("HLEN", key) for key in staged]
 
-        def watch(connection: RedisConnection) -> list[Any]:
-            connection.is_watching = True
-            return connection.execute(*checks)
-
-        connection, (_, tokens, *counts) = self._pool.start(watch)
+        connection = transaction.connection
+        connection.is_watching = True
         try:
+            _, tokens, *counts = connection.execute(*checks)
             if set(tokens) != {transaction.token.encode()} or counts != list(staged.values()):
                 raise self._lost()
             transaction.add("DEL", *transaction.locks)
             commands = [_MULTI, *transaction.commands, _EXEC]
             if _execute_multi(connection, commands, len(commands)) is None:
                 raise self._lost()
-            connection.is_watching = False
         except self._pool.errors as error:
             raise self._pool.describe(error) from error
-        finally:
-            self._pool.give_back(connection)
+        connection.is_watching = False
 
     def _lost(self) -> Conflict:
         return Conflict(
@@ -390,6 +398,18 @@ class RedisDatabase:
         return self._prefix + ":".join(parts)
 
 
+def _read_at_once(connection: RedisConnection, commands: Sequence[bytes]) -> list[Any]:
+    """The replies to commands that only read, all of one moment, without the last one.
+
+    The first command and the last one read the positions. If they differ, there was a commit in between, and
+    the commands are sent again within MULTI: not at first, because a server whose memory is full refuses it.
+    """
+    replies = connection.execute_packed(commands, len(commands))
+    if replies.pop() == replies[0]:
+        return replies
+    return _execute_multi(connection, [_MULTI, *commands[:-1], _EXEC], len(commands) + 1)  # type: ignore[no-any-return]
+
+
 def _execute_multi(connection: RedisConnection, packed: Sequence[bytes], width: int) -> Any:
     """The replies to what is between MULTI and EXEC; None if a watched key was changed.
 
@@ -406,7 +426,8 @@ def _execute_multi(connection: RedisConnection, packed: Sequence[bytes], width: 
 
 def _field(key: PackedKey) -> bytes:
     """The field of an entity in a view's hash."""
-    return key if isinstance(key, bytes) else b"%d" % key  # type: ignore[str-bytes-safe,operator]
+    assert key is not None
+    return key if isinstance(key, bytes) else b"%d" % key
 
 
 def _packer(keys: KeySchema) -> Callable[[Any], bytes]:

@@ -204,14 +204,18 @@ def open(settings: Settings) -> OnlineStore:  # noqa: A001
 
 
 def filled_views(settings: Settings) -> list[str]:
-    """The digests of the views in the project's online store that are filled, sorted. Loads no engine.
+    """The digests of the views in the project's online store that are filled, sorted; after that of an as-of
+    view stands its snapshot. Loads no engine.
 
     Raises:
         ProjectError: as `open`.
         Unavailable: as `open`, or the store cannot be reached.
     """
     with closing(_open_database(settings)) as database:
-        return sorted(database.positions())
+        return sorted(
+            f"{digest} {position.snapshot_id}" if isinstance(position, SnapshotPosition) else digest
+            for digest, position in database.positions().items()
+        )
 
 
 def _open_database(settings: Settings) -> StateDatabase:

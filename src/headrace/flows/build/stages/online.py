@@ -50,7 +50,8 @@ class OnlineStage(Stage):
         return StageResult(words or "was up to date", sum(view.rows for view in fills))
 
     def is_lost(self, context: BuildContext) -> bool:
-        """Whether a view in the online store is empty or broken, or was never compiled."""
+        """Whether a view in the online store is empty, broken or not at the last fill's snapshot, or was never
+        compiled."""
         from headrace.features import online
         from headrace.features.checks.applied import is_filled
 
@@ -58,5 +59,11 @@ class OnlineStage(Stage):
             plans = [context.plan(name) for name in context.code.models]
         except (FileNotFoundError, msgspec.DecodeError):
             return True
+        positions = context.pointers.read(self.out) or {}
+        snapshots = {
+            view: position["snapshot_id"]
+            for view, position in positions.items()
+            if position.get("table") in context.code.tables
+        }
         with closing(online.open(context.settings)) as store:
-            return not is_filled(store, plans)
+            return not is_filled(store, plans, snapshots)
