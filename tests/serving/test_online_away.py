@@ -106,6 +106,6 @@ def test_a_replica_that_starts_without_the_store_predicts_when_it_is_back(make, 
 def test_up_says_at_once_that_the_store_is_away(make, proxy):
     settings = make(plan_of())
     proxy.is_away = True
-    with pytest.raises(Unavailable, match="the (PostgreSQL|Redis) server cannot be reached") as caught:
+    with pytest.raises(Unavailable, match=r"the (PostgreSQL|Redis) server cannot be reached") as caught:
         up(settings)
     assert caught.value.where == settings.online.url

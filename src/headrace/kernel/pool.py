@@ -106,6 +106,7 @@ class ConnectionPool(ABC, Generic[_C]):
                 if is_new or not is_stale:
                     raise self.describe(error) from error
                 self.close()  # the server was restarted: the other connections are lost too
+                continue
             except BaseException:
                 self.give_back(connection)
                 raise
