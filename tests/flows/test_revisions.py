@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import polars as pl
 import pytest
 from tests.flows.builds import call, commit, dvc_agrees, git, run_build
 from tests.tiny import write
@@ -169,3 +170,24 @@ def test_a_table_records_the_revision_that_it_and_its_inputs_were_made_from(proj
     tables.write_text(tables.read_text().replace('"v1"', '"v2"'))
     run_build(project)
     assert revisions("older") == {"before": f"v2@{second}"}
+
+
+@pytest.mark.parametrize("end", [".csv", ".parquet", ".ndjson", ".json"])
+def test_files_of_every_format_are_read_at_a_revision(tmp_path: Path, end: str) -> None:
+    root = write(
+        tmp_path / "project", f"from headrace import source\nrows = source('rows', 'data/rows{end}')\n"
+    )
+    settings = load_settings(root)
+    git(settings, "init", "-q")
+    dvc(settings, "init")
+    for tag, value in (("v1", 1), ("v2", 2)):
+        frame = pl.DataFrame({"price": [value]})
+        writers = {
+            ".csv": frame.write_csv, ".parquet": frame.write_parquet,
+            ".ndjson": frame.write_ndjson, ".json": frame.write_json,
+        }  # fmt: skip
+        writers[end](root / "data" / f"rows{end}")
+        commit(settings, tag)
+    opened = headrace.project(root)
+    for revision, value in (("v1", 1), ("v2", 2), (None, 2)):
+        assert opened.source("rows", revision=revision).collect().rows() == [(value,)]

@@ -6,7 +6,7 @@ import pytest
 from msgspec.structs import replace
 from tests.serving.small_project import FACTS, make_project, plan_of, put_bundle, put_release
 
-from headrace.features.checks.applied import APPLIED, REGISTRY, folder, mark_of
+from headrace.features.applied.registry import APPLIED, REGISTRY, folder, mark_of
 from headrace.features.plan import encode_plan
 from headrace.flows.build import hold_build_lock
 from headrace.flows.build.pointers import FEATURES, Pointers, write_if_changed

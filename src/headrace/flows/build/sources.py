@@ -10,6 +10,7 @@ from typing import Any
 
 from headrace.code.source_files import list_files
 from headrace.config.settings import Settings
+from headrace.declare.source import is_remote
 from headrace.flows.build.pointers import Pointers
 from headrace.flows.build.project_code import ProjectCode, SourceCode
 from headrace.flows.build.stage import Stage
@@ -62,8 +63,10 @@ def sources_read(code: ProjectCode) -> dict[str, SourceCode]:
 
 def read_source_state(settings: Settings, name: str, source: SourceCode) -> SourceState:
     """The state of a source's files, or of its revision."""
+    if is_remote(source.path):
+        return _objects_state(name, source)
     if not source.revision:
-        return _files_state(settings.root, name, source.path)
+        return _files_state(settings.root, name, source)
     try:
         commit = resolve_revision(settings.root, source.revision, source.describe(name))
     except ProjectError as error:
@@ -103,12 +106,24 @@ def _topic_state(code: ProjectCode, table: str, snapshot: int | None) -> SourceS
     )
 
 
-def _files_state(root: Path, name: str, path: str) -> SourceState:
-    files = list_files(root / path)
+def _objects_state(name: str, source: SourceCode) -> SourceState:
+    from headrace.tables.objects import object_versions
+
+    try:
+        versions = object_versions(source.path, source.glob, source.describe(name))
+    except (ProjectError, Unavailable) as error:
+        return SourceState(problem=error)
+    return SourceState({"source": name, "objects": versions}, change=f"the objects of source {name} changed")
+
+
+def _files_state(root: Path, name: str, source: SourceCode) -> SourceState:
+    path = source.path
+    files = list_files(root / path, source.glob)
     if not files:
         return SourceState(
             problem=ProjectError(
-                f"source {name!r} has no files",
+                f"source {name!r} has no files"
+                + ("" if source.glob == "*" else f" that match {source.glob!r}"),
                 where=str(root / path),
                 remedy=f"Put its files there, or correct the path in source({name!r}, ...).",
             )

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 
-from headrace.features.checks.applied import is_registry_as_applied
+from headrace.features.applied.registry import is_registry_as_applied
 from headrace.features.plan import StoredView, decode_plan
 from headrace.flows.build import hold_build_lock
 from headrace.flows.build.pointers import FEATURES, Pointers

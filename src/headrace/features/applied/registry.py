@@ -1,18 +1,14 @@
-"""Checks whether Feast's registry and the online store are unchanged since a build. Does not import Feast."""
+"""Checks whether Feast's registry is unchanged since it was applied."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from headrace.config.settings import Settings
-from headrace.features.checks.sql_registry import sql_registry_digest
-from headrace.features.online import OnlineStore
-from headrace.features.plan import FeaturePlan, StoredView, WindowedView
+from headrace.features.applied.sql_registry import sql_registry_digest
 from headrace.kernel.digest import digest_file
-from headrace.kernel.position import SnapshotPosition
 
-__all__ = ["APPLIED", "REGISTRY", "folder", "is_filled", "is_registry_as_applied", "mark_of", "registry_digest"]
+__all__ = ["APPLIED", "REGISTRY", "folder", "is_registry_as_applied", "mark_of", "registry_digest"]
 
 APPLIED = "applied.txt"
 REGISTRY = "registry.db"
@@ -46,23 +42,3 @@ def is_registry_as_applied(settings: Settings) -> bool:
     """Whether the registry is unchanged since it was applied."""
     mark = folder(settings) / APPLIED
     return mark.is_file() and mark.read_text().partition("\n")[2] == registry_digest(settings) != ""
-
-
-def is_filled(store: OnlineStore, plans: Iterable[FeaturePlan], snapshots: Mapping[str, int]) -> bool:
-    """Whether each stored view of the plans is filled, without a broken entity.
-
-    Args:
-        store: the online store.
-        plans: the plans.
-        snapshots: the name of an as-of view → the snapshot that it must be at.
-    """
-    return all(_is_view_filled(store, view, snapshots) for plan in plans for view in plan.stored)
-
-
-def _is_view_filled(store: OnlineStore, view: StoredView, snapshots: Mapping[str, int]) -> bool:
-    position = store.position(view)
-    if isinstance(view, WindowedView):
-        return position is not None and not store.count_broken(view)
-    return isinstance(position, SnapshotPosition) and position.snapshot_id == snapshots.get(
-        view.name, position.snapshot_id
-    )
