@@ -14,13 +14,13 @@ from typing import Generic, Protocol, TypeVar
 
 from headrace.kernel.backoff import Backoff
 
-__all__ = ["Connection", "ConnectionPool"]
+__all__ = ["ConnectionPool", "PooledConnection"]
 
 _ATTEMPT = 10.0  # seconds after which another thread may try to reach the server too
 _PAUSES = (0.2, 2.0)  # seconds between attempts to reach a server that is away: the first, and the longest
 
 
-class Connection(Protocol):
+class PooledConnection(Protocol):
     """What a pool needs of a connection."""
 
     @property
@@ -31,7 +31,7 @@ class Connection(Protocol):
         """Closes it."""
 
 
-_C = TypeVar("_C", bound=Connection)
+_C = TypeVar("_C", bound=PooledConnection)
 _T = TypeVar("_T")
 
 
