@@ -31,7 +31,7 @@ def run_build(context: BuildContext, targets: Sequence[str], progress: Progress)
     settings, graph = context.settings, context.graph
     init(settings.root)
     selected = graph.select(targets)
-    sources = fetch_revisions(settings, context.code, find_sources(context.workspace, context.code))
+    sources = fetch_revisions(context.workspace, context.code, find_sources(context.workspace, context.code))
     problems = [path for path, source in sources.items() if source.problem is not None]
     blocked = graph.makers_of(problems) | graph.dependents_of(problems)
     reports: list[StageReport] = []
