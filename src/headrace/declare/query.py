@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import dataframely as dy
     import polars as pl
 
-__all__ = ["query"]
+__all__ = ["Query", "query"]
 
 _NAME = re.compile(r"[a-zA-Z]\w*", re.ASCII)
 
