@@ -158,7 +158,7 @@ def test_all_lists_what_other_modules_import() -> None:
 
 def test_no_import_goes_round_the_layers() -> None:
     """Modules of Headrace are imported by statements, which import-linter sees. Only a package looks up its own
-    modules by name: where a name is first used, or a setting chooses. An address chooses a database's driver."""
+    modules by name: where a name is first used, or a setting chooses. A database's driver is chosen too."""
     dynamic = {str(path.relative_to(SOURCE)) for path, text in TEXTS.items() if "import_module(" in text}
     assert dynamic <= {
         "cli/main.py",
