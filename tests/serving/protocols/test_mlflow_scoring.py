@@ -56,6 +56,7 @@ def test_each_form_of_a_body_gives_the_same_rows(body: dict[str, Any]) -> None:
         (b'{"inputs": {}}', 422, None),
         (b'{"instances": [[NaN, "a"]]', 400, None),
         (b'{"instances": [[Infinity, "NaN"]]}', 400, None),
+        (b'{"instances": [[NaN, "\\ud800"]]}', 400, None),
         (b'{"instances": [[1, "a"], [2, NaN, 3]]}', 422, "rows[1]"),
         (b'{"NaN": [[NaN, "a"]]}', 422, "NaN"),
         (b'{"inputs": NaN}', 422, "inputs"),

@@ -65,9 +65,10 @@ def _decode_invocation(body: bytes) -> _Invocation:
             raise
         try:
             content = json.loads(body, parse_constant=_read_constant)
-        except (ValueError, RecursionError):
+            strict_body = json.dumps(content, ensure_ascii=False).encode()
+        except (ValueError, RecursionError):  # Python's JSON also allows text that is not Unicode
             raise error from None
-        return msgspec.convert(content, _Invocation)
+        return _decode_strict(strict_body)
 
 
 def _read_constant(name: str) -> None:
