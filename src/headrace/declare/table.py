@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     import dataframely as dy
     import polars as pl
 
+    from headrace.declare.query import Query
+
 __all__ = ["ONE_DAY", "Day", "Table", "day", "table"]
 
 ONE_DAY = timedelta(days=1)
@@ -84,6 +86,7 @@ class Table:
         place: the line of the declaration.
         current: whether it holds the current rows of a database table (declare.changes.current). The build
             then makes it without its function.
+        query: the query of a database that makes it instead of its function (declare.query).
     """
 
     name: str
@@ -96,6 +99,7 @@ class Table:
     current: bool = False
     reads_files: tuple[str, ...] = ()
     env: tuple[str, ...] = ()
+    query: Query | None = None
 
     def __call__(self, *frames: pl.LazyFrame, **options: Any) -> pl.LazyFrame:
         return self.function(*frames, **options)

@@ -136,7 +136,7 @@ def test_an_edited_function_is_named_before_any_other_reason(project, log, lake,
     assert reasons(skew(project, lake, replace(plan, views=views), wrong))["activity"] == {"code changed": 7}
     assert reasons(skew(project, lake, plan, wrong))["activity"] == {"unexplained": 7}
     without_store = [replace(p, positions={}) for p in wrong]
-    assert reasons(skew(project, lake, plan, without_store))["activity"] == {"store away": 7}
+    assert reasons(skew(project, lake, plan, without_store))["activity"] == {"no position": 7}
 
 
 def test_a_table_that_is_built_late_gets_the_delay_that_makes_it_equal(project, lake, store):

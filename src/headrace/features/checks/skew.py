@@ -41,7 +41,7 @@ __all__ = ["Reason", "SkewExample", "SkewReport", "ViewSkew", "check_skew"]
 
 Reason = Literal[
     "code changed", "online lag", "late event", "table not yet built", "delay too long", "row changed",
-    "pushed row", "store away", "unexplained",
+    "pushed row", "no position", "unexplained",
 ]  # fmt: skip
 """Why a served value differs from that of a training set:
 
@@ -54,7 +54,7 @@ Reason = Literal[
 - delay too long: serving had a row that the view's declared delay hides from the training set.
 - row changed: the row has other values now, or is gone.
 - pushed row: serving had a row that no table has.
-- store away: the model predicted without the online store.
+- no position: the model predicted without the online store, or the client gave a feature itself.
 """
 
 _ARRIVED, _PARTITION, _OFFSET = "_arrived_at", "_log_partition", "_log_offset"
@@ -207,7 +207,7 @@ class _ReasonFinder:
         if missing:
             view = self._plan.view(view_name)
             away = [index for index in missing if not self._served[index].positions]
-            self._found |= {(view_name, index): "store away" for index in away}
+            self._found |= {(view_name, index): "no position" for index in away}
             missing = [index for index in missing if self._served[index].positions]
             if isinstance(view, OnDemandView):
                 reasons = self._of_inputs(view, missing)

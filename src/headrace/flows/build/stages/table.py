@@ -37,6 +37,8 @@ class TableStage(LakeStage):
         )
 
     def run(self, context: BuildContext) -> StageResult:
+        if self.subject in context.code.queries:
+            return self._run_query(context)
         from headrace.tables.build import build_table
 
         context.fetch_revisions(self.subject)
@@ -57,3 +59,21 @@ class TableStage(LakeStage):
         days = "all of it" if built.days is None else f"{len(built.days)} day{'s' * (len(built.days) != 1)}"
         left_out = "" if built.left_out is None else f"; {built.left_out}"
         return StageResult(f"made {days}: {'; '.join(built.because)}{left_out}", built.rows)
+
+    def _run_query(self, context: BuildContext) -> StageResult:
+        from headrace.tables.queries import build_query
+
+        project = context.project(features=False)
+        code = context.code.table_digest(self.subject)
+        built = build_query(project, context.lake, project.table(self.subject), code=code)
+        pointer = {"table": self.subject, "snapshot": built.snapshot, "rows": built.rows}
+        context.pointers.write(self.out, pointer)
+        return StageResult(built.what, built.rows)
+
+    def restore(self, context: BuildContext) -> StageResult:
+        """As any table; the table of a query is read anew, because its database has moved on."""
+        return self.run(context) if self.subject in context.code.queries else super().restore(context)
+
+    def is_due(self, context: BuildContext) -> bool:
+        """Whether a query makes the table: only the database knows whether its rows have changed."""
+        return self.subject in context.code.queries
