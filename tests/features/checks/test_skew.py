@@ -164,16 +164,16 @@ def test_a_table_that_is_built_late_gets_the_delay_that_makes_it_equal(project, 
         for hour in range(3, 72, 3)
         if hour % 24  # not within the two hours in which the table lacks the day's row
     ]
-    found = skew(project, lake, plan, served).views["daily"]
-    assert (found.equal, found.reasons, found.better_delay) == (len(served), {}, None)
+    result = skew(project, lake, plan, served).views["daily"]
+    assert (result.equal, result.reasons, result.better_delay) == (len(served), {}, None)
     between = ServedPrediction(
         "late", start + day + HOUR, {"user": 1}, {"daily__x": 0.0}, {"daily": RowPosition(snapshot, start)}
     )
-    found = skew(project, lake, plan, [*served, between]).views["daily"]
-    assert found.reasons == {"table not yet built": 1}
-    assert (found.delay, found.equal_rows) == (0.0, len(served) + 1)
-    assert found.better_delay == 3601.0  # one hour and the next whole second
-    delayed = replace(view, delay=int(found.better_delay * SECOND))
+    result = skew(project, lake, plan, [*served, between]).views["daily"]
+    assert result.reasons == {"table not yet built": 1}
+    assert (result.delay, result.equal_rows) == (0.0, len(served) + 1)
+    assert result.better_delay == 3601.0  # one hour and the next whole second
+    delayed = replace(view, delay=int(result.better_delay * SECOND))
     assert skew(project, lake, plan_of(delayed), [*served, between]).equal == len(served) + 1
     too_long = skew(project, lake, plan_of(replace(view, delay=12 * HOUR)), served).views["daily"]
     assert set(too_long.reasons) == {"delay too long"}
@@ -211,7 +211,7 @@ def test_the_delay_is_the_smallest_with_which_most_predictions_see_their_row(tim
         seen = [t for t in seen if ttl is None or t >= at - ttl]
         return max(seen, default=None)
 
-    found = AsOfReasons(
+    result = AsOfReasons(
         view,
         rows.lazy(),
         [
@@ -224,6 +224,6 @@ def test_the_delay_is_the_smallest_with_which_most_predictions_see_their_row(tim
     counts = {lag: sum(visible(at, lag) == row for at, row in predictions) for lag in range(60)}
     best = max(counts.values())
     if counts[delay] == best:
-        assert (found.better, found.equal) == (None, best)
+        assert (result.better, result.equal) == (None, best)
     else:
-        assert (found.better, found.equal) == (min(lag for lag in counts if counts[lag] == best), best)
+        assert (result.better, result.equal) == (min(lag for lag in counts if counts[lag] == best), best)

@@ -4,7 +4,7 @@ Parity recomputes a prediction at its position and so proves the engine. Skew pr
 learns from what a training set says that serving knew, and any difference is a feature that the model will not
 get.
 
-A difference has a reason, found by recomputing the prediction at other positions and by looking at the rows of
+A difference has a reason, which is found by recomputing the prediction at other positions and by looking at the rows of
 its table. Only the first reason that applies is counted.
 """
 
@@ -236,8 +236,8 @@ class _ReasonFinder:
         """The reason of the first input that has one. An input need not be a feature of the plan."""
         reasons: dict[int, Reason] = dict.fromkeys(indexes, "unexplained")
         for source in reversed([source for source in view.inputs if source.view is not None]):
-            found = self.find(str(source.view), indexes)
-            reasons |= {index: reason for index, reason in found.items() if reason != "unexplained"}
+            of_input = self.find(str(source.view), indexes)
+            reasons |= {index: reason for index, reason in of_input.items() if reason != "unexplained"}
         return reasons
 
     def _of_events(self, view: WindowedView, indexes: Sequence[int]) -> dict[int, Reason]:

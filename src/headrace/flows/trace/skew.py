@@ -55,9 +55,9 @@ def _codes(lake: Lake, name: str) -> Callable[[int], str | None]:
     @cache
     def code(snapshot: int) -> str | None:
         try:
-            found = table.snapshot(snapshot) if snapshot else table.current_snapshot()
+            version = table.snapshot(snapshot) if snapshot else table.current_snapshot()
         except CallError:  # it has expired
             return None
-        return None if found is None else found.summary.get(CODE)
+        return None if version is None else version.summary.get(CODE)
 
     return code
