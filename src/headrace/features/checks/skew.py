@@ -4,8 +4,8 @@ Parity recomputes a prediction at its position and so proves the engine. Skew pr
 learns from what a training set says that serving knew, and any difference is a feature that the model will not
 get.
 
-A difference has a reason, which is found by recomputing the prediction at other positions and by looking at the rows of
-its table. Only the first reason that applies is counted.
+The reason of a difference is found by recomputing the prediction at other positions and by looking at the rows
+of its table. Only the first reason that applies is counted.
 """
 
 from __future__ import annotations
