@@ -29,7 +29,7 @@ from headrace.lake.pyiceberg_internals import (
     connect_per_use,
     filesystem_of,
     prepare_commit,
-    read_file,
+    read_files,
     rewrite_avro,
 )
 from headrace.lake.rest import TimedRestCatalog
@@ -108,7 +108,7 @@ def test_file_io_gives_the_file_system_of_a_table(catalog: SqlCatalog, table: Ta
 
 def test_arrow_scan_reads_one_file(table: Table) -> None:
     (task,) = table.scan().plan_files()
-    assert read_file(table, task.file).to_pylist() == ROWS.to_pylist()
+    assert read_files(table, [task.file]).to_pylist() == ROWS.to_pylist()
 
 
 def test_avro_file_is_rewritten_with_its_schema_and_metadata(table: Table) -> None:

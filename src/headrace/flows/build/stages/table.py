@@ -10,6 +10,7 @@ from headrace.flows.build.reasons import LOCK, Parameter, user_parameters
 from headrace.flows.build.stage import LakeStage, StageResult
 
 if TYPE_CHECKING:
+    from headrace.declare.table import Table
     from headrace.flows.build.context import BuildContext
 
 __all__ = ["TableStage"]
@@ -54,6 +55,14 @@ class TableStage(LakeStage):
         )
         if built.skipped:
             return StageResult("was up to date", built.rows)
-        days = "all of it" if built.days is None else f"{len(built.days)} day{'s' * (len(built.days) != 1)}"
+        made = _count(project.table(self.subject), built.partitions)
         left_out = "" if built.left_out is None else f"; {built.left_out}"
-        return StageResult(f"made {days}: {'; '.join(built.because)}{left_out}", built.rows)
+        return StageResult(f"made {made}: {'; '.join(built.because)}{left_out}", built.rows)
+
+
+def _count(table: Table, partitions: list[str] | None) -> str:
+    partitioning = table.partition_by
+    if partitions is None:
+        return "all of it"
+    kind = "part" if partitioning is None or not partitioning.is_time else partitioning.grain
+    return f"{len(partitions)} {kind}{'s' * (len(partitions) != 1)}"
