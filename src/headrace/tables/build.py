@@ -20,7 +20,8 @@ from headrace.tables.evolution import check_change
 from headrace.tables.failures import FailedRow, describe_failures, merge_failures
 from headrace.tables.parts import ComputedPart, compute_parts
 from headrace.tables.pins import pin_inputs, unpin_older
-from headrace.tables.plan import BuildRange, RebuildPlan, partition_by, plan_rebuild
+from headrace.tables.plan import RebuildPlan, partition_by, plan_rebuild, spell_partitions
+from headrace.tables.range import BuildRange
 from headrace.tables.read import TableInput
 from headrace.tables.staged import StagedParts
 
@@ -33,16 +34,13 @@ class PartProgress(msgspec.Struct, frozen=True):
     Attributes:
         table: the table.
         done, total: how many partitions are written, and how many there are to make.
-        first, last: the names of the first and the last partition to make.
-        rows: the rows of the input that are read for them.
+        partitions: the partitions to make, in words.
     """
 
     table: str
     done: int
     total: int
-    first: str
-    last: str
-    rows: int
+    partitions: str
 
 
 class TableBuild(msgspec.Struct, frozen=True):
@@ -215,15 +213,10 @@ def _write_parts(
 ) -> LakeTable:
     """Writes the rows that are not written yet, a part at a time. Returns the table, with its columns."""
     names = _names(table, plan) or []
-    state = PartProgress(
-        table.name,
-        0,
-        len(names),
-        names[0] if names else "",
-        names[-1] if names else "",
-        sum(plan.rows.values()),
-    )
-    progress(msgspec.structs.replace(state, done=len(staged.partitions)))
+    partitioning = table.partition_by
+    what = "all of it" if partitioning is None else spell_partitions(partitioning, plan.partitions or ())
+    state = PartProgress(table.name, len(staged.partitions), len(names), what)
+    progress(state)
     stored = None if staged.is_empty else lake.table(table.name)
     if stored is not None and not names:
         return stored

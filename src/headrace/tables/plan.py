@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping, Sequence
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
 import msgspec
@@ -18,26 +18,11 @@ from headrace.kernel.time import from_micros
 from headrace.lake import Lake, LakeTable
 from headrace.projects.project import Project
 from headrace.tables.changed import RestrictedInput, input_column
+from headrace.tables.range import BuildRange
 from headrace.tables.read import Readable, TableInput, input_name, read_input, resolve_input
 from headrace.tables.revisions import merge_revisions
 
-__all__ = ["BuildRange", "RebuildPlan", "partition_by", "plan_rebuild"]
-
-
-class BuildRange(msgspec.Struct, frozen=True):
-    """The partitions that a build of one table is told to make, stale or not.
-
-    Attributes:
-        first, last: the first and the last day; both None: the whole table.
-    """
-
-    first: date | None = None
-    last: date | None = None
-
-    @property
-    def is_whole(self) -> bool:
-        """Whether the whole table is to be made."""
-        return self.first is None
+__all__ = ["RebuildPlan", "partition_by", "plan_rebuild", "spell_partitions"]
 
 
 class RebuildPlan(msgspec.Struct, frozen=True):
@@ -191,8 +176,8 @@ def _restrict_plan(
     Raises:
         CallError: the table has no days, the range has no partition, or the table's partitions have changed.
     """
-    assert only.first is not None
-    assert only.last is not None
+    assert only.first is not None, "the caller has checked the range"
+    assert only.last is not None, "the caller has checked the range"
     if not partitioning.is_time:
         raise _no_days(table)
     stored: set[int] = set()
@@ -214,10 +199,10 @@ def _restrict_plan(
         raise CallError(
             f"table {table.name} has no {grain}s from {only.first} to {only.last}",
             where=str(table.place),
-            remedy=f"It has {_spell(partitioning, known)}." if known else "Its inputs have no rows.",
+            remedy=f"It has {spell_partitions(partitioning, known)}." if known else "Its inputs have no rows.",
         )
     stale = known if plan.whole else set(plan.partitions or ())
-    because = [*plan.because, f"{_spell(partitioning, chosen)} was asked for"]
+    because = [*plan.because, f"{spell_partitions(partitioning, chosen)} was asked for"]
     return msgspec.structs.replace(
         plan,
         partitions=sorted(chosen),
@@ -279,7 +264,7 @@ def _stale_partitions(
     expect = plan.expect
     pending = set(json.loads(expect[PENDING] or "[]"))
     stale: set[int] = set(pending)
-    because = [f"a build of a range left out {_spell(partitioning, pending)}"] if pending else []
+    because = [f"a build of a range left out {spell_partitions(partitioning, pending)}"] if pending else []
     for source in restricted:
         before = expect[f"{INPUT}{source.name}"]
         if before == _text(SnapshotPosition(source.name, source.snapshot)):
@@ -289,14 +274,14 @@ def _stale_partitions(
             return None, [f"{source.name} changed, and the snapshot it was read at has expired"]
         if changed:
             kind = "on" if partitioning.is_time else "in"
-            because.append(f"{source.name} changed {kind} {_spell(partitioning, changed)}")
+            because.append(f"{source.name} changed {kind} {spell_partitions(partitioning, changed)}")
         stale |= partitioning.spread(changed)
     previous = expect[LATEST_ARRIVAL]
     if table.takes_now and plan.clock is not None and previous is not None and int(previous) != plan.clock:
         until = from_micros(int(previous))
         still_open = {number for number in outputs if _is_open(partitioning, number, until)}
         if still_open - stale:
-            because.append(f"{_spell(partitioning, still_open)} was still open")
+            because.append(f"{spell_partitions(partitioning, still_open)} was still open")
         stale |= still_open
     return stale, because
 
@@ -324,7 +309,8 @@ def _text(version: SnapshotPosition | str) -> str:
     return version if isinstance(version, str) else encode_position(version)
 
 
-def _spell(partitioning: Partitioning, numbers: Collection[int]) -> str:
+def spell_partitions(partitioning: Partitioning, numbers: Collection[int]) -> str:
+    """The partitions in words: the names of a few, else how many they are, the first and the last."""
     ordered = [name_partition(partitioning, number) for number in sorted(numbers)]
     if len(ordered) <= 3:
         return ", ".join(ordered) if partitioning.is_time else f"part {', '.join(ordered)}"

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Self
 
 from headrace.config.settings import Settings
 from headrace.flows.build.project_code import ProjectCode
-from headrace.flows.build.reasons import LOCK, Parameter, user_parameters
+from headrace.flows.build.reasons import LOCK, Parameter, StaleReason, user_parameters
+from headrace.flows.build.report import StageReport
 from headrace.flows.build.stage import LakeStage, StageResult
+from headrace.kernel.properties import PENDING
 
 if TYPE_CHECKING:
     from headrace.declare.table import Table
     from headrace.flows.build.context import BuildContext
+    from headrace.flows.build.preview import Preview
+    from headrace.tables.build import PartProgress
 
 __all__ = ["TableStage"]
 
@@ -41,28 +46,63 @@ class TableStage(LakeStage):
         from headrace.tables.build import build_table
 
         context.fetch_revisions(self.subject)
-        reads = [read for read in context.code.reads[self.subject] if read.kind != "sources"]
         project = context.project(features=False)
+        table = project.table(self.subject)
+
+        def report(progress: PartProgress) -> None:
+            count = _count(table, progress.total)
+            what = (
+                f"{progress.done} of {count}" if progress.done else f"will make {count}: {progress.partitions}"
+            )
+            if progress.total:
+                context.progress(StageReport(self.name, what))
+
         built = build_table(
             project,
             context.lake,
-            project.table(self.subject),
+            table,
             code=context.code.table_digest(self.subject),
-            at={read.name: context.snapshot(read.name) for read in reads},
+            at=self._snapshots_read(context),
+            only=context.only.get(self.subject),
+            progress=report,
         )
         context.pointers.write(
             self.out, {"table": self.subject, "snapshot": built.snapshot, "rows": built.rows}
         )
         if built.skipped:
             return StageResult("was up to date", built.rows)
-        made = _count(project.table(self.subject), built.partitions)
+        made = "all of it" if built.partitions is None else _count(table, len(built.partitions))
         left_out = "" if built.left_out is None else f"; {built.left_out}"
         return StageResult(f"made {made}: {'; '.join(built.because)}{left_out}", built.rows)
 
+    def is_due(self, context: BuildContext) -> bool:
+        """Whether it was asked for, or a build of a range has left partitions out."""
+        return self.subject in context.only or bool(self._pending(context))
 
-def _count(table: Table, partitions: list[str] | None) -> str:
+    def stale_reasons(self, preview: Preview) -> list[StaleReason]:
+        reasons, context = super().stale_reasons(preview), preview.context
+        only, pending = context.only.get(self.subject), self._pending(context)
+        if only is not None:
+            days = "" if only.is_whole else f" from {only.first} to {only.last}"
+            reasons.append(StaleReason("state", f"all of it{days} was asked for"))
+        elif pending:
+            count = f"{pending} partition{'s' * (pending > 1)}"
+            reasons.append(StaleReason("state", f"a build of a range left out {count}"))
+        return reasons
+
+    def _pending(self, context: BuildContext) -> int:
+        """How many stale partitions a build of a range has left out."""
+        lake = context.lake
+        if not lake.table_exists(self.subject):
+            return 0
+        return len(json.loads(lake.table(self.subject).property(PENDING) or "[]"))
+
+    def _snapshots_read(self, context: BuildContext) -> dict[str, int]:
+        reads = [read for read in context.code.reads[self.subject] if read.kind != "sources"]
+        return {read.name: context.snapshot(read.name) for read in reads}
+
+
+def _count(table: Table, partitions: int) -> str:
     partitioning = table.partition_by
-    if partitions is None:
-        return "all of it"
     kind = "part" if partitioning is None or not partitioning.is_time else partitioning.grain
-    return f"{len(partitions)} {kind}{'s' * (len(partitions) != 1)}"
+    return f"{partitions:,} {kind}{'s' * (partitions != 1)}"
