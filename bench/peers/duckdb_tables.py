@@ -1,4 +1,4 @@
-"""The tables of bench/tables.py in DuckDB: reads events.parquet of a folder, writes the tables as Parquet there.
+"""The tables of bench/tables.py in DuckDB: reads events.parquet of a folder, writes Parquet files there.
 
 Prints the seconds.
 """
@@ -15,7 +15,8 @@ CLEAN = "SELECT at, \"user\", product, price FROM '{0}/events.parquet' WHERE pri
 SESSIONS = """
     SELECT "user", session, min(at) AS begin, max(at) AS "end", count(*) AS clicks, sum(price) AS spent FROM (
         SELECT *, sum(new) OVER (PARTITION BY "user" ORDER BY at) AS session FROM (
-            SELECT *, CAST(at - lag(at) OVER (PARTITION BY "user" ORDER BY at) > INTERVAL 30 MINUTE AS INT) AS new
+            SELECT *, CAST(
+                at - lag(at) OVER (PARTITION BY "user" ORDER BY at) > INTERVAL 30 MINUTE AS INT) AS new
             FROM '{0}/clean.parquet')) GROUP BY "user", session"""
 LABELS = "SELECT \"user\", begin, spent > 100 AS is_buyer FROM '{0}/sessions.parquet'"
 

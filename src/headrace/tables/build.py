@@ -102,13 +102,7 @@ def build_table(
     versions = {source.name: source.version for source in plan.inputs}
     datasets = [_dataset(project, source) for source in plan.inputs]
     if not plan.stale:
-        snapshot = _update_properties(lake, plan, code)
-        # The build that made the snapshot may have been killed before its run was recorded.
-        with run(f"table {table.name}", inputs=datasets) as table_run:
-            position = SnapshotPosition(table.name, snapshot.id)
-            table_run.add_output(Dataset("table", table.name, position, {"rows": snapshot.rows}))
-            table_run.add_facts(partitions=0, because=[])
-        return TableBuild(table.name, snapshot.id, [], snapshot.rows, versions, skipped=True)
+        return _keep_table(lake, plan, code, datasets)
     with run(f"table {table.name}", inputs=datasets) as table_run:
         pin_inputs(lake, plan)
         snapshot, schema, failed = _publish(project, lake, table, plan, code, progress)
@@ -130,6 +124,18 @@ def build_table(
         because=plan.because,
         left_out=left_out,
     )
+
+
+def _keep_table(lake: Lake, plan: RebuildPlan, code: str, inputs: list[Dataset]) -> TableBuild:
+    """Records that a table is up to date."""
+    snapshot = _update_properties(lake, plan, code)
+    # The build that made the snapshot may have been killed before its run was recorded.
+    with run(f"table {plan.table}", inputs=inputs) as table_run:
+        position = SnapshotPosition(plan.table, snapshot.id)
+        table_run.add_output(Dataset("table", plan.table, position, {"rows": snapshot.rows}))
+        table_run.add_facts(partitions=0, because=[])
+    versions = {source.name: source.version for source in plan.inputs}
+    return TableBuild(plan.table, snapshot.id, [], snapshot.rows, versions, skipped=True)
 
 
 def _update_properties(lake: Lake, plan: RebuildPlan, code: str) -> Snapshot:

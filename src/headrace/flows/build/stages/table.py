@@ -71,9 +71,9 @@ class TableStage(LakeStage):
         )
         if built.skipped:
             return StageResult("was up to date", built.rows)
-        made = "all of it" if built.partitions is None else _count(table, len(built.partitions))
+        count = "all of it" if built.partitions is None else _count(table, len(built.partitions))
         left_out = "" if built.left_out is None else f"; {built.left_out}"
-        return StageResult(f"made {made}: {'; '.join(built.because)}{left_out}", built.rows)
+        return StageResult(f"made {count}: {'; '.join(built.because)}{left_out}", built.rows)
 
     def is_due(self, context: BuildContext) -> bool:
         """Whether it was asked for, or a build of a range has left partitions out."""
