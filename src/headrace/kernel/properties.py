@@ -89,7 +89,8 @@ read."""
 
 FAILED_ROWS = "headrace.failed_rows"
 """Property and summary of a rowwise table: the rows of its input that its function failed on, by partition of
-the input: how many, and some of them with the error (JSON, tables.rowwise)."""
+the input: how many, and some of them with the error (JSON, tables.failures). Summary of a training set: the
+rows of its labels that an on-demand function failed on."""
 
 PENDING = "headrace.pending"
 """Property and summary of a table with partitions: those that are stale, because a build of a range left them

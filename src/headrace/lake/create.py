@@ -41,11 +41,11 @@ _PROPERTIES = {
 }
 
 
-def ensure(lake: Lake, name: str, schema: pa.Schema, partition_by: PartitionBy, *, exact: bool) -> None:
+def ensure(lake: Lake, name: str, schema: pa.Schema, partition_by: PartitionBy | None, *, exact: bool) -> None:
     """See Lake.ensure."""
     wanted = iceberg_schema(schema, name)
     with name_errors(lake.where, name):
-        iceberg = _load_or_create(lake, name, wanted, partition_by)
+        iceberg = _load_or_create(lake, name, wanted, partition_by or ())
         for _ in range(_TRIES):
             is_moved = _is_repartitioned(iceberg, partition_by, exact=exact)
             if not is_moved and fits(iceberg.schema(), wanted, exact=exact):
@@ -57,7 +57,7 @@ def ensure(lake: Lake, name: str, schema: pa.Schema, partition_by: PartitionBy, 
                     with change.update_schema(allow_incompatible_changes=exact) as update:
                         grow(update, iceberg.schema(), wanted, name, exact=exact)
                     if is_moved:
-                        _add_partitions(change, partition_by)
+                        _add_partitions(change, partition_by or ())
             except CommitFailedException:
                 iceberg = lake.catalog.load_table(iceberg.name())
             else:
@@ -96,10 +96,10 @@ def _load_or_create(lake: Lake, name: str, schema: Schema, partition_by: Partiti
         return lake.catalog.load_table(identifier)
 
 
-def _is_repartitioned(table: Table, partition_by: PartitionBy, *, exact: bool) -> bool:
+def _is_repartitioned(table: Table, partition_by: PartitionBy | None, *, exact: bool) -> bool:
     """Whether the table is to get other partitions. Raises ProjectError unless `exact`."""
     stored = metadata_of(table).partition_by()
-    if tuple(partition_by) == stored or not (partition_by or exact):
+    if partition_by is None or tuple(partition_by) == stored:
         return False
     if not exact:
         raise ProjectError(

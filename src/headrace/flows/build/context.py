@@ -18,6 +18,7 @@ from headrace.flows.build.graph import StageGraph
 from headrace.flows.build.pointers import CODE, Pointers
 from headrace.flows.build.project_code import ProjectCode, read_project_code
 from headrace.flows.build.report import Progress, silent
+from headrace.flows.build.sources import locate_errors
 from headrace.kernel.errors import CallError, ProjectError
 from headrace.projects.project import Project
 from headrace.tables.range import BuildRange
@@ -137,7 +138,8 @@ class BuildContext:
             if source is not None and source.revision:
                 from headrace.flows.build.revisions import fetch_revision
 
-                fetch_revision(self.settings, source.path, source.revision, source.describe(read.name))
+                with locate_errors(self.workspace, read.name):
+                    fetch_revision(self.settings, source.path, source.revision, source.describe(read.name))
 
     def choose_tables(self, targets: Sequence[str], only: BuildRange | None) -> dict[str, BuildRange]:
         """Table → what to make of it, for a build of the targets that is told what to make.

@@ -41,11 +41,11 @@ class FeaturesStage(Stage):
             plan = feast.compile(project, model)
             write_if_changed(context.plan_file(name), encode_plan(plan) + b"\n")
             digests[name] = plan.digest
-        context.pointers.write(self.out, {"plans": digests})
+        context.pointers.write(self.out, {"plans": digests, "views": feast.stored_digests(project)})
         return StageResult(f"applied to Feast; plans of {', '.join(digests)}")
 
     def is_lost(self, context: BuildContext) -> bool:
         """Whether one of Feast's own commands (apply, teardown) has changed the registry since."""
-        from headrace.features.checks.applied import is_registry_as_applied
+        from headrace.features.applied.registry import is_registry_as_applied
 
         return not is_registry_as_applied(context.settings)
