@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from headrace.declare.params import params
     from headrace.declare.partitioning import by, day, hour, month
     from headrace.declare.precision import Precision
+    from headrace.declare.query import query
     from headrace.declare.search import Tune, choice, integers, loguniform, uniform
     from headrace.declare.source import source
     from headrace.declare.splits import ByGroup, ByTime, Stratified, WalkForward
@@ -73,6 +74,7 @@ _HOMES = {
     "not_worse_than_champion": "headrace.declare.gate",
     "params": "headrace.declare.params",
     "project": "headrace.api",
+    "query": "headrace.declare.query",
     "source": "headrace.declare.source",
     "table": "headrace.declare.table",
     "uniform": "headrace.declare.search",
@@ -117,6 +119,7 @@ __all__ = [
     "not_worse_than_champion",
     "params",
     "project",
+    "query",
     "source",
     "table",
     "uniform",

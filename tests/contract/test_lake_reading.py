@@ -480,3 +480,12 @@ class TestTablesOfAnotherEngine:
                 table.scan(snapshot).collect()
             errors.append((caught.type, str(caught.value)))
         assert errors[0] == errors[1]
+
+
+def test_files_whose_columns_are_all_null_are_read(shop_lake: Lake) -> None:
+    rows = pa.table({"a": pa.array([1, None], pa.int64()), "b": pa.array(["x", None])})
+    table = shop_lake.ensure("nulls", rows.schema)
+    for part in (rows[1:], rows[:1], rows[1:]):
+        table.append(part)
+    assert table.scan().collect().sort("a").rows() == [(None, None), (None, None), (1, "x")]
+    assert table.scan().filter(pl.col("a") == 1).collect().rows() == [(1, "x")]

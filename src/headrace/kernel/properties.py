@@ -28,6 +28,7 @@ __all__ = [
     "PLAN",
     "POSITION",
     "PREFIX",
+    "QUERY_ROWS",
     "REQUEST",
     "REVISION",
     "REWRITTEN",
@@ -102,6 +103,9 @@ several, if tables were made from several, are separated by commas. A table has 
 
 CHANGELOG = "headrace.changelog"
 """Property of a table of current rows: the part of the changelog that it holds (JSON, tables.current)."""
+
+QUERY_ROWS = "headrace.query_rows"
+"""Property of the table of a query: a digest of the rows that were read last (tables.queries)."""
 
 INPUTS_DIGEST = "headrace.inputs_digest"
 """Summary of a training set: the digest of all that its rows depend on."""

@@ -23,7 +23,7 @@ from headrace.tables.plan import RebuildPlan
 from headrace.tables.read import Readable, read_input
 from headrace.tables.rowwise import RowwiseCalls
 
-__all__ = ["ComputedPart", "compute_parts"]
+__all__ = ["ComputedPart", "compute_parts", "function_options"]
 
 _MAX_INPUT_ROWS = 2_000_000  # input rows that are in memory at once
 _MAX_PARTITIONS = 32  # partitions whose rows are written before the next are computed
@@ -65,7 +65,7 @@ def compute_parts(
         read_input(project, lake, declared, source.snapshot)
         for declared, source in zip(reads, plan.inputs, strict=True)
     ]
-    options = _options(table, plan)
+    options = function_options(table, plan)
     partitioning = table.partition_by
     if partitioning is None or not plan.partitions:
         rows, read, failed = _compute_whole(table, reads, frames, options)
@@ -99,7 +99,12 @@ def _compute_whole(
     return result, len(rows), calls.failed
 
 
-def _options(table: Table, plan: RebuildPlan) -> dict[str, datetime]:
+def function_options(table: Table, plan: RebuildPlan) -> dict[str, datetime]:
+    """`now`, if the function takes it.
+
+    Raises:
+        ProjectError: none of the inputs has an arrival time.
+    """
     if not table.takes_now:
         return {}
     if plan.clock is None:

@@ -51,7 +51,7 @@ def run_build(context: BuildContext, targets: Sequence[str], progress: Progress)
                     reports += [] if report is None else [report]
         build_run.add_facts(stages=[report.stage for report in reports])
     raise_first_problem(sources, selected)
-    if not targets:
+    if not targets and not context.code.queries:
         _record_build(context, sources)
     return reports
 

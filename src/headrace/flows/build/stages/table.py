@@ -43,6 +43,8 @@ class TableStage(LakeStage):
         )
 
     def run(self, context: BuildContext) -> StageResult:
+        if self.subject in context.code.queries:
+            return self._run_query(context)
         from headrace.tables.build import build_table
 
         context.fetch_revisions(self.subject)
@@ -73,6 +75,7 @@ class TableStage(LakeStage):
             return StageResult("was up to date", built.rows)
         count = "all of it" if built.partitions is None else _count(table, len(built.partitions))
         left_out = "" if built.left_out is None else f"; {built.left_out}"
+<<<<<<< HEAD
         return StageResult(f"made {count}: {'; '.join(built.because)}{left_out}", built.rows)
 
     def is_due(self, context: BuildContext) -> bool:
@@ -106,3 +109,24 @@ def _count(table: Table, partitions: int) -> str:
     partitioning = table.partition_by
     kind = "part" if partitioning is None or not partitioning.is_time else partitioning.grain
     return f"{partitions:,} {kind}{'s' * (partitions != 1)}"
+=======
+        return StageResult(f"made {days}: {'; '.join(built.because)}{left_out}", built.rows)
+
+    def _run_query(self, context: BuildContext) -> StageResult:
+        from headrace.tables.queries import build_query
+
+        project = context.project(features=False)
+        code = context.code.table_digest(self.subject)
+        built = build_query(project, context.lake, project.table(self.subject), code=code)
+        pointer = {"table": self.subject, "snapshot": built.snapshot, "rows": built.rows}
+        context.pointers.write(self.out, pointer)
+        return StageResult(built.what, built.rows)
+
+    def restore(self, context: BuildContext) -> StageResult:
+        """As any table; the table of a query is read anew, because its database has moved on."""
+        return self.run(context) if self.subject in context.code.queries else super().restore(context)
+
+    def is_due(self, context: BuildContext) -> bool:
+        """Whether a query makes the table: only the database knows whether its rows have changed."""
+        return self.subject in context.code.queries
+>>>>>>> main
