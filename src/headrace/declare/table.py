@@ -20,63 +20,9 @@ if TYPE_CHECKING:
     import dataframely as dy
     import polars as pl
 
-<<<<<<< HEAD
-__all__ = ["Table", "table"]
-=======
     from headrace.declare.query import Query
 
-__all__ = ["ONE_DAY", "Day", "Table", "day", "table"]
-
-ONE_DAY = timedelta(days=1)
-
-
-@attrs.frozen
-class Day:
-    """A partitioning by the UTC day of a column (see `day`).
-
-    Attributes:
-        column: the column.
-        before, after: whole days of the input that each output day reads as well.
-    """
-
-    column: str
-    before: timedelta = timedelta(0)
-    after: timedelta = timedelta(0)
-
-
-def day(column: str, *, before: str | timedelta = "0s", after: str | timedelta = "0s") -> Day:
-    """Partitions a table by the UTC day of a column.
-
-    Output day D is made from the input days D - `before` to D + `after`, by the input's own time: an event's
-    `time` field, or the column by which the input table is partitioned. A function that takes `now` runs again
-    for D until the input's clock has passed the end of D + `after`.
-
-        @table(reads=Click, partition_by=day("at", before="7d"))
-
-    Args:
-        column: the column of the table, a date or a datetime.
-        before, after: whole days, as text such as `7d` or a timedelta.
-
-    Raises:
-        ProjectError: the column is not text, or `before` or `after` is not a whole number of days, 0 or more.
-    """
-    if not isinstance(column, str):
-        raise ProjectError(f"day({column!r}): name the column", where=str(Place.of_caller()))
-    return Day(column, _whole_days("before", before), _whole_days("after", after))
-
-
-def _whole_days(name: str, value: str | timedelta) -> timedelta:
-    place = str(Place.of_caller())
-    try:
-        span = parse_duration(value)
-    except ValueError as error:
-        raise ProjectError(f"{name}: {error}", where=place) from error
-    if span % ONE_DAY:
-        raise ProjectError(f"{name}={value!r} must be whole days", where=place)
-    if span < timedelta(0):
-        raise ProjectError(f"{name}={value!r} must not be negative", where=place)
-    return span
->>>>>>> main
+__all__ = ["Table", "table"]
 
 
 @attrs.frozen(kw_only=True, eq=False)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
 from headrace.kernel.position import Position
@@ -103,8 +103,10 @@ class LakeTable(TableReader):
             written_at=written_at,
         )
 
-    def write(self, rows: pa.Table) -> list[WrittenFile]:
+    def write(self, pieces: Iterable[pa.Table]) -> list[WrittenFile]:
         """Writes rows to data files of no snapshot, for `overwrite`. No reader sees them before.
+
+        Each piece is written before the next is computed. After an error none of the files is left.
 
         Raises:
             CallError: the rows have a column that the table lacks.
@@ -113,13 +115,7 @@ class LakeTable(TableReader):
         """
         from headrace.lake.write import write
 
-        return write(self, rows)
-
-    def discard(self, files: Sequence[WrittenFile]) -> None:
-        """Deletes files that `write` has written and that no commit has published."""
-        from headrace.lake.write import discard_written
-
-        discard_written(self, files)
+        return write(self, pieces)
 
     def set_properties(self, properties: Mapping[str, str], *, expect: Expected | None = None) -> None:
         """Sets properties of the table, without a snapshot; with `expect` as for `overwrite`.

@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 __all__ = [
     "append",
     "create_tag",
-    "discard_written",
     "overwrite",
     "remove_tag",
     "rollback_to_snapshot",
@@ -92,22 +91,23 @@ def overwrite(
     return _write(table, rows, change, check=scope.check)
 
 
-def write(table: LakeTable, rows: pa.Table) -> list[WrittenFile]:
+def write(table: LakeTable, pieces: Iterable[pa.Table]) -> list[WrittenFile]:
     """See LakeTable.write."""
     iceberg = table.iceberg()
+    files: list[DataFile] = []
     with name_errors(table.where, table.name):
-        files = write_files(conform(rows, iceberg), iceberg)
+        try:
+            for rows in pieces:
+                files += write_files(conform(rows, iceberg), iceberg)
+        except Exception:
+            discard(iceberg, [file.file_path for file in files])
+            raise
     return [
         WrittenFile(
             file.file_path, tuple(file.partition[i] for i in range(len(file.partition))), file.record_count
         )
         for file in files
     ]
-
-
-def discard_written(table: LakeTable, files: Sequence[WrittenFile]) -> None:
-    """See LakeTable.discard."""
-    discard(table.iceberg(), [file.path for file in files])
 
 
 def set_properties(table: LakeTable, properties: Mapping[str, str], expect: Expected | None) -> None:

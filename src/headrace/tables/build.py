@@ -229,7 +229,7 @@ def _write_parts(
     for part in compute_parts(project, lake, table, plan, staged.partitions):
         if stored is None:
             stored = _prepare_table(project, lake, table, plan, part)
-        staged.add(part, stored.write(part.rows))
+        staged.add(part, stored.write([part.rows]))
         progress(msgspec.structs.replace(state, done=len(staged.partitions)))
     assert stored is not None, "a build makes at least one part"
     return stored

@@ -75,12 +75,13 @@ class TableStage(LakeStage):
             return StageResult("was up to date", built.rows)
         count = "all of it" if built.partitions is None else _count(table, len(built.partitions))
         left_out = "" if built.left_out is None else f"; {built.left_out}"
-<<<<<<< HEAD
         return StageResult(f"made {count}: {'; '.join(built.because)}{left_out}", built.rows)
 
     def is_due(self, context: BuildContext) -> bool:
-        """Whether it was asked for, or a build of a range has left partitions out."""
-        return self.subject in context.only or bool(self._pending(context))
+        """Whether it was asked for, a build of a range has left partitions out, or a query makes the table: only
+        its database knows whether rows have changed."""
+        is_query = self.subject in context.code.queries
+        return is_query or self.subject in context.only or bool(self._pending(context))
 
     def stale_reasons(self, preview: Preview) -> list[StaleReason]:
         reasons, context = super().stale_reasons(preview), preview.context
@@ -104,14 +105,6 @@ class TableStage(LakeStage):
         reads = [read for read in context.code.reads[self.subject] if read.kind != "sources"]
         return {read.name: context.snapshot(read.name) for read in reads}
 
-
-def _count(table: Table, partitions: int) -> str:
-    partitioning = table.partition_by
-    kind = "part" if partitioning is None or not partitioning.is_time else partitioning.grain
-    return f"{partitions:,} {kind}{'s' * (partitions != 1)}"
-=======
-        return StageResult(f"made {days}: {'; '.join(built.because)}{left_out}", built.rows)
-
     def _run_query(self, context: BuildContext) -> StageResult:
         from headrace.tables.queries import build_query
 
@@ -126,7 +119,8 @@ def _count(table: Table, partitions: int) -> str:
         """As any table; the table of a query is read anew, because its database has moved on."""
         return self.run(context) if self.subject in context.code.queries else super().restore(context)
 
-    def is_due(self, context: BuildContext) -> bool:
-        """Whether a query makes the table: only the database knows whether its rows have changed."""
-        return self.subject in context.code.queries
->>>>>>> main
+
+def _count(table: Table, partitions: int) -> str:
+    partitioning = table.partition_by
+    kind = "part" if partitioning is None or not partitioning.is_time else partitioning.grain
+    return f"{partitions:,} {kind}{'s' * (partitions != 1)}"
