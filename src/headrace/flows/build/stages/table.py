@@ -78,8 +78,8 @@ class TableStage(LakeStage):
         return StageResult(f"made {count}: {'; '.join(built.because)}{left_out}", built.rows)
 
     def is_due(self, context: BuildContext) -> bool:
-        """Whether it was asked for, a build of a range has left partitions out, or a query makes the table: only
-        its database knows whether rows have changed."""
+        """Whether it was asked for, a build of a range has left partitions out, or a query makes the table, as
+        only its database knows whether rows have changed."""
         is_query = self.subject in context.code.queries
         return is_query or self.subject in context.only or bool(self._pending(context))
 
