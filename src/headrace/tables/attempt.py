@@ -21,12 +21,12 @@ from headrace.tables.parts import function_options
 from headrace.tables.plan import RebuildPlan, plan_rebuild
 from headrace.tables.read import read_input
 
-__all__ = ["Attempt", "Difference", "attempt_table", "compare_rows"]
+__all__ = ["Attempt", "RowDifference", "attempt_table", "compare_rows"]
 
 _COUNT = "__count"
 
 
-class Difference(msgspec.Struct, frozen=True):
+class RowDifference(msgspec.Struct, frozen=True):
     """How rows differ from others, which are published.
 
     Attributes:
@@ -121,7 +121,7 @@ def attempt_table(
     return attrs.evolve(attempt, rows=rows, refusal=refusal, published=published)
 
 
-def compare_rows(rows: pl.DataFrame, published: pl.DataFrame, examples: int = 3) -> Difference:
+def compare_rows(rows: pl.DataFrame, published: pl.DataFrame, examples: int = 3) -> RowDifference:
     """Compares rows with others, whatever their order; only the columns that both have with one type."""
     new, old = rows.schema, published.schema
     columns = [f"+{name} {dtype}" for name, dtype in new.items() if name not in old]
@@ -129,7 +129,7 @@ def compare_rows(rows: pl.DataFrame, published: pl.DataFrame, examples: int = 3)
     columns += [f"{n} {old[n]} -> {dtype}" for n, dtype in new.items() if n in old and old[n] != dtype]
     shared = [name for name, dtype in new.items() if old.get(name) == dtype]
     if not shared:
-        return Difference(rows.height, published.height, [], columns)
+        return RowDifference(rows.height, published.height, [], columns)
     both = pl.concat(
         [
             published.select(shared).with_columns(pl.lit(-1).alias(_COUNT)),
@@ -139,7 +139,7 @@ def compare_rows(rows: pl.DataFrame, published: pl.DataFrame, examples: int = 3)
     changed = both.group_by(shared).agg(pl.col(_COUNT).sum()).filter(pl.col(_COUNT) != 0).sort(shared[0])
     signs = ["+" if count > 0 else "-" for count in changed[_COUNT]]
     shown = changed.drop(_COUNT).head(2 * examples).to_dicts()
-    return Difference(
+    return RowDifference(
         added=int(changed[_COUNT].clip(0).sum()),
         removed=int(-changed[_COUNT].clip(upper_bound=0).sum()),
         examples=[f"{sign} {row}" for sign, row in zip(signs, shown, strict=False)],

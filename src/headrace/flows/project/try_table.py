@@ -6,7 +6,7 @@ from time import perf_counter
 
 from msgspec import Struct
 
-from headrace.tables.attempt import Difference, attempt_table, compare_rows
+from headrace.tables.attempt import RowDifference, attempt_table, compare_rows
 from headrace.tables.impurity import watch_calls
 from headrace.workspace import Workspace
 
@@ -38,7 +38,7 @@ class TableTrial(Struct, frozen=True):
     rows: int
     sample: list[dict[str, object]]
     refusal: str | None
-    difference: Difference | None
+    difference: RowDifference | None
     impure: list[str] | None
     seconds: float
 
