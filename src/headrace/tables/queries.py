@@ -104,7 +104,7 @@ def _replace_all(
         properties = {CODE: code, QUERY_ROWS: digest}
         written = lake.ensure(table.name, _arrow(pl.read_parquet(files[0], n_rows=0)).schema, exact=True)
         snapshot = written.overwrite(
-            (_arrow(pl.read_parquet(file, glob=False)) for file in files),
+            written.write(_arrow(pl.read_parquet(file, glob=False)) for file in files),
             facts=properties,
             properties=properties,
             expect={CODE: None if stored is None else stored.property(CODE), QUERY_ROWS: recorded},
@@ -136,7 +136,7 @@ def _update(table: Table, query: Query, database: Database, stored: LakeTable) -
     kept = frame.filter(~replaced).select(columns).collect_batches(chunk_size=_BATCH)
     properties = {CODE: stored.property(CODE) or "", QUERY_ROWS: f"{current.id} {_digest(rows)}"}
     snapshot = stored.overwrite(
-        (_arrow(part) for part in _chain(rows, kept)),
+        stored.write(_arrow(part) for part in _chain(rows, kept)),
         facts=properties,
         properties=properties,
         expect={CODE: properties[CODE], QUERY_ROWS: recorded},

@@ -84,7 +84,8 @@ def _bring_up_to_date(
     before = context.pointers.read(stage.out)
     if stage.reporting == "always":
         progress(StageReport(stage.name, "begins"))
-    result = run_stage(context, stage, restore=not is_changed and drift is not None)
+    restore = not is_changed and drift is not None and not stage.is_due(context)
+    result = run_stage(context, stage, restore=restore)
     reach("build.before_record")
     pipeline.record(stage.name)
     reach("build.after_record")
