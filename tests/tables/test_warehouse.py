@@ -14,9 +14,10 @@ import pytest
 from tests.tcp_proxy import proxy_tcp
 
 from headrace.config.settings import make_settings
+from headrace.declare.partitioning import day
 from headrace.declare.place import Place
 from headrace.declare.publish import Dimension, Fact, Publication
-from headrace.declare.table import Table, day
+from headrace.declare.table import Table
 from headrace.kernel.errors import ProjectError, Refused, Unavailable
 from headrace.lake import Lake
 from headrace.lake import open as open_lake
@@ -31,6 +32,7 @@ WITH_HISTORY = Dimension("dim_user", MEMBERS, key="user", since="since")
 VIEWS = {
     "spent": "select city, sum(price) as price from fact_events join dim_user using (user_key) group by city"
 }
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 Row = tuple[Any, ...]
 
 
@@ -49,7 +51,9 @@ class Warehouse:
         schema = {"at": pl.Datetime("us", "UTC"), "user": pl.Int64, "price": pl.Float64, "note": pl.String}
         frame = pl.DataFrame(rows, schema, orient="row").to_arrow(compat_level=pl.CompatLevel.oldest())
         table = self.lake.ensure("events", frame.schema, (("at", "day"),))
-        table.overwrite(frame, partitions=None if days is None else ("at", [d.date() for d in days]))
+        table.overwrite(
+            frame, partitions=None if days is None else (("at", "day"), [(d - EPOCH).days for d in days])
+        )
 
     def write_members(self, rows: list[Row], columns: dict[str, Any] | None = None) -> None:
         schema = columns or {"user": pl.Int64, "since": pl.Datetime("us", "UTC"), "city": pl.String}
@@ -146,7 +150,7 @@ def test_a_late_day_replaces_exactly_its_facts(warehouse: Warehouse) -> None:
     kept = warehouse.query("select ctid, xmin::text from shop.fact_events where note = 'b'")
     late = START - timedelta(days=2)
     warehouse.write_events([(late, 2, 5.0, "late"), (START, 1, 3.0, "new")], days=[late, START])
-    assert warehouse.publish(declare()) == Published(2, "replaced the facts of 2 days")
+    assert warehouse.publish(declare()) == Published(2, "replaced 2 days of fact_events")
     assert [row[2] for row in warehouse.facts()] == ["late", "new", "b"]
     assert warehouse.query("select ctid, xmin::text from shop.fact_events where note = 'b'") == kept
     assert warehouse.query("select count(*) from shop.dim_date") == [(4,)]

@@ -59,7 +59,8 @@ class Fact:
 
     Attributes:
         name: its name in PostgreSQL.
-        reads: the table with the facts. Of one that is partitioned by day, only changed days are replaced.
+        reads: the table with the facts. Of one that is partitioned by the hour, day or
+            month of `time`, only changed partitions are replaced.
         time: the column with the facts' time. It chooses the state of a dimension with history, and the row of
             `dim_date`, to which `date_key` refers.
         references: column → the dimension whose key it is.

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from datetime import date
 
 import polars as pl
 import psycopg
 from psycopg import sql
 
+from headrace.declare.partitioning import Partitioning, start_of
 from headrace.declare.publish import Fact, Publication
-from headrace.declare.table import Day
 from headrace.kernel.errors import ProjectError, Refused
 from headrace.lake import Lake
-from headrace.tables.read import select_days
+from headrace.tables.partitions import select_partitions
 from headrace.tables.warehouse.copy import copy_rows, sql_type
 
 __all__ = ["DATES", "FactTable"]
@@ -84,45 +83,52 @@ class FactTable:
         for column in (*targets, self.fact.time):
             self._cursor.execute(sql.SQL("create index on {} ({})").format(self.name, sql.Identifier(column)))
 
-    def stale_days(self, lake: Lake, before: int | None, now: int) -> set[date] | None:
-        """The days whose facts differ between two snapshots; None: all of them are replaced."""
-        day = self.fact.reads.partition_by
-        if before is None or not isinstance(day, Day) or day.column != self.fact.time:
+    def stale_partitions(self, lake: Lake, before: int | None, now: int) -> set[int] | None:
+        """The partitions whose facts differ between two snapshots; None: all facts are replaced."""
+        by = self.fact.reads.partition_by
+        if before is None or by is None or by.column != self.fact.time or not by.is_time or by.timezone:
             return None
-        return lake.table(self.fact.reads.name).days_changed(day.column, before, now, {})
+        return lake.table(self.fact.reads.name).partitions_changed((by.column, by.transform), before, now)
 
     def load(
         self,
         frame: pl.LazyFrame,
-        days: set[date] | None,
+        partitions: set[int] | None,
         keys: Mapping[str, pl.DataFrame],
         columns: Sequence[str],
     ) -> int:
-        """Replaces the facts of some days, or all. Returns how many were loaded.
+        """Replaces the facts of some partitions, or all. Returns how many were loaded.
 
         Args:
             frame: all facts, with the dimensions' own keys.
-            days: the UTC days; None: all.
+            partitions: the numbers of the partitions; None: all.
             keys: dimension → its surrogate keys (DimensionTable.keys).
             columns: the columns of the table.
 
         Raises:
             Refused: a fact refers to a member that its dimension does not have, or has no time.
         """
-        time = sql.Identifier(self.fact.time)
-        if days is None:
+        by = self.fact.reads.partition_by
+        if partitions is None or by is None:
             self._cursor.execute(sql.SQL("delete from {}").format(self.name))
             parts: Iterable[pl.DataFrame] = frame.collect_batches(chunk_size=_BATCH)
         else:
-            for day in sorted(days):
-                self._cursor.execute(
-                    sql.SQL("delete from {} where {} >= %s::date and {} < %s::date + 1").format(
-                        self.name, time, time
-                    ),
-                    (day, day),
-                )
-            parts = (select_days(frame, self.fact.time, day, day).collect() for day in sorted(days))
+            for number in sorted(partitions):
+                self._delete(by, number)
+            parts = (
+                select_partitions(frame, by, by.column, number, number).collect()
+                for number in sorted(partitions)
+            )
         return copy_rows(self._cursor, self.name, columns, self._keyed(parts, keys, columns))
+
+    def _delete(self, by: Partitioning, number: int) -> None:
+        """Removes the facts of a partition, a span of time in UTC."""
+        limits = [sql.SQL(">= {}").format(start_of(by.grain, number))]
+        if number < by.limits[1]:  # later moments do not exist
+            limits.append(sql.SQL("< {}").format(start_of(by.grain, number + 1)))
+        time = sql.Identifier(self.fact.time)
+        wanted = sql.SQL(" and ").join(sql.SQL("{} {}").format(time, limit) for limit in limits)
+        self._cursor.execute(sql.SQL("delete from {} where {}").format(self.name, wanted))
 
     def _keyed(
         self, parts: Iterable[pl.DataFrame], keys: Mapping[str, pl.DataFrame], columns: Sequence[str]

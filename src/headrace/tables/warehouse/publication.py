@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from datetime import date
 from typing import Any
 
 import msgspec
@@ -111,7 +110,7 @@ def _transaction(url: str, where: str) -> Iterator[psycopg.Cursor]:
             psycopg.connect(url, client_encoding="UTF8", **options) as connection,
             connection.cursor() as cursor,
         ):
-            cursor.execute("set timezone = 'UTC'")
+            cursor.execute("set timezone = 'UTC'; set maintenance_work_mem = '256MB'")  # for the indexes
             yield cursor
             connection.rollback()
     except (psycopg.OperationalError, psycopg.InterfaceError) as error:
@@ -208,7 +207,7 @@ class _Star:
             table.update(rows)
             keys[dimension.name] = table.keys(rows.schema[dimension.key])
             tables.append(table)
-        loaded, stale = 0, set[date]()
+        loaded, replaced = 0, list[str]()
         for fact in publication.facts:
             frame = self._frames[fact.reads.name]
             fact_table = FactTable(fact, publication, schema, self._cursor)
@@ -216,13 +215,15 @@ class _Star:
             if before is None:
                 fact_table.create(columns)
             snapshot = None if before is None else before.get(fact.reads.name)
-            days = fact_table.stale_days(self._lake, snapshot, self._at[fact.reads.name])
+            partitions = fact_table.stale_partitions(self._lake, snapshot, self._at[fact.reads.name])
             add_dates(self._cursor, schema, frame.select(fact.time), fact.time)
-            loaded += fact_table.load(frame, days, keys, list(columns))
-            stale |= days or set()
+            loaded += fact_table.load(frame, partitions, keys, list(columns))
+            grain = "" if fact.reads.partition_by is None else fact.reads.partition_by.grain
+            count = "all" if partitions is None else f"{len(partitions)} {grain}{'s' * (len(partitions) != 1)}"
+            replaced.append(f"{count} of {fact.name}")
             for table in tables:
                 if before is not None and table.dimension in fact.references.values():
                     table.move_facts(fact_table.name, fact.time)
         for table in tables:
             table.remove_gone()
-        return loaded, f"replaced the facts of {len(stale)} days"
+        return loaded, f"replaced {', '.join(replaced)}"
