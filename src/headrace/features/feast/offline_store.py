@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 import pandas as pd
@@ -18,12 +18,13 @@ from feast.repo_config import FeastConfigBaseModel, RepoConfig
 from pydantic import StrictStr
 
 from headrace import lake
-from headrace.features.feast.frames import to_instants, to_polars
+from headrace.features.feast.frames import to_instants, to_polars, utc
 from headrace.features.feast.repository import settings_of
 from headrace.features.feast.views import (
-    compile_entity_key,
+    compile_entity_keys,
     compile_on_demand_view,
     compile_stored_view,
+    rename_view,
     request_fields,
 )
 from headrace.features.offline.point_in_time import MOMENT, join
@@ -218,12 +219,8 @@ def _with_short_lists(rows: pa.Table) -> pa.Table:
 
 def _between(frame: pl.LazyFrame, time: str, start: datetime | None, end: datetime | None) -> pl.LazyFrame:
     if start is not None:
-        frame = frame.filter(pl.col(time) >= _aware(start))
-    return frame if end is None else frame.filter(pl.col(time) <= _aware(end))
-
-
-def _aware(time: datetime) -> datetime:
-    return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
+        frame = frame.filter(pl.col(time) >= utc(start))
+    return frame if end is None else frame.filter(pl.col(time) <= utc(end))
 
 
 def _plan(
@@ -239,14 +236,14 @@ def _plan(
     ]
     where = f"Feast project {project}"
     compiled = [
-        *(compile_stored_view(view, entities, where) for view in views),
+        *(rename_view(compile_stored_view(view, entities, where), view.projection, where) for view in views),
         *(compile_on_demand_view(view, where, registered=True) for view in on_demand),
     ]
     dtypes = {(view.name, field.name): field.dtype for view in compiled for field in view.features}
-    keys = dict.fromkeys(name for view in views for name in view.entities)
+    taken = [(view, view.projection) for view in views]
     return FeaturePlan(
         model="",
-        entities=tuple(compile_entity_key(entities[name], views, None, where) for name in keys),
+        entities=compile_entity_keys(taken, entities, None, lambda _: where),
         views=tuple(compiled),
         features=tuple(FeatureRef(view, name, dtypes[view, name]) for view, name in requested),
         request=request_fields(on_demand, where),
