@@ -79,7 +79,8 @@ from feast import Aggregation, BatchFeatureView, Entity, FeatureService, Feature
 from feast import StreamFeatureView, ValueType
 from feast.data_source import PushSource, RequestSource
 from feast.on_demand_feature_view import on_demand_feature_view
-from feast.types import Float64, Bytes, Int64, String
+from feast.types import Bytes
+from feast.types import Float64, Int64, String
 from headrace import Model, TableSource, XGBoost
 from small.events import Click
 from small.tables import item_facts, labels, scaled, sorted_rows
