@@ -16,7 +16,6 @@ import tempfile
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
-from time import monotonic, sleep
 from typing import Any
 
 import polars as pl
@@ -25,6 +24,7 @@ import pytest
 from services.connect import connect
 from services.kafka import Broker, broker
 from services.postgres import Postgres, postgres
+from tests.until import until
 
 from headrace import lake, log
 from headrace.api import project as open_project
@@ -225,13 +225,14 @@ def as_lake_values(rows: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
 
 
 def wait_for(condition: Callable[[], bool], name: str, *processes: subprocess.Popen[str]) -> None:
-    """Wait until a condition holds; fail if a process that should bring it about has ended."""
-    end = monotonic() + TIMEOUT
-    while not condition():
+    """Waits until a condition holds; fails if a process that should bring it about has ended."""
+
+    def is_met() -> bool:
         for process in processes:
             assert process.poll() is None, process.communicate()[0]
-        assert monotonic() < end, f"{name} did not arrive"
-        sleep(0.2)
+        return condition()
+
+    until(is_met, f"{name} did not arrive", TIMEOUT)
 
 
 def kill(process: subprocess.Popen[str]) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
+import polars as pl
 import pytest
 from tests.flows.builds import call, commit, dvc_agrees, git, run_build
 from tests.tiny import write
@@ -94,7 +96,7 @@ def test_a_missing_tag_stops_only_its_readers_and_lists_the_tags(project: Settin
     assert out.returncode != 0
     assert "the git repository has no revision 'v9'" in out.stderr
     assert "The tags are v" in out.stderr
-    assert "source('before'" in out.stderr
+    assert "tiny/tables.py:6: source('before', 'data" in out.stderr
     assert sums(project, "new") == [30]
     assert not lake.open(project).table_exists("old")
 
@@ -106,6 +108,8 @@ def test_a_path_that_the_revision_lacks_is_named(project: Settings) -> None:
     out = call(project, "build")
     assert out.returncode != 0
     assert "at revision v1 does not exist" in out.stderr
+    assert "tiny/tables.py:6: source('before', 'data/elsewhere" in out.stderr
+    assert "tiny/tables.py:6: " in call(project, "run-stage", "table-old").stderr
     assert sums(project, "new") == [30]
 
 
@@ -149,6 +153,29 @@ def test_python_reads_a_source_at_any_revision(project: Settings) -> None:
         opened.source("prices")
 
 
+def test_data_of_a_revision_that_nothing_has_read_for_a_week_are_removed(project: Settings) -> None:
+    run_build(project)
+    opened = headrace.project(project.root)
+    opened.source("now", revision="v2")
+    folder = project.place("revisions")
+    (folder / ".killed").mkdir()
+    commits = {tag: git(project, "rev-parse", tag).strip() for tag in ("v1", "v2")}
+
+    def kept() -> set[str]:
+        return {tag for tag, commit in commits.items() for path in folder.iterdir() if commit in path.name}
+
+    assert kept() == {"v1", "v2"}
+    for path in folder.iterdir():
+        os.utime(path, (0, 0))
+    tables = project.root / "tiny" / "tables.py"
+    tables.write_text(tables.read_text().replace("sum()", "max()"))
+    run_build(project)
+    assert kept() == {"v1"}  # which a table reads
+    assert len(list(folder.iterdir())) == 1
+    assert sums(project, "old") == [2]
+    assert opened.source("now", revision="v2").collect()["price"].to_list() == [10, 20]
+
+
 def test_a_table_records_the_revision_that_it_and_its_inputs_were_made_from(project: Settings) -> None:
     tables = project.root / "tiny" / "tables.py"
     tables.write_text(f"{tables.read_text()}\n@table(reads=old)\ndef older(rows):\n    return rows\n")
@@ -169,3 +196,24 @@ def test_a_table_records_the_revision_that_it_and_its_inputs_were_made_from(proj
     tables.write_text(tables.read_text().replace('"v1"', '"v2"'))
     run_build(project)
     assert revisions("older") == {"before": f"v2@{second}"}
+
+
+@pytest.mark.parametrize("end", [".csv", ".parquet", ".ndjson", ".json"])
+def test_files_of_every_format_are_read_at_a_revision(tmp_path: Path, end: str) -> None:
+    root = write(
+        tmp_path / "project", f"from headrace import source\nrows = source('rows', 'data/rows{end}')\n"
+    )
+    settings = load_settings(root)
+    git(settings, "init", "-q")
+    dvc(settings, "init")
+    for tag, value in (("v1", 1), ("v2", 2)):
+        frame = pl.DataFrame({"price": [value]})
+        writers = {
+            ".csv": frame.write_csv, ".parquet": frame.write_parquet,
+            ".ndjson": frame.write_ndjson, ".json": frame.write_json,
+        }  # fmt: skip
+        writers[end](root / "data" / f"rows{end}")
+        commit(settings, tag)
+    opened = headrace.project(root)
+    for revision, value in (("v1", 1), ("v2", 2), (None, 2)):
+        assert opened.source("rows", revision=revision).collect().rows() == [(value,)]

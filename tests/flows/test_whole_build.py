@@ -24,7 +24,7 @@ from headrace import lake, lineage, registry
 from headrace import log as logs
 from headrace.config.settings import Settings, load_settings
 from headrace.features import online
-from headrace.features.checks.applied import is_registry_as_applied
+from headrace.features.applied.registry import is_registry_as_applied
 from headrace.lineage.graph import downstream, upstream
 from headrace.serving import release
 

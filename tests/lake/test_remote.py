@@ -6,7 +6,6 @@ import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from time import monotonic
 
 import pyarrow as pa
 import pytest
@@ -15,6 +14,7 @@ from services.catalog import catalog as run_catalog
 from services.s3 import store as run_store
 from tests.lake.catalog_proxy import CatalogProxy, proxy_catalog
 from tests.lake.folder import missing_files
+from tests.until import until
 
 from headrace import lake
 from headrace.config.settings import Settings, make_settings
@@ -198,18 +198,22 @@ def test_commits_survive_a_restart_of_catalog_and_store(
                     failures.append(error)
                     stop.wait(0.05)
 
+        def wait_for_commits(count: int) -> None:
+            goal = commits[0] + count
+            until(lambda: commits[0] >= goal, "the writer did not commit", seconds=120)
+
         thread = threading.Thread(target=write)
         thread.start()
         try:
-            wait_for(commits, 3)
+            wait_for_commits(3)
             first_catalog.close()
             running.enter_context(
                 run_catalog(folders[1], store.url, catalog.port, environment=store.environment)
             )
-            wait_for(commits, commits[0] + 3)
+            wait_for_commits(3)
             first_store.close()
             running.enter_context(run_store(folders[0], store.port))
-            wait_for(commits, commits[0] + 3)
+            wait_for_commits(3)
         finally:
             stop.set()
             thread.join(60)
@@ -219,10 +223,3 @@ def test_commits_survive_a_restart_of_catalog_and_store(
         assert isinstance(position, LogPosition)
         assert offsets(table) == list(range(position.next_offset(0)))
         assert missing_files(table) == set()
-
-
-def wait_for(commits: list[int], count: int) -> None:
-    deadline = monotonic() + 120
-    while commits[0] < count:
-        assert monotonic() < deadline
-        threading.Event().wait(0.02)

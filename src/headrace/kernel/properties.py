@@ -88,7 +88,8 @@ read."""
 
 FAILED_ROWS = "headrace.failed_rows"
 """Property and summary of a rowwise table: the rows of its input that its function failed on, by input day: how
-many, and some of them with the error (JSON, tables.rowwise)."""
+many, and some of them with the error (JSON, tables.failures). Summary of a training set: the rows of its labels
+that an on-demand function failed on."""
 
 REVISION = "headrace.revision."
 """Prefix of a summary or tag: the git revision at which the source whose name follows was read, `v1@COMMIT`;

@@ -1,7 +1,7 @@
 """Checks a CSV file byte by byte before its cells are read, and refuses what cannot be read correctly.
 
-The rules are RFC 4180's: rows end with LF or CRLF, or all of them with CR; a cell that holds a comma, a quote
-or a line end is quoted, and a quote in it is doubled; every row has as many cells as the header.
+The rules are RFC 4180's: rows end with LF or CRLF, or all of them with CR; a cell that holds a delimiter, a
+quote or a line end is quoted, and a quote in it is doubled; every row has as many cells as the header.
 """
 
 from __future__ import annotations
@@ -18,14 +18,12 @@ import polars as pl
 
 from headrace.kernel.errors import ProjectError
 
-__all__ = ["CsvFile", "check_csv"]
+__all__ = ["CsvFile", "check_csv", "without_null_values"]
 
 _CHUNK = 4 << 20
-_QUOTE, _COMMA, _LF, _CR, _NUL = (ord(c) for c in '",\n\r\0')
-_STRUCTURAL = np.zeros(256, bool)
-_STRUCTURAL[[_QUOTE, _COMMA, _LF, _CR, _NUL]] = True
+_QUOTE, _LF, _CR, _NUL = (ord(c) for c in '"\n\r\0')
 
-_RAGGED = "A cell that holds a comma must be quoted."
+_RAGGED = "A cell that holds {!r} must be quoted. If the delimiter is another: source(..., delimiter=...)."
 _DOUBLED = 'A cell that holds a quote must be quoted, and the quote doubled: "5"" pipe".'
 _OPEN = (
     "text follows the closing quote of a cell: the quote is not closed, or a quote in the cell is not doubled"
@@ -46,6 +44,8 @@ class CsvFile(NamedTuple):
         content: the path of the file; or its text as UTF-8, if the file has another encoding or empty lines.
         eol: the character that ends a row.
         empty_lines: the numbers of the lines without a cell, which do not count as rows (row 1 is the header).
+        delimiter: the character between its cells.
+        decimal: the character before the fraction of a number.
         null_values: the texts of cells that are null.
     """
 
@@ -55,6 +55,8 @@ class CsvFile(NamedTuple):
     content: Path | bytes
     eol: str
     empty_lines: tuple[int, ...]
+    delimiter: str = ","
+    decimal: str = "."
     null_values: tuple[str, ...] = ()
 
     def scan(self) -> pl.LazyFrame:
@@ -62,14 +64,13 @@ class CsvFile(NamedTuple):
         empty text."""
         rows = pl.scan_csv(
             self.content,
+            separator=self.delimiter,
             infer_schema=False,
             glob=False,
             eol_char=self.eol,
             with_column_names=lambda _: list(self.columns),
         )
-        if not self.null_values:
-            return rows
-        return rows.with_columns(pl.when(~pl.all().is_in(list(self.null_values))).then(pl.all()))
+        return without_null_values(rows, self.null_values)
 
     def row_number(self, index: int) -> int:
         """The number in the file of the row at this index of `scan`; the header is row 1."""
@@ -79,12 +80,20 @@ class CsvFile(NamedTuple):
         return number
 
 
-def check_csv(path: Path, encoding: str) -> CsvFile:
+def without_null_values(rows: pl.LazyFrame, null_values: tuple[str, ...]) -> pl.LazyFrame:
+    """The rows of text columns with null instead of the texts that mean "no value"."""
+    if not null_values:
+        return rows
+    return rows.with_columns(pl.when(~pl.all().is_in(list(null_values))).then(pl.all()))
+
+
+def check_csv(path: Path, encoding: str, delimiter: str = ",") -> CsvFile:
     """Checks every byte of the file.
 
     Args:
         path: the file.
         encoding: Python's name of the encoding; UTF-8 may begin with a byte order mark.
+        delimiter: the character between its cells.
 
     Raises:
         ProjectError: the file has no header, or two columns of the same name; a row has more or fewer cells
@@ -94,9 +103,9 @@ def check_csv(path: Path, encoding: str) -> CsvFile:
     if path.stat().st_size == 0:
         raise ProjectError("the file is empty", where=str(path), remedy="The first row must name the columns.")
     if encoding == "utf-8":
-        return _Scan(path, np.memmap(path, np.uint8, mode="r")).result(path)
+        return _Scan(path, np.memmap(path, np.uint8, mode="r"), delimiter).result(path)
     text = _decode(path, encoding)
-    return _Scan(path, np.frombuffer(text, np.uint8)).result(text)
+    return _Scan(path, np.frombuffer(text, np.uint8), delimiter).result(text)
 
 
 def _decode(path: Path, encoding: str) -> bytes:
@@ -117,15 +126,19 @@ def _decode(path: Path, encoding: str) -> bytes:
 class _Scan:
     """Checks the bytes in one pass, a chunk at a time."""
 
-    def __init__(self, path: Path, content: Bytes) -> None:
+    def __init__(self, path: Path, content: Bytes, delimiter: str) -> None:
         self._path = path
+        self._delimiter = delimiter
+        self._separator = ord(delimiter)
+        self._structural = np.zeros(256, bool)
+        self._structural[[_QUOTE, self._separator, _LF, _CR, _NUL]] = True
         self._content = content
         self._begin = 3 if content[:3].tobytes() == codecs.BOM_UTF8 else 0
         self._refuse_utf16()
         self._eol = 0  # known when the first row ends
         self._row = 1  # the number of the current row
         self._row_begin = self._begin
-        self._cells = 0  # the commas so far in the current row
+        self._cells = 0  # the delimiters so far in the current row
         self._quoted = False
         self._header: tuple[str, ...] = ()
         self._empty: list[int] = []
@@ -143,7 +156,8 @@ class _Scan:
                 keep[begin:end] = False
             content = self._content[keep].tobytes()
         rows = self._row - 2 - len(self._empty)
-        return CsvFile(self._path, self._header, rows, content, chr(self._eol or _LF), tuple(self._empty))
+        eol = chr(self._eol or _LF)
+        return CsvFile(self._path, self._header, rows, content, eol, tuple(self._empty), self._delimiter)
 
     def _refuse_utf16(self) -> None:
         first = self._content[:2].tobytes()
@@ -153,7 +167,7 @@ class _Scan:
     def _check_chunk(self, start: int, end: int) -> None:
         chunk = self._content[start:end]
         faults = list(self._find_undecodable(chunk, start, final=end == len(self._content)))
-        at = np.flatnonzero(_STRUCTURAL[chunk])
+        at = np.flatnonzero(self._structural[chunk])
         kinds = chunk[at]
         at = at + start
         quotes = kinds == _QUOTE
@@ -164,7 +178,7 @@ class _Scan:
         ends = outside & (kinds == (self._eol or _LF))
         end_at = at[ends]
         faults += self._find_misplaced(at, kinds, inside, outside)
-        marks = ends[ends | (outside & (kinds == _COMMA))]
+        marks = ends[ends | (outside & (kinds == self._separator))]
         faults += self._count_cells(end_at, marks)
         if faults:
             position, what, remedy = min(faults)
@@ -205,7 +219,7 @@ class _Scan:
         last = len(self._content) - 1
         before = np.where(at > self._begin, self._content[np.maximum(at, 1) - 1], _LF)
         after = np.where(at < last, self._content[np.minimum(at + 1, last)], _LF)
-        borders = [_COMMA, _LF, _CR, _QUOTE]
+        borders = [self._separator, _LF, _CR, _QUOTE]
         opening, closing = (kinds == _QUOTE) & inside, (kinds == _QUOTE) & ~inside
         mixed = outside & (kinds == _LF)
         if self._eol == _LF:
@@ -224,7 +238,7 @@ class _Scan:
 
         Args:
             ends: the positions of the row ends.
-            marks: for each comma and row end of the chunk, in order, whether it is a row end.
+            marks: for each delimiter and row end of the chunk, in order, whether it is a row end.
         """
         places = np.flatnonzero(marks)
         cells = np.diff(places, prepend=-1 - self._cells)
@@ -244,7 +258,11 @@ class _Scan:
         if ragged.any():
             first = int(np.argmax(ragged))
             count = f"{cells[first]} cell" if cells[first] == 1 else f"{cells[first]} cells"
-            yield int(ends[first]), f"the row has {count}, and the header has {width}", _RAGGED
+            yield (
+                int(ends[first]),
+                f"the row has {count}, and the header has {width}",
+                _RAGGED.format(self._delimiter),
+            )
 
     def _drop(self, empty: Places, begins: Places, ends: Places) -> None:
         for index in empty.tolist():
@@ -253,10 +271,14 @@ class _Scan:
 
     def _names(self, begin: int, end: int) -> tuple[str, ...]:
         text = self._content[begin:end].tobytes().decode("utf-8", "replace").removesuffix("\r")
-        names = next(csv.reader([text]), [])
+        names = next(csv.reader([text], delimiter=self._delimiter), [])
         for name in names:
             if names.count(name) > 1:
                 self._refuse(f"the header names the column {name!r} twice", 1, "Give each column its own name.")
+        other = next((mark for mark in ";\t|" if len(names) == 1 and mark in text and '"' not in text), None)
+        if other is not None and other != self._delimiter:
+            remedy = f"Declare how its cells are divided: source(..., delimiter={other!r})."
+            self._refuse(f"the header is one cell that holds {other!r}: {text[:60]!r}", 1, remedy)
         if not any(names):
             self._refuse("the header names no column", 1, "The first row must name the columns.")
         return tuple(names)

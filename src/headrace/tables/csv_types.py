@@ -1,4 +1,4 @@
-"""The types of a CSV file's columns: checks the declared types, and detects the others from the whole file.
+"""The types of a text file's columns: checks the declared types, and detects the others from the whole file.
 
 A column gets another type than text only if every cell is written as that type writes its values, so that
 nothing is lost: `0870`, `+1` and a number that 64 bits cannot hold stay text.
@@ -7,20 +7,32 @@ nothing is lost: `0870`, `+1` and a number that 64 bits cannot hold stay text.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Literal, NamedTuple
+from pathlib import Path
+from typing import Literal, NamedTuple, Protocol
 
 import polars as pl
 
 from headrace.kernel.errors import ProjectError
 from headrace.tables.csv_file import CsvFile
 
-__all__ = ["Kinds", "as_type", "check_types", "detect_kinds", "type_of_kinds"]
+__all__ = [
+    "KIND_TYPES",
+    "Kind",
+    "Kinds",
+    "TextFile",
+    "as_type",
+    "check_types",
+    "detect_kinds",
+    "find_odd_cells",
+    "type_of_kinds",
+]
+
 
 Kind = Literal["boolean", "integer", "float", "date", "datetime", "instant"]
 Kinds = frozenset[Kind]
 """The kinds of values that all cells of a column can be read as; empty if only as text."""
 
-_TYPES: dict[Kind, pl.DataType] = {
+KIND_TYPES: dict[Kind, pl.DataType] = {
     "boolean": pl.Boolean(),
     "integer": pl.Int64(),
     "float": pl.Float64(),
@@ -28,7 +40,9 @@ _TYPES: dict[Kind, pl.DataType] = {
     "datetime": pl.Datetime("us"),
     "instant": pl.Datetime("us", "UTC"),
 }
-_ALL_KINDS: Kinds = frozenset(_TYPES)
+"""Each kind of values, in the order in which a column takes it, and its type."""
+
+_ALL_KINDS: Kinds = frozenset(KIND_TYPES)
 _SAMPLE = 1_000
 _YEARS = (-62_135_596_800_000_000, 253_402_300_799_999_999)  # 1 to 9999, in microseconds since 1970
 
@@ -41,21 +55,57 @@ _TIME = r"[T ][0-9]{2}:[0-9]{2}(:[0-5][0-9](\.[0-9]{1,6})?)?"
 _ZONE = r"(Z|[+-]([01][0-9]|2[0-3]):?[0-5][0-9])"
 
 
+class TextFile(Protocol):
+    """A file whose values are read as text.
+
+    Attributes:
+        path: the path of the file.
+        columns: the names of its columns.
+        decimal: the character before the fraction of a number.
+    """
+
+    @property
+    def path(self) -> Path: ...
+
+    @property
+    def columns(self) -> tuple[str, ...]: ...
+
+    @property
+    def decimal(self) -> str: ...
+
+    def scan(self) -> pl.LazyFrame:
+        """The rows in order, each column as text."""
+
+    def row_number(self, index: int) -> int:
+        """The number in the file of the row at this index of `scan`."""
+
+
 def type_of_kinds(kinds: Iterable[Kinds]) -> pl.DataType:
     """The type of a column from its kinds in each file; text if the column has no cells."""
     common = _ALL_KINDS.intersection(*kinds)
     if common in (_ALL_KINDS, frozenset()):
         return pl.String()
-    return next(dtype for kind, dtype in _TYPES.items() if kind in common)
+    return next(dtype for kind, dtype in KIND_TYPES.items() if kind in common)
 
 
-def as_type(column: str, dtype: pl.DataType) -> pl.Expr:
+def as_type(column: str, dtype: pl.DataType, decimal: str = ".") -> pl.Expr:
     """Converts the column's text to the type; null where the text is blank or not of that type.
 
     Booleans are `true` and `false`; dates and times are ISO 8601 (a time without a zone is UTC if the type has
-    a zone); numbers have a decimal point.
+    a zone); `decimal` is the character before the fraction of a number.
     """
-    return _value(pl.col(column), dtype).alias(column)
+    text = pl.col(column)
+    is_number = dtype.is_float() or dtype.is_decimal()
+    return _value(_with_point(text, decimal) if is_number else text, dtype).alias(column)
+
+
+def _with_point(text: pl.Expr, decimal: str) -> pl.Expr:
+    """The text of a number with a decimal point; `-`, which is not a number, if a point is where `decimal` is
+    due."""
+    if decimal == ".":
+        return text
+    has_point = text.str.contains(".", literal=True)
+    return pl.when(has_point).then(pl.lit("-")).otherwise(text.str.replace(decimal, ".", literal=True))
 
 
 def _value(text: pl.Expr, dtype: pl.DataType) -> pl.Expr:
@@ -79,7 +129,7 @@ def _value(text: pl.Expr, dtype: pl.DataType) -> pl.Expr:
     return number
 
 
-def check_types(file: CsvFile, declared: Mapping[str, pl.DataType]) -> None:
+def check_types(file: TextFile, declared: Mapping[str, pl.DataType]) -> None:
     """Checks that every cell of the declared columns is of its declared type.
 
     Raises:
@@ -88,7 +138,10 @@ def check_types(file: CsvFile, declared: Mapping[str, pl.DataType]) -> None:
     typed = {name: dtype for name, dtype in declared.items() if dtype != pl.String}
     if not typed:
         return
-    invalid = {name: ~_is_blank(pl.col(name)) & as_type(name, dtype).is_null() for name, dtype in typed.items()}
+    invalid = {
+        name: ~_is_blank(pl.col(name)) & as_type(name, dtype, file.decimal).is_null()
+        for name, dtype in typed.items()
+    }
     first = file.scan().select(
         is_invalid.arg_true().first().alias(name) for name, is_invalid in invalid.items()
     )
@@ -118,27 +171,67 @@ def detect_kinds(file: CsvFile, columns: Iterable[str]) -> dict[str, Kinds]:
     if not names:
         return {}
     sample = file.scan().select(names).head(_SAMPLE).collect().lazy()
-    likely = _passing_tests(sample, [_Test(name, kind) for name in names for kind in _TYPES])
-    passing = _passing_tests(file.scan(), likely)
+    likely = _passing_tests(file, sample, [_Test(name, kind) for name in names for kind in KIND_TYPES])
+    passing = _passing_tests(file, file.scan(), likely)
     return {name: frozenset(test.kind for test in passing if test.column == name) for name in names}
 
 
-def _passing_tests(rows: pl.LazyFrame, tests: list[_Test]) -> list[_Test]:
+def _passing_tests(file: CsvFile, rows: pl.LazyFrame, tests: list[_Test]) -> list[_Test]:
     """The tests that every cell of their column passes."""
     if not tests:
         return []
     # Each converted column is computed once, however often its test uses it.
     values = {f"value {number}": test for number, test in enumerate(tests)}
-    typed = rows.with_columns(as_type(t.column, _TYPES[t.kind]).alias(name) for name, t in values.items())
+    typed = rows.with_columns(
+        as_type(t.column, KIND_TYPES[t.kind], file.decimal).alias(name) for name, t in values.items()
+    )
     results = typed.select(
-        _all_are(test.kind, pl.col(test.column), pl.col(name)).alias(name) for name, test in values.items()
+        _all_are(test.kind, _text_for(test.kind, test.column, file.decimal), pl.col(name)).alias(name)
+        for name, test in values.items()
     )
     row = results.collect(engine="streaming").row(0)
     return [test for test, passed in zip(tests, row, strict=True) if passed]
 
 
+def _text_for(kind: Kind, column: str, decimal: str) -> pl.Expr:
+    """The text of a column's cells, as a test for the kind reads it."""
+    return _with_point(pl.col(column), decimal) if kind == "float" else pl.col(column)
+
+
+def find_odd_cells(file: CsvFile, columns: Iterable[str]) -> dict[str, tuple[int, str, str]]:
+    """Finds the cell that makes a column text, of each text column whose other cells mostly have another type.
+
+    Only columns are searched of whose first 1,000 rows with a value more than half can be read as that type.
+
+    Returns:
+        Column → the number of the row, its text, and the type that most other cells have.
+    """
+    names = list(columns)
+    sample = file.scan().select(names).head(_SAMPLE).collect()
+    odd = {}
+    for name in names:
+        cells = sample.filter(~_is_blank(pl.col(name)))
+        for kind, dtype in KIND_TYPES.items():
+            fits = _fits(kind, _text_for(kind, name, file.decimal), as_type(name, dtype, file.decimal))
+            passing = cells.select(fits.fill_null(False).sum()).item()
+            if passing * 2 <= len(cells):
+                continue
+            misfit = ~fits.fill_null(False) & ~_is_blank(pl.col(name))
+            rows = file.scan().select(pl.col(name), row=pl.int_range(pl.len())).filter(misfit).head(1).collect()
+            if len(rows):
+                odd[name] = (file.row_number(rows["row"].item()), rows[name].item(), str(dtype))
+            break
+    return odd
+
+
 def _all_are(kind: Kind, text: pl.Expr, value: pl.Expr) -> pl.Expr:
     """Whether every cell is blank or written as values of that kind are."""
+    every = (_fits(kind, text, value).fill_null(False) | _is_blank(text)).all()
+    return every & _digits_agree(text, value) & _has_point(text) if kind == "float" else every
+
+
+def _fits(kind: Kind, text: pl.Expr, value: pl.Expr) -> pl.Expr:
+    """Whether a cell is written as values of that kind are."""
     fits = value.is_not_null()
     if kind == "boolean":
         fits = text.is_in(["true", "false"])
@@ -148,8 +241,7 @@ def _all_are(kind: Kind, text: pl.Expr, value: pl.Expr) -> pl.Expr:
         fits &= text.str.contains(_DECIMAL)
     elif kind == "instant":
         fits &= text.str.contains(f"{_ZONE}$")
-    every = (fits.fill_null(False) | _is_blank(text)).all()
-    return every & _digits_agree(text, value) & _has_point(text) if kind == "float" else every
+    return fits
 
 
 def _is_blank(text: pl.Expr) -> pl.Expr:

@@ -6,14 +6,31 @@ A status reads them, so this module loads no engine.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import date
+from typing import Any
 
 from msgspec import Struct
 
-__all__ = ["FailedRow", "describe_failures", "merge_failures", "read_failures"]
+__all__ = [
+    "FailedRow",
+    "cut",
+    "describe_failures",
+    "describe_row",
+    "failure_limit",
+    "merge_failures",
+    "read_failures",
+]
 
 _EXAMPLES = 3  # rows of a day that are stored with their error
+_FEW = 100  # rows that a function may fail on, however few rows there are
+_SHARE = 10  # otherwise, one row in so many
+_MAX_TEXT = 300  # characters
+
+
+def failure_limit(rows: int) -> int:
+    """How many of these rows a function may fail on. If it fails on more, it is wrong, not the rows."""
+    return max(_FEW, rows // _SHARE)
 
 
 class FailedRow(Struct, frozen=True):
@@ -30,6 +47,16 @@ class FailedRow(Struct, frozen=True):
     error: str
     where: str | None
     day: date | None = None
+
+
+def describe_row(row: Mapping[str, Any]) -> str:
+    """The values of a row, in at most 300 characters."""
+    return cut(", ".join(f"{name}={value!r}" for name, value in row.items()))
+
+
+def cut(text: str) -> str:
+    """The text, or its first 300 characters."""
+    return text if len(text) <= _MAX_TEXT else f"{text[:_MAX_TEXT]}..."
 
 
 def describe_failures(table: str, failed: Sequence[FailedRow]) -> str:

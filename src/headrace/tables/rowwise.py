@@ -16,13 +16,9 @@ from headrace.declare.event import Contract
 from headrace.declare.table import Table
 from headrace.kernel.errors import ProjectError
 from headrace.tables.call import call_function, collect_frames, concat_results
-from headrace.tables.failures import FailedRow
+from headrace.tables.failures import FailedRow, cut, describe_row, failure_limit
 
 __all__ = ["RowwiseCalls"]
-
-_FEW = 100  # rows that a function may fail on, however few rows there are
-_SHARE = 10  # otherwise, one row in so many
-_MAX_TEXT = 300  # characters
 
 
 class RowwiseCalls:
@@ -43,7 +39,7 @@ class RowwiseCalls:
     ) -> None:
         self._table = table
         self._topic = reads.topic if isinstance(reads, Contract) else None
-        self._limit = max(_FEW, rows // _SHARE)
+        self._limit = failure_limit(rows)
         self._options = options or {}
         self.failed: list[FailedRow] = []
 
@@ -78,7 +74,7 @@ class RowwiseCalls:
     def _note(self, row: pl.DataFrame, error: ProjectError, day: date | None) -> None:
         place = self._describe(row.row(0, named=True))
         what = error.what.partition("\n")[0]
-        self.failed.append(FailedRow(place, _cut(what), error.where, day))
+        self.failed.append(FailedRow(place, cut(what), error.where, day))
         if len(self.failed) > self._limit:
             raise ProjectError(
                 f"{what}. It fails on more than {self._limit:,} rows, for example {self.failed[0].row}",
@@ -88,8 +84,4 @@ class RowwiseCalls:
     def _describe(self, row: Mapping[str, Any]) -> str:
         if self._topic is not None and {"_log_partition", "_log_offset"} <= row.keys():
             return f"{self._topic}@{row['_log_partition']}:{row['_log_offset']}"
-        return _cut(", ".join(f"{name}={value!r}" for name, value in row.items()))
-
-
-def _cut(text: str) -> str:
-    return text if len(text) <= _MAX_TEXT else f"{text[:_MAX_TEXT]}..."
+        return describe_row(row)

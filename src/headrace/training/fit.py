@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -32,7 +33,8 @@ def fit_folds(
     seed: int = 0,
     on_worker: bool = False,
 ) -> list[Fitted]:
-    """Fits with these parameters on each fold, in one run of Ray Train, with all the cluster's CPUs.
+    """Fits with these parameters on each fold, in one run of Ray Train, with all the cluster's CPUs, and its
+    GPUs if the trainer uses them.
 
     The process must be connected to Ray (`cluster.connect`).
 
@@ -85,29 +87,29 @@ def _fit_by_ray_train(
     from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
     cores = max(1, int(ray.cluster_resources().get("CPU", 1)))
-    processes, backend = declared.processes, None
-    if processes > 1:
-        require("torch", "training on several workers")
-        from ray.train.torch import TorchConfig
-
-        backend = TorchConfig(backend="gloo")
+    processes = declared.processes
+    gpu = _gpu_share(processes, ray.cluster_resources().get("GPU", 0)) if declared.uses_gpu else 0
     in_process = processes == 1 and not on_worker
     scaling = (
         ray.train.ScalingConfig(num_workers=0)  # Ray Train's local mode
         if in_process
-        else ray.train.ScalingConfig(num_workers=processes, resources_per_worker={"CPU": cores / processes})
+        else ray.train.ScalingConfig(
+            num_workers=processes,
+            use_gpu=gpu > 0,
+            resources_per_worker={"CPU": cores / processes} | ({"GPU": gpu} if gpu else {}),
+        )
     )
     config = {
         "folds": [ray.put(fold) for fold in folds],
         "declared": declared,
         "parameters": dict(parameters),
         "seed": seed,
-        "threads": max(1, cores // processes),
+        "budget": Budget(max(1, cores // processes), gpu=gpu > 0),
     }
     trainer = DataParallelTrainer(
         _train_loop,
         train_loop_config=config,
-        backend_config=backend,
+        backend_config=_torch_backend(gpu) if processes > 1 else None,
         scaling_config=scaling,
         run_config=ray.train.RunConfig(name="fit", storage_path=str(folder)),
     )
@@ -122,13 +124,27 @@ def _fit_by_ray_train(
     return fits
 
 
+def _gpu_share(processes: int, gpus: float) -> float:
+    """The share of a GPU that each process gets; 0 without GPUs."""
+    return 1 / math.ceil(processes / int(gpus)) if gpus >= 1 else 0
+
+
+def _torch_backend(gpu: float) -> Any:
+    """How PyTorch's processes exchange gradients. NCCL refuses two of them on one GPU; gloo does not."""
+    require("torch", "training on several workers")
+    from ray.train.torch import TorchConfig
+    from torch import distributed
+
+    return TorchConfig(backend="nccl" if gpu == 1 and distributed.is_nccl_available() else "gloo")
+
+
 def _train_loop(config: dict[str, Any]) -> list[Fitted]:
     """Fits a model on each fold. Ray Train calls this on each worker, and returns the first one's result."""
     import ray
 
-    declared, budget = config["declared"], Budget(config["threads"])
+    declared, parameters, seed = config["declared"], config["parameters"], config["seed"]
     trainer = trainer_for(declared)
     return [
-        trainer.fit(trainer.prepare(fold), declared, config["parameters"], seed=config["seed"], budget=budget)
+        trainer.fit(trainer.prepare(fold), declared, parameters, seed=seed, budget=config["budget"])
         for fold in ray.get(config["folds"])
     ]

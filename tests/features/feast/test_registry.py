@@ -12,8 +12,8 @@ from feast import Entity, FeatureStore, ValueType
 from feast.types import Float64
 
 from headrace.config.settings import make_settings
-from headrace.features.checks.applied import REGISTRY, folder, registry_digest
-from headrace.features.checks.sql_registry import prepare_sql_registry, sql_registry_digest
+from headrace.features.applied.registry import REGISTRY, folder, registry_digest
+from headrace.features.applied.sql_registry import prepare_sql_registry, sql_registry_digest
 from headrace.features.feast import apply, compile, fingerprints  # noqa: A004
 from headrace.features.feast.repository import repository_yaml
 from headrace.features.feast.views import compile_stored_view

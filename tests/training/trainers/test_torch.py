@@ -15,7 +15,7 @@ from headrace.declare.trainers import MLP, Torch
 from headrace.features.values.matrix import Encoding
 from headrace.kernel.errors import HeadraceError, ProjectError, Refused
 from headrace.projects.project import Project
-from headrace.training.fit import fit_folds
+from headrace.training.fit import _gpu_share, _torch_backend, fit_folds
 from headrace.training.trainers.folder import load_model, save_model
 from headrace.training.trainers.network import Scale, split_columns
 from headrace.training.trainers.port import Budget, Examples, Fitted, ModelMeta, TrainingData
@@ -234,9 +234,39 @@ def test_prediction_loads_neither_pytorch_nor_ray(tmp_path: Path) -> None:
     assert done.stdout.strip() == "[]"
 
 
+@pytest.mark.parametrize(
+    ("processes", "gpus", "share"),
+    [(1, 0, 0), (2, 0, 0), (1, 1, 1), (1, 8, 1), (2, 2, 1), (2, 1, 0.5), (3, 2, 0.5), (5, 2, 1 / 3)],
+)
+def test_each_worker_has_a_gpu_or_its_share_of_one(processes: int, gpus: float, share: float) -> None:
+    assert _gpu_share(processes, gpus) == pytest.approx(share)
+    assert processes <= gpus * (1 / share if share else 0) or gpus == 0
+
+
+def test_nccl_is_for_workers_that_have_a_gpu_each() -> None:
+    assert _torch_backend(0).backend == _torch_backend(0.5).backend == "gloo"
+    assert (_torch_backend(1).backend == "nccl") == torch.distributed.is_nccl_available()
+
+
+def test_the_report_names_the_device() -> None:
+    assert fit(SMALL, make_data(200)).parameters["device"] == "cpu"
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no GPU")
+def test_a_gpu_fits_the_model_of_the_cpu_and_the_same_one_again(tmp_path: Path) -> None:
+    data = make_data()
+    prepared = TRAINER.prepare(data)
+    first, second = (TRAINER.fit(prepared, SMALL, {}, seed=1, budget=Budget(gpu=True)) for _ in range(2))
+    assert first.files == second.files
+    assert first.parameters["device"] == f"cuda ({torch.cuda.get_device_name()})"
+    np.testing.assert_allclose(first.validation, fit(SMALL, data).validation, atol=0.1)
+
+
 def test_two_workers_fit_one_model_and_the_same_one_again(
-    project: Project, model: Model, tmp_path: Path
+    project: Project, model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """They share the one GPU that Ray is told of, which PyTorch may not find."""
+    monkeypatch.setenv("RAY_OVERRIDE_RESOURCES", '{"GPU": 1}')
     data = make_data(2_000)
     declared = attrs.evolve(model, tune=None, trainer=attrs.evolve(SMALL, workers=2))
     with connect(project.settings):

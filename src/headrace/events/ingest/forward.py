@@ -9,8 +9,8 @@ its topic goes to the topic of the refused events too, with `valid` true, so tha
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection
-from typing import TYPE_CHECKING, Any
+from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import msgspec
 import polars as pl
@@ -40,6 +40,13 @@ _logger = logging.getLogger(__name__)
 _encode = msgspec.json.Encoder().encode
 
 
+@runtime_checkable
+class _ForwardingLog(Protocol):
+    """A log that appends records and stores a position in one transaction, where other programs read it."""
+
+    def forwarder(self, name: str, partitions: int, topics: Sequence[str]) -> KafkaForwarder: ...
+
+
 class ForwardSink:
     """Forwards the events of one topic (events.ingest.sinks.Sink).
 
@@ -55,8 +62,7 @@ class ForwardSink:
 
     def __init__(self, contract: Contract, log: Log) -> None:
         assert contract.forward is not None
-        open_forwarder = getattr(log, "forwarder", None)
-        if open_forwarder is None:
+        if not isinstance(log, _ForwardingLog):
             raise ProjectError(
                 f"forward={contract.forward!r} needs a log on Kafka: only Headrace reads the embedded log",
                 where=str(contract.place),
@@ -73,7 +79,7 @@ class ForwardSink:
         origin = "/".join((contract.topic, log.identity(contract.topic), *contract.forward))
         name = f"headrace.forward.{short_digest(origin)}"
         self._log = log
-        self._forwarder: KafkaForwarder = open_forwarder(name, log.partitions(contract.topic), contract.forward)
+        self._forwarder = log.forwarder(name, log.partitions(contract.topic), contract.forward)
 
     def position(self) -> LogPosition | None:
         """How far each log partition has been forwarded, by any process."""

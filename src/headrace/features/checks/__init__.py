@@ -1,1 +1,1 @@
-"""Checks: compare served features with recomputed ones, and the online state with the plans."""
+"""Checks: compare the features that a prediction used with recomputed ones."""

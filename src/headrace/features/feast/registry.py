@@ -18,8 +18,8 @@ from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import DecodeError
 
 from headrace.code.by_value import serialize_function
-from headrace.features.checks.applied import APPLIED, REGISTRY, folder, is_registry_as_applied, mark_of
-from headrace.features.checks.sql_registry import prepare_sql_registry
+from headrace.features.applied.registry import APPLIED, REGISTRY, folder, is_registry_as_applied, mark_of
+from headrace.features.applied.sql_registry import prepare_sql_registry
 from headrace.features.feast.compiler import collect_objects
 from headrace.features.feast.internals import skip_inference
 from headrace.features.feast.objects import FeastObjects

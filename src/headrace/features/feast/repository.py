@@ -12,7 +12,7 @@ from feast import FeatureStore
 from feast.repo_config import RepoConfig
 
 from headrace.config.settings import Settings, load_settings
-from headrace.features.checks.sql_registry import sql_registry_config
+from headrace.features.applied.sql_registry import sql_registry_config
 from headrace.kernel.errors import ProjectError
 
 __all__ = ["YAML", "open_repository", "repository_yaml", "settings_of"]

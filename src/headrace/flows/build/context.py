@@ -16,6 +16,7 @@ from headrace.flows.build.fingerprints import fingerprint_project, is_current, s
 from headrace.flows.build.graph import StageGraph
 from headrace.flows.build.pointers import CODE, Pointers
 from headrace.flows.build.project_code import ProjectCode, read_project_code
+from headrace.flows.build.sources import locate_errors
 from headrace.kernel.errors import ProjectError
 from headrace.projects.project import Project
 from headrace.workspace import Workspace
@@ -130,7 +131,8 @@ class BuildContext:
             if source is not None and source.revision:
                 from headrace.flows.build.revisions import fetch_revision
 
-                fetch_revision(self.settings, source.path, source.revision, source.describe(read.name))
+                with locate_errors(self.workspace, read.name):
+                    fetch_revision(self.settings, source.path, source.revision, source.describe(read.name))
 
     def newest_inputs(self, model: str) -> dict[str, int]:
         """Table → the snapshot in its pointer, for each table that the model is made from.

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["fingerprint_project", "is_current", "source_digest"]
 
-_FILE_READING = 3  # the version of how files are read: a higher one makes the tables that read them stale
+_FILE_READING = 4  # the version of how files are read: a higher one makes the tables that read them stale
 _OTHER_STAGES = frozenset({"labels", "features"})  # arguments of a Model that decide stages before its training
 
 
@@ -72,7 +72,10 @@ def fingerprint_project(project: Project, settings: Settings, digest: str) -> Pr
         source_digest=digest,
         external=external,
         lock=_lock_digest(settings),
-        sources={name: SourceCode(source.path, source.revision) for name, source in project.sources.items()},
+        sources={
+            name: SourceCode(source.path, source.revision, source.glob)
+            for name, source in project.sources.items()
+        },
         topics={contract.topic: contract.table for contract in project.contracts.values()},
         contracts={contract.table: _contract_pieces(contract) for contract in project.contracts.values()},
         contract_digests={c.topic: _description(c)["fingerprint"] for c in project.contracts.values()},
@@ -156,7 +159,7 @@ def _table_pieces(project: Project, table: Table, index: CodeIndex, external: Ex
         if isinstance(read, Source):
             types = {column: repr(dtype) for column, dtype in read.schema.items()}
             pieces[f"source({read.name})"] = digest_value(
-                [_FILE_READING, types, read.encoding, read.null_values]
+                [_FILE_READING, types, read.encoding, read.null_values, read.delimiter, read.decimal]
             )
     return _lines(pieces)
 

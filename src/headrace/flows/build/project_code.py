@@ -12,6 +12,7 @@ from typing import Any, Literal
 import msgspec
 
 from headrace.code.external import ExternalDigests
+from headrace.declare.source import is_remote
 from headrace.flows.build.pointers import CODE, Pointers
 from headrace.kernel.digest import digest_value
 
@@ -39,16 +40,24 @@ class SourceCode(msgspec.Struct, frozen=True):
     """Which files a source names.
 
     Attributes:
-        path: the file or folder, relative to the project.
-        revision: the git tag or revision whose data are read; None: the files in the project's folder.
+        path: the file or folder, relative to the project; or an address in an object store.
+        revision: the git tag or revision whose data are read; None: the files as they are now.
+        glob: a pattern that the names of a folder's files match.
     """
 
     path: str
     revision: str | None = None
+    glob: str = "*"
+
+    @property
+    def is_tracked(self) -> bool:
+        """Whether the files are in the project's folder, where DVC sees a change."""
+        return not self.revision and not is_remote(self.path)
 
     def describe(self, name: str) -> str:
         """The declaration, for errors."""
-        return f"source({name!r}, {self.path!r}, revision={self.revision!r})"
+        revision = f", revision={self.revision!r}" if self.revision else ""
+        return f"source({name!r}, {self.path!r}{revision})"
 
 
 class ModelCode(msgspec.Struct, frozen=True):

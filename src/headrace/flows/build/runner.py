@@ -6,10 +6,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from time import perf_counter
 
+from headrace.declare.source import is_remote
 from headrace.flows.build.context import BuildContext
 from headrace.flows.build.drift import find_drift, record_state, remove_void_pointers, table_snapshots
 from headrace.flows.build.pipeline import Pipeline, init
-from headrace.flows.build.pointers import write_if_changed
+from headrace.flows.build.pointers import Pointers, write_if_changed
 from headrace.flows.build.report import Progress, StageReport
 from headrace.flows.build.revisions import fetch_revisions
 from headrace.flows.build.sources import SourceState, find_sources, raise_first_problem, sources_read
@@ -30,7 +31,7 @@ def run_build(context: BuildContext, targets: Sequence[str], progress: Progress)
     settings, graph = context.settings, context.graph
     init(settings.root)
     selected = graph.select(targets)
-    sources = fetch_revisions(settings, context.code, find_sources(context.workspace, context.code))
+    sources = fetch_revisions(context.workspace, context.code, find_sources(context.workspace, context.code))
     problems = [path for path, source in sources.items() if source.problem is not None]
     blocked = graph.makers_of(problems) | graph.dependents_of(problems)
     reports: list[StageReport] = []
@@ -109,7 +110,12 @@ def _record_build(context: BuildContext, sources: Mapping[str, SourceState]) -> 
         context.settings,
         heads=dict(source.head for source in sources.values() if source.head is not None),
         tables={table: snapshot for table, snapshot, _ in tables},
-        files=sorted({*(source.path for source in read if not source.revision), *external.files}),
+        files=sorted({*(source.path for source in read if source.is_tracked), *external.files}),
+        objects=[
+            [source.path, source.glob, sources[Pointers.path("sources", name)].pointer["objects"]]
+            for name, source in sources_read(context.code).items()
+            if is_remote(source.path)
+        ],
         revisions={
             str(source.pointer["revision"]): str(source.pointer["commit"])
             for source in sources.values()

@@ -17,11 +17,12 @@ from headrace import __version__
 from headrace.code.external import external_digests
 from headrace.code.source_files import LOCK_FILES, PARAMS_FILE, file_stamps
 from headrace.config.settings import FILE, Settings
-from headrace.features.checks.applied import registry_digest
+from headrace.features.applied.registry import registry_digest
 from headrace.features.online import filled_views
 from headrace.flows.build.drift import FILE as DRIFT
 from headrace.flows.build.pointers import write_if_changed
 from headrace.kernel.digest import digest_value
+from headrace.kernel.errors import HeadraceError
 from headrace.kernel.time import now
 from headrace.lake.table_state import current_snapshot_ids, rows_snapshot_ids
 from headrace.projects.checkout import find_revision
@@ -41,7 +42,7 @@ def is_unchanged(workspace: Workspace) -> bool:
     try:
         record = json.loads(settings.place(_FILE).read_bytes())
         heads, tables, due = record["heads"], record["tables"], record["due"]
-        revisions = record["revisions"]
+        revisions, objects = record["revisions"], record["objects"]
     except (FileNotFoundError, ValueError, KeyError):  # no record, or another version wrote it
         return False
     if due is not None and now() >= datetime.fromisoformat(due):
@@ -51,7 +52,18 @@ def is_unchanged(workspace: Workspace) -> bool:
         and current_snapshot_ids(workspace.lake, heads) == heads
         and rows_snapshot_ids(workspace.lake, tables) == tables
         and _digest(settings, record["files"], record["env"]) == record["digest"]
+        and all(_objects_are(*recorded) for recorded in objects)
     )
+
+
+def _objects_are(address: str, glob: str, versions: dict[str, str]) -> bool:
+    """Whether the objects at the address still have these versions."""
+    from headrace.tables.objects import object_versions
+
+    try:
+        return object_versions(address, glob, address) == versions
+    except HeadraceError:  # the build reports it
+        return False
 
 
 def record_build(
@@ -61,6 +73,7 @@ def record_build(
     tables: dict[str, int],
     files: list[str],
     revisions: dict[str, str],
+    objects: list[list[Any]],
     env: list[str],
     due: datetime | None,
 ) -> None:
@@ -72,6 +85,7 @@ def record_build(
         tables: table → the snapshot in its pointer.
         files: the paths of the sources, and of the files that tables declare to read.
         revisions: git revision that a source names → its commit.
+        objects: address, glob and versions of the objects of each source in a store (tables.objects).
         env: the environment variables that tables declare to read.
         due: when the next model will take the inputs that its refresh delays; None: no model waits.
     """
@@ -80,6 +94,7 @@ def record_build(
         "tables": tables,
         "files": files,
         "revisions": revisions,
+        "objects": objects,
         "env": env,
         "due": None if due is None else due.isoformat(),
         "digest": _digest(settings, files, env),

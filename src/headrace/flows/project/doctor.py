@@ -17,7 +17,7 @@ from headrace.alerts.channels import channels
 from headrace.alerts.delivery import DeliveryLedger
 from headrace.config.settings import Settings
 from headrace.events.formats.schema_registry import SchemaRegistry
-from headrace.features.checks.applied import registry_digest
+from headrace.features.applied.registry import registry_digest
 from headrace.features.plan import WindowedView
 from headrace.kernel.errors import HeadraceError
 from headrace.kernel.extras import is_installed, remedy_for

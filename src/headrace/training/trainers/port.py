@@ -78,9 +78,11 @@ class Budget:
 
     Attributes:
         threads: the number of threads.
+        gpu: whether it may use the GPU that its process sees.
     """
 
     threads: int = 1
+    gpu: bool = False
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -62,18 +63,21 @@ class TorchTrainer:
         """Fits the network on the train part, and keeps the epoch with the least loss on the validation part.
 
         If torch.distributed is initialized, this process fits together with the others (DDP): each step takes a
-        batch that they share. The first process returns the model. Its `chosen` is `epochs`.
+        batch that they share. The first process returns the model. Its `chosen` is `epochs`, and its parameter
+        `device` the device of the fit. The model itself does not depend on a device.
 
         Raises:
             ProjectError: a parameter or its value is not valid.
             Refused: the train part has fewer rows than a step needs.
         """
         declared = declared.with_settings(parameters)
-        with _fixed(seed, budget.threads):
-            module, epoch = _fit_module(data, declared, seed)
+        device = _find_device(budget)
+        with _fixed(seed, budget.threads, device):
+            module, epoch = _fit_module(data, declared, seed, device)
             network = export_network(module, data.scale)
         predict = _predict_function(network, data.source)
-        parameters = {**declared.settings, "workers": declared.workers, "seed": seed}
+        own = {"workers": declared.workers, "seed": seed, "device": _describe(device)}
+        parameters = {**declared.settings, **own}
         files = {MODEL: encode_network(network)}
         return Fitted(files, parameters, {"epochs": epoch}, predict(data.source.validation.matrix), {})
 
@@ -131,7 +135,23 @@ class _Tensors:
         )
 
 
-def _fit_module(data: _Tensors, declared: Torch, seed: int) -> tuple[Any, int]:
+def _find_device(budget: Budget) -> Any:
+    """The GPU that Ray gave this process, if the fit may use one; else the CPU."""
+    import torch
+
+    if budget.gpu and torch.cuda.is_available():
+        return torch.device("cuda", torch.cuda.current_device())
+    return torch.device("cpu")
+
+
+def _describe(device: Any) -> str:
+    """`cpu`, or `cuda` with the name of the GPU."""
+    import torch
+
+    return "cpu" if device.type == "cpu" else f"{device.type} ({torch.cuda.get_device_name(device)})"
+
+
+def _fit_module(data: _Tensors, declared: Torch, seed: int, device: Any) -> tuple[Any, int]:
     """Fits the module, and returns it with the weights of its best epoch, and the number of that epoch."""
     import torch
     from torch import distributed
@@ -144,6 +164,7 @@ def _fit_module(data: _Tensors, declared: Torch, seed: int) -> tuple[Any, int]:
         raise Refused(f"{rows} rows of the train part are too few for {processes} workers")
     steps = rows // batch
     module = make_module(declared.module, data.scale.means.size, data.sizes, max(1, len(data.source.classes)))
+    module.to(device)
     wrapped = torch.nn.parallel.DistributedDataParallel(module) if together else module
     compute_loss = _loss_function(data.source.task, declared.loss)
     optimizer = torch.optim.AdamW(
@@ -156,13 +177,13 @@ def _fit_module(data: _Tensors, declared: Torch, seed: int) -> tuple[Any, int]:
         order = torch.randperm(rows, generator=torch.Generator().manual_seed(seed * 1_000_003 + epoch))
         for step in range(steps):  # the rows of the last, incomplete batch wait for another epoch
             part = order[step * batch : (step + 1) * batch][rank::processes]
-            numbers, codes, target = (tensor[part] for tensor in data.train)
+            numbers, codes, target = (tensor[part].to(device) for tensor in data.train)
             optimizer.zero_grad()
             compute_loss(wrapped(numbers, codes), target).backward()
             torch.nn.utils.clip_grad_norm_(module.parameters(), declared.clip_norm)
             optimizer.step()
             schedule.step()
-        loss = _validation_loss(module, data, compute_loss, together)
+        loss = _validation_loss(module, data, compute_loss, device, together)
         if loss < best:
             best, best_epoch = loss, epoch
             weights = {name: tensor.clone() for name, tensor in module.state_dict().items()}
@@ -172,12 +193,12 @@ def _fit_module(data: _Tensors, declared: Torch, seed: int) -> tuple[Any, int]:
     return module, best_epoch
 
 
-def _validation_loss(module: Any, data: _Tensors, compute_loss: Any, together: bool) -> float:
+def _validation_loss(module: Any, data: _Tensors, compute_loss: Any, device: Any, together: bool) -> float:
     """The first process's loss on the validation part, in every process: all must stop at the same epoch."""
     import torch
 
     module.eval()
-    numbers, codes, target = data.validation
+    numbers, codes, target = (tensor.to(device) for tensor in data.validation)
     with torch.no_grad():
         loss = compute_loss(module(numbers, codes), target)
     if together:
@@ -202,13 +223,14 @@ def _loss_function(task: Task, loss: str) -> Any:
 
 
 @contextmanager
-def _fixed(seed: int, threads: int) -> Iterator[None]:
+def _fixed(seed: int, threads: int, device: Any) -> Iterator[None]:
     """Runs the block with PyTorch's random numbers from the seed, this many threads, and deterministic
     algorithms. The process's own settings and random numbers are restored."""
     import torch
 
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it, cuBLAS is not deterministic
     before, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[] if device.type == "cpu" else [device]):
         torch.manual_seed(seed)
         torch.set_num_threads(threads)
         torch.use_deterministic_algorithms(True)

@@ -60,7 +60,7 @@ def export_network(module: Any, scale: Scale) -> Network:
     from torch import nn
 
     def array(tensor: Any) -> Any:
-        return tensor.detach().numpy().astype(np.float64)
+        return tensor.detach().cpu().numpy().astype(np.float64)
 
     embeddings = [array(text.weight) for text in module.texts]
     biases = [array(module.bias)]

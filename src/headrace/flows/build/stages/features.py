@@ -46,6 +46,6 @@ class FeaturesStage(Stage):
 
     def is_lost(self, context: BuildContext) -> bool:
         """Whether one of Feast's own commands (apply, teardown) has changed the registry since."""
-        from headrace.features.checks.applied import is_registry_as_applied
+        from headrace.features.applied.registry import is_registry_as_applied
 
         return not is_registry_as_applied(context.settings)

@@ -13,6 +13,8 @@ from headrace.flows.build.project_code import ProjectCode
 from headrace.flows.build.stage import Stage, StageResult
 
 if TYPE_CHECKING:
+    from headrace.features.online import OnlineStore
+    from headrace.features.plan import StoredView
     from headrace.flows.build.context import BuildContext
 
 __all__ = ["OnlineStage"]
@@ -52,11 +54,16 @@ class OnlineStage(Stage):
     def is_lost(self, context: BuildContext) -> bool:
         """Whether a view in the online store is empty or broken, or was never compiled."""
         from headrace.features import online
-        from headrace.features.checks.applied import is_filled
 
         try:
             plans = [context.plan(name) for name in context.code.models]
         except (FileNotFoundError, msgspec.DecodeError):
             return True
         with closing(online.open(context.settings)) as store:
-            return not is_filled(store, plans)
+            return any(_is_empty_or_broken(store, view) for plan in plans for view in plan.stored)
+
+
+def _is_empty_or_broken(store: OnlineStore, view: StoredView) -> bool:
+    from headrace.features.plan import WindowedView
+
+    return store.position(view) is None or (isinstance(view, WindowedView) and bool(store.count_broken(view)))

@@ -18,7 +18,7 @@ __all__ = ["SourceStage"]
 
 
 class SourceStage(Stage):
-    """Depends on the source's declaration and, unless they are those of a git revision, on its files."""
+    """Depends on the source's declaration and on its files, if these are in the project's folder."""
 
     kind = "source"
     reporting = "never"
@@ -28,7 +28,7 @@ class SourceStage(Stage):
         return [
             cls(
                 subject=name,
-                deps=() if source.revision else (source.path,),
+                deps=(source.path,) if source.is_tracked else (),
                 params=(
                     Parameter(f"sources.{name}", "input"),
                     *user_parameters(code.params_of(f"sources.{name}")),
@@ -44,16 +44,16 @@ class SourceStage(Stage):
         Raises:
             ProjectError: the source has no files, or its revision does not exist.
         """
-        state = read_source_state(context.settings, self.subject, context.code.sources[self.subject])
+        state = read_source_state(context.workspace, self.subject, context.code.sources[self.subject])
         if state.problem is not None:
             raise state.problem
         context.pointers.write(self.out, state.pointer)
         return StageResult(f"recorded the files of source {self.subject}")
 
     def is_due(self, context: BuildContext) -> bool:
-        """Whether the tag of its revision has moved."""
+        """Whether the tag of its revision has moved, or its objects in a store have changed."""
         source = context.code.sources[self.subject]
-        if not source.revision:
+        if source.is_tracked:
             return False
-        state = read_source_state(context.settings, self.subject, source)
+        state = read_source_state(context.workspace, self.subject, source)
         return context.pointers.read(self.out) != state.pointer

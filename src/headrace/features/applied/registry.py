@@ -1,17 +1,14 @@
-"""Checks whether Feast's registry and the online store are unchanged since a build. Does not import Feast."""
+"""Checks whether Feast's registry is unchanged since it was applied."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
 
 from headrace.config.settings import Settings
-from headrace.features.checks.sql_registry import sql_registry_digest
-from headrace.features.online import OnlineStore
-from headrace.features.plan import FeaturePlan, WindowedView
+from headrace.features.applied.sql_registry import sql_registry_digest
 from headrace.kernel.digest import digest_file
 
-__all__ = ["APPLIED", "REGISTRY", "folder", "is_filled", "is_registry_as_applied", "mark_of", "registry_digest"]
+__all__ = ["APPLIED", "REGISTRY", "folder", "is_registry_as_applied", "mark_of", "registry_digest"]
 
 APPLIED = "applied.txt"
 REGISTRY = "registry.db"
@@ -45,12 +42,3 @@ def is_registry_as_applied(settings: Settings) -> bool:
     """Whether the registry is unchanged since it was applied."""
     mark = folder(settings) / APPLIED
     return mark.is_file() and mark.read_text().partition("\n")[2] == registry_digest(settings) != ""
-
-
-def is_filled(store: OnlineStore, plans: Iterable[FeaturePlan]) -> bool:
-    """Whether each stored view of the plans is filled, without a broken entity."""
-    return not any(
-        store.position(view) is None or (isinstance(view, WindowedView) and store.count_broken(view))
-        for plan in plans
-        for view in plan.stored
-    )
