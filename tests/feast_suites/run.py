@@ -18,9 +18,8 @@ from pathlib import Path
 __all__ = ["main"]
 
 HERE = Path(__file__).parent
-LOCK = HERE.parents[1] / "requirements" / "dev.txt"
 NEEDED = (
-    *("minio", "testcontainers", "python-keycloak", "assertpy"),
+    *("minio", "testcontainers", "python-keycloak", "assertpy", "google-cloud-bigquery", "botocore>=1.35"),
     *("pytest", "pytest-asyncio", "pytest-env", "pytest-timeout", "pytest-xdist"),
 )
 SUITES = (
@@ -60,7 +59,7 @@ def make_environment(folder: Path) -> str:
     python = folder / "bin" / "python"
     if not python.exists():
         subprocess.run(["uv", "venv", "--quiet", "--python", sys.executable, folder], check=True)
-        install = ["uv", "pip", "install", "--quiet", "--python", python, "-c", LOCK, *NEEDED]
+        install = ["uv", "pip", "install", "--quiet", "--python", python, *NEEDED]
         subprocess.run(install, check=True)
         packages = next(folder.glob("lib/python*/site-packages"))
         beside = "".join(f"import site; site.addsitedir({place!r})\n" for place in site.getsitepackages())

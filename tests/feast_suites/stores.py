@@ -18,7 +18,6 @@ import pandas as pd
 import polars as pl
 from feast import FeatureStore, FeatureView, OnDemandFeatureView
 from feast.data_source import DataSource
-from feast.infra.offline_stores.file_source import FileLoggingDestination, SavedDatasetFileStorage
 from feast.infra.provider import PROVIDERS_CLASS_FOR_TYPE
 from feast.types import Json, Map, Struct
 from tests.universal.feature_repos.universal.data_source_creator import DataSourceCreator
@@ -28,6 +27,7 @@ from headrace import lake
 from headrace.code.by_value import serialize_function
 from headrace.config.settings import Settings, load_settings
 from headrace.features.feast.offline_store import HeadraceOfflineStoreConfig
+from headrace.features.feast.saved import LoggingTable, SavedDatasetTable
 from headrace.features.feast.source import TableSource
 from headrace.features.feast.types import arrow_columns
 
@@ -67,7 +67,7 @@ class HeadraceDataSourceCreator(DataSourceCreator):
         name = self.get_prefixed_table_name(destination_name)
         rows = _in_utc(self.serialize_complex_columns(df)).to_arrow()
         lake.open(self._settings).ensure(name, rows.schema).append(rows)
-        source = TableSource.__new__(TableSource)
+        source = SuiteTable.__new__(SuiteTable)
         source._set_facts(
             name=name,
             time=timestamp_field or "ts",
@@ -91,17 +91,26 @@ class HeadraceDataSourceCreator(DataSourceCreator):
             root=str(settings.root), profile=settings.profile_name, state=str(settings.state)
         )
 
-    def create_saved_dataset_destination(self) -> SavedDatasetFileStorage:
-        """A place that Headrace refuses to write to."""
-        return SavedDatasetFileStorage(path=str(self._root / "saved.parquet"))
+    def create_saved_dataset_destination(self) -> SavedDatasetTable:
+        """A table for a saved dataset."""
+        return SavedDatasetTable("saved")
 
-    def create_logged_features_destination(self) -> FileLoggingDestination:
-        """A place that Headrace refuses to write to."""
-        return FileLoggingDestination(path=str(self._root / "logs"))
+    def create_logged_features_destination(self) -> LoggingTable:
+        """A table for the features that were served."""
+        return LoggingTable("logs")
 
     def teardown(self) -> None:
         """Deletes the project."""
         shutil.rmtree(self._root, ignore_errors=True)
+
+
+class SuiteTable(TableSource):
+    """A table, which the suites know by its attribute `table`, as they know those of SQL databases."""
+
+    @property
+    def table(self) -> str:
+        """Its name in the lake."""
+        return str(self.name)
 
 
 def _in_utc(frame: pd.DataFrame) -> pl.DataFrame:

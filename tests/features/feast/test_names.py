@@ -24,7 +24,8 @@ HOUR = timedelta(hours=1)
 INSTANT = pa.timestamp("us", "UTC")
 NOW = datetime.now(UTC).replace(microsecond=0)
 FACTS = [("a", NOW - 3 * HOUR, 1, 2.0), ("a", NOW - HOUR, 3, 4.0), ("b", NOW - 2 * HOUR, 5, None)]
-TWICE = "features=[facts.with_name('first'), facts.with_name('other').with_join_key_map({'item': 'other_item'}), moment]"
+OTHER = "facts.with_name('other').with_join_key_map({'item': 'other_item'})"
+TWICE = f"features=[facts.with_name('first'), {OTHER}, moment]"
 OTHER_ITEM = (
     ("class Labels(dy.Schema):\n", "class Labels(dy.Schema):\n    other_item = dy.String()\n"),
     ('"price", bought=pl.lit(1)', '"price", pl.col("item").alias("other_item"), bought=pl.lit(1)'),

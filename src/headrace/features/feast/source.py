@@ -205,6 +205,14 @@ class TableSource(DataSource):  # type: ignore[misc]
             "created": self.created_timestamp_column,
         }
 
+    @classmethod
+    def of_table(cls, name: str, time: str) -> TableSource:
+        """The source of a table that no function of the project makes."""
+        source = cls.__new__(cls)
+        source._set_facts(name=name, time=time, columns=None, rowwise=False, topic=None)
+        source.place = None
+        return source
+
     @staticmethod
     def from_proto(data_source: DataSourceProto) -> TableSource:
         """The source from its entry in a registry."""
