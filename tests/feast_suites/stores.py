@@ -30,6 +30,7 @@ from headrace.features.feast.offline_store import HeadraceOfflineStoreConfig
 from headrace.features.feast.saved import LoggingTable, SavedDatasetTable
 from headrace.features.feast.source import TableSource
 from headrace.features.feast.types import arrow_columns
+from headrace.kernel.errors import CallError
 
 __all__ = ["AVAILABLE_OFFLINE_STORES", "AVAILABLE_ONLINE_STORES", "HeadraceDataSourceCreator"]
 
@@ -67,18 +68,13 @@ class HeadraceDataSourceCreator(DataSourceCreator):
         name = self.get_prefixed_table_name(destination_name)
         rows = _in_utc(self.serialize_complex_columns(df)).to_arrow()
         lake.open(self._settings).ensure(name, rows.schema).append(rows)
-        source = SuiteTable.__new__(SuiteTable)
-        source._set_facts(
-            name=name,
-            time=timestamp_field or "ts",
+        return TableSource.of_table(
+            name,
+            timestamp_field or "ts",
             columns=arrow_columns(rows.schema),
-            rowwise=False,
-            topic=None,
-            mapping={"ts_1": "ts"} if field_mapping is None else field_mapping,
-            created=created_timestamp_column or "",
+            field_mapping={"ts_1": "ts"} if field_mapping is None else field_mapping,
+            created_timestamp_column=created_timestamp_column,
         )
-        source.place = None
-        return source
 
     def get_prefixed_table_name(self, suffix: str) -> str:
         """The name of a table in the lake."""
@@ -104,15 +100,6 @@ class HeadraceDataSourceCreator(DataSourceCreator):
         shutil.rmtree(self._root, ignore_errors=True)
 
 
-class SuiteTable(TableSource):
-    """A table, which the suites know by its attribute `table`, as they know those of SQL databases."""
-
-    @property
-    def table(self) -> str:
-        """Its name in the lake."""
-        return str(self.name)
-
-
 def _in_utc(frame: pd.DataFrame) -> pl.DataFrame:
     """The frame with its times in UTC, those without a zone as they are. A column may hold several zones."""
     times = {
@@ -136,6 +123,8 @@ def _leave_out_refused_fields(view: FeatureView) -> FeatureView:
 def _with_source_text(view: Any) -> Any:
     """An on-demand view with the text of its function, which `headrace build` would register."""
     if isinstance(view, OnDemandFeatureView):
+        if view.write_to_online_store:
+            raise CallError(f"on-demand view {view.name!r}: write_to_online_store is not supported")
         transformation = view.feature_transformation
         transformation.udf_string = serialize_function(transformation.udf, decorator="on_demand_feature_view")
     return view
@@ -153,6 +142,7 @@ def _apply_as_build_does(store: FeatureStore, objects: Any, *arguments: Any, **m
 
 
 FeatureStore.apply = _apply_as_build_does
+TableSource.table = property(lambda source: source.name)  # by which the suites know a source that has SQL
 
 # The suites' own names for a store of each kind, so that tests which ask for one by name use Headrace's.
 PROVIDERS_CLASS_FOR_TYPE["local"] = PROVIDER

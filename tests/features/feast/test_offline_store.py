@@ -6,12 +6,14 @@ from datetime import UTC, datetime, timedelta
 import pandas as pd
 import pyarrow as pa
 import pytest
-from feast import FeatureService, FeatureStore
+from feast import FeatureService, FeatureStore, FeatureView, Field
+from feast.data_source import PushMode, PushSource
 from feast.errors import SavedDatasetLocationAlreadyExists
 from feast.feature_logging import FeatureServiceLoggingSource, LoggingConfig
 from feast.infra.offline_stores.file_source import SavedDatasetFileStorage
+from feast.types import Float64, Int64
 
-from headrace import LoggingTable, SavedDatasetTable, lake
+from headrace import LoggingTable, SavedDatasetTable, TableSource, lake
 from headrace.features.feast import apply, compile  # noqa: A004
 from headrace.features.feast.compiler import collect_objects
 from headrace.features.feast.repository import settings_of
@@ -130,6 +132,27 @@ def test_a_saved_dataset_is_a_table_of_the_lake(store: FeatureStore) -> None:
     assert lake.open(settings_of(store.config)).table("headrace_feast_mine").scan().collect().height == 4
     with pytest.raises(CallError, match="cannot be saved to a SavedDatasetFileStorage"):
         job.persist(SavedDatasetFileStorage(path="mine.parquet"))
+
+
+def test_rows_are_written_to_a_table_that_no_function_makes(store: FeatureStore) -> None:
+    rows = instants(FACTS)
+    lake.open(settings_of(store.config)).ensure("other_facts", rows.schema).append(rows)
+    source = TableSource.of_table("other_facts", "event_timestamp")
+    view = FeatureView(
+        name="others",
+        entities=[store.get_entity("item")],
+        source=PushSource(name="others_stream", batch_source=source),
+        schema=[Field(name="clicks", dtype=Int64), Field(name="mean_price", dtype=Float64)],
+    )
+    store.apply(view)
+    pushed = pd.DataFrame(
+        {"item": ["a"], "event_timestamp": [NOON + 7 * HOUR], "clicks": [8], "mean_price": [None]}
+    )
+    store.push("others_stream", pushed, to=PushMode.OFFLINE)
+    asked = labels()[["event_timestamp", "item"]]
+    assert store.get_historical_features(asked, ["others:clicks"]).to_df()["clicks"].tolist() == [8, 1, 1, 5]
+    with pytest.raises(ValueError, match="do not match the batch source columns"):
+        store.write_to_offline_store("others", pushed.drop(columns="clicks"), reorder_columns=False)
 
 
 def test_served_features_are_logged_to_a_table(store: FeatureStore) -> None:

@@ -200,12 +200,31 @@ class HeadraceOfflineStore(OfflineStore):  # type: ignore[misc]
         return HeadraceRetrievalJob(rows, False, None, settings_of(config))
 
     @staticmethod
-    def offline_write_batch(config: RepoConfig, feature_view: FeatureView, *rows: Any, **more: Any) -> None:
-        """Raises CallError. A push to the offline store calls this, so it raises the error too."""
-        raise CallError(
-            f"rows of feature view {feature_view.name!r} cannot be written to its table through Feast",
-            remedy="Send the events that the table is made from, or push to the online store alone.",
-        )
+    def offline_write_batch(
+        config: RepoConfig,
+        feature_view: FeatureView,
+        table: pa.Table,
+        progress: Callable[[int], Any] | None,
+    ) -> None:
+        """Appends rows to a table that is written through Feast alone (`TableSource.of_table`).
+
+        Raises:
+            CallError: the table is made by a function, or is a topic's.
+        """
+        source = feature_view.batch_source
+        if not source.is_written_by_feast:
+            raise CallError(
+                f"rows of feature view {feature_view.name!r} cannot be written to its table through Feast",
+                remedy="Send the events that the table is made from, or push to the online store alone.",
+            )
+        stored = lake.open(settings_of(config)).table(source.name)
+        columns = stored.schema().names
+        structs = pl.col(pl.Struct)  # as text, because no feature has such a type
+        texts = pl.when(structs.is_not_null()).then(structs.struct.json_encode())
+        rows = pl.DataFrame(table).with_columns(texts)
+        stored.append(rows.select(columns).to_arrow().cast(stored.schema()))
+        if progress is not None:
+            progress(len(table))
 
     @staticmethod
     def write_logged_features(

@@ -15,7 +15,7 @@ from feast.feature_logging import LOG_TIMESTAMP_FIELD, LoggingDestination
 from feast.protos.feast.core.DataSource_pb2 import DataSource as DataSourceProto
 from feast.protos.feast.core.FeatureService_pb2 import LoggingConfig as LoggingConfigProto
 from feast.protos.feast.core.SavedDataset_pb2 import SavedDatasetStorage as SavedDatasetStorageProto
-from feast.saved_dataset import SavedDatasetStorage
+from feast.saved_dataset import _DATA_SOURCE_TO_SAVED_DATASET_STORAGE, SavedDatasetStorage
 
 from headrace.features.feast.source import TableSource
 from headrace.kernel.errors import CallError
@@ -24,6 +24,9 @@ from headrace.lake import Lake
 __all__ = ["LoggingTable", "SavedDatasetTable", "append_logs", "write_dataset"]
 
 _PREFIX = "headrace_feast_"  # no table of a project can have this name
+
+
+_DATA_SOURCE_TO_SAVED_DATASET_STORAGE[TableSource.__name__] = f"{__name__}.SavedDatasetTable"
 
 
 class SavedDatasetTable(SavedDatasetStorage):  # type: ignore[misc]
@@ -44,6 +47,14 @@ class SavedDatasetTable(SavedDatasetStorage):  # type: ignore[misc]
     def from_proto(storage_proto: SavedDatasetStorageProto) -> SavedDatasetTable:
         """The storage from its entry in a registry."""
         return SavedDatasetTable(json.loads(storage_proto.custom_storage.configuration)["name"])
+
+    @staticmethod
+    def from_data_source(data_source: DataSource) -> SavedDatasetTable:
+        """The storage that a source reads. Raises SavedDatasetLocationAlreadyExists for any other table."""
+        name = str(data_source.name)
+        if not name.startswith(_PREFIX):
+            raise SavedDatasetLocationAlreadyExists(name)
+        return SavedDatasetTable(name.removeprefix(_PREFIX))
 
     def to_proto(self) -> SavedDatasetStorageProto:
         """The storage's entry in a registry."""

@@ -50,6 +50,8 @@ class TableSource(DataSource):  # type: ignore[misc]
         topic: for a table whose rows are made one by one from events, their topic; None for any other table.
         topics: every topic that the table is made from, directly or through other tables.
         code: the fingerprint of a rowwise table's function; "" for any other table.
+        is_written_by_feast: whether the table is neither a topic's nor made by a function, so that rows may be
+            written to it through Feast.
         place: the place of its declaration; None if it comes from a registry.
     """
 
@@ -155,6 +157,7 @@ class TableSource(DataSource):  # type: ignore[misc]
         delay: float = 0.0,
         mapping: Mapping[str, str] | None = None,
         created: str = "",
+        feast: bool = False,
     ) -> None:
         mapping = dict(mapping or {})
         super().__init__(
@@ -169,6 +172,7 @@ class TableSource(DataSource):  # type: ignore[misc]
         self.topic = topic
         self.topics = tuple(topics)
         self.code = code
+        self.is_written_by_feast = feast
 
     def complete(self, project: Project, index: CodeIndex) -> None:
         """Sets the facts that need the whole project: the topics, and the fingerprint of the function.
@@ -203,13 +207,38 @@ class TableSource(DataSource):  # type: ignore[misc]
             "delay": self.delay / _SECOND,
             "mapping": self.field_mapping,
             "created": self.created_timestamp_column,
+            "feast": self.is_written_by_feast,
         }
 
     @classmethod
-    def of_table(cls, name: str, time: str) -> TableSource:
-        """The source of a table that no function of the project makes."""
+    def of_table(
+        cls,
+        name: str,
+        timestamp_field: str,
+        *,
+        columns: dict[str, str] | None = None,
+        field_mapping: Mapping[str, str] | None = None,
+        created_timestamp_column: str | None = None,
+    ) -> TableSource:
+        """The source of a table that is written through Feast alone. A model cannot have features from it.
+
+        Args:
+            name: the table's name in the lake.
+            timestamp_field: its time column.
+            columns: column → its dtype, as a plan names it; None: those of the table when it is read.
+            field_mapping, created_timestamp_column: see `__init__`.
+        """
         source = cls.__new__(cls)
-        source._set_facts(name=name, time=time, columns=None, rowwise=False, topic=None)
+        source._set_facts(
+            name=name,
+            time=timestamp_field,
+            columns=columns,
+            rowwise=False,
+            topic=None,
+            mapping=field_mapping,
+            created=created_timestamp_column or "",
+            feast=True,
+        )
         source.place = None
         return source
 
