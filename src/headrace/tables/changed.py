@@ -154,7 +154,7 @@ class RestrictedInput:
         return read_input(self.project, self.lake, self.declared, self.snapshot)
 
     def _dtype(self) -> pl.DataType:
-        return self._read().collect_schema()[self.column]
+        return pl.Schema(self.lake.table(self.name).schema())[self.column]
 
     def _check_type(self) -> None:
         dtype, partitioning = self._dtype(), self.partitioning
