@@ -24,6 +24,7 @@ from headrace.kernel.properties import LATEST_ARRIVAL
 from headrace.kernel.time import micros
 from headrace.lake import Lake, LakeTable
 from headrace.projects.project import Project
+from headrace.tables import changed
 from headrace.tables.build import PartProgress, TableBuild, build_table
 from headrace.tables.range import BuildRange
 
@@ -502,3 +503,19 @@ def test_an_empty_input_makes_an_empty_table(project: Project, lake: Lake, click
     clicks.append(clicks.schema().empty_table(), facts={LATEST_ARRIVAL: "0"})
     assert [result.rows for result in build(project, lake, *names)] == [0] * len(names)
     assert all(result.skipped for result in build(project, lake, *names))
+
+
+def test_all_parts_are_made_if_too_many_rows_changed_to_compare_them(
+    project: Project, lake: Lake, arrive: Arrive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    declare_all(project)
+    arrive(*((at(0), user) for user in range(9)), arrived=at(99))
+    build(project, lake, "clean", "users")
+    arrive((at(1), 3), arrived=at(99))
+    monkeypatch.setattr(changed, "_MAX_ROWS", 18)  # the day has 9 rows before and 10 after
+    built = build(project, lake, "clean", "users")[1]
+    assert built.partitions is None
+    assert built.because == [
+        "clean changed: most of its rows changed, or the snapshot it was read at has expired"
+    ]
+    check(lake, ["users"], [*((at(0), user) for user in range(9)), (at(1), 3)])

@@ -272,7 +272,8 @@ def _stale_partitions(
             continue
         changed = source.changed_partitions(_snapshot(before))
         if changed is None:
-            return None, [f"{source.name} changed, and the snapshot it was read at has expired"]
+            why = "most of its rows changed, or the snapshot it was read at has expired"
+            return None, [f"{source.name} changed: {why}"]
         if changed:
             kind = "on" if partitioning.is_time else "in"
             because.append(f"{source.name} changed {kind} {spell_partitions(partitioning, changed)}")
