@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from headrace.declare.table import table
     from headrace.declare.trainers import MLP, Sklearn, Torch, XGBoost
     from headrace.demo.demo import Demo
+    from headrace.features.feast.saved import LoggingTable, SavedDatasetTable
     from headrace.features.feast.source import TableSource
     from headrace.kernel.errors import HeadraceError, Refused
     from headrace.serving.mlflow_models.interpreters import find_interpreter
@@ -43,12 +44,14 @@ _HOMES = {
     "ByTime": "headrace.declare.splits",
     "Demo": "headrace.demo.demo",
     "HeadraceError": "headrace.kernel.errors",
+    "LoggingTable": "headrace.features.feast.saved",
     "MLP": "headrace.declare.trainers",
     "Meta": "msgspec",
     "Model": "headrace.declare.model",
     "Outcomes": "headrace.declare.outcomes",
     "Precision": "headrace.declare.precision",
     "Refused": "headrace.kernel.errors",
+    "SavedDatasetTable": "headrace.features.feast.saved",
     "SeasonalNaive": "headrace.declare.baselines",
     "Sklearn": "headrace.declare.trainers",
     "Stratified": "headrace.declare.splits",
@@ -93,11 +96,13 @@ __all__ = [
     "Dimension",
     "Fact",
     "HeadraceError",
+    "LoggingTable",
     "Meta",
     "Model",
     "Outcomes",
     "Precision",
     "Refused",
+    "SavedDatasetTable",
     "SeasonalNaive",
     "Sklearn",
     "Stratified",
