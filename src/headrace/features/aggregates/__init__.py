@@ -91,7 +91,7 @@ def result_dtype(function: AggregateFunction, column: Dtype, *, where: str | Non
     Raises:
         ProjectError: the function does not accept such a column.
     """
-    if column.startswith("list["):
+    if column.startswith("list[") or column == "bytes":
         raise ProjectError(
             f"{function.name} does not accept a column of {column}",
             where=where,
