@@ -21,13 +21,17 @@ if TYPE_CHECKING:
     from headrace.declare.model import Model
     from headrace.declare.outcomes import Outcomes
     from headrace.declare.params import params
+    from headrace.declare.partitioning import by, day, hour, month
     from headrace.declare.precision import Precision
+    from headrace.declare.publish import Dimension, Fact, publish
+    from headrace.declare.query import query
     from headrace.declare.search import Tune, choice, integers, loguniform, uniform
     from headrace.declare.source import source
     from headrace.declare.splits import ByGroup, ByTime, Stratified, WalkForward
-    from headrace.declare.table import day, table
+    from headrace.declare.table import table
     from headrace.declare.trainers import MLP, Sklearn, Torch, XGBoost
     from headrace.demo.demo import Demo
+    from headrace.features.feast.saved import LoggingTable, SavedDatasetTable
     from headrace.features.feast.source import TableSource
     from headrace.kernel.errors import HeadraceError, Refused
     from headrace.serving.mlflow_models.interpreters import find_interpreter
@@ -40,12 +44,14 @@ _HOMES = {
     "ByTime": "headrace.declare.splits",
     "Demo": "headrace.demo.demo",
     "HeadraceError": "headrace.kernel.errors",
+    "LoggingTable": "headrace.features.feast.saved",
     "MLP": "headrace.declare.trainers",
     "Meta": "msgspec",
     "Model": "headrace.declare.model",
     "Outcomes": "headrace.declare.outcomes",
     "Precision": "headrace.declare.precision",
     "Refused": "headrace.kernel.errors",
+    "SavedDatasetTable": "headrace.features.feast.saved",
     "SeasonalNaive": "headrace.declare.baselines",
     "Sklearn": "headrace.declare.trainers",
     "Stratified": "headrace.declare.splits",
@@ -58,17 +64,24 @@ _HOMES = {
     "at_least": "headrace.declare.gate",
     "at_most": "headrace.declare.gate",
     "better_than_baseline": "headrace.declare.gate",
+    "by": "headrace.declare.partitioning",
     "changes": "headrace.declare.changes",
     "choice": "headrace.declare.search",
     "current": "headrace.declare.changes",
-    "day": "headrace.declare.table",
+    "day": "headrace.declare.partitioning",
     "event": "headrace.declare.event",
     "find_interpreter": "headrace.serving.mlflow_models.interpreters",
+    "hour": "headrace.declare.partitioning",
     "integers": "headrace.declare.search",
     "loguniform": "headrace.declare.search",
+    "month": "headrace.declare.partitioning",
     "not_worse_than_champion": "headrace.declare.gate",
     "params": "headrace.declare.params",
     "project": "headrace.api",
+    "Dimension": "headrace.declare.publish",
+    "Fact": "headrace.declare.publish",
+    "publish": "headrace.declare.publish",
+    "query": "headrace.declare.query",
     "source": "headrace.declare.source",
     "table": "headrace.declare.table",
     "uniform": "headrace.declare.search",
@@ -80,12 +93,16 @@ __all__ = [
     "ByGroup",
     "ByTime",
     "Demo",
+    "Dimension",
+    "Fact",
     "HeadraceError",
+    "LoggingTable",
     "Meta",
     "Model",
     "Outcomes",
     "Precision",
     "Refused",
+    "SavedDatasetTable",
     "SeasonalNaive",
     "Sklearn",
     "Stratified",
@@ -99,17 +116,22 @@ __all__ = [
     "at_least",
     "at_most",
     "better_than_baseline",
+    "by",
     "changes",
     "choice",
     "current",
     "day",
     "event",
     "find_interpreter",
+    "hour",
     "integers",
     "loguniform",
+    "month",
     "not_worse_than_champion",
     "params",
     "project",
+    "publish",
+    "query",
     "source",
     "table",
     "uniform",

@@ -180,7 +180,7 @@ def test_a_value_of_another_type_is_refused_by_its_field(field: str, value: Any)
         (b'{"data": [[1, 2]]', 400, "not_json", None),
         (b"\xff", 400, "not_json", None),
         (b'{"data": [' + b"[" * 10_000 + b"]" * 10_000 + b"]}", 400, "not_json", None),
-        (b'{"data": [' + b"[1,2]," * 1_000 + b"[1,2]]}", 422, "wrong_value", "data"),
+        (b'{"data": [' + b"[1,2]," * 10_000 + b"[1,2]]}", 422, "wrong_value", "data"),
     ],
 )
 def test_an_invalid_body_is_refused_and_its_field_named(

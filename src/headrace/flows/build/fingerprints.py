@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+import attrs
 import msgspec
 
 from headrace import __version__
@@ -16,9 +17,10 @@ from headrace.config.settings import Settings
 from headrace.declare.event import Contract
 from headrace.declare.model import Model, task_of
 from headrace.declare.params import find_param, read_params
+from headrace.declare.publish import Publication
 from headrace.declare.source import Source
 from headrace.declare.table import Table
-from headrace.flows.build.project_code import ModelCode, ProjectCode, Read, SourceCode
+from headrace.flows.build.project_code import ModelCode, ProjectCode, PublicationCode, Read, SourceCode
 from headrace.kernel.digest import digest_value, short_digest
 from headrace.projects.loader import project_files
 from headrace.projects.project import Project
@@ -86,6 +88,8 @@ def fingerprint_project(project: Project, settings: Settings, digest: str) -> Pr
         },
         features=_feature_pieces(project, index),
         models={name: _model_code(model, plans[name], index) for name, model in project.models.items()},
+        queries=sorted(name for name, table in project.tables.items() if table.query is not None),
+        publications={name: _publication_code(p, index) for name, p in project.publications.items()},
         reads_params=reads_params,
         params={
             name: _param_digest(find_param(params, name, str(settings.root / PARAMS_FILE)))
@@ -152,6 +156,9 @@ def _table_pieces(project: Project, table: Table, index: CodeIndex, external: Ex
     arguments: list[Any] = [table.partition_by, table.rowwise, table.schema]
     if table.current:
         arguments += [contract.row_key for contract in table.reads if isinstance(contract, Contract)]
+    if table.query is not None:
+        typed = sorted((column, repr(dtype)) for column, dtype in table.query.schema.items())
+        arguments += [attrs.astuple(attrs.evolve(table.query, schema={}), recurse=False), typed]
     pieces[f"@table of {table.name}"] = fingerprint(arguments, index)
     pieces |= {f"file {path}": external.files[path] or "none" for path in table.reads_files}
     pieces |= {f"variable {name}": external.env[name] or "none" for name in table.env}
@@ -190,6 +197,15 @@ def _model_code(model: Model, plan: FeaturePlan, index: CodeIndex) -> ModelCode:
         gate=pieces("gate"),
         task=task_of(model),
     )
+
+
+def _publication_code(publication: Publication, index: CodeIndex) -> PublicationCode:
+    parts = {"facts": publication.facts, "views": dict(publication.views)}
+    pieces = _lines(
+        {f"{part} of {publication.name}": fingerprint(value, index) for part, value in parts.items()}
+    )
+    tables = [table.name for table in publication.tables]
+    return PublicationCode(publication.database, tables, pieces)
 
 
 def _contract_pieces(contract: Contract) -> list[str]:

@@ -17,6 +17,7 @@ from headrace.kernel.files import write_file
 from headrace.kernel.ids import new_id
 from headrace.kernel.private import make_private
 from headrace.kernel.time import from_micros, now_micros
+from headrace.serving.errors import unknown_version
 from headrace.serving.mlflow_models.model_set import DeployedModel, ModelSet, ModelSetFollower
 from headrace.serving.mlflow_models.process import Columns
 from headrace.serving.mlflow_models.replica import ReplicaAnswer
@@ -81,6 +82,16 @@ class ServedModel:
         self.deployed = deployed
         self.schema = SignatureSchema(deployed.signature)
         self._set_id, self._ask = set_id, ask
+
+    @property
+    def versions(self) -> list[int]:
+        """The version that answers."""
+        return [self.deployed.version]
+
+    def check_version(self, version: str | None) -> None:
+        """Raises UnknownVersion if a request names another version."""
+        if version is not None and version != str(self.deployed.version):
+            raise unknown_version(self.deployed.name, version, self.versions)
 
     async def predict(self, instances: Sequence[Mapping[str, Any]]) -> list[Prediction]:
         """Predicts the instances.

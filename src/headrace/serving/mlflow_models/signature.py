@@ -31,6 +31,7 @@ _TYPES: dict[str, Any] = {
     "binary": bytes | None,
 }
 """MLflow's type → the JSON that a value is decoded from. A type that is not here takes any JSON."""
+_NEVER_MISSING = ("long", "integer", "boolean")
 
 _DTYPES = {"float64": "double", "float32": "float", "int64": "long", "int32": "integer", "bool": "boolean"}
 """NumPy's dtype of a matrix → MLflow's type of its columns."""
@@ -139,13 +140,17 @@ class SignatureSchema:
 
     Attributes:
         fields: the required fields: name → MLflow's type.
-        instance_type: what msgspec's decoders decode an instance to.
+        features: the other fields: name → MLflow's type.
+        nullable: the fields that may be missing.
+        instance_types: the one type that msgspec's decoders decode an instance to.
     """
 
     def __init__(self, signature: Signature) -> None:
         columns = signature.columns
         self.fields = {column.name: column.type for column in columns or () if column.required}
-        self.instance_type: Any = dict[str, Any]
+        self.features = {column.name: column.type for column in columns or () if not column.required}
+        self.nullable = frozenset(column.name for column in columns or () if column.type not in _NEVER_MISSING)
+        self.instance_types: Sequence[Any] = (dict[str, Any],)
         if columns is None:
             return
         types = [(column, _TYPES.get(column.type, Any)) for column in columns]
@@ -161,7 +166,7 @@ class SignatureSchema:
             kw_only=True,
             gc=False,
         )
-        self.instance_type = struct | list[Any]
+        self.instance_types = (struct | list[Any],)
         self._cells = [(column.name, type_) for column, type_ in types]
 
     def to_values(self, instances: Sequence[Any]) -> list[dict[str, Any]]:
