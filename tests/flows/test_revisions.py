@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import polars as pl
@@ -95,7 +96,7 @@ def test_a_missing_tag_stops_only_its_readers_and_lists_the_tags(project: Settin
     assert out.returncode != 0
     assert "the git repository has no revision 'v9'" in out.stderr
     assert "The tags are v" in out.stderr
-    assert "source('before'" in out.stderr
+    assert "tiny/tables.py:6: source('before', 'data" in out.stderr
     assert sums(project, "new") == [30]
     assert not lake.open(project).table_exists("old")
 
@@ -107,6 +108,8 @@ def test_a_path_that_the_revision_lacks_is_named(project: Settings) -> None:
     out = call(project, "build")
     assert out.returncode != 0
     assert "at revision v1 does not exist" in out.stderr
+    assert "tiny/tables.py:6: source('before', 'data/elsewhere" in out.stderr
+    assert "tiny/tables.py:6: " in call(project, "run-stage", "table-old").stderr
     assert sums(project, "new") == [30]
 
 
@@ -148,6 +151,29 @@ def test_python_reads_a_source_at_any_revision(project: Settings) -> None:
     assert "test_revisions.py" in str(refused.value.where)
     with pytest.raises(CallError, match="source 'prices' does not exist"):
         opened.source("prices")
+
+
+def test_data_of_a_revision_that_nothing_has_read_for_a_week_are_removed(project: Settings) -> None:
+    run_build(project)
+    opened = headrace.project(project.root)
+    opened.source("now", revision="v2")
+    folder = project.place("revisions")
+    (folder / ".killed").mkdir()
+    commits = {tag: git(project, "rev-parse", tag).strip() for tag in ("v1", "v2")}
+
+    def kept() -> set[str]:
+        return {tag for tag, commit in commits.items() for path in folder.iterdir() if commit in path.name}
+
+    assert kept() == {"v1", "v2"}
+    for path in folder.iterdir():
+        os.utime(path, (0, 0))
+    tables = project.root / "tiny" / "tables.py"
+    tables.write_text(tables.read_text().replace("sum()", "max()"))
+    run_build(project)
+    assert kept() == {"v1"}  # which a table reads
+    assert len(list(folder.iterdir())) == 1
+    assert sums(project, "old") == [2]
+    assert opened.source("now", revision="v2").collect()["price"].to_list() == [10, 20]
 
 
 def test_a_table_records_the_revision_that_it_and_its_inputs_were_made_from(project: Settings) -> None:

@@ -6,7 +6,8 @@ import polars as pl
 import pytest
 
 from headrace.declare.model import Model
-from headrace.features.plan import FeaturePlan
+from headrace.features.plan import FeaturePlan, FeatureRef, OnDemandInput, OnDemandView, PlanField
+from headrace.features.values.on_demand import OnDemandError
 from headrace.kernel.errors import CallError, Refused
 from headrace.kernel.run import RunEvent, record_with
 from headrace.lake import Lake
@@ -70,6 +71,71 @@ def test_the_same_inputs_make_the_same_training_set(
     assert training_set.read(full_lake, then, plan, "bought").frame.equals(
         training_set.read(full_lake, first, plan, "bought").frame
     )
+
+
+RATIO = OnDemandView(
+    "ratio",
+    (OnDemandInput("mood", "facts"), OnDemandInput("asked")),
+    (PlanField("of", "float64"),),
+    "row",
+    "f",
+    "def f(i):\n    return {'of': i['mood'] / i['asked']}\n",
+)
+AFTER = OnDemandView(  # fails on the nulls of a row that `ratio` failed on
+    "after",
+    (OnDemandInput("of", "ratio"),),
+    (PlanField("more", "float64"),),
+    "row",
+    "f",
+    "def f(i):\n    return {'more': i['of'] + 1}\n",
+)
+
+
+def test_a_label_that_a_function_fails_on_is_left_out_counted_and_named(
+    project: Project, full_lake: Lake, model: Model, plan: FeaturePlan
+) -> None:
+    outcomes = full_lake.table("outcomes").scan().sort("event_timestamp").collect()
+    zeros = [5, 99, 700]  # the label of row 99 is not known
+    outcomes = outcomes.with_columns(
+        asked=pl.when(pl.int_range(pl.len()).is_in(zeros)).then(0.0).otherwise(2.0)
+    )
+    full_lake.ensure("outcomes", outcomes.to_arrow().schema).overwrite(outcomes.to_arrow())
+    features = (*plan.features, FeatureRef("ratio", "of", "float64"), FeatureRef("after", "more", "float64"))
+    plan = msgspec.structs.replace(
+        plan, views=(*plan.views, RATIO, AFTER), features=features, request=(PlanField("asked", "float64"),)
+    )
+    training_rows = training_set.make(project, full_lake, model, plan)
+    assert (training_rows.rows, training_rows.refused, training_rows.failed) == (2968, 30, 2)
+    assert training_set.make(project, full_lake, model, plan) == training_rows  # also when it is only read
+    assert len(training_rows.failures) == 2
+    rows = sorted((outcomes.row(number, named=True) for number in (5, 700)), key=lambda row: row["user_id"])
+    for row, text in zip(rows, training_rows.failures, strict=True):
+        assert text.startswith(
+            f"user_id={row['user_id']}, event_timestamp={row['event_timestamp']!r}, asked=0.0: "
+        )
+        assert text.endswith("the on-demand view ratio failed: ZeroDivisionError: float division by zero")
+
+    read = training_set.read(full_lake, training_rows, plan, "bought").frame
+    labelled = outcomes.drop_nulls("bought").filter(pl.col("asked") != 0)
+    facts = full_lake.table("facts").scan().select("user_id", "mood").collect()
+    wanted = labelled.join(facts, on="user_id").select(
+        "user_id", "event_timestamp", ratio__of=pl.col("mood") / 2, after__more=pl.col("mood") / 2 + 1
+    )
+    assert read.select(wanted.columns).sort("event_timestamp").equals(wanted.sort("event_timestamp"))
+
+
+def test_a_function_that_fails_on_every_label_is_an_error(
+    project: Project, full_lake: Lake, model: Model, plan: FeaturePlan
+) -> None:
+    outcomes = full_lake.table("outcomes").scan().with_columns(asked=pl.lit(0.0)).head(50).collect().to_arrow()
+    full_lake.ensure("outcomes", outcomes.schema).overwrite(outcomes)
+    features = (*plan.features, FeatureRef("ratio", "of", "float64"))
+    plan = msgspec.structs.replace(
+        plan, views=(*plan.views, RATIO), features=features, request=(PlanField("asked", "float64"),)
+    )
+    with pytest.raises(OnDemandError, match=r"ZeroDivisionError.*on every row.*the label's row is"):
+        training_set.make(project, full_lake, model, plan)
+    assert not full_lake.table_exists("training_purchase")
 
 
 def test_a_table_that_is_not_built_is_an_error(

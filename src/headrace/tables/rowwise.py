@@ -7,7 +7,7 @@ follows the stream, and when features are recomputed. f(a + b) = f(a) + f(b), so
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from datetime import date, datetime
+from datetime import datetime
 from typing import Any
 
 import polars as pl
@@ -16,13 +16,9 @@ from headrace.declare.event import Contract
 from headrace.declare.table import Table
 from headrace.kernel.errors import ProjectError
 from headrace.tables.call import call_function, collect_frames, concat_results
-from headrace.tables.failures import FailedRow
+from headrace.tables.failures import FailedRow, cut, describe_row, failure_limit
 
 __all__ = ["RowwiseCalls"]
-
-_FEW = 100  # rows that a function may fail on, however few rows there are
-_SHARE = 10  # otherwise, one row in so many
-_MAX_TEXT = 300  # characters
 
 
 class RowwiseCalls:
@@ -43,11 +39,11 @@ class RowwiseCalls:
     ) -> None:
         self._table = table
         self._topic = reads.topic if isinstance(reads, Contract) else None
-        self._limit = max(_FEW, rows // _SHARE)
+        self._limit = failure_limit(rows)
         self._options = options or {}
         self.failed: list[FailedRow] = []
 
-    def call(self, rows: pl.DataFrame, day: date | None = None) -> pl.DataFrame:
+    def call(self, rows: pl.DataFrame, partition: str | None = None) -> pl.DataFrame:
         """The rows that the function makes of a part of the input.
 
         Raises:
@@ -57,12 +53,12 @@ class RowwiseCalls:
             return self._call(rows)
         except ProjectError:
             empty = self._call(rows[:0])  # if it fails again, the function is wrong, not a row
-            return concat_results(self._table, list(self._call_halves(rows, day)) or [empty])
+            return concat_results(self._table, list(self._call_halves(rows, partition)) or [empty])
 
     def _call(self, rows: pl.DataFrame) -> pl.DataFrame:
         return collect_frames(self._table, [call_function(self._table, [rows.lazy()], self._options)])[0]
 
-    def _call_halves(self, rows: pl.DataFrame, day: date | None) -> Iterator[pl.DataFrame]:
+    def _call_halves(self, rows: pl.DataFrame, partition: str | None) -> Iterator[pl.DataFrame]:
         middle = (len(rows) + 1) // 2
         for half in (rows[:middle], rows[middle:]):
             if half.is_empty():
@@ -71,14 +67,14 @@ class RowwiseCalls:
                 yield self._call(half)
             except ProjectError as error:
                 if len(half) == 1:
-                    self._note(half, error, day)
+                    self._note(half, error, partition)
                 else:
-                    yield from self._call_halves(half, day)
+                    yield from self._call_halves(half, partition)
 
-    def _note(self, row: pl.DataFrame, error: ProjectError, day: date | None) -> None:
+    def _note(self, row: pl.DataFrame, error: ProjectError, partition: str | None) -> None:
         place = self._describe(row.row(0, named=True))
         what = error.what.partition("\n")[0]
-        self.failed.append(FailedRow(place, _cut(what), error.where, day))
+        self.failed.append(FailedRow(place, cut(what), error.where, partition))
         if len(self.failed) > self._limit:
             raise ProjectError(
                 f"{what}. It fails on more than {self._limit:,} rows, for example {self.failed[0].row}",
@@ -88,8 +84,4 @@ class RowwiseCalls:
     def _describe(self, row: Mapping[str, Any]) -> str:
         if self._topic is not None and {"_log_partition", "_log_offset"} <= row.keys():
             return f"{self._topic}@{row['_log_partition']}:{row['_log_offset']}"
-        return _cut(", ".join(f"{name}={value!r}" for name, value in row.items()))
-
-
-def _cut(text: str) -> str:
-    return text if len(text) <= _MAX_TEXT else f"{text[:_MAX_TEXT]}..."
+        return describe_row(row)

@@ -103,7 +103,8 @@ def recompute_features(
     Returns:
         The test rows. Features that both plans define alike are unchanged. Features that the champion's plan
         defines differently are recomputed, or left out where that is impossible: a table or a column is
-        missing, or the function fails. Rowwise tables are computed by their present code for both plans.
+        missing, or the function fails (a single row that it fails on has nulls). Rowwise tables are computed by
+        their present code for both plans.
     """
     new = {view.name: _definition(view) for view in plan.views}
     changed = {view.name for view in champion.views if view.name in new and new[view.name] != _definition(view)}
@@ -136,7 +137,7 @@ def recompute_features(
     if not {view.table for view in stored} <= set(tables) or not keys | requested <= set(test.columns):
         return remaining
     try:
-        return join(remaining, reduced, read)
+        return join(remaining, reduced, read, failed={})
     except OnDemandError:
         return remaining
 

@@ -34,6 +34,8 @@ class TrainingSet(Struct, frozen=True):
         refused: how many rows were left out because their label is null.
         revisions: source → the git revision that its inputs were made from, `v1@COMMIT`, for the sources that
             name one.
+        failed: how many rows were left out because an on-demand function fails on them.
+        failures: the first three of these, each with the error.
     """
 
     model: str
@@ -44,6 +46,8 @@ class TrainingSet(Struct, frozen=True):
     rows: int
     refused: int
     revisions: dict[str, str] = {}
+    failed: int = 0
+    failures: list[str] = []
 
 
 class Trial(Struct, frozen=True):

@@ -21,13 +21,15 @@ from headrace.features.offline.point_in_time import join
 from headrace.features.plan import FeaturePlan
 from headrace.features.plan.sources import source_columns
 from headrace.features.values.matrix import Matrix
+from headrace.features.values.on_demand import OnDemandError
 from headrace.kernel.digest import short_digest
 from headrace.kernel.errors import Refused
 from headrace.kernel.position import SnapshotPosition, encode_position
-from headrace.kernel.properties import INPUT, INPUTS_DIGEST, REVISION, UNLABELLED_ROWS
+from headrace.kernel.properties import FAILED_ROWS, INPUT, INPUTS_DIGEST, REVISION, UNLABELLED_ROWS
 from headrace.kernel.run import Dataset, run
 from headrace.lake import Lake, LakeTable, Snapshot
 from headrace.projects.project import Project
+from headrace.tables.failures import FailedRow, describe_row, merge_failures, read_failures
 from headrace.tables.revisions import merge_revisions, revisions_in
 from headrace.training.evaluation import evaluator_for, infer_task
 from headrace.training.report import TrainingSet
@@ -73,6 +75,7 @@ def make(
             head.rows,
             int(head.summary.get(UNLABELLED_ROWS, 0)),
             revisions_in(head.summary),
+            *read_failures(head.summary.get(FAILED_ROWS)),
         )
         schema = {field.name: str(field.type) for field in lake.table(table).schema()}
         facts = {
@@ -81,7 +84,7 @@ def make(
             "columns": source_columns(plan, model.labels.name, schema),
         }
         current.add_output(Dataset("table", table, SnapshotPosition(table, head.id), facts))
-        current.add_facts(rows=rows.rows, refused=rows.refused, plan=plan.digest)
+        current.add_facts(rows=rows.rows, refused=rows.refused, failed=rows.failed, plan=plan.digest)
     return rows
 
 
@@ -221,7 +224,8 @@ def _write_rows(
             remedy="A label may need time to be known: add data, or build again later.",
         )
     find_task(model, labelled[model.target], _place(project, model.labels))
-    rows = join(labelled, plan, read_table).to_arrow()
+    joined, failed = _join_features(labelled, plan, read_table)
+    rows = joined.to_arrow()
     table: LakeTable = lake.ensure(f"training_{model.name}", rows.schema)
     facts = {
         f"{INPUT}{name}": encode_position(SnapshotPosition(name, snapshot)) for name, snapshot in inputs.items()
@@ -230,7 +234,28 @@ def _write_rows(
     revisions = merge_revisions(map(revisions_in, summaries))
     facts |= {f"{REVISION}{source}": revision for source, revision in revisions.items()}
     facts |= {INPUTS_DIGEST: digest, UNLABELLED_ROWS: str(len(labels) - len(labelled))}
+    facts |= {FAILED_ROWS: merge_failures(None, (), failed)} if failed else {}
     return table.overwrite(rows, facts=facts)
+
+
+def _join_features(
+    labels: pl.DataFrame, plan: FeaturePlan, read_table: Callable[[str], pl.LazyFrame]
+) -> tuple[pl.DataFrame, list[FailedRow]]:
+    """The labels with their features, and the rows that an on-demand function fails on, which are left out:
+    serving refuses such an instance, and no other one."""
+    errors: dict[int, OnDemandError] = {}
+    rows = join(labels, plan, read_table, failed=errors)
+    names = [entity.join_key for entity in plan.entities] + [MOMENT] + [field.name for field in plan.request]
+    described = labels.select(list(dict.fromkeys(names)))
+    failed = [
+        FailedRow(
+            describe_row(described.row(index, named=True)),
+            error.what.replace("the on-demand view", f"the on-demand view {error.where}", 1),
+            error.where,
+        )
+        for index, error in sorted(errors.items())
+    ]
+    return rows.filter(~pl.int_range(len(rows)).is_in(list(errors))), failed
 
 
 def _place(project: Project, labels: Table) -> str:

@@ -139,6 +139,37 @@ def test_a_function_that_fails_only_on_several_rows_names_no_row():
     assert raised.value.row is None
 
 
+BODIES = {
+    "row": "return {'out': 12 // value}",
+    "python": "return {'out': [12 // one for one in value]}",
+    "pandas": "return pd.DataFrame({'out': [12 // int(one) for one in value]})",
+}
+
+
+@pytest.mark.parametrize("mode", BODIES)
+@pytest.mark.parametrize("zeros", [(), (0,), (6,), (2, 3), (0, 1, 5, 6)])
+def test_the_rows_that_a_function_fails_on_do_not_stop_the_others(mode, zeros):
+    values = [0 if index in zeros else index + 1 for index in range(7)]
+    (column,), failures = on_demand("int64", BODIES[mode], mode).compute_valid([values], 7, limit=4)
+    assert column == [None if value == 0 else 12 // value for value in values]
+    assert {index: error.row for index, error in failures.items()} == {index: index for index in zeros}
+    assert all("ZeroDivisionError" in error.what for error in failures.values())
+
+
+@pytest.mark.parametrize("mode", BODIES)
+@pytest.mark.parametrize(("values", "where"), [([0, 0, 1, 0], "on more than 2 rows"), ([0, 0], "on every row")])
+def test_a_function_that_fails_on_too_many_rows_is_wrong(mode, values, where):
+    with pytest.raises(OnDemandError, match=where):
+        on_demand("int64", BODIES[mode], mode).compute_valid([values], len(values), limit=2)
+
+
+def test_a_value_of_another_type_stops_no_other_row():
+    view = on_demand("int64", "return {'out': [one / 2 for one in value]}", "python")
+    (column,), failures = view.compute_valid([[2, 3, 4]], 3, limit=100)
+    assert column == [1, None, 2]
+    assert list(failures) == [1]
+
+
 def test_a_sorted_frame_is_matched_to_rows_by_its_index():
     view = on_demand("int64", "return inputs.sort_values('value').assign(out=inputs['value'] * 2)", "pandas")
     assert view.compute_columns([[3, 1, 2]], 3) == [[6, 2, 4]]

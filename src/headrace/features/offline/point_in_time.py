@@ -15,6 +15,7 @@ from headrace.features.values.columns import POLARS
 from headrace.features.values.on_demand import OnDemand, OnDemandError
 from headrace.kernel.errors import ProjectError
 from headrace.tables.changelog import history, is_changelog
+from headrace.tables.failures import failure_limit
 
 __all__ = ["MOMENT", "as_of_rows", "check_columns", "join", "join_as_of"]
 
@@ -25,7 +26,11 @@ _NAMES = {dtype: name for name, dtype in POLARS.items()}
 
 
 def join(
-    labels: pl.DataFrame | pa.Table, plan: FeaturePlan, read: Callable[[str], pl.LazyFrame]
+    labels: pl.DataFrame | pa.Table,
+    plan: FeaturePlan,
+    read: Callable[[str], pl.LazyFrame],
+    *,
+    failed: dict[int, OnDemandError] | None = None,
 ) -> pl.DataFrame:
     """Joins labels with the plan's features as they were known at each label's moment.
 
@@ -34,6 +39,8 @@ def join(
             other columns.
         plan: the features to join.
         read: returns the rows of the table with the given name.
+        failed: if given, a row that an on-demand function fails on stops no other row: its index and the error
+            are added, and the function's features of the row are null.
 
     Returns:
         The labels, in their order, with a column `view__feature` for each of `plan.features`. A row of an as-of
@@ -44,7 +51,7 @@ def join(
     Raises:
         ProjectError: the labels lack a column, have a row without a time, or a key or a field of the request
             that is not of its dtype.
-        OnDemandError: an on-demand function failed.
+        OnDemandError: an on-demand function failed; with `failed`, on more rows than single rows can explain.
     """
     if isinstance(labels, pa.Table):
         labels = pl.DataFrame(labels)
@@ -61,7 +68,7 @@ def join(
         features = aggregate(windowed, rows, events, at=MOMENT, known_at=known_at)
         columns |= {f"{windowed.name}__{field.name}": features[field.name] for field in windowed.features}
     try:
-        _add_on_demand(plan, rows, columns)
+        _add_on_demand(plan, rows, columns, failed)
     except OnDemandError as error:
         if error.row is not None:
             error.what += f"; the label's row is {rows.row(error.row, named=True)}"
@@ -69,7 +76,12 @@ def join(
     return labels.with_columns(columns[f.column].alias(f.column) for f in plan.features)
 
 
-def _add_on_demand(plan: FeaturePlan, rows: pl.DataFrame, columns: dict[str, pl.Series]) -> None:
+def _add_on_demand(
+    plan: FeaturePlan,
+    rows: pl.DataFrame,
+    columns: dict[str, pl.Series],
+    failed: dict[int, OnDemandError] | None,
+) -> None:
     """Adds the features of the plan's on-demand views.
 
     Args:
@@ -77,6 +89,7 @@ def _add_on_demand(plan: FeaturePlan, rows: pl.DataFrame, columns: dict[str, pl.
         rows: the fields of `plan.request`, of their dtypes, and at least one other column.
         columns: column (`view__feature`) → the stored views' features for these rows; the on-demand views'
             features are added.
+        failed: as in `join`.
 
     Raises:
         OnDemandError: a function failed; `row` is the index of the row.
@@ -85,7 +98,12 @@ def _add_on_demand(plan: FeaturePlan, rows: pl.DataFrame, columns: dict[str, pl.
         values = [
             (rows[s.name] if s.view is None else columns[f"{s.view}__{s.name}"]).to_list() for s in view.inputs
         ]
-        results = OnDemand(view, plan.input_dtypes).compute_columns(values, len(rows))
+        on_demand = OnDemand(view, plan.input_dtypes)
+        if failed is None:
+            results = on_demand.compute_columns(values, len(rows))
+        else:
+            results, failures = on_demand.compute_valid(values, len(rows), failure_limit(len(rows)))
+            failed |= failures | failed  # a row's first error counts: a later function may have read its nulls
         for field, result in zip(view.features, results, strict=True):
             columns[f"{view.name}__{field.name}"] = pl.Series(result, dtype=POLARS[field.dtype])
 

@@ -97,17 +97,66 @@ class OnDemand:
         Raises:
             OnDemandError: the function failed or did not return its features.
         """
+        try:
+            return self._compute_together(values, count)
+        except OnDemandError as error:
+            if error.row is None and not isinstance(error, ReturnError):
+                error.row = self._failing_row(self._clean(values), count)
+            raise
+
+    def compute_valid(
+        self, values: Sequence[Sequence[object]], count: int, limit: int
+    ) -> tuple[list[list[object]], dict[int, OnDemandError]]:
+        """Computes the features of the rows that the function does not fail on.
+
+        Args:
+            values: a column of values for each of the view's inputs, in their order.
+            count: the number of rows.
+            limit: how many rows it may fail on.
+
+        Returns:
+            A list for each feature, in their order, with None for the rows that the function fails on; and the
+            index of each of these rows → the error. Such rows are found by bisection.
+
+        Raises:
+            OnDemandError: the function fails on more rows, or on all.
+        """
+        columns: list[list[object]] = [[None] * count for _ in self._outputs]
+        failures: dict[int, OnDemandError] = {}
+        pending = [(0, count)]
+        while pending:
+            first, last = pending.pop()
+            try:
+                results = self._compute_together([column[first:last] for column in values], last - first)
+            except OnDemandError as error:
+                if error.row is None and last - first > 1:
+                    middle = (first + last) // 2
+                    pending += [(middle, last), (first, middle)]
+                    continue
+                error.row = first + (error.row or 0)
+                failures[error.row] = error
+                if len(failures) == count or len(failures) > limit:
+                    rows = "every row" if len(failures) == count else f"more than {limit:,} rows"
+                    error.what += f" (on {rows})"
+                    raise
+                parts = (error.row + 1, last), (first, error.row)
+                pending += [(start, end) for start, end in parts if start < end]
+                continue
+            for column, result in zip(columns, results, strict=True):
+                column[first:last] = result
+        return columns, failures
+
+    def _compute_together(self, values: Sequence[Sequence[object]], count: int) -> list[list[object]]:
         if self.view.mode == "row":
             return self._row_by_row(values, count)
+        returned = self._call_columns(self._clean(values))
+        return [self._column(returned, *output, count) for output in self._outputs]
+
+    def _clean(self, values: Sequence[Sequence[object]]) -> list[list[object]]:
         inputs = [list(column) for column in values]
         for index, clean in self._cleaners:
             inputs[index] = [clean(value) for value in inputs[index]]
-        try:
-            returned = self._call_columns(inputs)
-        except OnDemandError as error:
-            error.row = self._failing_row(inputs, count)
-            raise
-        return [self._column(returned, *output, count) for output in self._outputs]
+        return inputs
 
     def _row_by_row(self, values: Sequence[Sequence[object]], count: int) -> list[list[object]]:
         columns: list[list[object]] = [[] for _ in self._outputs]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,30 +13,36 @@ from headrace.config.settings import Settings
 from headrace.flows.build.dvc_lock import translate_errors
 from headrace.flows.build.pointers import Pointers
 from headrace.flows.build.project_code import ProjectCode
-from headrace.flows.build.sources import SourceState, sources_read
+from headrace.flows.build.sources import SourceState, locate_errors, sources_read
 from headrace.kernel.errors import ProjectError
 from headrace.kernel.files import move_into_place
 from headrace.kernel.ids import new_id
 from headrace.kernel.private import make_private
+from headrace.kernel.time import now
 from headrace.projects.checkout import resolve_revision
 from headrace.tables.files import revision_folder
+from headrace.workspace import Workspace
 
 __all__ = ["fetch_revision", "fetch_revisions"]
 
+_KEPT = 7 * 86_400.0  # seconds
+
 
 def fetch_revisions(
-    settings: Settings, code: ProjectCode, states: Mapping[str, SourceState]
+    workspace: Workspace, code: ProjectCode, states: Mapping[str, SourceState]
 ) -> dict[str, SourceState]:
     """Fetches the data of every revision that a source names. The state of a source whose data cannot be had
-    becomes the problem."""
+    becomes the problem. Data that nothing has read for a week are removed."""
     fetched = dict(states)
     for name, source in sources_read(code).items():
         pointer = Pointers.path("sources", name)
         if source.revision and states[pointer].problem is None:
             try:
-                fetch_revision(settings, source.path, source.revision, source.describe(name))
+                with locate_errors(workspace, name):
+                    fetch_revision(workspace.settings, source.path, source.revision, source.describe(name))
             except ProjectError as error:
                 fetched[pointer] = SourceState(problem=error)
+    _remove_unused(workspace.settings)
     return fetched
 
 
@@ -57,6 +64,7 @@ def fetch_revision(settings: Settings, path: str, revision: str, where: str) -> 
     commit = resolve_revision(settings.root, revision, where)
     folder = revision_folder(settings, commit, path)
     if folder.is_dir():
+        os.utime(folder)  # it is in use
         return
     draft = make_private(folder.parent) / f".{new_id()}"
     try:
@@ -68,6 +76,15 @@ def fetch_revision(settings: Settings, path: str, revision: str, where: str) -> 
             raise
     finally:
         shutil.rmtree(draft, ignore_errors=True)
+
+
+def _remove_unused(settings: Settings) -> None:
+    """Removes the folders of revisions that were last read before `_KEPT`, and what a killed fetch has left."""
+    for folder in settings.place("revisions").glob("*"):
+        if folder.stat().st_mtime < now().timestamp() - _KEPT:
+            doomed = folder.with_name(f".{new_id()}")  # a kill leaves no folder with a part of its files
+            folder.rename(doomed)
+            shutil.rmtree(doomed)
 
 
 def _copy(root: Path, commit: str, path: str, target: Path, data: str, where: str) -> None:

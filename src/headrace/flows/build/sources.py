@@ -3,13 +3,13 @@ reads."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from headrace.code.source_files import list_files
-from headrace.config.settings import Settings
 from headrace.declare.source import is_remote
 from headrace.flows.build.pointers import Pointers
 from headrace.flows.build.project_code import ProjectCode, SourceCode
@@ -20,7 +20,14 @@ from headrace.lake.table_state import current_snapshot_ids
 from headrace.projects.checkout import resolve_revision
 from headrace.workspace import Workspace
 
-__all__ = ["SourceState", "find_sources", "raise_first_problem", "read_source_state", "sources_read"]
+__all__ = [
+    "SourceState",
+    "find_sources",
+    "locate_errors",
+    "raise_first_problem",
+    "read_source_state",
+    "sources_read",
+]
 
 
 @dataclass(frozen=True)
@@ -52,7 +59,7 @@ def find_sources(workspace: Workspace, code: ProjectCode) -> dict[str, SourceSta
         for table, snapshot in current_snapshot_ids(workspace.lake, tables).items()
     }
     for name, source in sources_read(code).items():
-        states[Pointers.path("sources", name)] = read_source_state(workspace.settings, name, source)
+        states[Pointers.path("sources", name)] = read_source_state(workspace, name, source)
     return states
 
 
@@ -61,20 +68,33 @@ def sources_read(code: ProjectCode) -> dict[str, SourceCode]:
     return {name: source for name, source in code.sources.items() if ("sources", name) in _reads(code)}
 
 
-def read_source_state(settings: Settings, name: str, source: SourceCode) -> SourceState:
+def read_source_state(workspace: Workspace, name: str, source: SourceCode) -> SourceState:
     """The state of a source's files, or of its revision."""
     if is_remote(source.path):
         return _objects_state(name, source)
+    root = workspace.settings.root
     if not source.revision:
-        return _files_state(settings.root, name, source)
+        return _files_state(root, name, source)
     try:
-        commit = resolve_revision(settings.root, source.revision, source.describe(name))
+        with locate_errors(workspace, name):
+            commit = resolve_revision(root, source.revision, source.describe(name))
     except ProjectError as error:
         return SourceState(problem=error)
     return SourceState(
         {"source": name, "path": source.path, "revision": source.revision, "commit": commit},
         change=f"revision {source.revision} of source {name} is another commit",
     )
+
+
+@contextmanager
+def locate_errors(workspace: Workspace, name: str) -> Iterator[None]:
+    """Adds the line of the source's declaration to the errors of the block. The project's fingerprints do not
+    have it, because an edit above the declaration must not make anything stale."""
+    try:
+        yield
+    except ProjectError as error:
+        error.where = f"{workspace.project.source(name).place}: {error.where}"
+        raise
 
 
 def raise_first_problem(sources: Mapping[str, SourceState], stages: Iterable[Stage]) -> None:

@@ -44,7 +44,7 @@ class SourceStage(Stage):
         Raises:
             ProjectError: the source has no files, or its revision does not exist.
         """
-        state = read_source_state(context.settings, self.subject, context.code.sources[self.subject])
+        state = read_source_state(context.workspace, self.subject, context.code.sources[self.subject])
         if state.problem is not None:
             raise state.problem
         context.pointers.write(self.out, state.pointer)
@@ -55,5 +55,5 @@ class SourceStage(Stage):
         source = context.code.sources[self.subject]
         if source.is_tracked:
             return False
-        state = read_source_state(context.settings, self.subject, source)
+        state = read_source_state(context.workspace, self.subject, source)
         return context.pointers.read(self.out) != state.pointer

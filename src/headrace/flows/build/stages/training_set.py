@@ -47,4 +47,10 @@ class TrainingSetStage(LakeStage):
         rows = make(project, context.lake, model, plan, inputs=context.inputs(self.subject))
         context.pointers.write(self.out, msgspec.to_builtins(rows))
         unknown = f"; {rows.refused:,} labels are not known yet" if rows.refused else ""
-        return StageResult(f"labels with {len(plan.features)} features{unknown}", rows.rows)
+        count = (
+            "1 row that a function fails on"
+            if rows.failed == 1
+            else f"{rows.failed:,} rows that functions fail on"
+        )
+        failed = f"; left out {count}: {rows.failures[0]}" if rows.failed else ""
+        return StageResult(f"labels with {len(plan.features)} features{unknown}{failed}", rows.rows)
