@@ -30,6 +30,7 @@ __all__ = [
     "REQUEST",
     "REVISION",
     "REWRITTEN",
+    "ROWS_DIGEST",
     "ROWS_OF",
     "RUN",
     "TRAINING_SET",
@@ -90,6 +91,10 @@ FAILED_ROWS = "headrace.failed_rows"
 """Property and summary of a rowwise table: the rows of its input that its function failed on, by input day: how
 many, and some of them with the error (JSON, tables.failures). Summary of a training set: the rows of its labels
 that an on-demand function failed on."""
+
+ROWS_DIGEST = "headrace.rows_digest"
+"""Summary of a table that is not made from topics, and of a training set: the digest of all its rows, in any
+order (tables.twin)."""
 
 REVISION = "headrace.revision."
 """Prefix of a summary or tag: the git revision at which the source whose name follows was read, `v1@COMMIT`;

@@ -69,6 +69,7 @@ class LakeTable(TableReader):
         facts: Texts | None = None,
         properties: Texts | None = None,
         expect: Expected | None = None,
+        snapshot_id: Callable[[], int | None] = lambda: None,
     ) -> Snapshot:
         """Replaces all rows, or exactly the rows of some days, in one commit.
 
@@ -81,6 +82,8 @@ class LakeTable(TableReader):
             facts: as for `append`.
             properties: as for `append`.
             expect: properties that must have these values (None: must not exist).
+            snapshot_id: returns the id of the new snapshot, which the table must not have, once all rows are
+                computed: that of the snapshot of another lake that holds the same rows. None: a new id.
 
         Raises:
             CallError: as for `append`; a row is outside `partitions`; the table is not partitioned
@@ -90,7 +93,15 @@ class LakeTable(TableReader):
         """
         from headrace.lake.write import overwrite
 
-        return overwrite(self, rows, partitions=partitions, facts=facts, properties=properties, expect=expect)
+        return overwrite(
+            self,
+            rows,
+            partitions=partitions,
+            facts=facts,
+            properties=properties,
+            expect=expect,
+            snapshot_id=snapshot_id,
+        )
 
     def set_properties(self, properties: Mapping[str, str], *, expect: Expected | None = None) -> None:
         """Sets properties of the table, without a snapshot; with `expect` as for `overwrite`.

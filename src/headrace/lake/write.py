@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from datetime import date
 from typing import TYPE_CHECKING
 
+import msgspec
 import pyarrow as pa
 from msgspec import Struct
 from pyiceberg.manifest import DataFile
@@ -61,6 +62,7 @@ def overwrite(
     facts: Texts | None,
     properties: Texts | None,
     expect: Expected | None,
+    snapshot_id: Callable[[], int | None],
 ) -> Snapshot:
     """See LakeTable.overwrite."""
     scope = _Days(table.name) if partitions is None else _Days.of(table.iceberg(), *partitions)
@@ -74,6 +76,7 @@ def overwrite(
         removed=scope.files,
         properties=change_properties,
         facts=lambda iceberg: _resolve(facts, iceberg),
+        snapshot_id=snapshot_id,
     )
     return _write(table, [rows] if isinstance(rows, pa.Table) else rows, change, check=scope.check)
 
@@ -128,7 +131,7 @@ def _write(
             for rows in pieces:
                 files += write_files(conform(rows, iceberg), iceberg, prefix=prefix)
             check(files)
-            full = FileChanges(files, change.removed, change.properties, change.facts, until=until)
+            full = msgspec.structs.replace(change, added=files, until=until)
             snapshot = commit(table.iceberg, full, where=f"table {table.name} in {table.where}")
         except Unavailable:  # the commit may have happened, or may still happen
             raise

@@ -14,7 +14,7 @@ import pyarrow as pa
 from headrace.declare.table import ONE_DAY, Day, Table
 from headrace.kernel.errors import ProjectError
 from headrace.kernel.position import SnapshotPosition
-from headrace.kernel.properties import FAILED_ROWS
+from headrace.kernel.properties import FAILED_ROWS, ROWS_DIGEST
 from headrace.kernel.run import Dataset, run
 from headrace.kernel.time import add_days, from_micros
 from headrace.lake import Lake, LakeTable, Snapshot
@@ -28,6 +28,7 @@ from headrace.tables.failures import FailedRow, describe_failures, merge_failure
 from headrace.tables.plan import RebuildPlan, plan_rebuild, spread_days
 from headrace.tables.read import Readable, TableInput, read_input
 from headrace.tables.rowwise import RowwiseCalls
+from headrace.tables.twin import RowsDigest, TwinSnapshot
 
 __all__ = ["TableBuild", "build_table", "unpin_inputs"]
 
@@ -46,6 +47,7 @@ class TableBuild(msgspec.Struct, frozen=True):
         skipped: whether the table was already up to date.
         because: why the table was stale, a sentence for each reason.
         left_out: which rows of the input were left out because a rowwise function fails on them; None: no row.
+        digest: the digest of its rows (tables.twin); None if it is not known.
     """
 
     name: str
@@ -56,10 +58,17 @@ class TableBuild(msgspec.Struct, frozen=True):
     skipped: bool
     because: list[str] = []
     left_out: str | None = None
+    digest: str | None = None
 
 
 def build_table(
-    project: Project, lake: Lake, table: Table, *, code: str, at: Mapping[str, int] | None = None
+    project: Project,
+    lake: Lake,
+    table: Table,
+    *,
+    code: str,
+    at: Mapping[str, int] | None = None,
+    twin: TwinSnapshot | None = None,
 ) -> TableBuild:
     """Brings one table up to date: makes its stale days (or all of it), audits and publishes them.
 
@@ -71,6 +80,8 @@ def build_table(
         table: the declared table.
         code: the fingerprint of its code; if it has changed, the whole table is stale.
         at: input table → the snapshot to read; the newest for tables that it does not name.
+        twin: a snapshot of another lake, whose id is taken if all rows are made and are the same. The lake must
+            not have it.
 
     Raises:
         CallError: a table that it reads does not exist.
@@ -90,10 +101,11 @@ def build_table(
             position = SnapshotPosition(table.name, snapshot.id)
             table_run.add_output(Dataset("table", table.name, position, {"rows": snapshot.rows}))
             table_run.add_facts(days=0, because=[])
-        return TableBuild(table.name, snapshot.id, [], snapshot.rows, versions, skipped=True)
+        digest = snapshot.summary.get(ROWS_DIGEST)
+        return TableBuild(table.name, snapshot.id, [], snapshot.rows, versions, skipped=True, digest=digest)
     with run(f"table {table.name}", inputs=datasets) as table_run:
         _pin_inputs(lake, plan)
-        snapshot, schema, failed = _publish(project, lake, table, plan, code)
+        snapshot, schema, failed = _publish(project, lake, table, plan, code, twin)
         _unpin_older(lake, plan)
         days = None if plan.whole else plan.days
         facts = {"rows": snapshot.rows, "schema": {column.name: str(column.type) for column in schema}}
@@ -111,6 +123,7 @@ def build_table(
         skipped=False,
         because=plan.because,
         left_out=left_out,
+        digest=snapshot.summary.get(ROWS_DIGEST),
     )
 
 
@@ -132,7 +145,7 @@ def _dataset(project: Project, source: TableInput) -> Dataset:
 
 
 def _publish(
-    project: Project, lake: Lake, table: Table, plan: RebuildPlan, code: str
+    project: Project, lake: Lake, table: Table, plan: RebuildPlan, code: str, twin: TwinSnapshot | None
 ) -> tuple[Snapshot, pa.Schema, list[FailedRow]]:
     """Computes, audits and commits the rows. The first part determines the columns of the table.
 
@@ -144,6 +157,9 @@ def _publish(
     partition_by = _partition_by(lake, table)
     failed: list[FailedRow] = []
     parts = _compute_parts(project, lake, table, plan, failed)
+    digest = RowsDigest(twin) if plan.whole and plan.clock is None else None  # topics have no twins
+    if digest is not None:
+        parts = digest.read(parts)
     first = next(parts)
     if plan.files:
         sources = [project.sources[name] for name in plan.files]
@@ -156,11 +172,17 @@ def _publish(
         return {**plan.properties(code), **recorded}
 
     def facts(current: Mapping[str, str]) -> dict[str, str]:
-        return {**properties(current), **plan.revisions}
+        rows_digest = {} if digest is None else {ROWS_DIGEST: digest.value}
+        return {**properties(current), **plan.revisions, **rows_digest}
 
     days = None if plan.whole or table.partition_by is None else (table.partition_by.column, plan.days or [])
     snapshot = stored.overwrite(
-        chain([first], parts), partitions=days, facts=facts, properties=properties, expect=plan.expect
+        chain([first], parts),
+        partitions=days,
+        facts=facts,
+        properties=properties,
+        expect=plan.expect,
+        snapshot_id=lambda: None if digest is None else digest.snapshot_id(),
     )
     return snapshot, first.schema, failed
 

@@ -11,6 +11,7 @@ from headrace.flows.build.stage import LakeStage, StageResult
 
 if TYPE_CHECKING:
     from headrace.flows.build.context import BuildContext
+    from headrace.tables.twin import TwinSnapshot
 
 __all__ = ["TableStage"]
 
@@ -37,20 +38,31 @@ class TableStage(LakeStage):
         )
 
     def run(self, context: BuildContext) -> StageResult:
+        return self._make(context, None)
+
+    def find_inputs(self, context: BuildContext) -> dict[str, int]:
+        reads = [read for read in context.code.reads[self.subject] if read.kind != "sources"]
+        return {read.name: context.snapshot(read.name) for read in reads}
+
+    def remake(self, context: BuildContext, twin: TwinSnapshot) -> StageResult:
+        return self._make(context, twin)
+
+    def _make(self, context: BuildContext, twin: TwinSnapshot | None) -> StageResult:
         from headrace.tables.build import build_table
 
         context.fetch_revisions(self.subject)
-        reads = [read for read in context.code.reads[self.subject] if read.kind != "sources"]
         project = context.project(features=False)
         built = build_table(
             project,
             context.lake,
             project.table(self.subject),
             code=context.code.table_digest(self.subject),
-            at={read.name: context.snapshot(read.name) for read in reads},
+            at=self.find_inputs(context),
+            twin=twin,
         )
+        digest = {} if built.digest is None else {"digest": built.digest}
         context.pointers.write(
-            self.out, {"table": self.subject, "snapshot": built.snapshot, "rows": built.rows}
+            self.out, {"table": self.subject, "snapshot": built.snapshot, "rows": built.rows, **digest}
         )
         if built.skipped:
             return StageResult("was up to date", built.rows)
