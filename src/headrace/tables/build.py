@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import date, datetime
 from itertools import chain
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 import polars as pl
@@ -55,10 +55,18 @@ class TableBuild(msgspec.Struct, frozen=True):
     days: list[date] | None
     rows: int
     inputs: dict[str, SnapshotPosition | str]
-    skipped: bool
+    skipped: bool = False
     because: list[str] = []
     left_out: str | None = None
     digest: str | None = None
+
+    @classmethod
+    def of(
+        cls, table: Table, snapshot: Snapshot, inputs: dict[str, SnapshotPosition | str], **facts: Any
+    ) -> TableBuild:
+        """What a build did that ended with this snapshot."""
+        digest = snapshot.summary.get(ROWS_DIGEST)
+        return cls(table.name, snapshot.id, rows=snapshot.rows, inputs=inputs, digest=digest, **facts)
 
 
 def build_table(
@@ -101,8 +109,7 @@ def build_table(
             position = SnapshotPosition(table.name, snapshot.id)
             table_run.add_output(Dataset("table", table.name, position, {"rows": snapshot.rows}))
             table_run.add_facts(days=0, because=[])
-        digest = snapshot.summary.get(ROWS_DIGEST)
-        return TableBuild(table.name, snapshot.id, [], snapshot.rows, versions, skipped=True, digest=digest)
+        return TableBuild.of(table, snapshot, versions, days=[], skipped=True)
     with run(f"table {table.name}", inputs=datasets) as table_run:
         _pin_inputs(lake, plan)
         snapshot, schema, failed = _publish(project, lake, table, plan, code, twin)
@@ -114,17 +121,7 @@ def build_table(
         table_run.add_facts(
             days=None if days is None else len(days), because=plan.because, failed_rows=len(failed)
         )
-    return TableBuild(
-        table.name,
-        snapshot.id,
-        days,
-        snapshot.rows,
-        versions,
-        skipped=False,
-        because=plan.because,
-        left_out=left_out,
-        digest=snapshot.summary.get(ROWS_DIGEST),
-    )
+    return TableBuild.of(table, snapshot, versions, days=days, because=plan.because, left_out=left_out)
 
 
 def _update_properties(lake: Lake, plan: RebuildPlan, code: str) -> Snapshot:
