@@ -1,6 +1,6 @@
 """The speed of the online stores: reads of one row, a hundred and a thousand, loads, fills and batches.
 
-PostgreSQL is left out where it is not installed.
+A server that is not installed is left out.
 """
 
 from __future__ import annotations
@@ -20,12 +20,14 @@ import polars as pl
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from services.postgres import postgres
+from services.redis import redis
 from services.server import Missing
 
 from headrace.features.aggregates import parse_function, result_dtype
 from headrace.features.online import OnlineStore
 from headrace.features.online.lookup import Lookup
 from headrace.features.online.postgres import open_postgres
+from headrace.features.online.redis import open_redis
 from headrace.features.online.sqlite import open_sqlite
 from headrace.features.plan import (
     Aggregation,
@@ -158,6 +160,13 @@ def main() -> None:
         closing(open_postgres(server.url, "bench")) as store,
     ):
         measure("PostgreSQL", store)
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        suppress(Missing),
+        redis(Path(folder)) as server,
+        closing(open_redis(server.url, "bench")) as store,
+    ):
+        measure("Redis", store)
 
 
 if __name__ == "__main__":

@@ -17,10 +17,18 @@ from pathlib import Path
 from services.catalog import catalog
 from services.kafka import broker
 from services.postgres import postgres
+from services.redis import redis
 from services.registry import registry
 from services.s3 import store
 
-SERVERS = {"catalog": catalog, "kafka": broker, "postgres": postgres, "registry": registry, "s3": store}
+SERVERS = {
+    "catalog": catalog,
+    "kafka": broker,
+    "postgres": postgres,
+    "redis": redis,
+    "registry": registry,
+    "s3": store,
+}
 
 
 def main() -> None:

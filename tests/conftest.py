@@ -13,12 +13,15 @@ from time import monotonic
 import hypothesis
 import psycopg
 import pytest
+import redis
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 from services.kafka import Broker
 from services.kafka import broker as started_broker
 from services.postgres import Postgres
 from services.postgres import postgres as started_postgres
+from services.redis import Redis
+from services.redis import redis as started_redis
 from services.server import Missing
 
 # The same examples in every run, and no clock: a busy machine fails no test. With
@@ -61,6 +64,20 @@ def postgres() -> Iterator[Postgres]:
     # Not in pytest's folder, which only this user may enter: PostgreSQL does not run as root.
     with tempfile.TemporaryDirectory() as folder, started_postgres(Path(folder)) as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Redis]:
+    with started_redis(Path(tmp_path_factory.mktemp("redis"))) as running:
+        yield running
+
+
+@pytest.fixture
+def empty_redis(redis_server: Redis) -> str:
+    """The address of the server without keys."""
+    with contextlib.closing(redis.Redis.from_url(redis_server.url)) as admin:
+        admin.flushall()
+    return redis_server.url
 
 
 @pytest.fixture

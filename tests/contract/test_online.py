@@ -15,6 +15,7 @@ from tests.features.online.stores import (
     USER,
     Clock,
     Postgres,
+    Redis,
     Sqlite,
     at_offset,
     exact_text,
@@ -43,11 +44,13 @@ from headrace.kernel.errors import CallError, Conflict, ProjectError, Unavailabl
 from headrace.kernel.position import SnapshotPosition
 
 
-@pytest.fixture(params=["sqlite", "postgres"])
+@pytest.fixture(params=["sqlite", "postgres", "redis"])
 def kind(request):
     """Makes a store of this kind, of a folder and a clock."""
     if request.param == "sqlite":
         return Sqlite
+    if request.param == "redis":
+        return partial(Redis, request.getfixturevalue("redis_server").url)
     return partial(Postgres, request.getfixturevalue("postgres").url)
 
 
@@ -388,6 +391,42 @@ def test_a_row_of_the_future_waits_for_its_time(store):
     assert store.lookup(plan, [{"user_id": 1}], NOW).rows == [[1, 0.1]]
     assert store.lookup(plan, [{"user_id": 1}], NOW + HOUR).rows == [[2, 0.2]]
     assert store.lookup(plan, [{"user_id": 1}], NOW + 4 * HOUR).rows == [[None, None]]  # beyond its ttl
+
+
+def test_forgotten_entities_have_no_values_in_any_view(store):
+    by_shop = AsOfView("of_shop", ("shop",), "of_shop", "time", FACTS.features)
+    plan = plan_of(ACTIVITY, FACTS, by_shop, entities=(USER, EntityKey("shop", "shop", "string")))
+    store.prepare(plan)
+    events = [(user, NOW - HOUR, 1, 2.0, "a", True) for user in (1, 2, 3)]
+    store.fill(ACTIVITY, events_frame(events).to_arrow(), at_offset(3))
+    rows = pl.DataFrame(facts([(user, NOW - MINUTE, user, 0.5) for user in (1, 2)]))
+    store.load(FACTS, rows.to_arrow(), SnapshotPosition("facts", 1))
+    store.load(by_shop, rows.with_columns(shop=pl.lit("a")).to_arrow(), SnapshotPosition("of_shop", 1))
+    assert store.forget([{"user_id": 1}, {"user_id": 3}, {"user_id": 9}, {"user_id": 1}]) == 3
+    keys = [{"user_id": user, "shop": "a"} for user in (1, 2, 3)]
+    result = store.lookup(plan, keys, NOW)
+    assert [[row[0], *row[-4:-2]] for row in result.rows] == [[0, None, None], [1, 2, 0.5], [0, None, None]]
+    assert [row[-1] for row in result.rows] == [0.5] * 3
+    assert result.positions[0]["activity"] == StreamPosition({0: 3})
+    assert store.forget([{"shop": "a", "user_id": 2}]) == 3
+    assert [row[-1] for row in store.lookup(plan, keys, NOW).rows] == [None] * 3
+    store.apply([ACTIVITY], events_frame(events[:1]).to_arrow(), at_offset(4), after=at_offset(3))
+    assert [row[0] for row in store.lookup(plan, keys, NOW).rows] == [1, 0, 0]
+
+
+def test_forgetting_with_one_of_several_keys_is_refused_and_removes_nothing(store):
+    pair = AsOfView("of_pair", ("shop", "user_id"), "of_pair", "time", FACTS.features)
+    plan = plan_of(FACTS, pair, entities=(USER, EntityKey("shop", "shop", "string")))
+    store.prepare(plan)
+    rows = pl.DataFrame(facts([(1, NOW - MINUTE, 5, 0.5)])).with_columns(shop=pl.lit("a")).to_arrow()
+    for view in (FACTS, pair):
+        store.load(view, rows, SnapshotPosition(view.table, 1))
+    with pytest.raises(CallError, match="'of_pair' belong to shop, user_id, and 'shop' is not given"):
+        store.forget([{"user_id": 1}])
+    key = [{"user_id": 1, "shop": "a"}]
+    assert store.lookup(plan, key, NOW).rows == [[5, 0.5, 5, 0.5]]
+    assert store.forget(key) == 2
+    assert store.lookup(plan, key, NOW).rows == [[None] * 4]
 
 
 def test_two_plans_live_side_by_side_and_one_is_dropped(store):

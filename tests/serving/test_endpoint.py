@@ -95,7 +95,7 @@ def test_a_model_that_refuses_missing_features_names_them(project, boosters):
         ("/predict/purchase", b'{"user_id": 1, "product_id": "x", "price": 3}', 422, "product_id"),
         ("/predict/purchase", b'{"user_id": 1, "product_id": 1, "price": 3, "pric": 1}', 422, "pric"),
         ("/predict/purchase", b"{", 400, None),
-        ("/predict/purchase", b"[" + b"1," * 3_000_000 + b"1]", 413, None),
+        ("/predict/purchase", b"[" + b"1," * 9_000_000 + b"1]", 413, None),
         ("/predict/absent", b'{"user_id": 1}', 404, "model"),
         ("/predict/", b"{}", 404, "model"),
         ("/elsewhere", b"{}", 404, None),

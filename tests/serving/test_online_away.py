@@ -1,7 +1,8 @@
-"""Predictions while the online store, on a PostgreSQL server behind a proxy, does not answer."""
+"""Predictions while the online store, on a server behind a proxy, does not answer."""
 
 import threading
 from time import monotonic
+from urllib.parse import urlsplit
 
 import pytest
 from tests.serving.running import INSTANCE, run_endpoint, ship_predictions
@@ -14,20 +15,25 @@ from headrace.runtime.up import up
 from headrace.serving.release import Arm
 
 
+@pytest.fixture(params=["postgres", "redis"])
+def address(request):
+    """The address of an empty store."""
+    return request.getfixturevalue("empty_redis" if request.param == "redis" else "empty_database")
+
+
 @pytest.fixture
-def proxy(postgres):
-    with proxy_tcp(postgres.port) as proxy:
+def proxy(address):
+    with proxy_tcp(urlsplit(address).port) as proxy:
         yield proxy
 
 
 @pytest.fixture
-def make(tmp_path, boosters, proxy, empty_database):
+def make(tmp_path, boosters, proxy, address):
     """Makes a project with a released model, whose store is behind the proxy."""
 
     def make(plan):
-        database = empty_database.rpartition("/")[2]
-        address = f"postgresql://postgres@127.0.0.1:{proxy.port}/{database}"
-        settings = make_project(tmp_path / "project").with_values(online=address)
+        behind = address.replace(f":{urlsplit(address).port}/", f":{proxy.port}/")
+        settings = make_project(tmp_path / "project").with_values(online=behind)
         put_bundle(settings, boosters, 1, plan)
         put_features(settings, plan, {7: (9.5, 190)})
         put_release(settings, Arm(1))
@@ -100,6 +106,6 @@ def test_a_replica_that_starts_without_the_store_predicts_when_it_is_back(make, 
 def test_up_says_at_once_that_the_store_is_away(make, proxy):
     settings = make(plan_of())
     proxy.is_away = True
-    with pytest.raises(Unavailable, match="the PostgreSQL server cannot be reached") as caught:
+    with pytest.raises(Unavailable, match=r"the (PostgreSQL|Redis) server cannot be reached") as caught:
         up(settings)
     assert caught.value.where == settings.online.url

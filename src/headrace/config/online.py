@@ -16,8 +16,8 @@ class OnlineSettings(Struct, frozen=True):
 
     Attributes:
         state: the state folder.
-        address: setting `online`: `sqlite` (a file in the state folder), `sqlite:///path/to/file.db` or
-            `postgresql://host:port/database`, without a password.
+        address: setting `online`: `sqlite` (a file in the state folder), `sqlite:///path/to/file.db`,
+            `postgresql://host:port/database` or `redis://host:port/0`, without a password.
     """
 
     state: Path
@@ -25,7 +25,7 @@ class OnlineSettings(Struct, frozen=True):
 
     @property
     def url(self) -> str:
-        """The full address: `sqlite:///file` or `postgresql://...`."""
+        """The full address: `sqlite:///file`, `postgresql://...` or `redis://...`."""
         return sqlite_address(self.state / "online.db") if self.address == "sqlite" else self.address
 
     @property

@@ -18,6 +18,10 @@ _JSON = frozenset({b"application/json", b"application/x-ndjson", b"application/n
 _CHARSETS = frozenset({b"utf-8", b"utf8", b"us-ascii"})
 
 
+def _no_types(_scope: Scope) -> frozenset[bytes]:
+    return frozenset()
+
+
 def _encode_error(_scope: Scope, error: HttpError) -> bytes:
     return error_body(error)
 
@@ -34,6 +38,8 @@ class GuardMiddleware:
         body_seconds: how long a body may take to arrive; after that the answer is 408.
         content_types: the allowed types of a body, which must be UTF-8 and not compressed; others are answered
             with 415. The default, JSON, also excludes the forms that a foreign web page can send without CORS.
+        more_types: the further types that a path allows. An empty one allows a body without a type, unless a
+            web page sends it.
         open_paths: paths that need no token, such as `/healthz`.
         max_requests: how many requests may be in progress at once; more are answered with 503. A request counts
             once its body is complete, so that slow clients do not use up the limit.
@@ -51,6 +57,7 @@ class GuardMiddleware:
         max_body: int = MAX_BODY,
         body_seconds: float = 30.0,
         content_types: frozenset[bytes] = _JSON,
+        more_types: Callable[[Scope], frozenset[bytes]] = _no_types,
         open_paths: frozenset[str] = frozenset({"/healthz"}),
         max_requests: int = 1000,
         encode_error: Callable[[Scope, HttpError], bytes] = _encode_error,
@@ -61,6 +68,7 @@ class GuardMiddleware:
         self._max_body = max_body
         self._body_seconds = body_seconds
         self._content_types = content_types
+        self._more_types = more_types
         self._open_paths = open_paths
         self._max_requests = max_requests
         self._encode_error = encode_error
@@ -121,8 +129,7 @@ class GuardMiddleware:
     def _check_content(self, scope: Scope) -> None:
         kind, *parameters = (find_header(scope, b"content-type") or b"").lower().split(b";")
         if kind.strip() not in self._content_types:
-            known = ", ".join(sorted(k.decode() for k in self._content_types))
-            raise HttpError(415, "content_type", f"The content type must be one of {known}.", close=True)
+            self._check_further_type(scope, kind.strip())
         for parameter in parameters:
             name, _, value = parameter.partition(b"=")
             if name.strip() == b"charset" and value.strip(b' "') not in _CHARSETS:
@@ -130,6 +137,13 @@ class GuardMiddleware:
         if (find_header(scope, b"content-encoding") or b"identity").strip().lower() != b"identity":
             message, headers = "The body must not be compressed.", {"Accept-Encoding": "identity"}
             raise HttpError(415, "content_encoding", message, headers=headers, close=True)
+
+    def _check_further_type(self, scope: Scope, kind: bytes) -> None:
+        allowed = self._content_types | self._more_types(scope)
+        # A web page can send a body without a type to any server, but its browser then adds the page's origin.
+        if kind not in allowed or (not kind and find_header(scope, b"origin") is not None):
+            known = ", ".join(sorted(allowed_kind.decode() for allowed_kind in allowed if allowed_kind))
+            raise HttpError(415, "content_type", f"The content type must be one of {known}.", close=True)
 
     def _is_authorized(self, scope: Scope) -> bool:
         return self._token is None or has_token(find_header(scope, b"authorization"), self._token)

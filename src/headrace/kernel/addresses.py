@@ -13,7 +13,9 @@ from headrace.kernel.errors import ProjectError
 
 __all__ = [
     "check_postgres_address",
+    "check_redis_address",
     "is_postgres_address",
+    "is_redis_address",
     "path_of",
     "path_of_sqlalchemy",
     "sqlalchemy_postgres_url",
@@ -23,6 +25,7 @@ __all__ = [
 
 _SQLITE = "sqlite://"
 _POSTGRES = ("postgresql://", "postgres://")  # as libpq has them
+_REDIS = ("redis://", "rediss://", "unix://")  # as redis-py has them; rediss is TLS, unix a socket's path
 
 
 def sqlite_address(path: Path) -> str:
@@ -61,21 +64,41 @@ def is_postgres_address(url: str) -> bool:
     return url.startswith(_POSTGRES)
 
 
+def is_redis_address(url: str) -> bool:
+    """Whether the URL is the address of a Redis server."""
+    return url.startswith(_REDIS)
+
+
 def check_postgres_address(url: str, setting: str) -> None:
     """Checks that the address of a PostgreSQL database, from this setting, has no password in it.
 
     Raises:
         ProjectError: it has one, or it is not a valid URL.
     """
+    _check_address(
+        url, setting, "PostgreSQL database", "PostgreSQL's clients take it from PGPASSWORD or ~/.pgpass"
+    )
+
+
+def check_redis_address(url: str, setting: str) -> None:
+    """Checks that the address of a Redis server, from this setting, has no password in it.
+
+    Raises:
+        ProjectError: it has one, or it is not a valid URL.
+    """
+    _check_address(url, setting, "Redis server", "it is taken from REDISCLI_AUTH, as redis-cli does")
+
+
+def _check_address(url: str, setting: str, server: str, source: str) -> None:
     where = f"setting {setting}"
     try:
         parts = urlsplit(url)
         names = {name.lower() for name, _ in parse_qsl(parts.query, keep_blank_values=True)}
     except ValueError:
-        raise ProjectError("the address of the PostgreSQL database is not a valid URL", where=where) from None
-    if parts.password is not None or names & {"password", "sslpassword"}:
+        raise ProjectError(f"the address of the {server} is not a valid URL", where=where) from None
+    if parts.password is not None or names & {"password", "sslpassword", "ssl_password"}:
         raise ProjectError(
-            "the address of the PostgreSQL database has a password in it",
+            f"the address of the {server} has a password in it",
             where=where,
-            remedy="Take it out of the address: PostgreSQL's clients take it from PGPASSWORD or ~/.pgpass.",
+            remedy=f"Take it out of the address: {source}.",
         )

@@ -14,6 +14,7 @@ EXTRAS = {
     "obstore": "s3",
     "psycopg": "postgres",
     "pydbzengine": "debezium",
+    "redis": "redis",
     "torch": "torch",
 }
 """Import name of a package → the extra that installs it."""

@@ -1,15 +1,12 @@
 """PostgreSQL databases: a pool of connections with deadlines. Import it only if psycopg is installed.
 
-Nothing here waits without a limit, neither for a server that is away nor for one that does not answer. While it
-is away, only one attempt at a time is made to reach it, and every other call fails at once.
+Nothing here waits without a limit, neither for a server that is away nor for one that does not answer.
 """
 
 from __future__ import annotations
 
 import select
-import threading
-import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from time import monotonic
 from typing import Any, TypeVar
@@ -19,17 +16,15 @@ from psycopg import pq
 from psycopg.abc import PQGen
 from psycopg.rows import TupleRow
 
-from headrace.kernel.backoff import Backoff
 from headrace.kernel.digest import short_digest
 from headrace.kernel.errors import Unavailable
+from headrace.kernel.pool import ConnectionPool
 
 __all__ = ["PostgresConnection", "PostgresPool", "create_schema", "schema_of"]
 
 _T = TypeVar("_T")
 _CONNECT = 2  # seconds, for each address of the server; psycopg's least
-_ATTEMPT = 10.0  # seconds
 _STATEMENT = 300.0  # seconds that a statement may take
-_PAUSES = (0.2, 2.0)  # seconds between attempts to reach a server that is away: the first, and the longest
 _LINK: dict[str, Any] = {
     "connect_timeout": _CONNECT,
     "keepalives_idle": 10,
@@ -133,42 +128,17 @@ class PostgresConnection(psycopg.Connection[TupleRow]):
         return psycopg.errors.ConnectionTimeout("it does not answer")
 
 
-def _close_all(connections: list[PostgresConnection]) -> None:
-    while connections:
-        connections.pop().close()
-
-
-class PostgresPool:
+class PostgresPool(ConnectionPool[PostgresConnection]):
     """Connections to one database, as many as are used at once. Threads may share it.
+
+    In `run`, each statement is its own transaction. Errors of psycopg that say nothing of the server are raised
+    as they are.
 
     Args:
         url: the database's address, without a password: libpq takes that from PGPASSWORD or ~/.pgpass.
-
-    Attributes:
-        url: the same.
     """
 
-    def __init__(self, url: str) -> None:
-        self.url = url
-        self._idle: list[PostgresConnection] = []
-        weakref.finalize(self, _close_all, self._idle)
-        self._lock = threading.Lock()
-        self._backoff = Backoff(*_PAUSES)
-        self._failure = ""
-        self._retry_at = 0.0
-
-    def run(self, work: Callable[[PostgresConnection], _T]) -> _T:
-        """Calls `work` with a connection; each statement is its own transaction.
-
-        If the server has closed the connection meanwhile, `work` is called again with a new one.
-
-        Raises:
-            Unavailable: the server cannot be reached, does not answer, or cannot do it now.
-            psycopg.Error: any other error.
-        """
-        connection, result = self._start(work)
-        self._give_back(connection)
-        return result
+    errors = (psycopg.Error,)
 
     @contextmanager
     def transaction(self) -> Iterator[PostgresConnection]:
@@ -178,66 +148,31 @@ class PostgresPool:
             Unavailable: as for `run`. If the commit fails, it may have taken effect.
             psycopg.Error: any other error.
         """
-        connection, _ = self._start(lambda connection: connection.execute("begin"))
+        connection, _ = self.start(lambda connection: connection.execute("begin"))
         try:
             yield connection
             connection.execute("commit")
         except psycopg.Error as error:
-            raise self._describe(error) from error
+            raise self.describe(error) from error
         finally:
-            self._give_back(connection)
+            self.give_back(connection)
 
-    def close(self) -> None:
-        """Closes the connections that are not in use."""
-        _close_all(self._idle)
-
-    def _start(self, work: Callable[[PostgresConnection], _T]) -> tuple[PostgresConnection, _T]:
-        """A connection, and what `work` returned for it."""
-        while True:
-            connection, is_new = self._take()
-            try:
-                return connection, work(connection)
-            except psycopg.Error as error:
-                is_stale = connection.closed and not isinstance(error, psycopg.errors.ConnectionTimeout)
-                self._give_back(connection)
-                if is_new or not is_stale:
-                    raise self._describe(error) from error
-                self.close()  # the server was restarted: the other connections are lost too
-            except BaseException:
-                self._give_back(connection)
-                raise
-
-    def _take(self) -> tuple[PostgresConnection, bool]:
-        """A connection, and whether it is new."""
-        try:
-            return self._idle.pop(), False
-        except IndexError:
-            return self._connect(), True
-
-    def _give_back(self, connection: PostgresConnection) -> None:
-        if connection.pgconn.transaction_status == pq.TransactionStatus.IDLE:
-            self._idle.append(connection)
-        else:
-            connection.close()  # the server rolls back what was not committed
-
-    def _connect(self) -> PostgresConnection:
-        with self._lock:
-            if self._failure and monotonic() < self._retry_at:
-                raise self._unavailable(self._failure)
-            if self._failure:
-                self._retry_at = monotonic() + _ATTEMPT  # until then other threads do not try too
-        try:
-            connection = PostgresConnection.connect(self.url, autocommit=True, **_LINK)
-            connection.execute(_SESSION)
-        except psycopg.Error as error:
-            raise self._describe(error) from error
-        with self._lock:
-            self._failure = ""
-            self._backoff.reset()
+    def connect(self) -> PostgresConnection:
+        """See ConnectionPool."""
+        connection = PostgresConnection.connect(self.url, autocommit=True, **_LINK)
+        connection.execute(_SESSION)
         return connection
 
-    def _describe(self, error: psycopg.Error) -> Exception:
-        """The error to raise for an error of psycopg; bugs stay what they are."""
+    def is_timeout(self, error: Exception) -> bool:
+        """See ConnectionPool."""
+        return isinstance(error, psycopg.errors.ConnectionTimeout)
+
+    def is_reusable(self, connection: PostgresConnection) -> bool:
+        """See ConnectionPool. The server rolls back what a closed connection has not committed."""
+        return connection.pgconn.transaction_status == pq.TransactionStatus.IDLE
+
+    def describe(self, error: Exception) -> Exception:
+        """See ConnectionPool."""
         reason = str(error).partition("\n")[0]
         if isinstance(error, psycopg.errors.InsufficientPrivilege):
             remedy = "Let a database administrator grant it to the user that the address names."
@@ -245,14 +180,12 @@ class PostgresPool:
         if not isinstance(error, (psycopg.OperationalError, psycopg.InternalError, psycopg.InterfaceError)):
             return error
         if error.sqlstate is None:  # the link to the server failed, not a statement
-            with self._lock:
-                self._failure = reason
-                self._retry_at = monotonic() + self._backoff.next_pause()
-            return self._unavailable(reason)
+            return self.lose(reason)
         remedy = "Nothing was changed. Try again when the server can do it."
         return Unavailable(f"PostgreSQL cannot do it now: {reason}", where=self.url, remedy=remedy)
 
-    def _unavailable(self, reason: str) -> Unavailable:
+    def unreachable(self, reason: str) -> Unavailable:
+        """See ConnectionPool."""
         return Unavailable(
             f"the PostgreSQL server cannot be reached: {reason}",
             where=self.url,

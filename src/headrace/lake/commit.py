@@ -34,7 +34,7 @@ from headrace.kernel.properties import COMMIT_ID
 from headrace.kernel.sqlite import is_locked
 from headrace.kernel.time import now_micros
 from headrace.lake.lease import FIRST, MARKED_SECONDS, mark_first
-from headrace.lake.pyiceberg_internals import prepare_commit, set_snapshot_id
+from headrace.lake.pyiceberg_internals import prepare_commit, replace_manifests, set_snapshot_id
 from headrace.lake.snapshot import summary_of
 
 __all__ = ["BRIEF", "LONG", "FileChanges", "commit", "discard"]
@@ -64,10 +64,6 @@ def _no_files(_: Table) -> Iterable[DataFile]:
     return ()
 
 
-def _new_snapshot_id() -> None:
-    return None
-
-
 class FileChanges(Struct, frozen=True):
     """The changes of a commit.
 
@@ -79,7 +75,7 @@ class FileChanges(Struct, frozen=True):
         facts: returns the entries of the snapshot's summary, given the current table.
         merge: whether to merge the table's manifests into as few as possible.
         until: microseconds since 1970 after which it is too late: the files may be removed as orphans.
-        snapshot_id: returns the id of the snapshot, which the table must not have; None: a new one.
+        snapshot_id: the id of the snapshot, which the table must not have; None: a new one.
         first: whether to make other writers wait after a failed attempt. A commit that removes files of a table
             with many writers could otherwise fail without end.
     """
@@ -91,7 +87,7 @@ class FileChanges(Struct, frozen=True):
     merge: bool = False
     until: int | None = None
     first: bool = False
-    snapshot_id: Callable[[], int | None] = _new_snapshot_id
+    snapshot_id: int | None = None
 
 
 def commit(load: Callable[[], Table], changes: FileChanges, *, where: str) -> IcebergSnapshot:
@@ -164,9 +160,10 @@ def _try(table: Table, changes: FileChanges, commit_id: str) -> int:
     transaction = prepare_commit(table, merging).transaction()
     update = transaction.update_snapshot(snapshot_properties=facts)
     producer = update.overwrite() if removed else update.merge_append()
-    snapshot_id = changes.snapshot_id()
-    if snapshot_id is not None:
-        set_snapshot_id(producer, snapshot_id)
+    if changes.snapshot_id is not None:
+        set_snapshot_id(producer, changes.snapshot_id)
+    if any(data_file.spec_id != table.spec().spec_id for data_file in removed):
+        replace_manifests(producer)  # the table gets other partitions, so every file is removed
     for data_file in removed:
         producer.delete_data_file(data_file)
     for data_file in changes.added:
@@ -217,10 +214,12 @@ def _find(table: Table, commit_id: str) -> IcebergSnapshot | None:
     return None
 
 
-def discard(table: Table, files: list[DataFile]) -> None:
+def discard(table: Table, paths: Iterable[str]) -> None:
     """Deletes the data files of a commit that certainly did not happen, as far as they can be deleted."""
-    for data_file in files:
+    for path in paths:
         try:
-            table.io.delete(data_file.file_path)
+            table.io.delete(path)
+        except FileNotFoundError:
+            continue
         except OSError as error:
-            _logger.warning("%s is left for the removal of orphan files: %s", data_file.file_path, error)
+            _logger.warning("%s is left for the removal of orphan files: %s", path, error)

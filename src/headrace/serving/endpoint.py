@@ -13,7 +13,8 @@ import logging
 import re
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -23,19 +24,18 @@ from headrace.http.middleware import GuardMiddleware
 from headrace.http.responses import HttpError, error_body, send_body
 from headrace.serving.mlflow_models.served import ServedModel
 from headrace.serving.models import Models, ReleasedModel
-from headrace.serving.prediction import TOPIC
+from headrace.serving.prediction import TOPIC, Prediction
 from headrace.serving.predictor import SpoolingPredictor
 from headrace.serving.protocols import PROTOCOLS
-from headrace.serving.protocols.port import PredictRoute, ReadRoute, Route
+from headrace.serving.protocols.port import JSON, DecodedRequest, PredictRoute, ReadRoute, Response, Route
 from headrace.serving.protocols.status import to_response_error
 from headrace.serving.spool import MAX_BYTES
 
 __all__ = ["MAX_BODY", "Endpoint", "reserved_names"]
 
 _log = logging.getLogger("headrace.serving")
-MAX_BODY = 4 << 20  # bytes
-_JSON = frozenset({b"application/json"})
-_MAX_INLINE = 32  # more instances than this are predicted in a thread: they would delay other requests
+MAX_BODY = 16 << 20  # bytes
+_MAX_INLINE = 4096  # bytes of a body; a larger one is answered in a thread: it would delay other requests
 _POLL = 0.5  # seconds between two polls of the releases
 _CompiledRoute = tuple[re.Pattern[str], Route, Callable[[HttpError], bytes]]
 _METRICS_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
@@ -64,7 +64,12 @@ class Endpoint:
         self._follower = threading.Thread(target=self._follow_releases, name="releases", daemon=True)
         self._follower.start()
         self.app: App = GuardMiddleware(
-            self._handle, host, max_body=MAX_BODY, content_types=_JSON, encode_error=self._encode_error
+            self._handle,
+            host,
+            max_body=MAX_BODY,
+            content_types=frozenset({JSON}),
+            more_types=self._find_content_types,
+            encode_error=self._encode_error,
         )
 
     def close(self) -> None:
@@ -90,8 +95,10 @@ class Endpoint:
 
     def _collect_routes(self) -> list[_CompiledRoute]:
         builtin = (
-            ReadRoute("/healthz", _read_health),
-            ReadRoute("/metrics", lambda _models, _names: self._metrics.text(), _METRICS_TYPE),
+            ReadRoute("/healthz", _read_health, "Whether the process is alive"),
+            ReadRoute(
+                "/metrics", lambda _models, _names: self._metrics.text(), "Prometheus' metrics", _METRICS_TYPE
+            ),
         )
         routes: list[_CompiledRoute]
         routes = [(_compile_path(route.path), route, error_body) for route in builtin]
@@ -111,37 +118,54 @@ class Endpoint:
             if scope["method"] != allowed:
                 raise HttpError(405, "method", f"Use {allowed}.", headers={"Allow": allowed})
             if isinstance(route, PredictRoute):
-                await self._predict(route, match["model"], scope, receive, send)
+                await self._predict(route, match.groupdict(), scope, receive, send)
             else:
                 await send_body(send, 200, _read(route, self._models, match), route.content_type)
             return
         raise HttpError(404, "not_found", f"There is nothing at {scope['path']}.")
 
     async def _predict(
-        self, route: PredictRoute, name: str, scope: Scope, receive: Receive, send: Send
+        self, route: PredictRoute, names: Mapping[str, str], scope: Scope, receive: Receive, send: Send
     ) -> None:
         started = time.perf_counter()
         try:
-            model = self._models.find(name)
-            request = route.decode(model.schema, scope, (await receive())["body"])
+            model = self._models.find(names["model"]) if "model" in names else self._models.find_only()
+            body, version = (await receive())["body"], names.get("version")
             if isinstance(model, ServedModel):
+                model.check_version(version)
+                request = route.decode(model.schema, scope, body)
                 predictions = await model.predict(request.instances)
                 self._predictor.record(predictions)
-            elif self._models.waits or len(request.instances) > _MAX_INLINE:
-                predictions = await asyncio.to_thread(self._predictor.predict, model, request.instances)
+                response = request.encode(predictions)
             else:
-                predictions = self._predictor.predict(model, request.instances)
-            body = request.encode(predictions)
+                answer = partial(self._answer, route, model, version, scope, body)
+                inline = len(body) <= _MAX_INLINE and not self._models.waits
+                request, predictions, response = answer() if inline else await asyncio.to_thread(answer)
         except Exception as error:
-            response = to_response_error(error, route.instances)
-            self._metrics.count_answer(response.status, time.perf_counter() - started)
-            if response.status >= 500:
+            failure = to_response_error(error, route.instances)
+            self._metrics.count_answer(failure.status, time.perf_counter() - started)
+            if failure.status >= 500:
                 raise  # the middleware logs the error itself
-            raise response from error
+            raise failure from error
         self._metrics.count_answer(200, time.perf_counter() - started)
-        await send_body(send, 200, body)
+        await send_body(send, 200, *response)
         if isinstance(model, ReleasedModel) and model.shadows:
             await asyncio.to_thread(self._predictor.predict_shadows, model, request.instances, predictions)
+
+    def _answer(
+        self, route: PredictRoute, model: ReleasedModel, version: str | None, scope: Scope, body: bytes
+    ) -> tuple[DecodedRequest, list[Prediction], Response]:
+        """Decodes a request, predicts, and encodes the response."""
+        request = route.decode(model.schema, scope, body)
+        predictions = self._predictor.predict(model, request.instances, version)
+        return request, predictions, request.encode(predictions)
+
+    def _find_content_types(self, scope: Scope) -> frozenset[bytes]:
+        """The types of a body that the path takes."""
+        for pattern, route, _ in self._routes:
+            if isinstance(route, PredictRoute) and pattern.fullmatch(scope["path"]):
+                return route.content_types
+        return frozenset()
 
     def _encode_error(self, scope: Scope, error: HttpError) -> bytes:
         """The body of an error in the protocol that the path belongs to."""
@@ -166,7 +190,10 @@ def _read(route: ReadRoute, models: Models, match: re.Match[str]) -> bytes:
     try:
         return route.read(models, match.groupdict())
     except Exception as error:
-        raise to_response_error(error) from error
+        failure = to_response_error(error)
+        if failure.status >= 500:
+            raise
+        raise failure from error
 
 
 def _read_health(models: Models, _names: object) -> bytes:

@@ -2,6 +2,7 @@
 
 RequestError          the request cannot be answered
 ├── UnknownModel      no release of this model is in force
+├── UnknownVersion    no arm of the release answers by this version
 ├── MissingField      a field that the model needs is missing
 ├── UnknownField      no arm of the model reads this field
 ├── WrongValue        a field has the wrong type, or its value is out of range
@@ -14,7 +15,7 @@ RequestError          the request cannot be answered
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, ClassVar
 
@@ -30,7 +31,9 @@ __all__ = [
     "RequestError",
     "UnknownField",
     "UnknownModel",
+    "UnknownVersion",
     "WrongValue",
+    "unknown_version",
 ]
 
 
@@ -71,6 +74,12 @@ class UnknownModel(RequestError):
     """No release of this model is in force; `details` lists the models that have one."""
 
     code = "no_such_model"
+
+
+class UnknownVersion(RequestError):
+    """No arm of the release answers by this version; `details` lists the versions that do."""
+
+    code = "no_such_version"
 
 
 class MissingField(RequestError):
@@ -119,3 +128,9 @@ class OversizedPrediction(RequestError):
     """The record of the prediction is larger than its topic accepts."""
 
     code = "too_large"
+
+
+def unknown_version(model: str, version: str, versions: Sequence[int]) -> UnknownVersion:
+    """The error for a request that names a version by which no arm answers."""
+    what = f"No arm of model {model!r} answers by version {version!r}."
+    return UnknownVersion(what, field="version", details={"versions": list(versions)})

@@ -21,7 +21,7 @@ from headrace.features import online
 from headrace.kernel.errors import HeadraceError, Unavailable
 from headrace.kernel.files import write_file
 from headrace.kernel.private import make_private
-from headrace.serving.errors import UnknownModel
+from headrace.serving.errors import UnknownModel, unknown_version
 from headrace.serving.mlflow_models.served import ServedModel, ServedModels
 from headrace.serving.release import Arm, Release, ReleaseFollower
 from headrace.serving.request_schema import RequestSchema
@@ -59,7 +59,7 @@ class ReleasedModel:
         shadows: the shadow arms, with their servables.
         schema: the fields of an instance.
         split_key: the entity key whose value determines the arm: the first key of the plan. None: the plan
-            has no entities, and the whole instance determines it.
+            has no entities. The whole instance determines the arm if it has no such key.
         entities: every entity key of the answering plans.
     """
 
@@ -75,8 +75,22 @@ class ReleasedModel:
 
     def find_arm(self, instance: Mapping[str, Any]) -> tuple[Arm, Servable]:
         """The arm that answers this instance."""
-        key = sorted(instance.items()) if self.split_key is None else instance[self.split_key]
+        key = None if self.split_key is None else instance.get(self.split_key)
+        if key is None:  # the plan has no entity, or the instance gives its features itself
+            key = sorted(instance.items())
         return self.answering[self._split.index(key)]
+
+    @property
+    def versions(self) -> list[int]:
+        """The versions that answer."""
+        return [arm.version for arm, _ in self.answering]
+
+    def find_arm_of_version(self, version: str) -> tuple[Arm, Servable]:
+        """The arm that answers by this version, which the request names. Raises UnknownVersion."""
+        for arm, servable in self.answering:
+            if str(arm.version) == version:
+                return arm, servable
+        raise unknown_version(self.release.model, version, self.versions)
 
 
 class Models:
@@ -147,6 +161,22 @@ class Models:
                 details={"models": self.names},
             )
         return model
+
+    def find_only(self) -> ReleasedModel | ServedModel:
+        """The only model.
+
+        Raises:
+            UnknownModel: there are several models, or none.
+            Unavailable: none of its releases could be activated.
+        """
+        names = sorted({*self.names, *self.failed})
+        if len(names) != 1:
+            raise UnknownModel(
+                "The path must name one of several models." if names else "No model is released here.",
+                field="model",
+                details={"models": names},
+            )
+        return self.find(names[0])
 
     def poll(self) -> bool:
         """Activates what was released since the last poll. Returns whether anything changed."""

@@ -52,19 +52,31 @@ class SpoolingPredictor:
         """Completes the spool file."""
         self._spool.close()
 
-    def predict(self, model: ReleasedModel, instances: Instances) -> list[Prediction]:
+    def predict(
+        self, model: ReleasedModel, instances: Instances, version: str | None = None
+    ) -> list[Prediction]:
         """Predicts each instance by the arm that its entity belongs to.
+
+        Args:
+            model: the release in force.
+            instances: the instances.
+            version: the version that the request names; None: the entity decides.
 
         Returns:
             The predictions in the order of the instances. Every one is in the spool.
 
         Raises:
+            UnknownVersion: no arm answers by the version.
             MissingFeatures: the model does not predict without a feature that is missing.
             FeatureFailed: an on-demand function failed.
             OversizedPrediction: the record of a prediction is larger than `max_bytes`.
             Unavailable: the features cannot be read, or the spool cannot be written.
         """
-        if len(instances) == 1:
+        if version is not None:
+            arm, servable = model.find_arm_of_version(version)
+            indexes = None if len(instances) == 1 else range(len(instances))
+            predictions = self._predict_arm(model, arm, servable, instances, indexes)
+        elif len(instances) == 1:
             predictions = self._predict_arm(model, *model.find_arm(instances[0]), instances, None)
         else:
             predictions = self._predict_arms(model, instances)

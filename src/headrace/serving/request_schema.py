@@ -2,31 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Mapping, Sequence, Set
+from functools import lru_cache
 from typing import Any, Protocol
 
 import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
-from headrace.features.plan import Dtype, FeaturePlan
+from headrace.features.plan import Dtype, FeaturePlan, find_needed
 from headrace.features.values.conversion import input_cleaner, json_type
-from headrace.serving.errors import WrongValue
+from headrace.serving.errors import MissingField, WrongValue
 
 __all__ = ["InstanceSchema", "RequestSchema"]
+
+_GIVEN_SETS = 256  # sets of given features whose needs are kept
 
 
 class InstanceSchema(Protocol):
     """The fields of an instance, as protocols use them.
 
     Attributes:
-        fields: the fields that an instance must have: name → dtype.
-        instance_type: the type that msgspec's decoders decode an instance to.
+        fields: the fields that an instance has: name → dtype.
+        features: the features that an instance may have besides: name → dtype.
+        nullable: the fields and features that may be missing: null, NaN or infinite.
+        instance_types: the types that msgspec's decoders decode an instance to. A decoder tries one after the
+            other, and the error of the last one counts.
     """
 
     @property
     def fields(self) -> Mapping[str, str]: ...
     @property
-    def instance_type(self) -> Any: ...
+    def features(self) -> Mapping[str, str]: ...
+    @property
+    def nullable(self) -> Set[str]: ...
+    @property
+    def instance_types(self) -> Sequence[Any]: ...
 
     def to_values(self, instances: Sequence[Any]) -> list[dict[str, Any]]:
         """Field → value of each decoded instance. Raises RequestError."""
@@ -36,22 +47,27 @@ class InstanceSchema(Protocol):
 class RequestSchema:
     """The fields of one instance: every entity key and every request field of the plans, each with its type.
 
-    No other field is allowed, so that a misspelt field is refused, not ignored. A protocol decodes to
-    `instance_type`; `to_values` then converts the instances for the predictor.
+    An instance may also give features itself, as `view__feature`. They are not looked up or computed then, and
+    the fields that only they need may be missing. A list of values is the model's features, in its order.
+
+    No other field is allowed, so that a misspelt field is refused, not ignored. A protocol decodes to one of
+    `instance_types`; `to_values` then converts the instances for the predictor.
 
     Args:
         plans: the plans of the versions that answer.
         shadows: the plans of the shadow versions. A field that only they need may be missing.
 
     Attributes:
-        fields: the fields that an instance must have: name → dtype.
-        instance_type: a struct with these fields, for msgspec's decoders.
+        fields, features, nullable, instance_types: see InstanceSchema.
     """
 
     def __init__(self, plans: Sequence[FeaturePlan], shadows: Sequence[FeaturePlan] = ()) -> None:
         required = {name: dtype for plan in plans for name, dtype in _fields(plan)}
         optional = {name: dtype for plan in shadows for name, dtype in _fields(plan) if name not in required}
         self.fields: dict[str, Dtype] = required
+        self.features = _features(plans, {*required, *optional})
+        self.nullable = self.features.keys()
+        self._plans = plans
         self._names = (*required, *optional)
         self._cleaners = [
             (name, cleaner)
@@ -59,30 +75,41 @@ class RequestSchema:
             if "timestamp" in dtype and (cleaner := input_cleaner(dtype)) is not None
         ]
         # The struct's attributes are numbered, because the name of a field need not be an identifier.
-        members: list[tuple[str, Any, Any]] = [
+        members = [
             (f"f{index}", json_type(dtype), msgspec.field(name=name))
             for index, (name, dtype) in enumerate(required.items())
         ]
-        members += [
-            (f"f{index}", json_type(dtype) | UnsetType, msgspec.field(name=name, default=UNSET))
-            for index, (name, dtype) in enumerate(optional.items(), len(required))
-        ]
-        self.instance_type = msgspec.defstruct("Instance", members, forbid_unknown_fields=True, gc=False)
+        members += _optional_members(optional, {}, len(required))
+        self._keyed_type = msgspec.defstruct("Instance", members, forbid_unknown_fields=True, gc=False)
+        row_type = msgspec.defstruct(
+            "Instance",
+            _optional_members({**required, **optional}, self.features, 0),
+            forbid_unknown_fields=True,
+            gc=False,
+        )
+        self.instance_types = (self._keyed_type, row_type | list[Any])
+        self._find_fields = lru_cache(_GIVEN_SETS)(self._list_needed_fields)
 
-    def to_values(self, instances: Sequence[Struct]) -> list[dict[str, Any]]:
+    def to_values(self, instances: Sequence[Any]) -> list[dict[str, Any]]:
         """Field → value of each decoded instance. Timestamps become UTC, as in training.
 
         Raises:
-            WrongValue: a timestamp is out of range.
+            MissingField: an instance lacks a field that its missing features need.
+            WrongValue: a timestamp is out of range, or a list does not have the model's features.
         """
         return [
             self._to_values(instance, None if len(instances) == 1 else index)
             for index, instance in enumerate(instances)
         ]
 
-    def _to_values(self, instance: Struct, index: int | None) -> dict[str, Any]:
-        pairs = zip(self._names, msgspec.structs.astuple(instance), strict=True)
-        values = {name: value for name, value in pairs if value is not UNSET}
+    def _to_values(self, instance: Any, index: int | None) -> dict[str, Any]:
+        if type(instance) is self._keyed_type:
+            pairs = zip(self._names, msgspec.structs.astuple(instance), strict=True)
+            values = {name: value for name, value in pairs if value is not UNSET}
+        elif isinstance(instance, Struct):
+            values = self._to_row(msgspec.structs.astuple(instance), index)
+        else:
+            values = self._read_list(instance, index)
         for name, clean in self._cleaners:
             if name in values:
                 try:
@@ -91,9 +118,95 @@ class RequestSchema:
                     raise WrongValue("The timestamp is out of range.", field=name, instance=index) from error
         return values
 
+    def _to_row(self, members: Sequence[Any], index: int | None) -> dict[str, Any]:
+        """The values of an instance that may give features."""
+        pairs = zip((*self._names, *self.features), members, strict=True)
+        values = {name: value for name, value in pairs if value is not UNSET}
+        given = values.keys() & self.features.keys()
+        for name in self._find_fields(frozenset(given)):
+            if name not in values:
+                raise MissingField(f"Object missing required field `{name}`.", field=name, instance=index)
+        for name in given:
+            values[name] = _to_feature(values[name], self.features[name], name, index)
+        return values
+
+    def _read_list(self, instance: list[Any], index: int | None) -> dict[str, Any]:
+        orders = [tuple(feature.column for feature in plan.features) for plan in self._plans]
+        columns = orders[0]
+        if any(order != columns for order in orders):
+            raise WrongValue("The released versions have different features: name each value.", instance=index)
+        if not instance or len(instance) != len(columns):
+            raise WrongValue(
+                f"The list has {len(instance)} values, and the model has {len(columns)} features.",
+                instance=index,
+            )
+        values = {}
+        for name, value in zip(columns, instance, strict=True):
+            try:
+                plain = msgspec.convert(value, _feature_type(self.features[name]))
+            except msgspec.ValidationError as error:
+                raise WrongValue(f"{error}.", field=name, instance=index) from error
+            values[name] = _to_feature(plain, self.features[name], name, index)
+        return values
+
+    def _list_needed_fields(self, given: frozenset[str]) -> list[str]:
+        """The fields that an instance must have that gives these features, in the order of `fields`."""
+        if not given:
+            return list(self.fields)
+        needed = set().union(*(find_needed(plan, given).fields for plan in self._plans))
+        return [name for name in self.fields if name in needed]
+
 
 def _fields(plan: FeaturePlan) -> list[tuple[str, Dtype]]:
     return [
         *((key.join_key, key.dtype) for key in plan.entities),
         *((field.name, field.dtype) for field in plan.request),
     ]
+
+
+def _features(plans: Sequence[FeaturePlan], taken: Set[str]) -> dict[str, Dtype]:
+    """The columns of every view of the plans. One that is of another dtype in another plan cannot be given."""
+    features: dict[str, set[Dtype]] = {}
+    for plan in plans:
+        for view in plan.views:
+            for field in view.features:
+                features.setdefault(f"{view.name}__{field.name}", set()).add(field.dtype)
+    return {
+        column: next(iter(dtypes))
+        for column, dtypes in features.items()
+        if column not in taken and len(dtypes) == 1
+    }
+
+
+def _optional_members(
+    fields: Mapping[str, Dtype], features: Mapping[str, Dtype], first: int
+) -> list[tuple[str, Any, Any]]:
+    """The members of a struct for fields that may be missing, numbered from `first`."""
+    types = {name: json_type(dtype) for name, dtype in fields.items()}
+    types |= {name: _feature_type(dtype) for name, dtype in features.items()}
+    return [
+        (f"f{index}", type_ | UnsetType, msgspec.field(name=name, default=UNSET))
+        for index, (name, type_) in enumerate(types.items(), first)
+    ]
+
+
+def _feature_type(dtype: Dtype) -> Any:
+    """The type of a given feature. Clients often send all features as numbers of one type."""
+    return int | float | None if dtype in ("int64", "float64") else json_type(dtype) | None
+
+
+def _to_feature(value: Any, dtype: Dtype, name: str, index: int | None) -> Any:
+    """The given feature as a lookup would return it; None if it is missing."""
+    try:
+        if isinstance(value, float) and not math.isfinite(value):
+            return None
+        if dtype == "float64" and value is not None:
+            return float(value)
+        if dtype == "int64" and value is not None:
+            if value != int(value) or not -(2**63) <= value < 2**63:
+                raise WrongValue("It must be a whole number of 64 bits.", field=name, instance=index)
+            return int(value)
+        clean = input_cleaner(dtype)
+        return value if clean is None else clean(value)
+    except OverflowError as error:
+        raise WrongValue("It is out of range.", field=name, instance=index) from error

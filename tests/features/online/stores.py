@@ -7,10 +7,12 @@ from contextlib import closing
 
 import polars as pl
 import psycopg
+import redis
 from tests.features.views import DAY, HOUR, MINUTE, events_frame, instant, view_of_all_functions
 
 from headrace.features.offline.windows import aggregate
 from headrace.features.online.postgres import open_postgres
+from headrace.features.online.redis import open_redis
 from headrace.features.online.sqlite import open_sqlite
 from headrace.features.plan import AsOfView, EntityKey, FeaturePlan, FeatureRef, PlanField
 from headrace.kernel.position import LogPosition
@@ -73,6 +75,20 @@ class Postgres:
         with psycopg.connect(self._url, autocommit=True) as db:
             table = f"{schema_of(self._project)}.v_{view.digest}"
             db.execute(f"update {table} set state = '\\x94c1' where key = %s", (key,))
+
+
+class Redis:
+    """The same on a Redis server. Each folder is another project on it."""
+
+    def __init__(self, url, folder, clock):
+        self._url, self._clock, self._project = url, clock, str(folder)
+
+    def open(self):
+        return closing(open_redis(self._url, self._project, clock=self._clock))
+
+    def corrupt(self, view, key):
+        with closing(redis.Redis.from_url(self._url)) as server:
+            server.hset(f"headrace:{{{self._project}}}:state:{view.digest}", str(key), b"\x94\xc1")
 
 
 def offline_rows(view, events, users, at):

@@ -18,10 +18,11 @@ from headrace import log as logs
 from headrace.code.index import CodeIndex
 from headrace.events.ingest.hooks import IngestHooks
 from headrace.events.ingest.ingest import Ingest
+from headrace.events.ingest.sinks import sink_schema
 from headrace.features.checks.recompute import ServedPrediction, recompute
 from headrace.features.feast import TableSource
 from headrace.features.offline.point_in_time import join
-from headrace.features.offline.rowwise import codes_of
+from headrace.features.offline.rowwise import codes_of, rows_of
 from headrace.features.online.backfill import fill
 from headrace.features.online.follow import OnlineSink
 from headrace.features.online.lookup import Lookup
@@ -29,15 +30,18 @@ from headrace.features.plan import (
     AsOfView,
     PlanField,
 )
-from headrace.kernel.errors import CallError, ProjectError
+from headrace.kernel.errors import CallError, ProjectError, Unavailable
 from headrace.kernel.time import from_micros, now_micros
 from headrace.projects.loader import project_files
 from headrace.projects.project import load_project
 from headrace.tables.build import build_table
+from headrace.tables.read import read_input
 
 
-@pytest.fixture(params=["sqlite", "postgres"])
+@pytest.fixture(params=["sqlite", "postgres", "redis"])
 def online_address(request):
+    if request.param == "redis":
+        return request.getfixturevalue("empty_redis")
     return "sqlite" if request.param == "sqlite" else request.getfixturevalue("empty_database")
 
 
@@ -108,6 +112,32 @@ def test_a_sink_catches_up_views_at_different_positions(project, log, lake, stor
     at = now_micros()
     for view in (first, second):
         assert look_up(store, plan_of(view), range(7), at) == offline(project, lake, view, range(7), at)
+
+
+def test_a_view_that_moves_back_before_a_batch_is_fed_from_the_table(project, log, lake, store):
+    """A build fills a view from an older position, or a server was restarted without its last changes."""
+    view, contract = activity(), project.contract("clicks")
+    plan = plan_of(view)
+    log.create("clicks", 1)
+    send(log, clicks_until(now_micros(), 100))
+    ingest(project, log, lake)
+    fill(project, lake, plan, store)
+    before = store.position(view)
+    rows = rows_of(project, [view])(read_input(project, lake, contract))[0].to_arrow()
+    send(log, clicks_until(now_micros(), 100, seed=2))
+    ingest(project, log, lake, OnlineSink(project, contract, store))
+    sink = OnlineSink(project, contract, store)
+    ahead = sink.position()
+    store.fill(view, rows, before)
+    batch = ahead.with_offsets({0: ahead.offsets[0] + 10})
+    with pytest.raises(Unavailable, match="read from the topic's table"):
+        sink.apply(sink_schema(contract).empty_table(), batch)
+    assert store.position(view) == before
+    send(log, clicks_until(now_micros(), 50, seed=3))
+    ingestion = ingest(project, log, lake, sink)
+    assert store.position(view) == ingestion.position
+    at = now_micros()
+    assert look_up(store, plan, range(7), at) == offline(project, lake, view, range(7), at)
 
 
 def test_a_view_that_is_dropped_during_a_batch_stops_no_other(project, log, lake, store, monkeypatch):

@@ -1,10 +1,7 @@
 """What only the online store in PostgreSQL does: round trips, deadlines, lost connections, other clients."""
 
-import threading
 from contextlib import closing
-from time import monotonic
 
-import polars as pl
 import psycopg
 import pytest
 from tests.features.online.stores import (
@@ -13,19 +10,14 @@ from tests.features.online.stores import (
     NOW,
     Clock,
     at_offset,
-    exact_text,
     facts,
-    offline_rows,
     plan_of,
 )
 from tests.features.views import DAY, HOUR, events_frame, view_of_all_functions
-from tests.tcp_proxy import proxy_tcp
-from tests.until import until
 
-from headrace.features import online
 from headrace.features.online.postgres import open_postgres
-from headrace.features.plan import AsOfView, EntityKey
-from headrace.kernel.errors import CallError, Conflict, ProjectError, Unavailable
+from headrace.features.plan import EntityKey
+from headrace.kernel.errors import Unavailable
 from headrace.kernel.position import SnapshotPosition
 from headrace.kernel.postgres import schema_of
 
@@ -39,23 +31,6 @@ def project(request):
     return request.node.name.replace("[", "_").replace("]", "")
 
 
-@pytest.fixture
-def proxy(postgres):
-    with proxy_tcp(postgres.port) as proxy:
-        yield proxy
-
-
-@pytest.fixture
-def store(proxy, project):
-    """A store behind the proxy."""
-    with closing(open_postgres(address_of(proxy), project, clock=Clock())) as store:
-        yield store
-
-
-def address_of(proxy):
-    return f"postgresql://postgres@127.0.0.1:{proxy.port}/postgres"
-
-
 def fill(store, count=59):
     store.prepare(PLAN)
     store.fill(ACTIVITY, events_frame(EVENTS[:count]).to_arrow(), at_offset(count))
@@ -65,143 +40,6 @@ def fill(store, count=59):
 
 def look_up(store, users):
     return store.lookup(PLAN, [{"user_id": user} for user in users], NOW)
-
-
-@pytest.mark.parametrize("count", [1, 100, 1_000])
-def test_a_lookup_is_one_round_trip(proxy, project, count):
-    """Two views of one key and one of another, known and unknown entities."""
-    by_shop = AsOfView("of_shop", ("shop",), "of_shop", "time", FACTS.features)
-    plan = plan_of(ACTIVITY, FACTS, by_shop, entities=(EntityKey("user", "user_id", "int64"), SHOP))
-    keys = [{"user_id": user, "shop": str(user)} for user in range(10, 10 + count)]
-    with closing(open_postgres(address_of(proxy), project, clock=Clock())) as store:
-        fill(store)
-        store.prepare(plan)
-        rows = pl.DataFrame(facts([(1, NOW - HOUR, 5, 0.5)])).with_columns(shop=pl.lit("11"))
-        store.load(by_shop, rows.to_arrow(), SnapshotPosition("of_shop", 1))
-        first = store.lookup(plan, keys, NOW)  # connects and prepares the statement
-        before = proxy.round_trips
-        assert store.lookup(plan, keys, NOW) == first
-        assert proxy.round_trips - before == 1
-    assert len(first.rows) == count
-
-
-@pytest.mark.parametrize("cut", ["cut_before", "cut_after"])
-@pytest.mark.parametrize("statement", [b"insert into", b"set position", b"commit"])
-def test_a_batch_is_applied_once_over_a_lost_connection(store, proxy, cut, statement):
-    """The transaction's outcome is unknown to the client: the position says what to do."""
-    fill(store, 20)
-    setattr(proxy, cut, statement)
-    rest = events_frame(EVENTS[20:]).to_arrow()
-    with pytest.raises(Unavailable, match="cannot be reached"):
-        store.apply([ACTIVITY], rest, at_offset(len(EVENTS)), after=at_offset(20))
-    is_committed = statement == b"commit" and cut == "cut_after"
-    position = until(lambda: _position(store))
-    assert position == at_offset(len(EVENTS) if is_committed else 20)
-    if is_committed:
-        with pytest.raises(Conflict):
-            store.apply([ACTIVITY], rest, at_offset(len(EVENTS)), after=at_offset(20))
-    else:
-        store.apply([ACTIVITY], rest, at_offset(len(EVENTS)), after=at_offset(20))
-    assert exact_text([row[: len(ACTIVITY.features)] for row in look_up(store, range(60)).rows]) == exact_text(
-        offline_rows(ACTIVITY, EVENTS, list(range(60)), NOW)
-    )
-
-
-def _position(store):
-    """The position, once the server can be reached again."""
-    try:
-        return store.position(ACTIVITY)
-    except Unavailable:
-        return None
-
-
-def test_a_lookup_goes_on_after_the_server_has_closed_its_connections(store, postgres):
-    fill(store)
-    expected = look_up(store, [1, 2, 5000])
-    with psycopg.connect(postgres.url, autocommit=True) as admin:
-        ended = admin.execute(
-            "select pg_terminate_backend(pid) from pg_stat_activity where pid <> pg_backend_pid()"
-            " and backend_type = 'client backend'"
-        ).fetchall()
-    assert ended
-    assert look_up(store, [1, 2, 5000]) == expected
-
-
-def test_a_server_that_does_not_answer_delays_no_call_for_long_and_is_found_again(store, proxy):
-    fill(store)
-    expected = look_up(store, [1])
-    proxy.is_frozen = True
-    began = monotonic()
-    with pytest.raises(Unavailable, match="cannot be reached: it does not answer"):
-        look_up(store, [1])
-    assert monotonic() - began < 10  # the deadline is 2 s
-    with pytest.raises(Unavailable, match="cannot be reached"):
-        look_up(store, [1])
-    proxy.is_frozen = False
-    assert until(lambda: _try(lambda: look_up(store, [1]))) == expected
-
-
-def _try(call):
-    try:
-        return call()
-    except Unavailable:
-        return None
-
-
-def test_while_the_server_is_away_calls_fail_at_once_and_it_is_found_again(store, proxy):
-    fill(store)
-    expected = look_up(store, [1])
-    proxy.is_away = True
-    with pytest.raises(Unavailable) as caught:
-        look_up(store, [1])
-    assert caught.value.where == address_of(proxy)
-    assert "PGPASSWORD" in caught.value.remedy
-    failures = 0
-    began = monotonic()
-    while monotonic() < began + 0.5:
-        assert _try(lambda: look_up(store, [1])) is None
-        failures += 1
-    assert failures > 100
-    proxy.is_away = False
-    assert until(lambda: _try(lambda: look_up(store, [1]))) == expected
-
-
-def test_a_server_that_is_away_is_told_with_its_address(project):
-    store = open_postgres("postgresql://anna@127.0.0.1:1/features", project)
-    with pytest.raises(Unavailable) as caught:
-        store.views()
-    assert str(caught.value).startswith(
-        "postgresql://anna@127.0.0.1:1/features: the PostgreSQL server cannot be reached: connection failed:"
-    )
-    assert "Connection refused" in caught.value.what
-
-
-@pytest.mark.parametrize(
-    "url",
-    [
-        "postgresql://anna:s3cret@host/features",
-        "postgresql://host/features?user=anna&password=s3cret",
-        "postgres://anna:s3cret@[::1/features",
-    ],
-)
-def test_an_address_with_a_password_is_refused_without_showing_it(project_settings, url):
-    with pytest.raises(ProjectError) as caught:
-        online.open(project_settings.with_values(online=url))
-    assert "s3cret" not in str(caught.value)
-
-
-@pytest.fixture
-def project_settings(tmp_path):
-    from headrace.config.settings import make_settings
-
-    return make_settings(tmp_path, "small")
-
-
-def test_an_unknown_address_is_refused(project_settings):
-    with pytest.raises(
-        ProjectError, match="'mysql://joe:\\*\\*\\*@host/db' is not the address of an online store"
-    ):
-        online.open(project_settings.with_values(online="mysql://joe:s3cret@host/db"))
 
 
 def test_a_database_that_does_not_exist_is_told(postgres, project):
@@ -239,94 +77,12 @@ def test_a_user_who_may_only_read_serves_prepared_views(postgres, project):
         admin.execute("drop role reader")
 
 
-def test_two_projects_on_one_database_do_not_see_each_other(postgres, project):
-    with (
-        closing(open_postgres(postgres.url, project, clock=Clock())) as store,
-        closing(open_postgres(postgres.url, f"{project}_other", clock=Clock())) as other,
-    ):
-        fill(store)
-        assert other.views() == []
-        with pytest.raises(CallError, match="not in the online store"):
-            look_up(other, [1])
-        other.prepare(PLAN)
-        assert other.positions() == {}
-
-
 def test_a_long_name_of_a_project_gets_a_schema_of_its_own():
     long = "p" * 80
     names = {schema_of(long), schema_of(f"{long}a"), schema_of("shop")}
     assert len(names) == 3
     assert max(map(len, names)) <= 63
     assert "headrace_shop" in names
-
-
-def test_writers_of_different_views_do_not_wait_for_each_other(postgres, project):
-    """A load is stopped before it commits; another view of the same project is loaded meanwhile."""
-    others = AsOfView("others", ("user_id",), "others", "time", FACTS.features)
-    rows, goes_on, waits = facts([(1, NOW - HOUR, 5, 0.5)]), threading.Event(), threading.Event()
-
-    class StoppingClock(Clock):
-        pass
-
-    with (
-        closing(open_postgres(postgres.url, project, clock=StoppingClock())) as first,
-        closing(open_postgres(postgres.url, project, clock=Clock())) as second,
-    ):
-        first.prepare(plan_of(FACTS, others))
-        database = first._database
-        replace = database.replace_states
-
-        def replace_and_wait(view, states):
-            replace(view, states)
-            waits.set()
-            assert goes_on.wait(60)
-
-        database.replace_states = replace_and_wait
-        thread = threading.Thread(target=first.load, args=(FACTS, rows, SnapshotPosition("facts", 1)))
-        thread.start()
-        assert waits.wait(60)
-        second.load(others, rows, SnapshotPosition("others", 1))
-        assert second.lookup(plan_of(others), [{"user_id": 1}], NOW).rows == [[5, 0.5]]
-        goes_on.set()
-        thread.join()
-        assert second.lookup(plan_of(FACTS), [{"user_id": 1}], NOW).rows == [[5, 0.5]]
-
-
-def test_a_view_that_another_process_dropped_is_not_served(postgres, project):
-    with (
-        closing(open_postgres(postgres.url, project, clock=Clock())) as store,
-        closing(open_postgres(postgres.url, project, clock=Clock())) as other,
-    ):
-        fill(store)
-        expected = look_up(store, [1])
-        other.drop(FACTS.digest)
-        with pytest.raises(CallError, match=r"'facts' .* is not in the online store"):
-            look_up(store, [1])
-        with pytest.raises(CallError, match=r"'facts' .* is not in the online store"):
-            store.load(FACTS, facts([]), SnapshotPosition("facts", 2))
-        fill(other)
-        assert look_up(store, [1]) == expected
-
-
-def test_keys_of_any_text_and_length(postgres, project):
-    """PostgreSQL's own text takes no NUL, and its indexes take no key of more than 2,700 bytes."""
-    names = ["", "\0", "a\0b", "é", "x" * 10_000, "x" * 10_001, "\x7f", "'; drop table views; --", "{1,2}"]
-    view = AsOfView("of_shop", ("shop",), "of_shop", "time", FACTS.features)
-    pair = AsOfView("of_pair", ("shop", "user_id"), "of_pair", "time", FACTS.features)
-    plan = plan_of(view, pair, entities=(EntityKey("user", "user_id", "int64"), SHOP))
-    frame = pl.DataFrame(facts([(-(2**63), NOW - HOUR, number, 0.5) for number in range(len(names))]))
-    rows = frame.with_columns(shop=pl.Series(names)).to_arrow()
-    with closing(open_postgres(postgres.url, project, clock=Clock())) as store:
-        store.prepare(plan)
-        for loaded in (view, pair):
-            store.load(loaded, rows, SnapshotPosition("s", 1))
-            store.push(loaded, rows)
-        keys = [{"shop": name, "user_id": -(2**63)} for name in names]
-        expected = [[number, 0.5] * 2 for number in range(len(names))]
-        assert store.lookup(plan, keys, NOW).rows == expected
-        assert store.lookup(plan, [{"shop": "x" * 9_999, "user_id": 0}], NOW).rows == [[None] * 4]
-        store.load(view, rows.slice(0, 1), SnapshotPosition("s", 2))  # the pushed rows of long keys stay
-        assert store.lookup(plan, keys, NOW).rows == expected
 
 
 def test_a_view_of_an_hour_filled_again_leaves_no_table_behind(postgres, project):

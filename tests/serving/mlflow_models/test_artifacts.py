@@ -13,6 +13,7 @@ from headrace.kernel.errors import Refused, Unavailable
 from headrace.serving.mlflow_models.artifacts import (
     digest_artifact,
     find_artifact,
+    is_intact,
     remove_artifacts,
     store_artifact,
 )
@@ -59,6 +60,16 @@ def test_an_artifact_that_was_changed_is_refused(tmp_path: Path, source: Path, c
         file.unlink()
     with pytest.raises(Refused, match="a file of its artefact was changed"):
         find_artifact(tmp_path / "root", digest)
+
+
+def test_an_artifact_that_was_changed_is_replaced_by_the_next_download(tmp_path: Path, source: Path) -> None:
+    root = tmp_path / "root"
+    digest = store_artifact(root, copy_of(source))
+    (root / digest / "model.txt").write_text("changed")
+    assert not is_intact(root, digest)
+    assert store_artifact(root, copy_of(source)) == digest
+    assert is_intact(root, digest)
+    assert [path.name for path in root.iterdir()] == [digest]
 
 
 def test_an_artifact_that_is_not_here_is_refused(tmp_path: Path) -> None:

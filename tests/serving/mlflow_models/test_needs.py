@@ -24,6 +24,12 @@ def test_needs_are_those_of_python_env_and_requirements(tmp_path: Path) -> None:
     assert needs.minor == "3.9"
 
 
+def test_a_version_of_python_without_quotes_keeps_its_zero(tmp_path: Path) -> None:
+    artifact = write_artifact(tmp_path / "a")
+    (artifact / "python_env.yaml").write_text("python: 3.10\ndependencies: [mlflow]\n")
+    assert read_needs(artifact).minor == "3.10"
+
+
 def test_equal_needs_have_one_digest() -> None:
     needs = Needs("3.9.18", ["mlflow==3.1.4", "catboost==1.1.1"], ["numpy<2"])
     assert Needs("3.9.2", ["catboost==1.1.1", "mlflow==3.1.4"], ["numpy<2"]).digest == needs.digest
@@ -57,7 +63,8 @@ def test_equal_needs_have_one_digest() -> None:
             "python: 3.9.18\ndependencies: [-r /etc/passwd]\n",
             "is not a file of the artefact",
         ),
-        ("python_env.yaml", "&a [*a, *a]\n", "it is not a mapping"),
+        ("python_env.yaml", "&a [*a, *a]\n", "it is not valid YAML: found unconstructable recursive node"),
+        ("python_env.yaml", "python: 2026-13-45\n", "'2026-13-45' is not a valid version of Python 3"),
         ("requirements.txt", None, "its artefact lacks requirements.txt"),
         ("requirements.txt", "catboost==1.2\n", "its requirements lack mlflow"),
         ("requirements.txt", "mlflow-tracing==1\nmlflow_like==2\n", "its requirements lack mlflow"),

@@ -20,6 +20,7 @@ from tests.until import until
 
 from headrace.kernel.errors import Unavailable
 from headrace.serving.errors import ModelFailed, ModelTimeout
+from headrace.serving.mlflow_models.artifacts import digest_artifact
 from headrace.serving.mlflow_models.process import ModelProcess, ProcessSpec
 from headrace.serving.mlflow_models.signature import Column, Signature
 
@@ -62,6 +63,9 @@ ANSWERS: dict[str, list[Any]] = {
     "frame": [{"low": 3.0, "label": "n3"}, {"low": 0.2, "label": "n0.2"}],
     "nan": [None, 0.2],
     "variable": ["hello", "hello"],
+    "missing": [None, 0],
+    "no time": [None, "2026-01-02T00:00:00"],
+    "times": ["2026-01-02T03:04:05.000006"] * 2,
 }
 """What the model does → its answer to the rows 1.5 and 0.1."""
 
@@ -77,7 +81,7 @@ def test_an_answer_has_a_json_value_for_each_row(tmp_path: Path) -> None:
 def test_a_model_that_fails_fails_the_request_alone(tmp_path: Path) -> None:
     async def test(process: ModelProcess) -> None:
         pid = process.pid
-        for act in ("raise", "infinity", "short", "object"):
+        for act in ("raise", "infinity", "short", "object", "objects", "surrogate"):
             with pytest.raises(ModelFailed, match="its log says why") as caught:
                 await process.predict(rows(1.5, 0.1, act=act))
             assert "does not like" not in str(caught.value)  # a client must not read what the model says
@@ -89,6 +93,8 @@ def test_a_model_that_fails_fails_the_request_alone(tmp_path: Path) -> None:
     assert "ValueError: the model does not like the row" in log
     assert "TypeError: the model answered 1 values for 2 rows" in log
     assert "TypeError: the model answered a object for 2 rows" in log
+    assert "TypeError: the model answered a object\n" in log
+    assert "ValueError: Out of range float values are not JSON compliant" in log
 
 
 def test_a_null_is_nan_in_a_column_of_numbers(tmp_path: Path) -> None:
@@ -236,6 +242,16 @@ def test_a_model_that_cannot_be_loaded_is_told_by_its_last_line(tmp_path: Path) 
 
     with pytest.raises(Unavailable, match=r"does not start \(exit 1\): RuntimeError: the model file is broken"):
         run(tmp_path, test, content="broken")
+
+
+def test_a_model_that_is_loaded_leaves_its_artefact_as_it_was(tmp_path: Path) -> None:
+    copy = write_artifact(tmp_path / "copy")  # with a module of its own, whose bytecode must go nowhere
+
+    async def test(process: ModelProcess) -> None:
+        assert await process.predict(rows(1)) == [2.0]
+        assert digest_artifact(tmp_path / "artifact") == digest_artifact(copy)
+
+    run(tmp_path, test)
 
 
 def test_nothing_is_left_after_the_end(tmp_path: Path) -> None:

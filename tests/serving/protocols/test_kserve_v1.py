@@ -8,6 +8,7 @@ from tests.serving.small_project import plan_of, put_bundle, put_release
 
 from headrace.features.plan import PlanField
 from headrace.http.responses import HttpError
+from headrace.serving.endpoint import MAX_BODY
 from headrace.serving.errors import RequestError
 from headrace.serving.protocols.instances import MAX_INSTANCES
 from headrace.serving.protocols.kserve_v1 import decode, encode_error
@@ -47,7 +48,7 @@ def error_of(body, query=b""):
         (b"{}", 422, "instances: Object missing required field `instances`"),
         (b'{"instances": null}', 422, "instances: Expected `array`"),
         (b'{"instances": []}', 422, "instances: Expected `array` of length >= 1"),
-        (b'{"instances": [1]}', 422, "instances[0]: Expected `object`, got `int`"),
+        (b'{"instances": [1]}', 422, "instances[0]: Expected `object | array`, got `int`"),
         (
             b'{"instances": [{"user_id": 1, "product_id": 2, "price": 3}], "more": 1}',
             422,
@@ -85,7 +86,7 @@ def test_a_query_is_refused():
 def test_predictions_are_values_in_the_order_of_the_instances(client: httpx.Client, project, count):
     instances = [INSTANCE if n % 3 else FEW_VIEWS for n in range(count)]
     answer = client.post(PREDICT, json={"instances": instances})
-    assert (answer.status_code, list(answer.json())) == (200, ["predictions"])
+    assert (answer.status_code, list(answer.json())) == (200, ["predictions", "ids", "versions", "missing"])
     native = client.post("/predict/purchase", json={"instances": instances}).json()["predictions"]
     values = [prediction["value"] for prediction in native]
     assert answer.json()["predictions"] == values
@@ -114,6 +115,7 @@ def test_an_unknown_entity_is_answered_by_the_declared_policy(client: httpx.Clie
 
 
 def test_models_are_listed_and_their_readiness_told(client: httpx.Client):
+    assert client.get("/").json() == {"status": "alive"}
     assert client.get("/v1/models").json() == {"models": ["purchase"]}
     assert client.get("/v1/models/purchase").json() == {"name": "purchase", "ready": True}
     absent = client.get("/v1/models/absent")
@@ -140,5 +142,5 @@ def test_each_error_has_the_form_of_the_protocol(client: httpx.Client, project, 
 
 
 def test_a_large_body_is_refused(client: httpx.Client):
-    answer = client.post(PREDICT, content=b"[" * (5 << 20), headers={"Content-Type": "application/json"})
+    answer = client.post(PREDICT, content=b"[" * (MAX_BODY + 1), headers={"Content-Type": "application/json"})
     assert (answer.status_code, list(answer.json())) == (413, ["error"])

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+from importlib.metadata import version
 from typing import Any
 
 import pytest
+from tests.serving.running import INSTANCE, run_endpoint
+from tests.serving.small_project import make_project
 
 from headrace.http.responses import HttpError
 from headrace.serving.errors import RequestError
@@ -51,7 +54,15 @@ def test_each_form_of_a_body_gives_the_same_rows(body: dict[str, Any]) -> None:
         (b'{"inputs": {"x": [1, 2], "y": ["a"]}}', 422, None),
         (b'{"inputs": {"x": 1, "y": "a"}}', 422, "inputs[...]"),
         (b'{"inputs": {}}', 422, None),
-        (b'{"instances": [[NaN, "a"]]}', 400, None),
+        (b'{"instances": [[NaN, "a"]]', 400, None),
+        (b'{"instances": [[Infinity, "NaN"]]}', 400, None),
+        (b'{"instances": [[NaN, "\\ud800"]]}', 400, None),
+        (b'{"instances": [[1, "a"], [2, NaN, 3]]}', 422, "rows[1]"),
+        (b'{"NaN": [[NaN, "a"]]}', 422, "NaN"),
+        (b'{"inputs": NaN}', 422, "inputs"),
+        (b'{"inputs": [[1, "a"]], "params": {"x": 1}}', 422, "params"),
+        (b"[" * 100_000 + b"NaN", 422, None),
+        (b'{"NaN": ' + b"[" * 100_000, 422, "NaN"),
         (b"{", 400, None),
     ],
 )
@@ -65,7 +76,37 @@ def test_an_invalid_body_is_refused_and_its_field_named(body: bytes, status: int
     assert field is None or body_of_error["message"].startswith(f"{field}: ")
 
 
+def test_nan_is_a_missing_value_as_mlflows_client_writes_it() -> None:
+    body = b'{"dataframe_split": {"columns": ["x", "y"], "data": [[NaN, "NaN"], [2, NaN]]}, "params": {}}'
+    rows = [{"x": None, "y": "NaN"}, {"x": 2.0, "y": None}]
+    assert mlflow_scoring.decode(SCHEMA, SCOPE, body).instances == rows
+
+
 @pytest.mark.parametrize("protocol", [data_list, mlflow_scoring])
 def test_a_query_is_refused(protocol: Any) -> None:
     with pytest.raises(HttpError, match="no query parameters"):
         protocol.decode(SCHEMA, {"query_string": b"a=1"}, b"{}")
+
+
+def test_the_scoring_server_of_a_released_model(project: Any) -> None:
+    rows = [INSTANCE, {**INSTANCE, "product_id": 8}, {**INSTANCE, "product_id": 404}]
+    split = {"columns": list(INSTANCE), "data": [list(row.values()) for row in rows]}
+    with run_endpoint(project) as client:
+        assert (client.get("/ping").status_code, client.get("/health").content) == (200, b"\n")
+        assert client.get("/version").text == version("mlflow")
+        for path in ("/invocations", "/purchase/invocations"):
+            answer = client.post(path, json={"dataframe_split": split})
+            assert answer.status_code == 200
+            body = answer.json()
+            assert [value > 0.5 for value in body["predictions"][:2]] == [True, False]
+            assert body["missing"] == [[], [], ["facts__mean_price", "facts__views"]]
+            assert body["versions"] == [1, 1, 1]
+            assert len(set(body["ids"])) == 3
+        assert client.post("/absent/invocations", json={}).status_code == 404
+
+
+def test_without_a_model_the_scoring_server_is_not_ready(tmp_path: Any) -> None:
+    with run_endpoint(make_project(tmp_path / "empty")) as client:
+        assert client.get("/ping").status_code == 404
+        answer = client.post("/invocations", json={"instances": [{}]})
+        assert (answer.status_code, answer.json()["error_code"]) == (404, "no_such_model")

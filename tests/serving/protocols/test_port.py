@@ -8,7 +8,7 @@ from tests.serving.running import INSTANCE, run_endpoint, ship_predictions
 from headrace.http.responses import HttpError
 from headrace.serving import endpoint
 from headrace.serving.protocols import PROTOCOLS
-from headrace.serving.protocols.port import DecodedRequest, PredictRoute, ReadRoute
+from headrace.serving.protocols.port import DecodedRequest, PredictRoute, ReadRoute, Response
 
 
 class ColumnProtocol:
@@ -16,18 +16,18 @@ class ColumnProtocol:
 
     def __init__(self):
         self.ROUTES = (
-            PredictRoute("/columns/{model}:predict", self.decode),
-            ReadRoute("/columns/{model}", self.read),
+            PredictRoute("/columns/{model}:predict", self.decode, dict, "Predict columns"),
+            ReadRoute("/columns/{model}", self.read, "The fields"),
         )
 
     def decode(self, schema, scope, body):
         columns = msgspec.json.decode(body, type=dict[str, list])
         rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
-        instances = msgspec.convert(rows, list[schema.instance_type])
+        instances = msgspec.convert(rows, list[schema.instance_types[0]])
         return DecodedRequest(schema.to_values(instances), self.encode)
 
     def encode(self, predictions):
-        return msgspec.json.encode([prediction.value for prediction in predictions])
+        return Response(msgspec.json.encode([prediction.value for prediction in predictions]))
 
     def read(self, models, names):
         return msgspec.json.encode(models.find(names["model"]).schema.fields)

@@ -8,7 +8,7 @@ from headrace.features.feast import internals  # noqa: F401  # first: it imports
 
 # isort: split
 from headrace.features.feast.compiler import compile  # noqa: A004
-from headrace.features.feast.registry import ApplyResult, apply, fingerprints
+from headrace.features.feast.registry import ApplyResult, apply, fingerprints, stored_digests
 from headrace.features.feast.source import TableSource
 
-__all__ = ["ApplyResult", "TableSource", "apply", "compile", "fingerprints"]
+__all__ = ["ApplyResult", "TableSource", "apply", "compile", "fingerprints", "stored_digests"]

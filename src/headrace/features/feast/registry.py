@@ -7,11 +7,12 @@ import json
 import os
 import shutil
 import warnings
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from feast import FeatureStore, OnDemandFeatureView, StreamFeatureView
+from feast import FeatureStore, FeatureView, OnDemandFeatureView, StreamFeatureView
 from feast.errors import FeastError
 from feast.protos.feast.core.Registry_pb2 import Registry
 from google.protobuf.json_format import MessageToDict
@@ -24,7 +25,12 @@ from headrace.features.feast.compiler import collect_objects
 from headrace.features.feast.internals import skip_inference
 from headrace.features.feast.objects import FeastObjects
 from headrace.features.feast.repository import YAML, open_repository, repository_yaml
-from headrace.features.feast.views import compile_fields, compile_on_demand_view, request_fields
+from headrace.features.feast.views import (
+    compile_fields,
+    compile_on_demand_view,
+    compile_stored_view,
+    request_fields,
+)
 from headrace.features.plan import Dtype, OnDemandInput
 from headrace.features.values.on_demand import OnDemand, OnDemandError, ReturnError
 from headrace.kernel import faults
@@ -34,7 +40,7 @@ from headrace.kernel.files import write_file
 from headrace.kernel.private import make_private
 from headrace.projects.project import Project
 
-__all__ = ["ApplyResult", "apply", "fingerprints"]
+__all__ = ["ApplyResult", "apply", "fingerprints", "stored_digests"]
 
 _SAMPLE = {
     "int64": 1,
@@ -90,6 +96,21 @@ def apply(project: Project) -> ApplyResult:
     write_file(place / YAML, yaml)
     write_file(mark, mark_of(project.settings, declared))
     return ApplyResult(place, True, count)
+
+
+def stored_digests(project: Project) -> dict[str, str]:
+    """The name of each view that the project declares and the online store can have → the view's digest.
+
+    Raises:
+        ProjectError: two objects share a name.
+    """
+    objects = collect_objects(project)
+    digests = {}
+    for name, view in objects.views.items():
+        if isinstance(view, FeatureView):
+            with suppress(ProjectError):  # no plan and no read can have it either
+                digests[name] = compile_stored_view(view, objects.entities, objects.place(view)).digest
+    return dict(sorted(digests.items()))
 
 
 def fingerprints(project: Project) -> dict[str, str]:

@@ -110,6 +110,9 @@ class StateDatabase(Protocol):
     def write_states(self, view: StoredView, states: Mapping[PackedKey, bytes]) -> None:
         """Adds or replaces the states of these entities."""
 
+    def remove_states(self, view: StoredView, keys: Sequence[PackedKey]) -> None:
+        """Removes the states of these entities, as far as they have one."""
+
     def replace_states(self, view: StoredView, states: Iterable[tuple[PackedKey, bytes]]) -> None:
         """Replaces every state of the view by these, one an entity. Readers see the old ones until the end of
         `writing`."""

@@ -121,6 +121,26 @@ class EntityStore:
             database.set_position(view, position)
         return len(states)
 
+    def forget(self, entities: Sequence[Mapping[str, object]]) -> int:
+        """See OnlineStore."""
+        names = [set(entity) for entity in entities]
+        views: list[tuple[StoredView, list[PackedKey]]] = []
+        for view in self._database.views():
+            pack = _keys_of(self._database, view).packer()
+            keys: dict[PackedKey, None] = {}
+            for entity, given in zip(entities, names, strict=True):
+                if given.issuperset(view.keys):
+                    keys[pack(tuple(entity[name] for name in view.keys))] = None
+                elif not given.isdisjoint(view.keys):
+                    raise _lacking_key(view, given)
+            views.append((view, [key for key in keys if key is not None]))
+        count = 0
+        with self._writing(*(view for view, _ in views)):
+            for view, packed_keys in views:
+                count += len(self._database.read_states(view, packed_keys))
+                self._database.remove_states(view, packed_keys)
+        return count
+
     def count_broken(self, view: WindowedView) -> int:
         """See OnlineStore."""
         _keys_of(self._database, view)
@@ -315,6 +335,14 @@ def _keys_of(database: StateDatabase, view: StoredView) -> KeySchema:
     if keys is None:
         raise _missing_view(view)
     return keys
+
+
+def _lacking_key(view: StoredView, given: set[str]) -> CallError:
+    lacks = ", ".join(repr(name) for name in view.keys if name not in given)
+    return CallError(
+        f"the values of view {view.name!r} belong to {', '.join(view.keys)}, and {lacks} is not given",
+        remedy="Name every join key, for each entity whose values are to be removed. Nothing was removed.",
+    )
 
 
 def _missing_view(view: StoredView) -> CallError:

@@ -12,7 +12,7 @@ from headrace.declare.event import Contract
 from headrace.features.offline.rowwise import codes_as_loaded, is_of_other_code, rows_of
 from headrace.features.online.store import OnlineStore
 from headrace.features.plan import WindowedView
-from headrace.kernel.errors import CallError, Conflict, ProjectError
+from headrace.kernel.errors import CallError, Conflict, ProjectError, Unavailable
 from headrace.kernel.position import LogPosition
 from headrace.projects.project import Project
 from headrace.tables.failures import describe_failures
@@ -48,6 +48,7 @@ class OnlineSink:
         self._topic = contract.topic
         self._store = store
         self._idle: LogPosition | None = None
+        self._reported: LogPosition | None = None  # where the next events begin
         self._codes = codes_as_loaded(project)
         self._warned: set[str] = set()
         self._failing: set[str] = set()
@@ -56,29 +57,37 @@ class OnlineSink:
         """The position that every followed view has reached; without such views, that of the last call."""
         positions = [position for _, position in self._views_to_follow()]
         if not positions:
+            self._reported = self._idle
             return self._idle
         first = positions[0]
         partitions = {partition for position in positions for partition in position.offsets}
-        return LogPosition(
+        self._reported = LogPosition(
             first.topic,
             first.log_id,
             {p: min(position.next_offset(p) for position in positions) for p in sorted(partitions)},
         )
+        return self._reported
 
     def apply(self, events: pa.Table, position: LogPosition) -> None:
         """Applies good events up to `position` to every followed view, one transaction for each group of views.
 
         Raises:
             Conflict: other processes kept moving the same views.
+            Unavailable: a view is behind the first event, because it was filled meanwhile or the store's server
+                was restarted without its last changes. The next call of `position` says where it is.
         """
         self._idle = position if self._idle is None else self._idle.advance(position.offsets)
         for attempt in range(_TRIES):
             try:
-                return self._apply(events, position)
+                self._apply(events, position)
+                self._reported = (
+                    position if self._reported is None else self._reported.advance(position.offsets)
+                )
+                return
             except (Conflict, CallError):  # another process moved the views, or dropped one
                 if attempt == _TRIES - 1:
                     raise
-        return None
+        return
 
     def _apply(self, good: pa.Table, position: LogPosition) -> None:
         # Views of one table at one position share the work.
@@ -91,6 +100,12 @@ class OnlineSink:
         for (_, position_text), views in groups.items():
             current = positions[position_text]
             ahead = current.advance(position.offsets)
+            reported = self._reported
+            if reported and any(current.next_offset(p) < reported.next_offset(p) for p in position.offsets):
+                raise Unavailable(
+                    f"view {views[0].name!r} is at {current}, and the next events begin at {reported}",
+                    remedy="Nothing to do: the events between are read from the topic's table.",
+                )
             if ahead != current:
                 self._apply_group(views, _events_after(good, current), ahead, current)
 

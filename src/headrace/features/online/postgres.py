@@ -190,6 +190,10 @@ class PostgresDatabase:
             list(states.values()),
         )
 
+    def remove_states(self, view: StoredView, keys: Sequence[PackedKey]) -> None:
+        """See StateDatabase."""
+        self._query(f"delete from {self._table(view)} where key = any(%b::{_type_of(keys)}[])", list(keys))
+
     def replace_states(self, view: StoredView, states: Iterable[tuple[PackedKey, bytes]]) -> None:
         """See StateDatabase. Writes a new table beside the old one, and puts it in its place."""
         table = self._table(view)

@@ -221,6 +221,12 @@ class SqliteDatabase:
         """See StateDatabase."""
         self._upsert(view, states.items())
 
+    def remove_states(self, view: StoredView, keys: Sequence[PackedKey]) -> None:
+        """See StateDatabase."""
+        statement = f"update {self._table(view)[0]} set {_column(view)} = null where key = ?"
+        with self._answering() as db:
+            db.executemany(statement, [(key,) for key in keys])
+
     def replace_states(self, view: StoredView, states: Iterable[tuple[PackedKey, bytes]]) -> None:
         """See StateDatabase."""
         column = _column(view)

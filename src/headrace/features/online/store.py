@@ -10,7 +10,13 @@ from msgspec import Struct
 
 from headrace.config.settings import Settings
 from headrace.features.plan import AsOfView, FeaturePlan, StoredView, WindowedView
-from headrace.kernel.addresses import check_postgres_address, is_postgres_address, path_of
+from headrace.kernel.addresses import (
+    check_postgres_address,
+    check_redis_address,
+    is_postgres_address,
+    is_redis_address,
+    path_of,
+)
 from headrace.kernel.errors import ProjectError, Unavailable
 from headrace.kernel.extras import require
 from headrace.kernel.position import LogPosition, Position, SnapshotPosition
@@ -127,6 +133,22 @@ class OnlineStore(Protocol):
             ProjectError: a key's column does not have its entity's type.
         """
 
+    def forget(self, entities: Sequence[Mapping[str, object]]) -> int:
+        """Removes the values of these entities from every view: one transaction.
+
+        What the log and the tables still hold of them comes back with the next fill or load, so remove it
+        there first. New events of an entity count from then on.
+
+        Args:
+            entities: the values of join keys. Views with other join keys do not change.
+
+        Returns:
+            How many values of entities in views were removed.
+
+        Raises:
+            CallError: a view has one of these join keys and another one that is not given; nothing was removed.
+        """
+
     def count_broken(self, view: WindowedView) -> int:
         """How many entities of the view are broken. A fill repairs them."""
 
@@ -182,14 +204,18 @@ def open(settings: Settings) -> OnlineStore:  # noqa: A001
 
 
 def filled_views(settings: Settings) -> list[str]:
-    """The digests of the views in the project's online store that are filled, sorted. Loads no engine.
+    """The digests of the views in the project's online store that are filled, sorted; after that of an as-of
+    view stands its snapshot. Loads no engine.
 
     Raises:
         ProjectError: as `open`.
         Unavailable: as `open`, or the store cannot be reached.
     """
     with closing(_open_database(settings)) as database:
-        return sorted(database.positions())
+        return sorted(
+            f"{digest} {position.snapshot_id}" if isinstance(position, SnapshotPosition) else digest
+            for digest, position in database.positions().items()
+        )
 
 
 def _open_database(settings: Settings) -> StateDatabase:
@@ -204,8 +230,15 @@ def _open_database(settings: Settings) -> StateDatabase:
         from headrace.features.online.postgres import PostgresDatabase
 
         return PostgresDatabase(url, settings.project)
+    if is_redis_address(url):
+        check_redis_address(url, "online")
+        require("redis", "an online store on Redis", where=url)
+        from headrace.features.online.redis import RedisDatabase
+
+        return RedisDatabase(url, settings.project)
     raise ProjectError(
         f"{clean_text(url)!r} is not the address of an online store",
         where="setting online",
-        remedy="Use sqlite, sqlite:///absolute/path/of/a/file.db or postgresql://host:port/database.",
+        remedy="Use sqlite, sqlite:///absolute/path/of/a/file.db, postgresql://host:port/database or"
+        " redis://host:port/0.",
     )

@@ -2,6 +2,7 @@
 
 from headrace.features.plan.dtypes import Dtype
 from headrace.features.plan.hop import hop_of
+from headrace.features.plan.needed import Needed, find_needed
 from headrace.features.plan.plan import EntityKey, FeaturePlan, FeatureRef, decode_plan, encode_plan
 from headrace.features.plan.views import (
     AggregateFunction,
@@ -23,6 +24,7 @@ __all__ = [
     "EntityKey",
     "FeaturePlan",
     "FeatureRef",
+    "Needed",
     "OnDemandInput",
     "OnDemandView",
     "PlanField",
@@ -31,5 +33,6 @@ __all__ = [
     "WindowedView",
     "decode_plan",
     "encode_plan",
+    "find_needed",
     "hop_of",
 ]

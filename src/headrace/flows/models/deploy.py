@@ -98,9 +98,12 @@ def deploy(workspace: Workspace, file: Path, *, dry_run: bool = False, prune: bo
             return DeployReport(models, is_dry_run=True, set=current.id if current else None)
         accepted = [candidate.deployed for candidate in candidates if candidate.deployed is not None]
         new = sets.make([*accepted, *staying], by=getpass.getuser())
-        if new.models == in_force:
-            return DeployReport(models, set=current.id if current else None)
-        _record(workspace, new)
+        is_recorded = new.models != in_force
+        if is_recorded:
+            _record(workspace, new)
+        _remove_unneeded(workspace)
+    if not is_recorded:
+        return DeployReport(models, set=current.id if current else None)
     return _await(settings, new, DeployReport(models, set=new.id, is_recorded=True))
 
 
@@ -120,6 +123,7 @@ def roll_back_models(workspace: Workspace) -> DeployReport:
         for model in new.models:
             make_spec(settings, model)
         _record(workspace, new)
+        _remove_unneeded(workspace)
     planned = tuple(compare_sets(history[-1].models, new.models))
     return _await(settings, new, DeployReport(planned, set=new.id, is_recorded=True))
 
@@ -152,8 +156,7 @@ def _taken_names(workspace: Workspace) -> dict[str, str]:
 
 
 def _record(workspace: Workspace, new: ModelSet) -> None:
-    """Puts the set in force, and removes what neither it nor the set before it needs."""
-    settings = workspace.settings
+    """Puts the set in force."""
     with run("deploy") as job:
         for model in new.models:
             facts = {"version": str(model.version), "python": model.needs.python, "set": new.id}
@@ -163,8 +166,14 @@ def _record(workspace: Workspace, new: ModelSet) -> None:
         faults.reach("deploy.before_record")
         sets.append(workspace.log, new)
         faults.reach("deploy.after_record")
-    previous = find_previous(sets.history(workspace.log))
-    needed = [*new.models, *(previous.models if previous else [])]
+
+
+def _remove_unneeded(workspace: Workspace) -> None:
+    """Removes what neither the set in force nor the set before it needs, such as what a refused model left."""
+    settings = workspace.settings
+    history = sets.history(workspace.log)
+    kept = [*history[-1:], find_previous(history)]
+    needed = [model for models in kept if models is not None for model in models.models]
     remove_artifacts(artifacts_folder(settings), {model.artifact for model in needed})
     remove_environments(environments_folder(settings), {model.needs.digest for model in needed})
 
@@ -175,8 +184,8 @@ def _await(settings: Settings, models: ModelSet, report: DeployReport) -> Deploy
         return report
     deadline = time.monotonic() + _LONGEST_START
     while unstarted := _find_unstarted(settings, models.models):
-        problems = read_problems(settings)
-        unstarted |= {name: problems[name] for name in unstarted if name in problems}
+        problems = read_problems(settings, models.id)
+        unstarted |= {name: problems[name].what for name in unstarted if name in problems}
         is_hopeless = unstarted.keys() <= problems.keys()
         if is_hopeless or find_up(settings) is None or time.monotonic() > deadline:
             break
@@ -187,8 +196,9 @@ def _await(settings: Settings, models: ModelSet, report: DeployReport) -> Deploy
 def _find_unstarted(settings: Settings, models: Sequence[DeployedModel]) -> dict[str, str]:
     """Model → why it does not answer yet, or a replica of another version still does."""
     digests = {model.name: model.digest for model in models}
-    unstarted = dict.fromkeys(digests, "it has no replica yet")
     states = list(read_states(settings))
+    idle = {model.name for model in models if model.is_scaled_to_zero} - {state.name for state in states}
+    unstarted = dict.fromkeys(digests.keys() - idle, "it has no replica yet")
     for state in states:
         if digests.get(state.name) == state.digest and unstarted.get(state.name) is not None:
             if state.is_ready:

@@ -15,7 +15,7 @@ from headrace.config.settings import Settings
 from headrace.flows.models.deploy_file import DeployFile, Selection
 from headrace.kernel.errors import HeadraceError, Refused
 from headrace.registry.other_models import OtherModels, OtherVersion
-from headrace.serving.mlflow_models.artifacts import digest_artifact, store_artifact
+from headrace.serving.mlflow_models.artifacts import digest_artifact, is_intact, store_artifact
 from headrace.serving.mlflow_models.environments import check_needs
 from headrace.serving.mlflow_models.folders import artifacts_folder, environments_folder
 from headrace.serving.mlflow_models.model_set import DeployedModel
@@ -146,8 +146,10 @@ class Planner:
             version.source,
         )
         if current is not None and is_same:
+            if not is_intact(artifacts_folder(self._settings), current.artifact):
+                is_same = False  # its artefact is stored again
             deployed = msgspec.structs.replace(current, options=options, timeout=self._file.timeout)
-            if deployed == current:
+            if deployed == current and is_same:
                 return _plan("unchanged", deployed)
         try:
             if current is None or not is_same:
@@ -158,6 +160,8 @@ class Planner:
             return _refuse(options.name, version.model, version.version, error)
         if current is None:
             return _plan("new", deployed)
+        if deployed == current:
+            return _plan("unchanged", deployed, "its artefact is stored again")
         return _plan("changed", deployed, _describe_changes(current, deployed))
 
     def _prepare(self, version: OtherVersion, options: ServingOptions) -> DeployedModel:
@@ -243,7 +247,9 @@ def _refuse(name: str, model: str, version: int | None, error: HeadraceError) ->
 
 
 def _one_line(error: HeadraceError) -> str:
-    return " ".join(str(error).split())
+    """The error in a line: `where: what. Remedy`."""
+    lines = [" ".join(line.split()) for line in str(error).splitlines() if line.strip()]
+    return " ".join([*(f"{line.rstrip('.')}." for line in lines[:-1]), lines[-1]])
 
 
 def _describe_changes(before: DeployedModel, after: DeployedModel) -> str:
@@ -255,6 +261,8 @@ def _describe_changes(before: DeployedModel, after: DeployedModel) -> str:
         changes.append(f"version {before.version} → {after.version}")
     elif before.source != after.source:
         changes.append("version registered again")
+    elif before.artifact != after.artifact:
+        changes.append("files of its artefact")
     if before.needs.minor != after.needs.minor:
         changes.append(f"Python {before.needs.minor} → {after.needs.minor}")
     for field in ("num_replicas", "num_cpus", "memory", "autoscaling", "max_batch_size"):

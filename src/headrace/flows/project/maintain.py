@@ -1,4 +1,4 @@
-"""Maintains all tables of the lake. The ingest process of `up` repeats it."""
+"""Maintains all tables of the lake and the online store. The ingest process of `up` repeats it."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ import threading
 
 from headrace import lake as lakes
 from headrace.config.settings import Settings
+from headrace.flows.models.views import drop_unused_views
 from headrace.kernel.errors import HeadraceError
 from headrace.lake import Lake, MaintenanceReport, maintain
+from headrace.workspace import Workspace
 
 __all__ = ["maintain_tables", "run_maintenance"]
 
@@ -37,7 +39,10 @@ def maintain_tables(lake: Lake, stop: threading.Event | None = None) -> dict[str
 
 
 def run_maintenance(settings: Settings, stop: threading.Event) -> None:
-    """Maintains all tables regularly until `stop` is set. Blocks, so run it in a thread."""
+    """Maintains all tables and the online store regularly until `stop` is set.
+
+    Blocks, so run it in a thread.
+    """
     pause = FIRST
     while not stop.wait(pause):
         pause = EVERY
@@ -45,3 +50,8 @@ def run_maintenance(settings: Settings, stop: threading.Event) -> None:
             maintain_tables(lakes.open(settings), stop)
         except HeadraceError as error:  # the catalog cannot be reached
             _logger.warning("maintenance: %s", error)
+        try:
+            with Workspace(settings) as workspace:
+                drop_unused_views(workspace)
+        except HeadraceError as error:
+            _logger.warning("maintenance of the online store: %s", error)

@@ -7,7 +7,7 @@ ends of the log and the tables' metadata. The project's modules and the engines 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -34,7 +34,7 @@ from headrace.kernel.properties import CODE, CONTRACT
 from headrace.lake.table_state import TableState, read_table_states
 from headrace.lineage.store import Health
 from headrace.projects.running import Up, find_up
-from headrace.serving.mlflow_models.model_set import DeployedModel, ModelSetFollower
+from headrace.serving.mlflow_models.model_set import ModelSet, ModelSetFollower
 from headrace.serving.models import ReleaseFailure
 from headrace.serving.release import Release, ReleaseFollower
 from headrace.serving.spool import find_oversized
@@ -130,7 +130,7 @@ class _OnLog:
     topics: tuple[TopicStatus, ...] = ()
     alerts: tuple[Alert, ...] = ()
     releases: Mapping[str, Release] | None = None
-    deployed: Sequence[DeployedModel] = ()
+    deployed: ModelSet | None = None
 
 
 def status(workspace: Workspace, *, load_features: bool = True) -> Status:
@@ -249,8 +249,7 @@ def _read_log(workspace: Workspace, declared: _Declared, heads: Mapping[str, Tab
     follower.poll()
     sets = ModelSetFollower(log)
     sets.poll()
-    deployed = sets.in_force.models if sets.in_force is not None else ()
-    return _OnLog(topics, tuple(_open_alerts(workspace, heads)), follower.in_force, deployed)
+    return _OnLog(topics, tuple(_open_alerts(workspace, heads)), follower.in_force, sets.in_force)
 
 
 def _open_alerts(workspace: Workspace, heads: Mapping[str, TableState]) -> list[Alert]:

@@ -68,7 +68,11 @@ def _rows(lake: Lake, model: str | None, limit: int) -> Iterator[dict[str, Any]]
 
 
 def _prediction_of(row: dict[str, Any], plan: FeaturePlan) -> ServedPrediction:
-    """The prediction in a row of the table, where nested values are JSON text."""
+    """The prediction in a row of the table, where nested values are JSON text.
+
+    It has no positions if the client gave a feature itself, because such a feature cannot be recomputed.
+    """
+    request = msgspec.json.decode(row["request"])
     positions: dict[str, ServedPosition] = msgspec.convert(
         msgspec.json.decode(row["positions"]), dict[str, StreamPosition | RowPosition], strict=False
     )
@@ -77,6 +81,6 @@ def _prediction_of(row: dict[str, Any], plan: FeaturePlan) -> ServedPrediction:
         at=micros(row["at"]),
         keys=msgspec.json.decode(row["entity"]),
         values=msgspec.json.decode(row["features"]),
-        positions=positions,
-        request=decode_fields(plan.request, msgspec.json.decode(row["request"])),
+        positions={} if any(feature.column in request for feature in plan.features) else positions,
+        request=decode_fields(plan.request, request),
     )

@@ -315,7 +315,7 @@ def _part_of_on_demand(view: OnDemandView, served: ServedPrediction, recomputed:
 
 def _feature(column: str, prediction: Prediction, recomputed: Any, part: _ViewPart, name: str) -> FeatureWhy:
     served = prediction.features.get(column)
-    if not part.comparable:
+    if not part.comparable or column in prediction.request:  # the client gave the feature itself
         return FeatureWhy(column, served, None, None)
     return FeatureWhy(column, served, recomputed, served == recomputed, part.counts.get(name))
 

@@ -13,7 +13,8 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -32,13 +33,14 @@ from headrace.serving.deployment.haproxy import serve_environment
 from headrace.serving.mlflow_models.model_set import ModelSet
 from headrace.serving.mlflow_models.ray_deployments import bind_model, find_problems, make_ask
 from headrace.serving.mlflow_models.served import FollowedModelSet, ServedModels
-from headrace.serving.mlflow_models.states import write_problems
+from headrace.serving.mlflow_models.states import read_problems, write_problems
 
 __all__ = ["RayServeReplica", "run_driver"]
 
 _APPLICATION = "predict"
 _LONGEST_START = 60.0  # seconds within which the endpoint must answer
 _MAX_ONGOING = 1_000  # requests that a replica may have in progress
+_SHORTEST_RETRY, _LONGEST_RETRY = 15.0, 240.0  # seconds between two attempts at models whose start failed
 _INTERVAL = 2.0  # seconds between two checks that the endpoint answers
 _SETTLED = 1.5  # seconds for which one connection must keep answering
 _QUIET = {"log_level": "WARNING", "enable_access_log": False}
@@ -84,27 +86,44 @@ def run_driver(root: str, profile: str, port: int, models: Sequence[str], stop: 
     ):
         stop_on_signals(stop)  # Ray has replaced the handlers
         signal.signal(signal.SIGUSR1, lambda *_: roll.set())
-        generation, deployed = new_id(), followed.current
-        problems: dict[str, str] | None = None
-        _deploy(settings, models, deployed, generation)
+        generation, deployed, attempts = new_id(), followed.current, Attempts()
+        _deploy(settings, models, deployed, generation, attempts)
         _await_answer(settings.http.host, port)
         report_ready()
         while not stop.wait(_INTERVAL):
             followed.poll()
-            if roll.is_set() or followed.current != deployed:
+            is_due = deployed is not None and _report_problems(settings, deployed, attempts)
+            if roll.is_set() or followed.current != deployed or is_due:
                 generation, deployed = new_id() if roll.is_set() else generation, followed.current
                 roll.clear()
-                _redeploy(settings, models, deployed, generation)
-            if deployed is not None:
-                problems = _report_problems(settings, problems)
+                _redeploy(settings, models, deployed, generation, attempts)
             if _does_answer(url_of(settings.http.host, port)):
                 report_alive()
 
 
-def _redeploy(settings: Settings, models: Sequence[str], deployed: ModelSet | None, generation: str) -> None:
+class Attempts:
+    """How often each MLflow model was tried again after Serve gave it up: it tries a few times at once only."""
+
+    def __init__(self) -> None:
+        self.numbers: Counter[str] = Counter()
+        self._due, self._pause = 0.0, _SHORTEST_RETRY  # monotonic, seconds
+
+    def count(self, failed: Collection[str]) -> bool:
+        """Counts another attempt at the models whose start failed. Returns whether it is due."""
+        if not failed or time.monotonic() < self._due:
+            return False
+        self._due = time.monotonic() + self._pause
+        self._pause = min(2 * self._pause, _LONGEST_RETRY)
+        self.numbers.update(failed)
+        return True
+
+
+def _redeploy(
+    settings: Settings, models: Sequence[str], deployed: ModelSet | None, generation: str, attempts: Attempts
+) -> None:
     """Replaces the replicas that must be. If that fails, the old ones continue."""
     try:
-        _deploy(settings, models, deployed, generation)
+        _deploy(settings, models, deployed, generation, attempts)
     except HeadraceError as error:
         log_error(error)
 
@@ -132,11 +151,14 @@ def _run_serve(settings: Settings, port: int, environment: dict[str, str]) -> It
         serve.shutdown()
 
 
-def _deploy(settings: Settings, models: Sequence[str], deployed: ModelSet | None, generation: str) -> None:
+def _deploy(
+    settings: Settings, models: Sequence[str], deployed: ModelSet | None, generation: str, attempts: Attempts
+) -> None:
     """Deploys the endpoint and the MLflow models as one application; returns when it is under way.
 
     Args:
         generation: replicas of the endpoint are replaced if it changes.
+        attempts: how often the MLflow models were tried again.
     """
     from ray import serve
 
@@ -151,20 +173,23 @@ def _deploy(settings: Settings, models: Sequence[str], deployed: ModelSet | None
         max_surge_percent=100,  # an old replica answers until the new one does
     )(serve.ingress()(RayServeReplica))
     with _convert_errors(settings):
-        bound = [bind_model(settings, model, _QUIET) for model in deployed.models] if deployed else []
+        bound = [
+            bind_model(settings, model, attempts.numbers[model.name], _QUIET)
+            for model in (deployed.models if deployed else [])
+        ]
         application = set_version(deployment, generation).bind(settings, tuple(models), bound)
         target = serve.RunTarget(application, name=_APPLICATION, route_prefix="/")
         # A model that does not start must not delay the others.
         serve.run_many([target], wait_for_applications_running=False)
 
 
-def _report_problems(settings: Settings, before: dict[str, str] | None) -> dict[str, str]:
-    """Writes what Serve reports about MLflow models that it cannot run, if that has changed."""
+def _report_problems(settings: Settings, deployed: ModelSet, attempts: Attempts) -> bool:
+    """Writes which MLflow models Serve cannot run. Returns whether one of them is to be tried again."""
     with _convert_errors(settings):
         problems = find_problems(_APPLICATION)
-    if problems != before:
-        write_problems(settings, problems)
-    return problems
+    if problems != read_problems(settings, deployed.id):
+        write_problems(settings, deployed.id, problems)
+    return attempts.count([name for name, problem in problems.items() if problem.has_failed])
 
 
 @contextmanager

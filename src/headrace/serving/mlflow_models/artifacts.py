@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable, Collection
 from pathlib import Path
@@ -12,11 +13,13 @@ from headrace.kernel.files import move_into_place
 from headrace.kernel.ids import new_id
 from headrace.kernel.private import make_private
 
-__all__ = ["digest_artifact", "find_artifact", "remove_artifacts", "store_artifact"]
+__all__ = ["digest_artifact", "find_artifact", "is_intact", "remove_artifacts", "store_artifact"]
 
 
 def store_artifact(root: Path, download: Callable[[Path], Path]) -> str:
     """Stores an artefact; returns its digest. A reader sees its folder whole or not at all.
+
+    A copy that is there already is replaced if a file of it was changed.
 
     Args:
         root: the folder of all artefacts.
@@ -30,11 +33,23 @@ def store_artifact(root: Path, download: Callable[[Path], Path]) -> str:
     try:
         files = download(draft)
         digest = digest_artifact(files)
-        if not (root / digest).exists():
-            move_into_place(files, root / digest)
+        folder = root / digest
+        if not is_intact(root, digest):
+            if folder.exists():
+                os.replace(folder, make_private(draft / "changed") / digest)
+            move_into_place(files, folder)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     return digest
+
+
+def is_intact(root: Path, digest: str) -> bool:
+    """Whether this machine has an artefact with the files of this digest."""
+    try:
+        find_artifact(root, digest)
+    except Refused:
+        return False
+    return True
 
 
 def find_artifact(root: Path, digest: str) -> Path:
@@ -47,9 +62,7 @@ def find_artifact(root: Path, digest: str) -> Path:
     if not folder.is_dir():
         raise Refused("its artefact is not on this machine", where=str(folder), remedy="Run headrace deploy.")
     if digest_artifact(folder) != digest:
-        raise Refused(
-            "a file of its artefact was changed", where=str(folder), remedy="Remove it; run headrace deploy."
-        )
+        raise Refused("a file of its artefact was changed", where=str(folder), remedy="Run headrace deploy.")
     return folder
 
 

@@ -68,6 +68,12 @@ class DeployedModel(Struct, frozen=True):
         return self.options.name
 
     @property
+    def is_scaled_to_zero(self) -> bool:
+        """Whether it has no replica while nobody asks it."""
+        scaling = self.options.autoscaling
+        return scaling is not None and scaling.min_replicas == 0
+
+    @property
     def digest(self) -> str:
         """A digest of all that a running replica cannot change. Replicas of another digest are replaced."""
         record = msgspec.to_builtins(self)

@@ -21,7 +21,7 @@ _MAX_BYTES = 1 << 20  # of a file of YAML or of requirements
 _PYTHON = re.compile(r"(3\.\d{1,2})(\.\d{1,2})?")
 _INCLUDE = re.compile(r"(?:-r|--requirement|-c|--constraint)[ =]?\s*(?P<file>\S.*)")
 _COMMENT = re.compile(r"(^|\s)#.*")
-_MLFLOW = re.compile(r"mlflow(-skinny)?(?![\w.-])", re.IGNORECASE)
+_MLFLOW = re.compile(r"mlflow([-_.]skinny)?(?![\w.-])", re.IGNORECASE)
 
 
 class Needs(Struct, frozen=True):
@@ -78,7 +78,7 @@ def read_needs(artifact: Path) -> Needs:
 
 
 def read_yaml(artifact: Path, name: str) -> dict[str, Any]:
-    """Reads a file of an artefact as YAML: a mapping.
+    """Reads a file of an artefact as YAML: a mapping. Its values are texts: 3.10 must not become 3.1.
 
     Raises:
         Refused: the file is missing, or is not valid YAML.
@@ -86,7 +86,7 @@ def read_yaml(artifact: Path, name: str) -> dict[str, Any]:
     import yaml
 
     try:
-        content = yaml.safe_load(_read(artifact, name))
+        content = yaml.load(_read(artifact, name), yaml.BaseLoader)  # noqa: S506 - it makes texts alone
     except (yaml.YAMLError, RecursionError) as error:
         raise Refused(f"it is not valid YAML: {' '.join(str(error).split())}", where=name) from error
     if not isinstance(content, dict):

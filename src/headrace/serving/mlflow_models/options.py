@@ -15,6 +15,7 @@ from headrace.kernel.errors import Refused
 __all__ = ["NAME_RULE", "Autoscaling", "ServingOptions", "is_valid_name", "read_options"]
 
 _PREFIX = "ray."
+_CPU_DIGITS = 4  # decimals that Ray distinguishes
 _LONGEST = 80  # characters of a tag's value that a message has
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 NAME_RULE = "letters, digits, '.', '_' and '-', beginning with a letter or digit, at most 100"
@@ -84,16 +85,24 @@ def _read_variables(text: str) -> dict[str, str]:
     return variables
 
 
+def _read_cpus(text: str) -> float:
+    cpus: float = _number(Annotated[float, Meta(ge=0, le=1_000)])(text)
+    if round(cpus, _CPU_DIGITS) != cpus:
+        raise ValueError
+    return cpus
+
+
 _Count = Annotated[int, Meta(ge=1, le=1_000)]
 _SCALING = "autoscaling_config."
 _TAGS = {
     "name": _Tag(NAME_RULE, _read_name),
     "num_replicas": _Tag("a whole number from 1 to 1,000", _number(_Count)),
     "ray_actor_options.num_cpus": _Tag(
-        "a number from 0 to 1,000", _number(Annotated[float, Meta(ge=0, le=1_000)])
+        f"a number from 0 to 1,000 with at most {_CPU_DIGITS} decimals", _read_cpus
     ),
     "ray_actor_options.memory": _Tag(
-        "a number of GB above 0, such as 0.5", _number(Annotated[float, Meta(gt=0, le=100_000)])
+        "a number of GB from 0.001 to 100,000, such as 0.5",
+        _number(Annotated[float, Meta(ge=0.001, le=100_000)]),
     ),
     "runtime_env.env_vars": _Tag('a JSON object of texts, such as {"OMP_NUM_THREADS": "1"}', _read_variables),
     f"{_SCALING}min_replicas": _Tag(

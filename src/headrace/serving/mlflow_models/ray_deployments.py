@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -14,23 +15,32 @@ from headrace.serving.mlflow_models.process import Columns
 from headrace.serving.mlflow_models.replica import ModelReplica, ReplicaAnswer
 from headrace.serving.mlflow_models.served import Ask
 from headrace.serving.mlflow_models.signature import Signature
+from headrace.serving.mlflow_models.states import Problem
 
 if TYPE_CHECKING:
     from ray.serve import Application
 
-__all__ = ["bind_model", "find_problems", "make_ask"]
+__all__ = ["bind_model", "explain_failure", "find_problems", "make_ask"]
 
 _PREFIX = "model-"
+_FAILED = ("DEPLOY_FAILED", "UNHEALTHY")
+_OWN_ERROR = "\nheadrace.kernel.errors."  # in the traceback of a replica
+_UNSCHEDULED = re.compile(
+    r"to be scheduled\..*required for each replica: (?P<required>.*),"
+    r" total resources available: (?P<free>.*?)\. ",
+    re.DOTALL,
+)
 _MAX_ONGOING = 100  # requests that a replica may have in progress
 _GRACE = 10.0  # seconds that a replica has to answer what it accepted
 
 
-def bind_model(settings: Settings, model: DeployedModel, quiet: Mapping[str, Any]) -> Application:
+def bind_model(settings: Settings, model: DeployedModel, attempt: int, quiet: Mapping[str, Any]) -> Application:
     """The deployment of a model. Replicas that run are kept unless what they run changes.
 
     Args:
         settings: the project's settings.
         model: the model.
+        attempt: how often Serve gave it up; another number makes Serve try again.
         quiet: Serve's logging configuration.
     """
     from ray import serve
@@ -55,20 +65,42 @@ def bind_model(settings: Settings, model: DeployedModel, quiet: Mapping[str, Any
         logging_config=dict(quiet),
         **scaling,
     )(ModelReplica)
-    return set_version(deployment, model.digest).bind(settings, model)
+    version = f"{model.digest} {attempt}" if attempt else model.digest
+    return set_version(deployment, version).bind(settings, model)
 
 
-def find_problems(application: str) -> dict[str, str]:
-    """Model → what Serve reports about its deployment, if it is not healthy."""
+def find_problems(application: str) -> dict[str, Problem]:
+    """Model → why Serve cannot run it. A model that only takes long to start is not among them."""
     from ray import serve
 
     running = serve.status().applications.get(application)
     deployments = running.deployments if running is not None else {}
     return {
-        name.removeprefix(_PREFIX): f"{status.status.value.lower()}: {status.message}"
+        name.removeprefix(_PREFIX): Problem(
+            explain_failure(status.message),
+            has_failed=status.status.value == "DEPLOY_FAILED",
+            is_answered=status.replica_states.get("RUNNING", 0) > 0,
+        )
         for name, status in deployments.items()
-        if name.startswith(_PREFIX) and status.message and status.status.value != "HEALTHY"
+        if name.startswith(_PREFIX)
+        and (status.status.value in _FAILED or _UNSCHEDULED.search(status.message) is not None)
     }
+
+
+def explain_failure(message: str) -> str:
+    """What Serve reports about a deployment, in a line: our own error in place of the traceback that ends with
+    it, and otherwise the last line."""
+    unscheduled = _UNSCHEDULED.search(message)
+    if unscheduled is not None:
+        return "Ray has no room for it: a replica requires {required}, and {free} are free".format(
+            **unscheduled.groupdict()
+        )
+    _, own, text = message.rpartition(_OWN_ERROR)
+    lines = [" ".join(line.split()) for line in text.splitlines() if line.strip()]
+    if not own:
+        return lines[-1] if lines else ""
+    lines[0] = lines[0].partition(": ")[2]  # without the error's name
+    return ". ".join(line.rstrip(".") for line in lines)
 
 
 def make_ask(application: str) -> Ask:

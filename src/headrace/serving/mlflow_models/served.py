@@ -17,10 +17,12 @@ from headrace.kernel.files import write_file
 from headrace.kernel.ids import new_id
 from headrace.kernel.private import make_private
 from headrace.kernel.time import from_micros, now_micros
+from headrace.serving.errors import unknown_version
 from headrace.serving.mlflow_models.model_set import DeployedModel, ModelSet, ModelSetFollower
 from headrace.serving.mlflow_models.process import Columns
 from headrace.serving.mlflow_models.replica import ReplicaAnswer
 from headrace.serving.mlflow_models.signature import Signature, SignatureSchema, to_columns
+from headrace.serving.mlflow_models.states import read_problems
 from headrace.serving.prediction import Prediction
 
 __all__ = ["Ask", "FollowedModelSet", "ServedModel", "ServedModels"]
@@ -72,12 +74,24 @@ class ServedModel:
     Attributes:
         schema: the fields of an instance.
         deployed: its record.
+        is_down: whether it has no replica and Serve cannot start one.
     """
 
     def __init__(self, deployed: DeployedModel, set_id: str, ask: Ask) -> None:
+        self.is_down = False
         self.deployed = deployed
         self.schema = SignatureSchema(deployed.signature)
         self._set_id, self._ask = set_id, ask
+
+    @property
+    def versions(self) -> list[int]:
+        """The version that answers."""
+        return [self.deployed.version]
+
+    def check_version(self, version: str | None) -> None:
+        """Raises UnknownVersion if a request names another version."""
+        if version is not None and version != str(self.deployed.version):
+            raise unknown_version(self.deployed.name, version, self.versions)
 
     async def predict(self, instances: Sequence[Mapping[str, Any]]) -> list[Prediction]:
         """Predicts the instances.
@@ -88,6 +102,8 @@ class ServedModel:
         """
         started, at = time.perf_counter(), now_micros()
         name = self.deployed.name
+        if self.is_down:
+            raise Unavailable(f"model {name!r} cannot be started; headrace status says why")
         try:
             async with asyncio.timeout(2 * self.deployed.timeout + _SLACK):
                 answer = await self._ask(name, self.deployed.signature, to_columns(instances))
@@ -132,7 +148,7 @@ class ServedModels:
     """
 
     def __init__(self, settings: Settings, ask: Ask) -> None:
-        self._ask = ask
+        self._settings, self._ask = settings, ask
         self._set = FollowedModelSet(settings)
         self.models: dict[str, ServedModel] = {}
         self._set_id = ""
@@ -152,6 +168,9 @@ class ServedModels:
         if current is not None and current.id != self._set_id:
             self.models = {model.name: ServedModel(model, current.id, self._ask) for model in current.models}
             self._set_id = current.id
+        problems = read_problems(self._settings, self._set_id) if self.models else {}
+        for name, model in self.models.items():
+            model.is_down = name in problems and not problems[name].is_answered
 
 
 def _read(path: Path) -> ModelSet | None:

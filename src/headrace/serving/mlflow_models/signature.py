@@ -17,6 +17,8 @@ from headrace.serving.mlflow_models.needs import read_yaml
 __all__ = ["Column", "Signature", "SignatureSchema", "read_signature", "to_columns"]
 
 _MLMODEL = "MLmodel"
+_ABSENT = "null"  # what a signature or its inputs are in YAML, if there are none
+_FIRST_TIME, _LAST_TIME = datetime(1678, 1, 1), datetime(2262, 1, 1)  # within 64 bits of nanoseconds
 _FLOAT32_MAX = 3.4028234663852886e38
 _TYPES: dict[str, Any] = {
     "double": float | None,
@@ -29,6 +31,7 @@ _TYPES: dict[str, Any] = {
     "binary": bytes | None,
 }
 """MLflow's type → the JSON that a value is decoded from. A type that is not here takes any JSON."""
+_NEVER_MISSING = ("long", "integer", "boolean")
 
 _DTYPES = {"float64": "double", "float32": "float", "int64": "long", "int32": "integer", "bool": "boolean"}
 """NumPy's dtype of a matrix → MLflow's type of its columns."""
@@ -73,15 +76,19 @@ def read_signature(artifact: Path) -> Signature:
         Refused: the file is missing or not valid, or the model takes neither named columns nor a matrix.
     """
     content = read_yaml(artifact, _MLMODEL)
-    if "python_function" not in (content.get("flavors") or {}):
+    flavors = content.get("flavors")
+    if not isinstance(flavors, dict) or "python_function" not in flavors:
         raise Refused("the model has no flavor python_function, by which MLflow loads it", where=_MLMODEL)
-    inputs = (content.get("signature") or {}).get("inputs")
-    if inputs is None:
-        return Signature()
+    signature = content.get("signature", _ABSENT)
+    inputs = signature.get("inputs", _ABSENT) if isinstance(signature, dict) else signature
     try:
-        fields = msgspec.json.decode(inputs, type=list[dict[str, Any]])
-    except (msgspec.MsgspecError, TypeError) as error:
+        fields = msgspec.json.decode(inputs or _ABSENT, type=list[dict[str, Any]] | None)
+    except (msgspec.MsgspecError, TypeError, RecursionError) as error:
         raise Refused(f"it is not valid: {error}", where=f"{_MLMODEL}: signature") from error
+    if fields is None:
+        return Signature()
+    if not fields:
+        raise _refuse_inputs("no columns")
     if len(fields) == 1 and fields[0].get("type") == "tensor":
         return _read_matrix(fields[0])
     names = [field.get("name") for field in fields]
@@ -133,13 +140,17 @@ class SignatureSchema:
 
     Attributes:
         fields: the required fields: name → MLflow's type.
-        instance_type: what msgspec's decoders decode an instance to.
+        features: the other fields: name → MLflow's type.
+        nullable: the fields that may be missing.
+        instance_types: the one type that msgspec's decoders decode an instance to.
     """
 
     def __init__(self, signature: Signature) -> None:
         columns = signature.columns
         self.fields = {column.name: column.type for column in columns or () if column.required}
-        self.instance_type: Any = dict[str, Any]
+        self.features = {column.name: column.type for column in columns or () if not column.required}
+        self.nullable = frozenset(column.name for column in columns or () if column.type not in _NEVER_MISSING)
+        self.instance_types: Sequence[Any] = (dict[str, Any],)
         if columns is None:
             return
         types = [(column, _TYPES.get(column.type, Any)) for column in columns]
@@ -155,7 +166,7 @@ class SignatureSchema:
             kw_only=True,
             gc=False,
         )
-        self.instance_type = struct | list[Any]
+        self.instance_types = (struct | list[Any],)
         self._cells = [(column.name, type_) for column, type_ in types]
 
     def to_values(self, instances: Sequence[Any]) -> list[dict[str, Any]]:
@@ -185,7 +196,7 @@ class SignatureSchema:
         if isinstance(instance, list):
             return self._read_list(instance, index)
         values = zip((name for name, _ in self._cells), msgspec.structs.astuple(instance), strict=True)
-        row = {name: _to_json(value) for name, value in values if value is not UNSET}
+        row = {name: _to_json(value, name, index) for name, value in values if value is not UNSET}
         if not row:
             raise WrongValue("The instance has no field.", instance=index)
         return row
@@ -199,7 +210,7 @@ class SignatureSchema:
         values = {}
         for value, (name, type_) in zip(instance, self._cells, strict=True):
             try:
-                values[name] = _to_json(msgspec.convert(value, type_))
+                values[name] = _to_json(msgspec.convert(value, type_), name, index)
             except msgspec.ValidationError as error:
                 raise WrongValue(f"{error}.", field=name, instance=index) from error
         return values
@@ -210,9 +221,18 @@ def to_columns(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
     return {name: [row[name] for row in rows] for name in rows[0]}
 
 
-def _to_json(value: Any) -> Any:
-    """The value as the model's process gets it: times are UTC without a zone, as MLflow has them."""
+def _to_json(value: Any, field: str, index: int | None) -> Any:
+    """The value as the model's process gets it: times are UTC without a zone, as MLflow has them.
+
+    Raises:
+        WrongValue: a frame of pandas cannot hold the time.
+    """
     if isinstance(value, datetime):
-        utc = value if value.tzinfo is None else value.astimezone(UTC).replace(tzinfo=None)
+        try:
+            utc = value if value.tzinfo is None else value.astimezone(UTC).replace(tzinfo=None)
+        except OverflowError:
+            utc = datetime.min
+        if not _FIRST_TIME <= utc <= _LAST_TIME:
+            raise WrongValue("The time is not between the years 1678 and 2261.", field=field, instance=index)
         return utc.isoformat()
     return value

@@ -16,6 +16,7 @@ from headrace.kernel.private import make_private
 from headrace.kernel.process import is_alive, mark_of
 
 __all__ = [
+    "Problem",
     "ReplicaFolder",
     "ReplicaState",
     "make_replica_folder",
@@ -58,6 +59,20 @@ class ReplicaState(Struct, frozen=True):
     log: str
 
 
+class Problem(Struct, frozen=True):
+    """Why Ray Serve cannot run a model.
+
+    Attributes:
+        what: the reason, in a line.
+        has_failed: whether its start failed, so that Serve does not try again by itself.
+        is_answered: whether a replica answers nevertheless, such as that of the version before.
+    """
+
+    what: str
+    has_failed: bool
+    is_answered: bool
+
+
 class ReplicaFolder:
     """The folder of one replica, for its state and the log of its model's process."""
 
@@ -94,16 +109,17 @@ def read_states(settings: Settings) -> Iterator[ReplicaState]:
             yield state
 
 
-def write_problems(settings: Settings, problems: Mapping[str, str]) -> None:
-    """Writes which models Ray Serve cannot run, and why."""
+def write_problems(settings: Settings, set_id: str, problems: Mapping[str, Problem]) -> None:
+    """Writes which models of a set Ray Serve cannot run, and why."""
     make_private(settings.place("serving"))
-    write_file(settings.place("serving", _PROBLEMS), msgspec.json.encode(problems))
+    write_file(settings.place("serving", _PROBLEMS), msgspec.json.encode({set_id: problems}))
 
 
-def read_problems(settings: Settings) -> dict[str, str]:
-    """Model → why Ray Serve cannot run it."""
+def read_problems(settings: Settings, set_id: str) -> dict[str, Problem]:
+    """Model → why Ray Serve cannot run it. Those of another set than this are out of date."""
     try:
-        return msgspec.json.decode(settings.place("serving", _PROBLEMS).read_bytes(), type=dict[str, str])
+        content = settings.place("serving", _PROBLEMS).read_bytes()
+        return msgspec.json.decode(content, type=dict[str, dict[str, Problem]]).get(set_id, {})
     except (FileNotFoundError, msgspec.DecodeError):
         return {}
 

@@ -9,6 +9,8 @@ from pathlib import Path
 from headrace.cluster.folder import runtime_folder
 from headrace.config.settings import Settings
 from headrace.kernel.errors import Refused, Unavailable
+from headrace.serving.mlflow_models.artifacts import is_intact
+from headrace.serving.mlflow_models.folders import artifacts_folder
 from headrace.serving.mlflow_models.model_set import DeployedModel
 from headrace.serving.mlflow_models.process import ModelProcess, ProcessSpec
 from headrace.serving.mlflow_models.replica import make_spec
@@ -30,6 +32,11 @@ def try_model(settings: Settings, model: DeployedModel) -> None:
         except Unavailable as error:
             reason = error.what.replace(folder, "").removesuffix(" (/model.log)")
             raise Refused(reason) from error
+    if not is_intact(artifacts_folder(settings), model.artifact):
+        raise Refused(
+            "the model changes files of its artefact when it is loaded, and its replicas share them",
+            remedy="Make it write elsewhere, such as into the folder of the module tempfile.",
+        )
 
 
 async def _start(spec: ProcessSpec, sockets: Path, log: Path) -> None:

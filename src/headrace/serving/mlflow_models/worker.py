@@ -24,6 +24,7 @@ import struct
 import sys
 import threading
 import traceback
+from importlib.machinery import SourceFileLoader
 from typing import Any, Optional
 
 _HEAD = struct.Struct(">I")
@@ -42,6 +43,7 @@ def main() -> None:
     path, folder, signature = sys.argv[1:4]
     signals = _take_standard_output()
     _end_with_parent()
+    _keep_as_is(folder)
     import mlflow.pyfunc
 
     model = mlflow.pyfunc.load_model(folder)
@@ -58,9 +60,7 @@ def main() -> None:
             rows = _build_input(json.loads(request)["columns"], taken)
             answer = {"values": _to_rows(model.predict(rows), len(rows))}
         except Exception as error:
-            traceback.print_exc()
-            sys.stderr.write("The request above failed; the process continues.\n")
-            answer = {"error": f"{type(error).__name__}: {error}"}
+            answer = _fail(error)
         _send(connection, answer)
 
 
@@ -69,6 +69,19 @@ def _take_standard_output() -> int:
     signals = os.dup(1)
     os.dup2(2, 1)
     return signals
+
+
+def _keep_as_is(folder: str) -> None:
+    """Keeps Python from writing the bytecode of a model's own modules into its artefact, whose files are
+    checked. The bytecode of the environment's packages is written."""
+    inside = os.path.join(folder, "")
+    write = SourceFileLoader.set_data
+
+    def set_data(self: SourceFileLoader, path: str, data: bytes, **options: Any) -> None:
+        if not path.startswith(inside):
+            write(self, path, data, **options)
+
+    SourceFileLoader.set_data = set_data  # type: ignore[method-assign, assignment]
 
 
 def _end_with_parent() -> None:
@@ -100,16 +113,28 @@ def _receive_exactly(connection: socket.socket, size: int) -> Optional[bytes]:
     return b"".join(parts)
 
 
+def _fail(error: Exception) -> dict[str, Any]:
+    """The answer to a request that failed; the log gets the reason."""
+    traceback.print_exception(type(error), error, error.__traceback__)
+    sys.stderr.write("The request above failed; the process continues.\n")
+    return {"error": f"{type(error).__name__}: {error}"}
+
+
 def _send(connection: socket.socket, answer: dict[str, Any]) -> None:
     try:
-        body = json.dumps(answer, default=_to_json, allow_nan=False)
-    except ValueError:  # NaN or an infinity
-        try:
-            body = json.dumps(_drop_nan(answer), default=_to_json, allow_nan=False)
-        except ValueError:
-            body = json.dumps({"error": "the model answered an infinity, which JSON cannot hold"})
-    content = body.encode()
+        content = _encode(answer)
+    except Exception as error:  # the model answered something that JSON cannot hold
+        content = _encode(_fail(error))
     connection.sendall(_HEAD.pack(len(content)) + content)
+
+
+def _encode(answer: dict[str, Any]) -> bytes:
+    """The answer as JSON. Raises what the values raise that JSON cannot hold, such as an infinity."""
+    try:
+        text = json.dumps(answer, default=_to_json, allow_nan=False, ensure_ascii=False)
+    except ValueError:  # NaN or an infinity
+        text = json.dumps(_drop_nan(answer), default=_to_json, allow_nan=False, ensure_ascii=False)
+    return text.encode()
 
 
 def _build_input(columns: dict[str, Any], signature: dict[str, Any]) -> Any:
@@ -144,6 +169,8 @@ def _to_rows(answer: Any, count: int) -> list[Any]:
     if isinstance(answer, pd.DataFrame):
         rows = answer.to_dict(orient="records")
     elif isinstance(answer, (pd.Series, np.ndarray)):
+        if answer.dtype.kind == "M":  # NumPy makes whole numbers of nanoseconds
+            answer = answer.astype("datetime64[us]")
         rows = answer.tolist()
     elif hasattr(answer, "toarray"):  # a sparse matrix
         rows = answer.toarray().tolist()
@@ -156,7 +183,9 @@ def _to_rows(answer: Any, count: int) -> list[Any]:
 
 
 def _to_json(value: Any) -> Any:
-    """A value that JSON does not know: of NumPy, a time, or bytes."""
+    """A value that JSON does not know: of NumPy, a time, bytes, or what pandas has for a missing value."""
+    if type(value).__name__ in ("NAType", "NaTType"):
+        return None
     if hasattr(value, "tolist"):
         return value.tolist()
     if hasattr(value, "isoformat"):

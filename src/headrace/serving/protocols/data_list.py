@@ -6,6 +6,7 @@ POST /{model}   {"data": [object or list of values, ...]} is answered by [value,
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import msgspec
 
@@ -13,7 +14,8 @@ from headrace.http.asgi import Scope
 from headrace.http.responses import HttpError, error_body
 from headrace.serving.prediction import Prediction
 from headrace.serving.protocols.instances import decode_instances
-from headrace.serving.protocols.port import DecodedRequest, PredictRoute
+from headrace.serving.protocols.json_schema import array_schema, object_schema
+from headrace.serving.protocols.port import DecodedRequest, PredictRoute, Response
 from headrace.serving.request_schema import InstanceSchema
 
 __all__ = ["ROUTES", "decode", "encode_error"]
@@ -38,9 +40,13 @@ def encode_error(error: HttpError) -> bytes:
     return error_body(error)
 
 
-def _encode_predictions(predictions: Sequence[Prediction]) -> bytes:
-    return _encode([prediction.value for prediction in predictions])
+def _encode_predictions(predictions: Sequence[Prediction]) -> Response:
+    return Response(_encode([prediction.value for prediction in predictions]))
 
 
-ROUTES = (PredictRoute("/{model}", decode, "data"),)
+def _body_schema(instance: dict[str, Any]) -> dict[str, Any]:
+    return object_schema(data=array_schema(instance))
+
+
+ROUTES = (PredictRoute("/{model}", decode, _body_schema, "Predict a list", "data"),)
 """The routes of this protocol."""

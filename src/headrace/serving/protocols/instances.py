@@ -24,11 +24,12 @@ __all__ = [
     "has_instances",
 ]
 
-MAX_INSTANCES = 1_000
+MAX_INSTANCES = 10_000
 """The largest number of instances in a request."""
 _FIELD_NAME = re.compile(r"`([^`]+)`")
 _KINDS = {"Object missing required field": MissingField, "Object contains unknown field": UnknownField}
 _WHOLE_BODY = ""  # in place of a member's name: the body is one instance
+_Decode = Callable[[bytes], Any]
 
 
 class _Outline(Struct):
@@ -38,12 +39,12 @@ class _Outline(Struct):
 
 
 _decode_outline = msgspec.json.Decoder(_Outline).decode
-_decoders: WeakKeyDictionary[InstanceSchema, dict[str, msgspec.json.Decoder[Any]]] = WeakKeyDictionary()
+_decoders: WeakKeyDictionary[InstanceSchema, dict[str, _Decode]] = WeakKeyDictionary()
 
 
 def decode_instance(schema: InstanceSchema, body: bytes) -> list[dict[str, Any]]:
     """Decodes a body that is one instance. Raises like `decode_instances`."""
-    return schema.to_values([decode_json(_find_decoder(schema, _WHOLE_BODY).decode, body)])
+    return schema.to_values([decode_json(_find_decoder(schema, _WHOLE_BODY), body)])
 
 
 def decode_instances(schema: InstanceSchema, body: bytes, member: str = "instances") -> list[dict[str, Any]]:
@@ -61,24 +62,32 @@ def decode_instances(schema: InstanceSchema, body: bytes, member: str = "instanc
         HttpError: 400: the body is not JSON.
         MissingField, UnknownField, WrongValue: an instance does not fit the schema.
     """
-    decoded = decode_json(_find_decoder(schema, member).decode, body, member)
-    return schema.to_values(getattr(decoded, member))
+    decoded = decode_json(_find_decoder(schema, member), body, member)
+    return _to_values(schema, getattr(decoded, member))
 
 
 def convert_instances(schema: InstanceSchema, rows: Sequence[Any]) -> list[dict[str, Any]]:
     """Converts decoded JSON, 1 to MAX_INSTANCES instances. Returns and raises like `decode_instances`."""
+    *first, last = schema.instance_types
+    for type_ in first:
+        try:
+            return _to_values(schema, msgspec.convert(rows, _several(type_)))
+        except msgspec.ValidationError:
+            continue
     try:
-        return schema.to_values(msgspec.convert(rows, _several(schema)))
+        return _to_values(schema, msgspec.convert(rows, _several(last)))
     except msgspec.ValidationError as error:
         raise _invalid(str(error), None) from error
 
 
 def has_instances(body: bytes) -> bool:
     """Whether the body is an object with a member `instances`. Raises HttpError where it is not JSON."""
-    return b'"instances"' in body and decode_json(_decode_outline, body).instances is not UNSET
+    if b'"instances"' not in body or not body.lstrip().startswith(b"{"):
+        return False
+    return decode_json(_decode_outline, body).instances is not UNSET
 
 
-def decode_json(decode: Callable[[bytes], Any], body: bytes, member: str = _WHOLE_BODY) -> Any:
+def decode_json(decode: _Decode, body: bytes, member: str = _WHOLE_BODY) -> Any:
     """Decodes a body by a decoder of msgspec, and explains why it cannot be decoded. Raises like
     `decode_instances`."""
     try:
@@ -89,23 +98,47 @@ def decode_json(decode: Callable[[bytes], Any], body: bytes, member: str = _WHOL
         raise HttpError(400, "not_json", f"The body is not JSON: {error}") from error
 
 
-def _find_decoder(schema: InstanceSchema, member: str) -> msgspec.json.Decoder[Any]:
-    """The schema's decoder for bodies with this member, which is built once."""
+def _to_values(schema: InstanceSchema, instances: Sequence[Any]) -> list[dict[str, Any]]:
+    """The values of a list of instances. Its errors name the instance, even if there is only one."""
+    try:
+        return schema.to_values(instances)
+    except RequestError as error:
+        error.instance = error.instance or 0
+        raise
+
+
+def _find_decoder(schema: InstanceSchema, member: str) -> _Decode:
+    """Decodes bodies with this member to the first of the schema's types that they fit. It is built once."""
     decoders = _decoders.setdefault(schema, {})
-    decoder = decoders.get(member)
-    if decoder is None:
-        decoder = decoders[member] = msgspec.json.Decoder(_body_type(schema, member))
-    return decoder
+    decode = decoders.get(member)
+    if decode is None:
+        types = [_body_type(type_, member) for type_ in schema.instance_types]
+        decode = decoders[member] = _decode_first([msgspec.json.Decoder(type_).decode for type_ in types])
+    return decode
 
 
-def _body_type(schema: InstanceSchema, member: str) -> Any:
+def _decode_first(decoders: Sequence[_Decode]) -> _Decode:
+    first, *others = decoders
+
+    def decode(body: bytes) -> Any:
+        try:
+            return first(body)
+        except msgspec.ValidationError:
+            if not others:
+                raise
+        return _decode_first(others)(body)
+
+    return decode
+
+
+def _body_type(instance_type: Any, member: str) -> Any:
     if member == _WHOLE_BODY:
-        return schema.instance_type
-    return msgspec.defstruct("Instances", [(member, _several(schema))], forbid_unknown_fields=True)
+        return instance_type
+    return msgspec.defstruct("Instances", [(member, _several(instance_type))], forbid_unknown_fields=True)
 
 
-def _several(schema: InstanceSchema) -> Any:
-    return Annotated[list[schema.instance_type], Meta(min_length=1, max_length=MAX_INSTANCES)]  # type: ignore[name-defined]
+def _several(instance_type: Any) -> Any:
+    return Annotated[list[instance_type], Meta(min_length=1, max_length=MAX_INSTANCES)]
 
 
 @cache

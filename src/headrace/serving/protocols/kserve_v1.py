@@ -1,22 +1,25 @@
 """KServe's V1 protocol (https://kserve.github.io/website, "V1 Inference Protocol").
 
-POST /v1/models/{model}:predict   {"instances": [object, ...]} is answered by {"predictions": [value, ...]}
+POST /v1/models/{model}:predict   {"instances": [object, ...]} is answered by {"predictions": [value, ...], ...}
 GET  /v1/models                   {"models": [name, ...]}
 GET  /v1/models/{model}           {"name": name, "ready": true}
+GET  /                            {"status": "alive"}
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from typing import Any
 
 import msgspec
 
 from headrace.http.asgi import Scope
 from headrace.http.responses import HttpError
 from headrace.serving.models import Models
-from headrace.serving.prediction import Prediction
 from headrace.serving.protocols.instances import decode_instances
-from headrace.serving.protocols.port import DecodedRequest, PredictRoute, ReadRoute
+from headrace.serving.protocols.json_schema import array_schema, object_schema
+from headrace.serving.protocols.port import DecodedRequest, PredictRoute, ReadRoute, encode_parallel
+from headrace.serving.protocols.status import describe_error
 from headrace.serving.request_schema import InstanceSchema
 
 __all__ = ["ROUTES", "decode", "encode_error"]
@@ -33,17 +36,16 @@ def decode(schema: InstanceSchema, scope: Scope, body: bytes) -> DecodedRequest:
     """
     if scope["query_string"]:
         raise HttpError(400, "query", "This protocol has no query parameters.")
-    return DecodedRequest(decode_instances(schema, body), _encode_predictions)
+    return DecodedRequest(decode_instances(schema, body), encode_parallel)
 
 
 def encode_error(error: HttpError) -> bytes:
     """`{"error": "instances[1].store: ..."}`: one text, as KServe's servers answer."""
-    names_field = error.field is not None and error.status != 404  # the path names a model that is not there
-    return _encode({"error": f"{error.field}: {error.message}" if names_field else error.message})
+    return _encode({"error": describe_error(error)})
 
 
-def _encode_predictions(predictions: Sequence[Prediction]) -> bytes:
-    return _encode({"predictions": [prediction.value for prediction in predictions]})
+def _body_schema(instance: dict[str, Any]) -> dict[str, Any]:
+    return object_schema(instances=array_schema(instance))
 
 
 def _read_models(models: Models, _names: Mapping[str, str]) -> bytes:
@@ -55,9 +57,14 @@ def _read_model(models: Models, names: Mapping[str, str]) -> bytes:
     return _encode({"name": names["model"], "ready": True})
 
 
+def _read_status(_models: Models, _names: Mapping[str, str]) -> bytes:
+    return _encode({"status": "alive"})
+
+
 ROUTES = (
-    PredictRoute("/v1/models/{model}:predict", decode),
-    ReadRoute("/v1/models", _read_models),
-    ReadRoute("/v1/models/{model}", _read_model),
+    PredictRoute("/v1/models/{model}:predict", decode, _body_schema, "Predict (KServe V1)"),
+    ReadRoute("/", _read_status, "Whether the server is alive (KServe V1)"),
+    ReadRoute("/v1/models", _read_models, "The models (KServe V1)"),
+    ReadRoute("/v1/models/{model}", _read_model, "Whether a model is ready (KServe V1)"),
 )
 """The routes of this protocol."""

@@ -1,23 +1,30 @@
-"""MLflow's scoring protocol, with a path for each model (https://mlflow.org/docs, "Inference Server").
+"""MLflow's scoring protocol (https://mlflow.org/docs, "Inference Server").
 
 POST /{model}/invocations   one of dataframe_split, dataframe_records, instances and inputs; the answer is
-                            {"predictions": [value, ...]}
+                            {"predictions": [value, ...], ...}
+POST /invocations           the same, where only one model answers
+GET  /ping, /health         an empty line, if a model answers
+GET  /version               the version of MLflow that wrote the models
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+import json
+from collections.abc import Mapping
+from functools import cache
+from importlib.metadata import version
+from typing import Annotated, Any
 
 import msgspec
-from msgspec import UNSET, Struct, UnsetType
+from msgspec import UNSET, Meta, Struct, UnsetType
 
 from headrace.http.asgi import Scope
 from headrace.http.responses import HttpError
 from headrace.serving.errors import WrongValue
-from headrace.serving.prediction import Prediction
+from headrace.serving.models import Models
 from headrace.serving.protocols.instances import convert_instances, decode_json
-from headrace.serving.protocols.port import DecodedRequest, PredictRoute
+from headrace.serving.protocols.json_schema import array_schema, object_schema
+from headrace.serving.protocols.port import DecodedRequest, PredictRoute, ReadRoute, encode_parallel
 from headrace.serving.request_schema import InstanceSchema
 
 __all__ = ["ROUTES", "decode", "encode_error"]
@@ -35,15 +42,39 @@ class _Split(Struct, forbid_unknown_fields=True):
 
 
 class _Invocation(Struct, forbid_unknown_fields=True):
-    """A body."""
+    """A body. Models here have no `params`: they may be null or empty."""
 
     dataframe_split: _Split | UnsetType = UNSET
     dataframe_records: list[Any] | UnsetType = UNSET
     instances: list[Any] | UnsetType = UNSET
     inputs: list[Any] | dict[str, list[Any]] | UnsetType = UNSET
+    params: Annotated[dict[str, Any], Meta(max_length=0)] | None = None
 
 
-_decode_invocation = msgspec.json.Decoder(_Invocation).decode
+_decode_strict = msgspec.json.Decoder(_Invocation).decode
+
+
+def _decode_invocation(body: bytes) -> _Invocation:
+    """Decodes JSON in which a number may be NaN, as MLflow's client and pandas write a missing value."""
+    try:
+        return _decode_strict(body)
+    except msgspec.ValidationError:
+        raise
+    except msgspec.DecodeError as error:
+        if b"NaN" not in body:
+            raise
+        try:
+            content = json.loads(body, parse_constant=_read_constant)
+            strict_body = json.dumps(content, ensure_ascii=False).encode()
+        except (ValueError, RecursionError):  # Python's JSON also allows text that is not Unicode
+            raise error from None
+        return _decode_strict(strict_body)
+
+
+def _read_constant(name: str) -> None:
+    """NaN is null. Infinity and -Infinity, the other constants of Python's JSON, are refused."""
+    if name != "NaN":
+        raise ValueError(name)
 
 
 def decode(schema: InstanceSchema, scope: Scope, body: bytes) -> DecodedRequest:
@@ -60,7 +91,7 @@ def decode(schema: InstanceSchema, scope: Scope, body: bytes) -> DecodedRequest:
     if len(given) != 1:
         raise WrongValue(f"The body must have one of {', '.join(_FORMS)}.")
     rows = _to_rows(getattr(invocation, given[0]), given[0])
-    return DecodedRequest(convert_instances(schema, rows), _encode_predictions)
+    return DecodedRequest(convert_instances(schema, rows), encode_parallel)
 
 
 def encode_error(error: HttpError) -> bytes:
@@ -90,9 +121,38 @@ def _to_rows(value: _Split | Mapping[str, list[Any]] | list[Any], form: str) -> 
     return [dict(zip(columns, row, strict=True)) for row in cells]
 
 
-def _encode_predictions(predictions: Sequence[Prediction]) -> bytes:
-    return _encode({"predictions": [prediction.value for prediction in predictions]})
+def _body_schema(instance: dict[str, Any]) -> dict[str, Any]:
+    cells: dict[str, Any] = {"type": "array", "items": {"type": "array"}}
+    names = {"type": "array", "items": {"type": "string"}}
+    records = array_schema(instance)
+    return {
+        "oneOf": [
+            object_schema(dataframe_split=object_schema(columns=names, data=cells)),
+            object_schema(dataframe_records=records),
+            object_schema(instances=records),
+            object_schema(
+                inputs={"anyOf": [records, {"type": "object", "additionalProperties": cells["items"]}]}
+            ),
+        ]
+    }
 
 
-ROUTES = (PredictRoute("/{model}/invocations", decode, "rows"),)
+def _read_ping(models: Models, _names: Mapping[str, str]) -> bytes:
+    if not models.names:
+        raise HttpError(404, "not_ready", "No model answers.")
+    return b"\n"
+
+
+@cache
+def _mlflow_version() -> bytes:
+    return version("mlflow").encode()
+
+
+ROUTES = (
+    PredictRoute("/{model}/invocations", decode, _body_schema, "Predict (MLflow)", "rows"),
+    PredictRoute("/invocations", decode, _body_schema, "Predict with the only model (MLflow)", "rows"),
+    ReadRoute("/ping", _read_ping, "Whether a model answers (MLflow)"),
+    ReadRoute("/health", _read_ping, "Whether a model answers (MLflow)"),
+    ReadRoute("/version", lambda _models, _names: _mlflow_version(), "MLflow's version"),
+)
 """The routes of this protocol."""

@@ -17,7 +17,8 @@ from headrace.http.responses import HttpError, error_body
 from headrace.serving.models import Models
 from headrace.serving.prediction import Prediction
 from headrace.serving.protocols.instances import decode_instance, decode_instances, has_instances
-from headrace.serving.protocols.port import DecodedRequest, PredictRoute, ReadRoute
+from headrace.serving.protocols.json_schema import array_schema, object_schema
+from headrace.serving.protocols.port import DecodedRequest, PredictRoute, ReadRoute, Response
 from headrace.serving.request_schema import InstanceSchema
 
 __all__ = ["ROUTES", "decode", "encode_error"]
@@ -44,9 +45,13 @@ def encode_error(error: HttpError) -> bytes:
     return error_body(error)
 
 
-def _encode_predictions(predictions: Sequence[Prediction], *, several: bool, explain: bool) -> bytes:
+def _encode_predictions(predictions: Sequence[Prediction], *, several: bool, explain: bool) -> Response:
     bodies = [_prediction_body(prediction, explain) for prediction in predictions]
-    return _encode({"predictions": bodies} if several else bodies[0])
+    return Response(_encode({"predictions": bodies} if several else bodies[0]))
+
+
+def _body_schema(instance: dict[str, Any]) -> dict[str, Any]:
+    return {"anyOf": [instance, object_schema(instances=array_schema(instance))]}
 
 
 def _prediction_body(prediction: Prediction, explain: bool) -> dict[str, Any]:
@@ -84,5 +89,8 @@ def _read_models(models: Models, _names: Mapping[str, str]) -> bytes:
     return _encode({"models": released, "deployed": deployed, "failed": models.failed})
 
 
-ROUTES = (PredictRoute("/predict/{model}", decode), ReadRoute("/models", _read_models))
+ROUTES = (
+    PredictRoute("/predict/{model}", decode, _body_schema, "Predict"),
+    ReadRoute("/models", _read_models, "The released models, with their fields and releases"),
+)
 """The routes of this protocol."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
+import msgspec
 from msgspec import Struct
 
 from headrace.http.asgi import Scope
@@ -13,7 +14,33 @@ from headrace.serving.models import Models
 from headrace.serving.prediction import Prediction
 from headrace.serving.request_schema import InstanceSchema
 
-__all__ = ["DecodedRequest", "HttpProtocol", "PredictRoute", "ReadRoute", "Route"]
+__all__ = [
+    "JSON",
+    "DecodedRequest",
+    "HttpProtocol",
+    "PredictRoute",
+    "ReadRoute",
+    "Response",
+    "Route",
+    "encode_parallel",
+]
+
+JSON = b"application/json"
+_encode = msgspec.json.Encoder().encode
+
+
+class Response(NamedTuple):
+    """A response to a prediction request.
+
+    Attributes:
+        body: the body.
+        content_type: its type.
+        headers: further headers.
+    """
+
+    body: bytes
+    content_type: bytes = JSON
+    headers: Mapping[str, str] | None = None
 
 
 class DecodedRequest(NamedTuple):
@@ -21,25 +48,32 @@ class DecodedRequest(NamedTuple):
 
     Attributes:
         instances: field → value of each instance, as InstanceSchema.to_values returns them.
-        encode: encodes the response body from the predictions, in the order of the instances.
+        encode: encodes the response from the predictions, in the order of the instances.
     """
 
     instances: list[dict[str, Any]]
-    encode: Callable[[Sequence[Prediction]], bytes]
+    encode: Callable[[Sequence[Prediction]], Response]
 
 
 class PredictRoute(Struct, frozen=True):
     """POST of a prediction request.
 
     Attributes:
-        path: the path, with `{model}` in place of the model's name, such as `/predict/{model}`.
+        path: the path, with `{model}` in place of the model's name, such as `/predict/{model}`, and perhaps
+            `{version}`. Without `{model}` the request is for the only model.
         decode: decodes a request for a model with this schema. It raises RequestError or HttpError.
         instances: what errors call the instances: `instances[1].price`.
+        content_types: the types of a body that it takes; empty: a body without a type.
+        summary: what the route does, for people.
+        body_schema: the JSON schema of a body, made from that of an instance.
     """
 
     path: str
     decode: Callable[[InstanceSchema, Scope, bytes], DecodedRequest]
+    body_schema: Callable[[dict[str, Any]], dict[str, Any]]
+    summary: str
     instances: str = "instances"
+    content_types: frozenset[bytes] = frozenset({JSON})
 
 
 class ReadRoute(Struct, frozen=True):
@@ -48,14 +82,15 @@ class ReadRoute(Struct, frozen=True):
     Attributes:
         path: the path, with names in braces, such as `/v1/models/{model}`.
         read: makes the response body from the models and the values of the path's names. It raises
-            RequestError or
-            HttpError.
+            RequestError or HttpError.
+        summary: what the route answers, for people.
         content_type: the content type of the response.
     """
 
     path: str
     read: Callable[[Models, Mapping[str, str]], bytes]
-    content_type: bytes = b"application/json"
+    summary: str
+    content_type: bytes = JSON
 
 
 Route = PredictRoute | ReadRoute
@@ -72,3 +107,15 @@ class HttpProtocol(Protocol):
     def encode_error(self, error: HttpError) -> bytes:
         """The JSON body of an error."""
         ...
+
+
+def encode_parallel(predictions: Sequence[Prediction]) -> Response:
+    """`{"predictions": [value, ...], "ids": [...], "versions": [...], "missing": [[feature, ...], ...]}`: each
+    list has one item for each instance."""
+    members = {
+        "predictions": [prediction.value for prediction in predictions],
+        "ids": [prediction.id for prediction in predictions],
+        "versions": [prediction.version for prediction in predictions],
+        "missing": [prediction.missing for prediction in predictions],
+    }
+    return Response(_encode(members))

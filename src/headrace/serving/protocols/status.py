@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 from headrace.http.responses import HttpError, to_http_error
-from headrace.serving.errors import ModelTimeout, OversizedPrediction, RequestError, UnknownModel
+from headrace.serving.errors import (
+    ModelTimeout,
+    OversizedPrediction,
+    RequestError,
+    UnknownModel,
+    UnknownVersion,
+)
 
-__all__ = ["to_response_error"]
+__all__ = ["describe_error", "to_response_error"]
 
-_STATUS: dict[type[RequestError], int] = {UnknownModel: 404, OversizedPrediction: 413, ModelTimeout: 504}
+_STATUS: dict[type[RequestError], int] = {
+    UnknownModel: 404,
+    UnknownVersion: 404,
+    OversizedPrediction: 413,
+    ModelTimeout: 504,
+}
 _UNPROCESSABLE = 422
 
 
@@ -23,3 +34,9 @@ def to_response_error(error: Exception, instances: str = "instances") -> HttpErr
         field = f"{instance}{dot}{field or ''}"
     status = _STATUS.get(type(error), _UNPROCESSABLE)
     return HttpError(status, error.code, error.what, field=field, more=error.details)
+
+
+def describe_error(error: HttpError) -> str:
+    """The error as one text that begins with the field, for protocols whose errors are a text."""
+    names_field = error.field is not None and error.status != 404  # the path names a model that is not there
+    return f"{error.field}: {error.message}" if names_field else error.message

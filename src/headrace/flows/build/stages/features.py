@@ -41,7 +41,7 @@ class FeaturesStage(Stage):
             plan = feast.compile(project, model)
             write_if_changed(context.plan_file(name), encode_plan(plan) + b"\n")
             digests[name] = plan.digest
-        context.pointers.write(self.out, {"plans": digests})
+        context.pointers.write(self.out, {"plans": digests, "views": feast.stored_digests(project)})
         return StageResult(f"applied to Feast; plans of {', '.join(digests)}")
 
     def is_lost(self, context: BuildContext) -> bool:

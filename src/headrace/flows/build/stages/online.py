@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import closing
 from typing import TYPE_CHECKING, Self
 
@@ -11,6 +12,7 @@ from headrace.config.settings import Settings
 from headrace.flows.build.pointers import FEATURES, ONLINE
 from headrace.flows.build.project_code import ProjectCode
 from headrace.flows.build.stage import Stage, StageResult
+from headrace.kernel.position import SnapshotPosition
 
 if TYPE_CHECKING:
     from headrace.features.online import OnlineStore
@@ -52,18 +54,31 @@ class OnlineStage(Stage):
         return StageResult(words or "was up to date", sum(view.rows for view in fills))
 
     def is_lost(self, context: BuildContext) -> bool:
-        """Whether a view in the online store is empty or broken, or was never compiled."""
+        """Whether a view in the online store is empty, broken or not at the last fill's snapshot, or was never
+        compiled."""
         from headrace.features import online
 
         try:
             plans = [context.plan(name) for name in context.code.models]
         except (FileNotFoundError, msgspec.DecodeError):
             return True
+        positions = context.pointers.read(self.out) or {}
+        snapshots = {
+            view: position["snapshot_id"]
+            for view, position in positions.items()
+            if position.get("table") in context.code.tables
+        }
         with closing(online.open(context.settings)) as store:
-            return any(_is_empty_or_broken(store, view) for plan in plans for view in plan.stored)
+            return any(_is_lost(store, view, snapshots) for plan in plans for view in plan.stored)
 
 
-def _is_empty_or_broken(store: OnlineStore, view: StoredView) -> bool:
+def _is_lost(store: OnlineStore, view: StoredView, snapshots: Mapping[str, int]) -> bool:
+    """Whether the view is empty, broken, or not at the snapshot that is named for it."""
     from headrace.features.plan import WindowedView
 
-    return store.position(view) is None or (isinstance(view, WindowedView) and bool(store.count_broken(view)))
+    position = store.position(view)
+    if isinstance(view, WindowedView):
+        return position is None or bool(store.count_broken(view))
+    return not isinstance(position, SnapshotPosition) or position.snapshot_id != snapshots.get(
+        view.name, position.snapshot_id
+    )

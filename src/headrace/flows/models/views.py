@@ -1,0 +1,79 @@
+"""Views in the online store: which ones are still needed, and dropping the others."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
+
+from headrace.features.applied.registry import is_registry_as_applied
+from headrace.features.plan import StoredView, decode_plan
+from headrace.flows.build import hold_build_lock
+from headrace.flows.build.pointers import FEATURES, Pointers
+from headrace.kernel.errors import Unavailable
+from headrace.serving import release as releases
+from headrace.serving.history import find_previous
+from headrace.training.files import PLAN
+from headrace.workspace import Workspace
+
+__all__ = ["drop_unused_views"]
+
+_logger = logging.getLogger(__name__)
+
+
+def drop_unused_views(workspace: Workspace) -> list[StoredView]:
+    """Drops the views that no release names. Returns them.
+
+    Kept are the views of each model's release in force, of the release that a rollback restores, of the last
+    build's plans, and those that the last build declared to Feast. Nothing is dropped while a build runs, or
+    after stock Feast has changed its registry: the next build tells which views are declared.
+
+    Raises:
+        HeadraceError: a service cannot be reached or a bundle cannot be read; nothing was dropped.
+    """
+    if not _find_unused_views(workspace):
+        return []
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(hold_build_lock(workspace.settings))
+        except Unavailable:  # a build is running
+            return []
+        unused = _find_unused_views(workspace)  # a build may have ended meanwhile
+        for view in unused:
+            workspace.online.drop(view.digest)
+            _logger.info("view %s (%s) was dropped: no release names it", view.name, view.digest[:8])
+    return unused
+
+
+def _find_unused_views(workspace: Workspace) -> list[StoredView]:
+    pointers = Pointers(workspace.settings.root)
+    if "views" not in (pointers.read(FEATURES) or {}) or not is_registry_as_applied(workspace.settings):
+        return []
+    stored = workspace.online.views()
+    # Read after the store: a build writes them before it fills their views.
+    declared = pointers.read(FEATURES) or {}
+    needed = {*declared["views"].values(), *_plan_views(workspace, declared["plans"])}
+    if any(view.digest not in needed for view in stored):
+        needed.update(_released_views(workspace))
+    return [view for view in stored if view.digest not in needed]
+
+
+def _plan_views(workspace: Workspace, models: Iterable[str]) -> Iterator[str]:
+    """The digests of the views in the last build's plans."""
+    for model in models:
+        plan = decode_plan((workspace.settings.root / Pointers.path("plans", model)).read_bytes())
+        yield from (view.digest for view in plan.stored)
+
+
+def _released_views(workspace: Workspace) -> Iterator[str]:
+    """The digests of the views of each model's release in force and of the one before."""
+    histories: dict[str, list[releases.Release]] = {}
+    follower = releases.ReleaseFollower(workspace.log)
+    for release in follower.poll():
+        histories.setdefault(release.model, []).append(release)
+    for model, history in histories.items():
+        named = [history[-1], find_previous(history)]
+        for version in {arm.version for release in named if release is not None for arm in release.arms}:
+            file = workspace.registry.bundle(model, version) / PLAN
+            if file.is_file():  # a model that is served as it is has no features of the store
+                yield from (view.digest for view in decode_plan(file.read_bytes()).stored)

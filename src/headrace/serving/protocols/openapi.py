@@ -1,0 +1,118 @@
+"""The OpenAPI description of the endpoint (https://spec.openapis.org/oas/v3.1.0).
+
+GET /openapi.json   the document, with the fields of the models that answer now
+GET /docs           the same as a page
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from html import escape
+from importlib.metadata import version
+from typing import Any
+
+import msgspec
+
+from headrace.http.responses import HttpError, error_body
+from headrace.serving.models import Models
+from headrace.serving.protocols import data_list, kserve_v1, mlflow_scoring, native, open_inference
+from headrace.serving.protocols.port import PredictRoute, ReadRoute, Route
+
+__all__ = ["ROUTES", "encode_error"]
+
+_encode = msgspec.json.Encoder().encode
+_DESCRIBED = (native, kserve_v1, open_inference, mlflow_scoring, data_list)
+_STYLE = "body{font:16px/1.5 system-ui;max-width:60rem;margin:2rem auto;padding:0 1rem}pre{overflow:auto}"
+_ERRORS = {
+    "400": "The body is not valid JSON, or the query is not valid.",
+    "404": "The model or the version does not answer.",
+    "413": "The body, or the record of a prediction, is too large.",
+    "415": "The content type is not one that the path takes.",
+    "422": "An instance does not fit the model. The error names the instance and the field.",
+    "503": "No prediction can be made or logged now.",
+}
+
+
+def encode_error(error: HttpError) -> bytes:
+    """`{"error": {"code", "message", "field"?, ...}}`."""
+    return error_body(error)
+
+
+def _read_document(models: Models, _names: Mapping[str, str]) -> bytes:
+    return _encode(_describe(models))
+
+
+def _describe(models: Models) -> dict[str, Any]:
+    """The document. A path with a model is described for each model, because each has its fields."""
+    paths: dict[str, dict[str, Any]] = {}
+    for protocol in _DESCRIBED:
+        for route in protocol.ROUTES:
+            for path, model in _expand_path(route, models):
+                method = "post" if isinstance(route, PredictRoute) else "get"
+                paths.setdefault(path, {})[method] = _operation(route, path, models, model)
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "Headrace predict endpoint", "version": version("headrace")},
+        "paths": paths,
+        "components": {"securitySchemes": {"token": {"type": "http", "scheme": "bearer"}}},
+        "security": [{}, {"token": []}],
+    }
+
+
+def _expand_path(route: Route, models: Models) -> list[tuple[str, str | None]]:
+    """The paths of a route, each with its model. `{version}` stays a parameter."""
+    if "{model}" in route.path:
+        return [(route.path.replace("{model}", name), name) for name in models.names]
+    if isinstance(route, PredictRoute):  # of the only model
+        return [(route.path, models.names[0])] if len(models.names) == 1 else []
+    return [(route.path, None)]
+
+
+def _operation(route: Route, path: str, models: Models, model: str | None) -> dict[str, Any]:
+    operation: dict[str, Any] = {"summary": route.summary, "tags": [model or "server"]}
+    responses: dict[str, Any] = {"200": {"description": "The answer."}}
+    if isinstance(route, PredictRoute) and model is not None:
+        types = msgspec.json.schema(models.find(model).schema.instance_types[-1])
+        instance = _inline_types(types, types.get("$defs", {}))
+        content = {"application/json": {"schema": route.body_schema(instance)}}
+        operation["requestBody"] = {"required": True, "content": content}
+        responses |= {status: {"description": text} for status, text in _ERRORS.items()}
+    if "{version}" in path:
+        parameter = {"name": "version", "in": "path", "required": True, "schema": {"type": "string"}}
+        operation["parameters"] = [parameter]
+    return {**operation, "responses": responses}
+
+
+def _inline_types(schema: Any, definitions: Mapping[str, Any]) -> Any:
+    """The schema with its named types in their places. They refer to no type that contains them."""
+    if isinstance(schema, list):
+        return [_inline_types(item, definitions) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    if "$ref" in schema:
+        return _inline_types(definitions[schema["$ref"].rpartition("/")[2]], definitions)
+    return {key: _inline_types(value, definitions) for key, value in schema.items() if key != "$defs"}
+
+
+def _read_page(models: Models, _names: Mapping[str, str]) -> bytes:
+    document = _describe(models)
+    parts = [f"<!doctype html><meta charset=utf-8><title>{document['info']['title']}</title>"]
+    parts.append(f"<style>{_STYLE}</style><h1>{document['info']['title']}</h1>")
+    parts.append('<p>The same as an OpenAPI document: <a href="openapi.json">openapi.json</a></p>')
+    for path, methods in document["paths"].items():
+        for method, operation in methods.items():
+            parts.append(
+                f"<h2><code>{method.upper()} {escape(path)}</code></h2><p>{escape(operation['summary'])}"
+            )
+            if "requestBody" in operation:
+                schema = operation["requestBody"]["content"]["application/json"]["schema"]
+                text = msgspec.json.format(_encode(schema), indent=2).decode()
+                parts.append(f"<details><summary>Body</summary><pre>{escape(text)}</pre></details>")
+    return "\n".join(parts).encode()
+
+
+ROUTES = (
+    ReadRoute("/openapi.json", _read_document, "The OpenAPI document"),
+    ReadRoute("/docs", _read_page, "This description as a page", b"text/html; charset=utf-8"),
+)
+"""The routes of this protocol."""

@@ -1,0 +1,238 @@
+"""Tensors of the Open Inference protocol: from JSON or bytes to values, and back.
+
+A binary tensor is its elements in row-major order, little-endian. An element of BYTES is its length in four
+bytes and its content. (https://github.com/kserve/open-inference-protocol, binary tensor data extension)
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Sequence
+from typing import Annotated, Any, NamedTuple
+
+import msgspec
+import numpy as np
+from msgspec import UNSET, Meta, Struct, UnsetType
+
+from headrace.serving.errors import WrongValue
+
+__all__ = [
+    "DATATYPES",
+    "InputTensor",
+    "OutputTensor",
+    "Tensor",
+    "decode_tensor",
+    "encode_bytes",
+    "output_tensor",
+]
+
+_NUMPY = {
+    "BOOL": "?",
+    "UINT8": "u1",
+    "UINT16": "<u2",
+    "UINT32": "<u4",
+    "UINT64": "<u8",
+    "INT8": "i1",
+    "INT16": "<i2",
+    "INT32": "<i4",
+    "INT64": "<i8",
+    "FP16": "<f2",
+    "FP32": "<f4",
+    "FP64": "<f8",
+}
+"""The NumPy dtype of each datatype of fixed size."""
+DATATYPES = (*_NUMPY, "BYTES")
+_SIZE = "binary_data_size"
+_MOST_DIMENSIONS = 8
+_Dimension = Annotated[int, Meta(ge=0, le=2**31 - 1)]
+
+
+class InputTensor(Struct):
+    """A tensor of a request. Its data are in the JSON text, or in the bytes after it."""
+
+    name: str
+    shape: Annotated[list[_Dimension], Meta(min_length=1, max_length=_MOST_DIMENSIONS)]
+    datatype: str
+    data: list[Any] | UnsetType = UNSET
+    parameters: dict[str, Any] | None = None
+
+    @property
+    def binary_size(self) -> int | None:
+        """How many of the bytes after the JSON text belong to this tensor; None if its data are JSON.
+
+        Raises:
+            WrongValue: the size is not valid, or there are data in both places or in none.
+        """
+        size = (self.parameters or {}).get(_SIZE)
+        if size is None:
+            if self.data is UNSET:
+                raise WrongValue("The tensor has neither data nor binary_data_size.", field=self.name)
+            return None
+        if type(size) is not int or size < 0:
+            raise WrongValue("binary_data_size must be a number of bytes.", field=self.name)
+        if self.data is not UNSET:
+            raise WrongValue("The tensor has both data and binary_data_size.", field=self.name)
+        return size
+
+
+class Tensor(NamedTuple):
+    """A decoded tensor.
+
+    Attributes:
+        name: its name.
+        rows: the first dimension: the number of instances.
+        width: the number of elements of an instance; None: the tensor has one dimension.
+        values: the elements in row-major order: bool, int, finite float or str; None is missing.
+    """
+
+    name: str
+    rows: int
+    width: int | None
+    values: list[Any]
+
+
+class OutputTensor(NamedTuple):
+    """A tensor of a response."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+    values: Sequence[Any]
+    parameters: dict[str, Any]
+
+
+def decode_tensor(tensor: InputTensor, content: bytes | None, *, is_nullable: bool) -> Tensor:
+    """Decodes a tensor.
+
+    Args:
+        tensor: the tensor.
+        content: its bytes; None: its data are JSON.
+        is_nullable: whether NaN and infinity are missing values; otherwise they are refused.
+
+    Raises:
+        WrongValue: the datatype or the shape is not valid, the data do not have the shape, or an element is
+            not of the datatype; `instance` says of which instance.
+    """
+    if tensor.datatype not in DATATYPES:
+        raise WrongValue(f"The datatype must be one of {', '.join(DATATYPES)}.", field=tensor.name)
+    count, rest = tensor.shape[0], tensor.shape[1:]
+    width = math.prod(rest) if rest else None
+    size = count * (1 if width is None else width)
+    if content is None:
+        assert tensor.data is not UNSET  # binary_size has checked it
+        values = _decode_json(tensor, tensor.data, size, width or 1)
+    elif tensor.datatype == "BYTES":
+        values = _decode_text(tensor, content, size, width or 1)
+    else:
+        item = np.dtype(_NUMPY[tensor.datatype]).itemsize
+        if len(content) != size * item:
+            raise WrongValue(
+                f"The tensor has {len(content)} bytes, and its shape needs {size * item}.", field=tensor.name
+            )
+        array = np.frombuffer(content, _NUMPY[tensor.datatype])
+        values = (array.view("u1") != 0 if tensor.datatype == "BOOL" else array).tolist()
+    if tensor.datatype.startswith("FP"):
+        _replace_non_finite(tensor.name, values, width or 1, is_nullable=is_nullable)
+    return Tensor(tensor.name, count, width, values)
+
+
+def _decode_json(tensor: InputTensor, data: list[Any], size: int, width: int) -> list[Any]:
+    flat = _flatten(tensor, data)
+    if len(flat) != size:
+        raise WrongValue(f"The tensor has {len(flat)} elements, and its shape needs {size}.", field=tensor.name)
+    kind: Any = {"BOOL": bool, "BYTES": str | None}.get(tensor.datatype)
+    if kind is None and tensor.datatype.startswith("FP"):
+        kind = float | None
+    elif kind is None:
+        limits = np.iinfo(_NUMPY[tensor.datatype])
+        kind = Annotated[int, Meta(ge=int(limits.min), le=min(int(limits.max), 2**63 - 1))]
+    values: list[Any] = []
+    for index, value in enumerate(flat):
+        try:
+            values.append(msgspec.convert(value, kind))
+        except msgspec.ValidationError as error:
+            raise _wrong_element(tensor.name, f"{error}.", index, width) from error
+    if tensor.datatype in ("FP16", "FP32"):
+        return _round(tensor, values, width)
+    return values
+
+
+def _round(tensor: InputTensor, values: list[float | None], width: int) -> list[float | None]:
+    """The values as the datatype holds them, so that JSON and bytes give the same values."""
+    with np.errstate(over="ignore"):
+        rounded: list[float] = np.array(values, np.float64).astype(_NUMPY[tensor.datatype]).tolist()
+    for index, (value, result) in enumerate(zip(values, rounded, strict=True)):
+        if value is not None and math.isinf(result):
+            raise _wrong_element(tensor.name, f"The value is too large for {tensor.datatype}.", index, width)
+    return [None if value is None else result for value, result in zip(values, rounded, strict=True)]
+
+
+def _flatten(tensor: InputTensor, data: list[Any]) -> list[Any]:
+    """The elements of data that are flat, or nested as the shape says."""
+    for length in tensor.shape[1:]:
+        if not data or not isinstance(data[0], list):
+            return data
+        for row in data:
+            if not isinstance(row, list) or len(row) != length:
+                raise WrongValue("The nested data do not have the tensor's shape.", field=tensor.name)
+        data = [element for row in data for element in row]
+    return data
+
+
+def _decode_text(tensor: InputTensor, content: bytes, size: int, width: int) -> list[str]:
+    values: list[str] = []
+    place = 0
+    while place < len(content) and len(values) <= size:
+        if place + 4 > len(content):
+            raise _wrong_element(tensor.name, "The length of an element is cut off.", len(values), width)
+        (length,) = struct.unpack_from("<I", content, place)
+        place += 4
+        if place + length > len(content):
+            raise _wrong_element(tensor.name, "The element is longer than the tensor.", len(values), width)
+        try:
+            values.append(content[place : place + length].decode())
+        except UnicodeDecodeError as error:
+            raise _wrong_element(tensor.name, "The element is not UTF-8.", len(values), width) from error
+        place += length
+    if place != len(content) or len(values) != size:
+        raise WrongValue(f"The bytes do not have the {size} elements of the shape.", field=tensor.name)
+    return values
+
+
+def _replace_non_finite(name: str, values: list[Any], width: int, *, is_nullable: bool) -> None:
+    for index, value in enumerate(values):
+        if value is not None and not math.isfinite(value):
+            if not is_nullable:
+                raise _wrong_element(name, "The value must be finite.", index, width)
+            values[index] = None
+
+
+def _wrong_element(name: str, what: str, index: int, width: int) -> WrongValue:
+    return WrongValue(what, field=name, instance=index // max(width, 1))
+
+
+def output_tensor(name: str, values: Sequence[Any]) -> OutputTensor:
+    """A tensor of one value for each instance. Values of no common datatype are JSON texts."""
+    shape = (len(values),)
+    for kind, datatype in ((bool, "BOOL"), (int, "INT64"), (float, "FP64"), (str, "BYTES")):
+        if all(type(value) is kind for value in values):
+            return OutputTensor(name, datatype, shape, values, {})
+    if all(type(value) in (int, float) for value in values):
+        return OutputTensor(name, "FP64", shape, [float(value) for value in values], {})
+    if all(
+        isinstance(value, list) and len(value) == len(values[0]) and all(type(item) is float for item in value)
+        for value in values
+    ):
+        flat = [item for value in values for item in value]
+        return OutputTensor(name, "FP64", (len(values), len(values[0])), flat, {})
+    texts = [msgspec.json.encode(value).decode() for value in values]
+    return OutputTensor(name, "BYTES", shape, texts, {"content_type": "json"})
+
+
+def encode_bytes(tensor: OutputTensor) -> bytes:
+    """The tensor's elements as bytes."""
+    if tensor.datatype == "BYTES":
+        texts = [value.encode() for value in tensor.values]
+        return b"".join(struct.pack("<I", len(text)) + text for text in texts)
+    return np.array(tensor.values, _NUMPY[tensor.datatype]).tobytes()
