@@ -92,8 +92,7 @@ def build_table(
         code: the fingerprint of its code; if it has changed, the whole table is stale.
         at: input table → the snapshot to read; the newest for tables that it does not name.
         only: what to make, stale or not; None: what is stale.
-        twin: a snapshot of another lake, whose id is taken if all rows are made and are the same. The lake must
-            not have it.
+        twin: a snapshot that the lake must not have; its id is taken if all rows are made and are its rows.
         progress: called before the first partition is made, and after each group of partitions.
 
     Raises:
