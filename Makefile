@@ -5,9 +5,9 @@ EXAMPLE ?= shop
 LOCK := uv pip compile --universal --python-version 3.11 --no-emit-index-url --no-emit-find-links \
 	--generate-hashes --no-header --quiet
 # Every extra but torch, whose wheels for Linux bring 5 GB of CUDA: make torch installs it.
-EXTRAS := --extra kafka --extra debezium --extra postgres --extra redis --extra s3
+EXTRAS := --extra kafka --extra debezium --extra postgres --extra redis --extra s3 --extra databases
 
-.PHONY: demo demo-kafka torch test soak check format lock bench bench-events clean
+.PHONY: demo demo-kafka torch test soak check format lock bench bench-events bench-tables clean
 demo: .venv/.ready ## an example, end to end, in a scratch folder: make demo EXAMPLE=shop
 	@.venv/bin/headrace demo $(EXAMPLE)
 
@@ -49,6 +49,9 @@ bench: .venv/.ready ## every benchmark, in one run
 
 bench-events: .venv/.ready ## ingest and the collector beside their peers: a plain script, PyFlink
 	@.venv/bin/python bench/all.py events broker latency collector
+
+bench-tables: .venv/.ready ## builds of tables beside the same SQL in DuckDB
+	@.venv/bin/python bench/all.py tables
 
 clean: ## takes away what was built here
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis dist

@@ -21,11 +21,13 @@ if TYPE_CHECKING:
     from headrace.declare.model import Model
     from headrace.declare.outcomes import Outcomes
     from headrace.declare.params import params
+    from headrace.declare.partitioning import by, day, hour, month
     from headrace.declare.precision import Precision
+    from headrace.declare.query import query
     from headrace.declare.search import Tune, choice, integers, loguniform, uniform
     from headrace.declare.source import source
     from headrace.declare.splits import ByGroup, ByTime, Stratified, WalkForward
-    from headrace.declare.table import day, table
+    from headrace.declare.table import table
     from headrace.declare.trainers import MLP, Sklearn, Torch, XGBoost
     from headrace.demo.demo import Demo
     from headrace.features.feast.source import TableSource
@@ -58,17 +60,21 @@ _HOMES = {
     "at_least": "headrace.declare.gate",
     "at_most": "headrace.declare.gate",
     "better_than_baseline": "headrace.declare.gate",
+    "by": "headrace.declare.partitioning",
     "changes": "headrace.declare.changes",
     "choice": "headrace.declare.search",
     "current": "headrace.declare.changes",
-    "day": "headrace.declare.table",
+    "day": "headrace.declare.partitioning",
     "event": "headrace.declare.event",
     "find_interpreter": "headrace.serving.mlflow_models.interpreters",
+    "hour": "headrace.declare.partitioning",
     "integers": "headrace.declare.search",
     "loguniform": "headrace.declare.search",
+    "month": "headrace.declare.partitioning",
     "not_worse_than_champion": "headrace.declare.gate",
     "params": "headrace.declare.params",
     "project": "headrace.api",
+    "query": "headrace.declare.query",
     "source": "headrace.declare.source",
     "table": "headrace.declare.table",
     "uniform": "headrace.declare.search",
@@ -99,17 +105,21 @@ __all__ = [
     "at_least",
     "at_most",
     "better_than_baseline",
+    "by",
     "changes",
     "choice",
     "current",
     "day",
     "event",
     "find_interpreter",
+    "hour",
     "integers",
     "loguniform",
+    "month",
     "not_worse_than_champion",
     "params",
     "project",
+    "query",
     "source",
     "table",
     "uniform",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -222,19 +222,28 @@ class OpenProject:
             return ingest(workspace, topics, until_end=True)
 
     def build(
-        self, *targets: str, override: str | None = None, progress: Progress | None = None
+        self,
+        *targets: str,
+        override: str | None = None,
+        full: bool = False,
+        days: tuple[date, date] | None = None,
+        progress: Progress | None = None,
     ) -> BuildReport:
         """headrace build: brings the targets up to date.
 
         Args:
             targets: tables, models or stages; by default everything.
             override: the reason to release a version that the gate refuses.
+            full: whether all of the target tables is made again, stale or not.
+            days: the first and the last day of the one target table to make, stale or not.
             progress: called with each stage, when it begins and when it is done.
         """
         from headrace.flows.build import build, silent
+        from headrace.tables.range import BuildRange
 
+        only = BuildRange(*days) if days else BuildRange() if full else None
         with Workspace(self.settings) as workspace:
-            return build(workspace, targets, override=override, progress=progress or silent)
+            return build(workspace, targets, override=override, only=only, progress=progress or silent)
 
     @contextmanager
     def up(self) -> Iterator[Up]:

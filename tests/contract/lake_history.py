@@ -17,6 +17,7 @@ import polars as pl
 import pyarrow as pa
 
 from headrace import lake
+from headrace.declare.partitioning import number_of
 from headrace.lake import Lake, LakeTable
 from headrace.lake.schema import PartitionBy
 
@@ -178,7 +179,9 @@ class History:
         day = (_START + timedelta(days=self.random.randint(0, 3))).date()
         rows = [row for row in self._rows(20) if row["at"].date() == day]
         names = list(self.now.types)
-        snapshot = self.table.overwrite(self._arrow(rows, names), partitions=("at", [day]))
+        snapshot = self.table.overwrite(
+            self._arrow(rows, names), partitions=(("at", "day"), [number_of("day", day)])
+        )
         kept = [row for row in self.now.rows if row.get("at") is None or row["at"].date() != day]
         self._record(snapshot.id, kept + rows)
 

@@ -18,6 +18,7 @@ from tests.lake.folder import missing_files
 
 from headrace import lake
 from headrace.config.settings import Settings, make_settings
+from headrace.declare.partitioning import number_of
 from headrace.kernel.errors import CallError, ProjectError
 from headrace.lake import LakeTable
 from headrace.lake.table_state import current_snapshot_ids
@@ -52,7 +53,7 @@ def write_table(settings: Settings, name: str = "events") -> LakeTable:
     for x in range(1, 10):
         table.append(rows(1, x))
     lake.maintain(table)
-    table.overwrite(rows(2, 10), partitions=("at", [date(2024, 1, 2)]))
+    table.overwrite(rows(2, 10), partitions=(("at", "day"), [number_of("day", date(2024, 1, 2))]))
     return table
 
 

@@ -18,6 +18,7 @@ from tests.lake.folder import files, missing_files, write_file
 
 from headrace import lake
 from headrace.config.settings import Settings
+from headrace.declare.partitioning import number_of
 from headrace.kernel.errors import CallError, Conflict, Unavailable
 from headrace.kernel.properties import LATEST_ARRIVAL, ORPHANS_REMOVED
 from headrace.kernel.time import now_micros
@@ -90,7 +91,7 @@ class TestCompaction:
         assert lake.maintain(table).compacted == 20
         head = table.current_snapshot()
         assert head is not None
-        assert table.days_changed("at", seen.id, head.id) == set()
+        assert table.partitions_changed(("at", "day"), seen.id, head.id) == set()
 
     def test_does_not_hide_newer_rows(self, local_table: LakeTable) -> None:
         table = local_table
@@ -101,18 +102,18 @@ class TestCompaction:
         assert lake.maintain(table).compacted == 9
         head = table.current_snapshot()
         assert head is not None
-        assert table.days_changed("at", seen.id, head.id) == {date(2024, 1, 1)}
+        assert table.partitions_changed(("at", "day"), seen.id, head.id) == {number_of("day", date(2024, 1, 1))}
 
     def test_does_not_hide_a_removed_day(self, local_table: LakeTable) -> None:
         table = local_table
         for n in range(8):
             table.append(rows(1, n))
             seen = table.append(rows(2, n))
-        table.overwrite(rows(1).slice(0, 0), partitions=("at", [date(2024, 1, 2)]))
+        table.overwrite(rows(1).slice(0, 0), partitions=(("at", "day"), [number_of("day", date(2024, 1, 2))]))
         lake.maintain(table)
         head = table.current_snapshot()
         assert head is not None
-        assert table.days_changed("at", seen.id, head.id) == {date(2024, 1, 2)}
+        assert table.partitions_changed(("at", "day"), seen.id, head.id) == {number_of("day", date(2024, 1, 2))}
 
     def test_of_evolved_columns(self, shop_lake: Lake, table: LakeTable) -> None:
         for n in range(8):
@@ -172,7 +173,8 @@ class TestCompaction:
     def test_yields_to_a_concurrent_overwrite(self, table: LakeTable, monkeypatch: pytest.MonkeyPatch) -> None:
         for n in range(8):
             table.append(rows(1, n))
-        replaced = lambda: table.overwrite(rows(1, 50), partitions=("at", [date(2024, 1, 1)]))  # noqa: E731
+        day = ("at", "day"), [number_of("day", date(2024, 1, 1))]
+        replaced = lambda: table.overwrite(rows(1, 50), partitions=day)  # noqa: E731
         run_at_point(monkeypatch, commit, "lake.before_commit", replaced)
         assert lake.maintain(table).compacted == 0
         assert values(table) == [50]
@@ -233,7 +235,9 @@ class TestExpiry:
         assert history[0].id == first.id
         head = table.current_snapshot()
         assert head is not None
-        assert table.days_changed("at", first.id, head.id) == {date(2024, 1, 1)}
+        assert table.partitions_changed(("at", "day"), first.id, head.id) == {
+            number_of("day", date(2024, 1, 1))
+        }
 
     def test_failure_does_not_fail_the_commit(self, table: LakeTable, monkeypatch: pytest.MonkeyPatch) -> None:
         def fail(*_: object) -> None:

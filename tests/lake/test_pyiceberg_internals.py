@@ -29,7 +29,8 @@ from headrace.lake.pyiceberg_internals import (
     connect_per_use,
     filesystem_of,
     prepare_commit,
-    read_file,
+    read_files,
+    replace_manifests,
     rewrite_avro,
 )
 from headrace.lake.rest import TimedRestCatalog
@@ -108,7 +109,7 @@ def test_file_io_gives_the_file_system_of_a_table(catalog: SqlCatalog, table: Ta
 
 def test_arrow_scan_reads_one_file(table: Table) -> None:
     (task,) = table.scan().plan_files()
-    assert read_file(table, task.file).to_pylist() == ROWS.to_pylist()
+    assert read_files(table, [task.file]).to_pylist() == ROWS.to_pylist()
 
 
 def test_avro_file_is_rewritten_with_its_schema_and_metadata(table: Table) -> None:
@@ -183,3 +184,26 @@ def test_polars_reads_a_snapshot_with_its_native_reader(table: Table) -> None:
     table.append(ROWS)
     scan = pl.scan_iceberg(table, snapshot_id=first.snapshot_id, reader_override="native")
     assert scan.collect().to_dicts() == ROWS.to_pylist()
+
+
+def test_a_commit_replaces_every_manifest_although_a_partition_column_is_gone(table: Table) -> None:
+    with table.transaction() as change, change.update_spec() as spec:
+        spec.add_identity("number")
+    table.append(ROWS)
+    with table.transaction() as change:
+        with change.update_spec() as spec:
+            spec.remove_field("number")
+        with change.update_schema(allow_incompatible_changes=True) as schema:
+            schema.delete_column("number")
+    former = table.current_snapshot()
+    assert former is not None
+    files = [task.file for task in table.scan().plan_files()]
+    transaction = table.transaction()
+    producer = transaction.update_snapshot().overwrite()
+    for data_file in files:
+        producer.delete_data_file(data_file)
+    replace_manifests(producer)
+    producer.commit()
+    transaction.commit_transaction()
+    assert table.scan().to_arrow().num_rows == 0
+    assert table.scan(snapshot_id=former.snapshot_id).to_arrow().num_rows == 2 * ROWS.num_rows

@@ -18,6 +18,7 @@ from services.server import jars
 
 from headrace import lake
 from headrace.config.settings import Settings
+from headrace.declare.partitioning import number_of
 from headrace.kernel.position import LogPosition, encode_position
 from headrace.lake import Lake, LakeTable, expiry
 from headrace.lake.schema import PartitionBy
@@ -58,7 +59,7 @@ def table(shop_lake: Lake, monkeypatch: pytest.MonkeyPatch) -> LakeTable:
     shop_lake.ensure("events", pa.schema([("x", pa.int64()), ("more", pa.float64()), ("at", STAMP)]))
     wide = rows(2, 3, 0).set_column(2, "x", pa.array([2**40, 2**41]))
     table.append(wide.append_column("more", pa.array([1.5, None])))
-    table.overwrite(rows(1, 2, 7), partitions=("at", [date(2024, 1, 2)]))
+    table.overwrite(rows(1, 2, 7), partitions=(("at", "day"), [number_of("day", date(2024, 1, 2))]))
     for n in range(9):
         table.append(rows(1, 4, n))
     report = lake.maintain(table, grace=AT_ONCE, longest_write=AT_ONCE)

@@ -9,6 +9,7 @@ import pytest
 
 from headrace import lake
 from headrace.config.settings import Settings
+from headrace.declare.partitioning import number_of
 from headrace.kernel.errors import CallError, Conflict
 from headrace.kernel.position import LogPosition, SnapshotPosition
 from headrace.kernel.properties import LATEST_ARRIVAL
@@ -105,13 +106,19 @@ class TestAppend:
 class TestReplace:
     def test_of_days_leaves_the_others(self, table: LakeTable) -> None:
         table.append(pa.concat_tables([rows(2, 1), rows(2, 2), rows(1, 3)]))
-        table.overwrite(rows(1, 2, x=7), partitions=("at", [date(2024, 1, 1), date(2024, 1, 2)]))
+        table.overwrite(
+            rows(1, 2, x=7),
+            partitions=(
+                ("at", "day"),
+                [number_of("day", date(2024, 1, 1)), number_of("day", date(2024, 1, 2))],
+            ),
+        )
         assert read_rows(table) == [(2, 7), (3, 0)]
 
     def test_refuses_rows_outside_the_days(self, table: LakeTable) -> None:
         table.append(rows(2, 1))
-        with pytest.raises(CallError, match="outside the days"):
-            table.overwrite(rows(1, 2), partitions=("at", [date(2024, 1, 1)]))
+        with pytest.raises(CallError, match="outside the partitions"):
+            table.overwrite(rows(1, 2), partitions=(("at", "day"), [number_of("day", date(2024, 1, 1))]))
         assert read_rows(table) == [(1, 0), (1, 0)]
 
     def test_of_the_whole_table_sets_facts_and_properties(self, table: LakeTable) -> None:
@@ -280,8 +287,10 @@ def test_rows_are_split_by_partition(local: Settings) -> None:
     assert sorted(read_rows(table)) == sorted((1 + n % 20, n) for n in range(60) for _ in range(2))
     head = table.current_snapshot()
     assert head is not None
-    assert table.rows_per_day("at", head.id) == {date(2024, 1, d): 6 for d in range(1, 21)}
-    assert sum(table.rows_per_day("at", head.id, {"_valid": True}).values()) == 80
+    assert table.rows_per_partition(("at", "day"), head.id) == {
+        number_of("day", date(2024, 1, d)): 6 for d in range(1, 21)
+    }
+    assert sum(table.rows_per_partition(("at", "day"), head.id, {"_valid": True}).values()) == 80
     for day in (3, 20):
-        table.overwrite(rows(1, day, x=-1), partitions=("at", [date(2024, 1, day)]))
+        table.overwrite(rows(1, day, x=-1), partitions=(("at", "day"), [number_of("day", date(2024, 1, day))]))
     assert table.scan().collect().height == 120 - 10

@@ -2,32 +2,50 @@
 
 from __future__ import annotations
 
+import sys
+from dataclasses import dataclass
+from datetime import date
+
 import click
 
 from headrace.cli.call import Call, command
 from headrace.flows.build import BuildReport, StageReport
 from headrace.flows.build import build as run_build
+from headrace.tables.range import BuildRange
 
 __all__ = ["build"]
 
 
-@command("build", example="headrace build\nheadrace build clean_events --dry-run")
+@command("build", example="headrace build\nheadrace build clean_events --from 2026-11-01 --to 2026-11-30")
 @click.argument("targets", nargs=-1, metavar="[TARGET]...")
 @click.option("--dry-run", is_flag=True, help="Only show what would run, and why.")
 @click.option(
     "--override", metavar="WHY", help="Release a version that the gate refuses; the reason is recorded."
 )
-def build(call: Call, targets: tuple[str, ...], dry_run: bool, override: str | None) -> None:
+@click.option("--full", is_flag=True, help="Make all of the target tables again, stale or not.")
+@click.option("--from", "first", metavar="DAY", help="Make the partitions of one table from this day on.")
+@click.option("--to", "last", metavar="DAY", help="The last day to make.")
+def build(
+    call: Call,
+    targets: tuple[str, ...],
+    dry_run: bool,
+    override: str | None,
+    full: bool,
+    first: str | None,
+    last: str | None,
+) -> None:
     """Bring tables, features and models up to date. Only stale stages run.
 
     A TARGET is a table, a model, or a stage of dvc.yaml; it is built with all that it needs.
     """
+    only = _choose(full, first, last)
     report = run_build(
         call.workspace(),
         targets,
         dry_run=dry_run,
         override=override,
-        progress=(lambda _: None) if call.json else _print_stage,
+        only=only,
+        progress=(lambda _: None) if call.json else _Printer(is_announced=only is not None).print_stage,
     )
     if call.json:
         from headrace.cli import show
@@ -37,11 +55,48 @@ def build(call: Call, targets: tuple[str, ...], dry_run: bool, override: str | N
         _print(report)
 
 
-def _print_stage(stage: StageReport) -> None:
-    if stage.seconds is None:
-        return
-    rows = "" if stage.rows is None else f"{stage.rows:,} rows"
-    click.echo(f"  {stage.stage:<26} {rows:>16} {stage.seconds:8.2f} s  {stage.what}")
+def _choose(full: bool, first: str | None, last: str | None) -> BuildRange | None:
+    if full and (first or last):
+        raise click.UsageError("--full makes every day: leave out --from and --to.")
+    if not (full or first or last):
+        return None
+    return BuildRange() if full else BuildRange(_day(first, date.min), _day(last, date.max))
+
+
+def _day(text: str | None, default: date) -> date:
+    try:
+        return default if text is None else date.fromisoformat(text)
+    except ValueError as error:
+        raise click.BadParameter(f"{text!r} is not a valid day: write it as 2026-11-03.") from error
+
+
+@dataclass
+class _Printer:
+    """Prints the stages of a build as they run.
+
+    Attributes:
+        is_announced: whether to print what a stage will make; a terminal shows it anyway.
+    """
+
+    is_announced: bool
+    _width: int = 0
+
+    def print_stage(self, stage: StageReport) -> None:
+        """Prints a finished stage; of a running one, how far it is, on one line of a terminal."""
+        if stage.seconds is not None:
+            self._show("")
+            rows = "" if stage.rows is None else f"{stage.rows:,} rows"
+            click.echo(f"  {stage.stage:<26} {rows:>16} {stage.seconds:8.2f} s  {stage.what}")
+        elif self.is_announced and stage.what.startswith("will make"):
+            click.echo(f"{stage.stage}: {stage.what}")
+        elif stage.what != "begins":
+            self._show(f"  {stage.stage:<26} {stage.what}")
+
+    def _show(self, line: str) -> None:
+        """Replaces the line of the running stage."""
+        if sys.stderr.isatty() and (line or self._width):
+            click.echo(f"\r{line:<{self._width}}" if line else f"\r{'':<{self._width}}\r", nl=False, err=True)
+            self._width = len(line)
 
 
 def _print(report: BuildReport) -> None:

@@ -7,6 +7,7 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
+from keyword import iskeyword
 
 import click
 
@@ -39,6 +40,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "lineage": ("headrace.cli.lineage", "Show what a model or table was made from, or the newest runs."),
     "check": ("headrace.cli.check", "Check that serving equals training, and that contracts still fit."),
     "export": ("headrace.cli.export", "Write files that another tool needs to run the project."),
+    "try": ("headrace.cli.try_table", "Run a table's function on a partition, without publishing."),
+    "test": ("headrace.cli.test", "Record a test of a table from its real rows."),
     "table-versions": ("headrace.cli.table_tags", "List a table's snapshots and their tags."),
     "tag-table": ("headrace.cli.table_tags", "Give a table's snapshot a name, so that it is kept."),
     "untag-table": ("headrace.cli.table_tags", "Remove such a name."),
@@ -46,7 +49,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "clean": ("headrace.cli.clean", "Delete what the project made on this machine, after asking."),
 }
 
-_OF_THE_PROJECT = {"demo", "init", "build", "run-stage", "export"}
+_OF_THE_PROJECT = {"demo", "init", "build", "run-stage", "export", "test"}
 """Commands that write files of the project itself, which other users of a group may read."""
 
 
@@ -59,7 +62,8 @@ class LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        command = getattr(importlib.import_module(COMMANDS[cmd_name][0]), cmd_name.replace("-", "_"))
+        name = cmd_name.replace("-", "_") + ("_" if iskeyword(cmd_name) else "")
+        command = getattr(importlib.import_module(COMMANDS[cmd_name][0]), name)
         assert isinstance(command, click.Command)
         return command
 

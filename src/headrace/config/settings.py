@@ -20,6 +20,7 @@ from msgspec import Struct
 
 from headrace.config.alerts import AlertSettings
 from headrace.config.cluster import ClusterSettings
+from headrace.config.databases import DatabaseSettings
 from headrace.config.features import FeatureSettings
 from headrace.config.formats import FormatSettings
 from headrace.config.http import HttpSettings
@@ -68,6 +69,7 @@ class Settings(Struct, frozen=True):
     serving: ServingSettings
     http: HttpSettings
     formats: FormatSettings
+    databases: DatabaseSettings
 
     def place(self, *parts: str) -> Path:
         """A path in the state folder."""
@@ -105,6 +107,7 @@ _PARTS: dict[str, type[Struct]] = {
     "serving": ServingSettings,
     "http": HttpSettings,
     "formats": FormatSettings,
+    "databases": DatabaseSettings,
 }
 _TYPES: dict[str, Any] = {
     field.encode_name: field.type
@@ -231,9 +234,21 @@ def _read_environment() -> dict[str, Any]:
         variable = f"HEADRACE_{name.upper()}"
         text = os.environ.get(variable)
         if text is not None:
-            parts = text.split(",") if type_ == tuple[str, ...] else text
-            values[name] = _convert(parts, name, f"the environment: {variable}", strict=False)
+            where = f"the environment: {variable}"
+            parsed = text.split(",") if type_ == tuple[str, ...] else text
+            if type_ == dict[str, str]:
+                parsed = _parse_object(text, where)
+            values[name] = _convert(parsed, name, where, strict=False)
     return values
+
+
+def _parse_object(text: str, where: str) -> Any:
+    try:
+        return msgspec.json.decode(text)
+    except msgspec.DecodeError as error:
+        raise ProjectError(
+            f'it is not an object of JSON, such as {{"shop": "..."}}: {error}', where=where
+        ) from error
 
 
 def _convert(value: Any, name: str, where: str, *, strict: bool) -> Any:

@@ -16,7 +16,7 @@ from headrace.kernel.errors import ProjectError
 if TYPE_CHECKING:
     import polars as pl
 
-__all__ = ["Source", "is_remote", "source"]
+__all__ = ["Source", "column_types", "is_remote", "source"]
 
 _NAME = re.compile(r"[^\W\d_][\w-]*")  # part of a stage and of a file's name
 _OBJECTS = re.compile(r"s3://[a-z0-9][a-z0-9.-]+/[^/\s][^\s]*")
@@ -100,10 +100,6 @@ def source(
     place = Place.of_caller()
     _check_files(name, path, revision, place)
     codec = _find_codec(encoding, place)
-    if schema is not None and not isinstance(schema, Mapping):
-        raise ProjectError(
-            f"schema={schema!r} is not a dict", where=str(place), remedy='Write it as schema={"code": str}.'
-        )
     nulls = to_tuple(null_values)
     if not all(isinstance(value, str) and value for value in nulls):
         raise ProjectError(
@@ -111,7 +107,7 @@ def source(
             where=str(place),
             remedy='Write them as in the file: null_values=["NA", "n/a"]. An empty cell is always null.',
         )
-    types = {column: _to_polars(column, type_, place) for column, type_ in (schema or {}).items()}
+    types = column_types(schema, place)
     _check_characters(delimiter, decimal, place)
     _check_glob(glob, place)
     return Source(name, path, place, types, codec, nulls, delimiter, decimal, glob, revision)
@@ -186,6 +182,19 @@ def _check_files(name: str, path: str, revision: Any, place: Place) -> None:
             )
     elif path.startswith("/") or ".." in path.split("/"):
         raise ProjectError(f"path={path!r} must be in the project", where=str(place))
+
+
+def column_types(schema: Any, place: Place) -> dict[str, pl.DataType]:
+    """The polars types of a `schema=`.
+
+    Raises:
+        ProjectError: it is not a dict, or a type cannot be read.
+    """
+    if schema is not None and not isinstance(schema, Mapping):
+        raise ProjectError(
+            f"schema={schema!r} is not a dict", where=str(place), remedy='Write it as schema={"code": str}.'
+        )
+    return {column: _to_polars(column, type_, place) for column, type_ in (schema or {}).items()}
 
 
 def _to_polars(column: str, type_: Any, place: Place) -> pl.DataType:

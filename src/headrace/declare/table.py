@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
-from datetime import timedelta
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
@@ -12,66 +11,18 @@ import attrs
 
 from headrace.declare.convert import to_tuple
 from headrace.declare.event import Contract, contract_of
+from headrace.declare.partitioning import Partitioning
 from headrace.declare.place import Place
 from headrace.declare.source import Source
 from headrace.kernel.errors import ProjectError
-from headrace.kernel.time import parse_duration
 
 if TYPE_CHECKING:
     import dataframely as dy
     import polars as pl
 
-__all__ = ["ONE_DAY", "Day", "Table", "day", "table"]
+    from headrace.declare.query import Query
 
-ONE_DAY = timedelta(days=1)
-
-
-@attrs.frozen
-class Day:
-    """A partitioning by the UTC day of a column (see `day`).
-
-    Attributes:
-        column: the column.
-        before, after: whole days of the input that each output day reads as well.
-    """
-
-    column: str
-    before: timedelta = timedelta(0)
-    after: timedelta = timedelta(0)
-
-
-def day(column: str, *, before: str | timedelta = "0s", after: str | timedelta = "0s") -> Day:
-    """Partitions a table by the UTC day of a column.
-
-    Output day D is made from the input days D - `before` to D + `after`, by the input's own time: an event's
-    `time` field, or the column by which the input table is partitioned. A function that takes `now` runs again
-    for D until the input's clock has passed the end of D + `after`.
-
-        @table(reads=Click, partition_by=day("at", before="7d"))
-
-    Args:
-        column: the column of the table, a date or a datetime.
-        before, after: whole days, as text such as `7d` or a timedelta.
-
-    Raises:
-        ProjectError: the column is not text, or `before` or `after` is not a whole number of days, 0 or more.
-    """
-    if not isinstance(column, str):
-        raise ProjectError(f"day({column!r}): name the column", where=str(Place.of_caller()))
-    return Day(column, _whole_days("before", before), _whole_days("after", after))
-
-
-def _whole_days(name: str, value: str | timedelta) -> timedelta:
-    place = str(Place.of_caller())
-    try:
-        span = parse_duration(value)
-    except ValueError as error:
-        raise ProjectError(f"{name}: {error}", where=place) from error
-    if span % ONE_DAY:
-        raise ProjectError(f"{name}={value!r} must be whole days", where=place)
-    if span < timedelta(0):
-        raise ProjectError(f"{name}={value!r} must not be negative", where=place)
-    return span
+__all__ = ["Table", "table"]
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -84,18 +35,20 @@ class Table:
         place: the line of the declaration.
         current: whether it holds the current rows of a database table (declare.changes.current). The build
             then makes it without its function.
+        query: the query of a database that makes it instead of its function (declare.query).
     """
 
     name: str
     function: Callable[..., pl.LazyFrame]
     reads: tuple[Contract | Source | Table | str, ...]
     place: Place
-    partition_by: Day | None = None
+    partition_by: Partitioning | None = None
     rowwise: bool = False
     schema: type[dy.Schema] | None = None
     current: bool = False
     reads_files: tuple[str, ...] = ()
     env: tuple[str, ...] = ()
+    query: Query | None = None
 
     def __call__(self, *frames: pl.LazyFrame, **options: Any) -> pl.LazyFrame:
         return self.function(*frames, **options)
@@ -109,7 +62,7 @@ class Table:
 def table(
     *,
     reads: Any,
-    partition_by: Day | None = None,
+    partition_by: Partitioning | None = None,
     rowwise: bool = False,
     schema: type[dy.Schema] | None = None,
     reads_files: str | Sequence[str] = (),
@@ -128,8 +81,8 @@ def table(
     Args:
         reads: an @event or @changes class, a source, a table, or the name of a table that is declared
             elsewhere; or a list of these.
-        partition_by: the partitioning (see `day`). Only the days whose input changed are rebuilt. None: the
-            table is replaced as a whole.
+        partition_by: the partitioning (`hour`, `day`, `month` or `by`). Only the partitions whose input changed
+            are rebuilt. None: the table is replaced as a whole.
         rowwise: whether the function handles every row by itself, f(a + b) = f(a) + f(b). Such a table reads
             one event or table, and also runs on the stream.
         schema: a dataframely schema that every published row must satisfy; None: no check.

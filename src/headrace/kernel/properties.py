@@ -24,9 +24,11 @@ __all__ = [
     "LATEST_ARRIVAL",
     "MAINTENANCE",
     "ORPHANS_REMOVED",
+    "PENDING",
     "PLAN",
     "POSITION",
     "PREFIX",
+    "QUERY_ROWS",
     "REQUEST",
     "REVISION",
     "REWRITTEN",
@@ -87,9 +89,13 @@ INPUT = "headrace.input."
 read."""
 
 FAILED_ROWS = "headrace.failed_rows"
-"""Property and summary of a rowwise table: the rows of its input that its function failed on, by input day: how
-many, and some of them with the error (JSON, tables.failures). Summary of a training set: the rows of its labels
-that an on-demand function failed on."""
+"""Property and summary of a rowwise table: the rows of its input that its function failed on, by partition of
+the input: how many, and some of them with the error (JSON, tables.failures). Summary of a training set: the
+rows of its labels that an on-demand function failed on."""
+
+PENDING = "headrace.pending"
+"""Property and summary of a table with partitions: those that are stale, because a build of a range left them
+out (JSON, the numbers of the partitions)."""
 
 REVISION = "headrace.revision."
 """Prefix of a summary or tag: the git revision at which the source whose name follows was read, `v1@COMMIT`;
@@ -97,6 +103,9 @@ several, if tables were made from several, are separated by commas. A table has 
 
 CHANGELOG = "headrace.changelog"
 """Property of a table of current rows: the part of the changelog that it holds (JSON, tables.current)."""
+
+QUERY_ROWS = "headrace.query_rows"
+"""Property of the table of a query: a digest of the rows that were read last (tables.queries)."""
 
 INPUTS_DIGEST = "headrace.inputs_digest"
 """Summary of a training set: the digest of all that its rows depend on."""

@@ -1,4 +1,4 @@
-"""Finds the days that changed between two snapshots, by comparing their data files.
+"""Finds what changed between two snapshots, by comparing their data files.
 
 The comparison does not need the snapshots in between, which may have expired. The name of a file that a
 compaction wrote includes the newest sequence number of its rows. So compacted old rows can be distinguished
@@ -10,31 +10,29 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Mapping
-from datetime import date, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from headrace.kernel.errors import CallError
 from headrace.lake.metadata import StoredSnapshot, TableMetadata
 
 if TYPE_CHECKING:
-    from headrace.lake.reading.port import StoredTable
+    from headrace.lake.reading.port import StoredFile, StoredTable
 
-__all__ = ["COMPACTED", "day_field", "days_changed", "newest_sequence", "rows_per_day"]
+__all__ = [
+    "COMPACTED",
+    "PartitionColumn",
+    "files_changed",
+    "newest_sequence",
+    "partition_index",
+    "partitions_changed",
+    "rows_per_partition",
+]
 
 COMPACTED = "compacted-"
 _NAME = re.compile(rf"/{COMPACTED}(\d+)-[^/]*$")
-_EPOCH = date(1970, 1, 1)
 
-
-def day_field(metadata: TableMetadata, column: str, table: str) -> int:
-    """The index, among the values of a partition, of the day of `column`.
-
-    Raises:
-        CallError: the table is not partitioned by that day.
-    """
-    return _field_index(
-        metadata, (column, "day"), f"it is not partitioned by the day of {column!r}", f"table {table}"
-    )
+PartitionColumn: TypeAlias = tuple[str, str]
+"""A column and Iceberg's transform of it, such as ("at", "day")."""
 
 
 def newest_sequence(path: str, sequence: int) -> int:
@@ -48,62 +46,120 @@ def newest_sequence(path: str, sequence: int) -> int:
     return int(match.group(1)) if match else sequence
 
 
-def days_changed(
-    table: StoredTable, name: str, column: str, since: int | None, until: int, where: Mapping[str, object]
-) -> set[date] | None:
-    """See LakeTable.days_changed."""
-    field = day_field(table.metadata, column, name)
-    values = _partition_values(table.metadata, where, name)
+def partitions_changed(
+    table: StoredTable,
+    name: str,
+    by: PartitionColumn,
+    since: int | None,
+    until: int,
+    where: Mapping[str, object],
+) -> set[int] | None:
+    """See LakeTable.partitions_changed."""
+    changed = files_changed(table, since, until)
+    old = table.metadata.snapshot(since)
+    if changed is None or old is None:
+        return None
+    removed, added = changed
+    if any(by not in table.metadata.partition_by(file.spec) for file in removed):
+        return None
+    values = _Partitions(table.metadata, name, by, where)
+    rows: dict[int, int] = defaultdict(int)
+    partitions: set[int] = set()
+    for sign, files in ((-1, removed), (1, added)):
+        for file in files:
+            number = values.number(file)
+            if number is None:
+                continue
+            if sign > 0 and newest_sequence(file.path, file.sequence) > old.sequence_number:
+                partitions.add(number)
+            rows[number] += sign * file.rows
+    # Without newer rows, a partition has changed only by losing rows: a compaction keeps their number.
+    return partitions | {number for number, balance in rows.items() if balance}
+
+
+def files_changed(
+    table: StoredTable, since: int | None, until: int
+) -> tuple[list[StoredFile], list[StoredFile]] | None:
+    """The files of `since` that `until` lacks, and those that it has more. See LakeTable.partitions_changed."""
     new, old = table.metadata.snapshot(until), table.metadata.snapshot(since)
     if new is None or old is None or not _is_ancestor(table.metadata, old, new):
         return None
     before = {file.path: file for file in table.files(old.snapshot_id, unless_in=until)}
     after = {file.path: file for file in table.files(until, unless_in=old.snapshot_id)}
-    rows: dict[int, int] = defaultdict(int)
-    days: set[int] = set()
-    for path in before.keys() ^ after.keys():
-        file = after.get(path) or before[path]
-        day = file.partition[field]
-        if day is None or any(file.partition[i] != value for i, value in values.items()):
-            continue
-        if path in after and newest_sequence(path, file.sequence) > old.sequence_number:
-            days.add(day)
-        rows[day] += file.rows * (1 if path in after else -1)
-    # Without newer rows, a day has changed only by losing rows: a compaction keeps their number.
-    days |= {day for day, balance in rows.items() if balance}
-    return {_EPOCH + timedelta(days=day) for day in days}
+    removed = [file for path, file in before.items() if path not in after]
+    return removed, [file for path, file in after.items() if path not in before]
 
 
-def rows_per_day(
-    table: StoredTable, name: str, column: str, snapshot: int, where: Mapping[str, object]
-) -> dict[date, int]:
-    """See LakeTable.rows_per_day."""
-    field = day_field(table.metadata, column, name)
-    values = _partition_values(table.metadata, where, name)
+def rows_per_partition(
+    table: StoredTable, name: str, by: PartitionColumn, snapshot: int, where: Mapping[str, object]
+) -> dict[int, int]:
+    """See LakeTable.rows_per_partition."""
+    values = _Partitions(table.metadata, name, by, where)
     rows: dict[int, int] = defaultdict(int)
     for file in table.files(snapshot):
-        day = file.partition[field]
-        if day is not None and all(file.partition[i] == value for i, value in values.items()):
-            rows[day] += file.rows
-    return {_EPOCH + timedelta(days=day): rows[day] for day in sorted(rows)}
+        number = values.number(file)
+        if number is not None:
+            rows[number] += file.rows
+    return {number: rows[number] for number in sorted(rows)}
 
 
-def _partition_values(metadata: TableMetadata, where: Mapping[str, object], table: str) -> dict[int, object]:
-    """Index of an identity partition field → the value to search for."""
-    return {
-        _field_index(
-            metadata, (column, "identity"), f"it is not partitioned by {column!r}", f"table {table}"
-        ): value
-        for column, value in where.items()
-    }
+class _Partitions:
+    """Finds the partitions of files.
+
+    Args:
+        metadata: the table's metadata.
+        table: its name, for errors.
+        by: the column of the partition, with its transform.
+        where: values of identity partition columns; files with other values have no number.
+    """
+
+    def __init__(
+        self, metadata: TableMetadata, table: str, by: PartitionColumn, where: Mapping[str, object]
+    ) -> None:
+        self._metadata, self._table, self._by, self._where = metadata, table, by, where
+        self._indexes: dict[int, tuple[int, dict[int, object]]] = {}
+        self._find(metadata.default_spec_id)  # raises CallError, also if there is no file
+
+    def number(self, file: StoredFile) -> int | None:
+        """The number of the file's partition; None if it has none, or is not to be counted.
+
+        Raises:
+            CallError: the table, or the file, is not partitioned so.
+        """
+        index, values = self._find(file.spec)
+        if any(file.partition[i] != value for i, value in values.items()):
+            return None
+        number: int | None = file.partition[index]
+        return number
+
+    def _find(self, spec: int) -> tuple[int, dict[int, object]]:
+        if spec not in self._indexes:
+            values = {
+                partition_index(self._metadata, (column, "identity"), self._table, spec): value
+                for column, value in self._where.items()
+            }
+            self._indexes[spec] = partition_index(self._metadata, self._by, self._table, spec), values
+        return self._indexes[spec]
 
 
-def _field_index(metadata: TableMetadata, field: tuple[str, str], error: str, where: str) -> int:
-    """The index, among a partition's values, of the field (column, transform). Raises CallError."""
-    fields = metadata.partition_by()
-    if field not in fields:
-        raise CallError(error, where=where)
-    return fields.index(field)
+def partition_index(metadata: TableMetadata, by: PartitionColumn, table: str, spec: int | None = None) -> int:
+    """The index, among the values of a partition, of a column with its transform.
+
+    Args:
+        metadata: the table's metadata.
+        by: the column and the transform.
+        table: the table's name, for the error.
+        spec: the id of the partition spec; by default the current one.
+
+    Raises:
+        CallError: the table is not partitioned so.
+    """
+    fields = metadata.partition_by(spec)
+    if by not in fields:
+        column, transform = by
+        kind = f"{column!r}" if transform == "identity" else f"the {transform} of {column!r}"
+        raise CallError(f"it is not partitioned by {kind}", where=f"table {table}")
+    return fields.index(by)
 
 
 def _is_ancestor(metadata: TableMetadata, old: StoredSnapshot, new: StoredSnapshot) -> bool:

@@ -34,7 +34,7 @@ from headrace.kernel.properties import COMMIT_ID
 from headrace.kernel.sqlite import is_locked
 from headrace.kernel.time import now_micros
 from headrace.lake.lease import FIRST, MARKED_SECONDS, mark_first
-from headrace.lake.pyiceberg_internals import prepare_commit
+from headrace.lake.pyiceberg_internals import prepare_commit, replace_manifests
 from headrace.lake.snapshot import summary_of
 
 __all__ = ["BRIEF", "LONG", "FileChanges", "commit", "discard"]
@@ -158,6 +158,8 @@ def _try(table: Table, changes: FileChanges, commit_id: str) -> int:
     transaction = prepare_commit(table, merging).transaction()
     update = transaction.update_snapshot(snapshot_properties=facts)
     producer = update.overwrite() if removed else update.merge_append()
+    if any(data_file.spec_id != table.spec().spec_id for data_file in removed):
+        replace_manifests(producer)  # the table gets other partitions, so every file is removed
     for data_file in removed:
         producer.delete_data_file(data_file)
     for data_file in changes.added:
@@ -208,10 +210,12 @@ def _find(table: Table, commit_id: str) -> IcebergSnapshot | None:
     return None
 
 
-def discard(table: Table, files: list[DataFile]) -> None:
+def discard(table: Table, paths: Iterable[str]) -> None:
     """Deletes the data files of a commit that certainly did not happen, as far as they can be deleted."""
-    for data_file in files:
+    for path in paths:
         try:
-            table.io.delete(data_file.file_path)
+            table.io.delete(path)
+        except FileNotFoundError:
+            continue
         except OSError as error:
-            _logger.warning("%s is left for the removal of orphan files: %s", data_file.file_path, error)
+            _logger.warning("%s is left for the removal of orphan files: %s", path, error)

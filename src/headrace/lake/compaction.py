@@ -20,7 +20,7 @@ from headrace.lake.commit import BRIEF, FileChanges, commit, discard
 from headrace.lake.entries import live_entries
 from headrace.lake.files import ROW_GROUP, conform, write_file
 from headrace.lake.lease import Lease
-from headrace.lake.pyiceberg_internals import read_file
+from headrace.lake.pyiceberg_internals import read_files
 from headrace.lake.snapshot import newest_snapshot, summary_of
 from headrace.lake.table import LakeTable
 
@@ -70,7 +70,9 @@ def _replace(table: LakeTable, iceberg: Table, groups: list[list[ManifestEntry]]
     added: list[DataFile] = []
     for group in groups:
         newest = max(_newest_sequence(entry) for entry in group)
-        rows = (conform(read_file(iceberg, entry.data_file), iceberg) for entry in group)  # memory stays flat
+        rows = (
+            conform(read_files(iceberg, [entry.data_file]), iceberg) for entry in group
+        )  # memory stays flat
         added.append(write_file(rows, group[0].data_file.partition, iceberg, prefix=f"{COMPACTED}{newest}-"))
         removed += [entry.data_file for entry in group]
     changes = FileChanges(added, lambda _: removed, facts=_keep_facts("compaction"), until=until, first=True)
@@ -78,7 +80,7 @@ def _replace(table: LakeTable, iceberg: Table, groups: list[list[ManifestEntry]]
         commit(table.iceberg, changes, where=f"table {table.name}")
     except Conflict as error:  # the next maintenance compacts what is left
         _logger.warning("small files of %s were not compacted: %s", table.name, error)
-        discard(iceberg, added)
+        discard(iceberg, [file.file_path for file in added])
         return 0
     return len(removed)
 

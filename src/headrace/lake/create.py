@@ -8,13 +8,21 @@ import pyarrow as pa
 from pyiceberg.exceptions import CommitFailedException, NoSuchTableError, TableAlreadyExistsError
 from pyiceberg.io import load_file_io
 from pyiceberg.schema import Schema
-from pyiceberg.table import Table
+from pyiceberg.table import Table, Transaction
 
 from headrace.kernel.errors import ProjectError, Unavailable
 from headrace.kernel.ids import new_id
 from headrace.lake.errors import name_errors
 from headrace.lake.metadata import metadata_of
-from headrace.lake.schema import PartitionBy, fits, grow, iceberg_schema, partition_spec
+from headrace.lake.schema import (
+    PartitionBy,
+    fits,
+    grow,
+    iceberg_schema,
+    partition_name,
+    partition_spec,
+    transform_of,
+)
 
 if TYPE_CHECKING:
     from headrace.lake.lake import Lake
@@ -33,20 +41,27 @@ _PROPERTIES = {
 }
 
 
-def ensure(lake: Lake, name: str, schema: pa.Schema, partition_by: PartitionBy, *, exact: bool) -> None:
+def ensure(lake: Lake, name: str, schema: pa.Schema, partition_by: PartitionBy | None, *, exact: bool) -> None:
     """See Lake.ensure."""
     wanted = iceberg_schema(schema, name)
     with name_errors(lake.where, name):
-        iceberg = _load_or_create(lake, name, wanted, partition_by)
-        _check_partitions(iceberg, partition_by)
+        iceberg = _load_or_create(lake, name, wanted, partition_by or ())
         for _ in range(_TRIES):
-            if fits(iceberg.schema(), wanted, exact=exact):
+            is_moved = _is_repartitioned(iceberg, partition_by, exact=exact)
+            if not is_moved and fits(iceberg.schema(), wanted, exact=exact):
                 return
             try:
-                with iceberg.update_schema() as update:
-                    grow(update, iceberg.schema(), wanted, name, exact=exact)
+                with iceberg.transaction() as change:
+                    if is_moved:
+                        _remove_partitions(change, iceberg)
+                    with change.update_schema(allow_incompatible_changes=exact) as update:
+                        grow(update, iceberg.schema(), wanted, name, exact=exact)
+                    if is_moved:
+                        _add_partitions(change, partition_by or ())
             except CommitFailedException:
                 iceberg = lake.catalog.load_table(iceberg.name())
+            else:
+                return
     raise Unavailable(f"other writers kept changing table {name}", where=lake.where, remedy="Try again.")
 
 
@@ -81,11 +96,29 @@ def _load_or_create(lake: Lake, name: str, schema: Schema, partition_by: Partiti
         return lake.catalog.load_table(identifier)
 
 
-def _check_partitions(table: Table, partition_by: PartitionBy) -> None:
+def _is_repartitioned(table: Table, partition_by: PartitionBy | None, *, exact: bool) -> bool:
+    """Whether the table is to get other partitions. Raises ProjectError unless `exact`."""
     stored = metadata_of(table).partition_by()
-    if partition_by and tuple(partition_by) != stored:
+    if partition_by is None or tuple(partition_by) == stored:
+        return False
+    if not exact:
         raise ProjectError(
             f"it is partitioned by {stored}, not by {tuple(partition_by)}",
             where=f"table {table.name()[-1]}",
             remedy="Give the table another name, or drop it and create it again.",
         )
+    return True
+
+
+def _remove_partitions(change: Transaction, table: Table) -> None:
+    if table.spec().fields:
+        with change.update_spec() as update:
+            for field in table.spec().fields:
+                update.remove_field(field.name)
+
+
+def _add_partitions(change: Transaction, partition_by: PartitionBy) -> None:
+    if partition_by:
+        with change.update_spec() as update:
+            for column, transform in partition_by:
+                update.add_field(column, transform_of(transform), partition_name(column, transform))

@@ -20,18 +20,27 @@ from msgspec import Struct
 from pyiceberg.io.pyarrow import schema_to_pyarrow
 from pyiceberg.manifest import DataFile, DataFileContent, FileFormat
 from pyiceberg.table import Table
-from pyiceberg.transforms import DayTransform
 from pyiceberg.typedef import Record
 
 from headrace.kernel.errors import CallError, HeadraceError
 from headrace.kernel.faults import reach
 from headrace.kernel.ids import new_id
+from headrace.lake.partitions import partition_numbers
 from headrace.lake.pyiceberg_internals import StatisticsPlan
 
-__all__ = ["APPENDED", "DAY", "ROW_GROUP", "Unwritable", "check_rows", "conform", "write_file", "write_files"]
+__all__ = [
+    "APPENDED",
+    "ROW_GROUP",
+    "Unwritable",
+    "WrittenFile",
+    "adopt_file",
+    "check_rows",
+    "conform",
+    "write_file",
+    "write_files",
+]
 
 APPENDED = "appended-"
-DAY = 86_400_000_000  # microseconds
 ROW_GROUP = 262_144  # rows
 _GROUP_BYTES = 16 * 1024 * 1024  # the most Arrow bytes of a row group: more do not make reading faster
 _FEW = 8  # up to this many partitions, a filter for each is cheaper than one sort
@@ -40,6 +49,20 @@ _FILE_BYTES = 512 * 1024 * 1024  # the most Arrow bytes of a file; about a tenth
 
 class Unwritable(CallError):
     """Rows hold a value that no data file of their table can hold."""
+
+
+class WrittenFile(Struct, frozen=True):
+    """A data file that is written, and belongs to no snapshot yet.
+
+    Attributes:
+        path: its path or address.
+        partition: the values of the table's partition fields.
+        rows: how many rows it has.
+    """
+
+    path: str
+    partition: tuple[Any, ...]
+    rows: int
 
 
 _Part: TypeAlias = tuple[tuple[Any, ...], pa.Table]
@@ -90,6 +113,20 @@ def write_files(rows: pa.Table, table: Table, *, prefix: str = "") -> list[DataF
     files = [_write([piece], partition, layout) for partition, part in parts for piece in _split_by_size(part)]
     reach("lake.after_data_file")
     return files
+
+
+def adopt_file(file: WrittenFile, table: Table) -> DataFile:
+    """The entry for a commit of a file that `write_files` has written, perhaps in another process.
+
+    Raises:
+        FileNotFoundError: the file does not exist.
+        pa.ArrowInvalid: it is not a whole Parquet file.
+    """
+    source = table.io.new_input(file.path)
+    with source.open() as stream:
+        footer = pq.read_metadata(stream)  # type: ignore[arg-type]
+        statistics = StatisticsPlan.of(table).statistics(footer)
+    return _entry(table, file.path, len(source), file.partition, statistics)
 
 
 def check_rows(rows: pa.Table, table: Table) -> None:
@@ -165,7 +202,9 @@ def _split_by_partition(rows: pa.Table, table: Table) -> Iterator[_Part]:
     values: list[list[Any]] = []
     for field in spec.fields:
         column = rows.column(table.schema().find_field(field.source_id).name)
-        keys: Any = _days(column) if isinstance(field.transform, DayTransform) else _combine(column)
+        transform, keys = str(field.transform), _combine(column)
+        if transform != "identity":
+            keys = partition_numbers(keys, transform)
         encoded: Any = pc.dictionary_encode(keys, null_encoding="encode")
         values.append(encoded.dictionary.to_pylist())
         codes = codes * len(values[-1]) + np.asarray(encoded.indices)
@@ -177,15 +216,6 @@ def _split_by_partition(rows: pa.Table, table: Table) -> Iterator[_Part]:
     rows = rows.take(np.argsort(codes, kind="stable"))
     for code, start, count in zip(distinct, np.cumsum(counts) - counts, counts, strict=True):
         yield _decode(int(code), values), rows.slice(start, count)
-
-
-def _days(column: Any) -> Any:
-    """Whole days since 1970 of a date or timestamp column, floored, as int32."""
-    array = _combine(column)
-    if pa.types.is_date(array.type):
-        return array.cast(pa.int32())
-    instants = np.asarray(pc.fill_null(array.cast(pa.int64()), 0))
-    return pa.array((instants // DAY).astype(np.int32), mask=np.asarray(array.is_null()))
 
 
 def _combine(column: Any) -> Any:
@@ -226,18 +256,25 @@ def _write(pieces: Iterable[pa.Table], partition: tuple[Any, ...], layout: _Layo
     output = table.io.new_output(path)
     with output.create(overwrite=False) as stream:
         statistics = _encode(pieces, stream, layout)
-    return DataFile.from_args(
+    return _entry(table, path, len(output), partition, statistics)
+
+
+def _entry(
+    table: Table, path: str, size: int, partition: tuple[Any, ...], statistics: dict[str, Any]
+) -> DataFile:
+    data_file = DataFile.from_args(
         content=DataFileContent.DATA,
         file_path=path,
         file_format=FileFormat.PARQUET,
         partition=Record(*partition),
-        file_size_in_bytes=len(output),
+        file_size_in_bytes=size,
         sort_order_id=None,
-        spec_id=table.spec().spec_id,
         equality_ids=None,
         key_metadata=None,
         **statistics,
     )
+    data_file.spec_id = table.spec().spec_id
+    return data_file
 
 
 def _encode(pieces: Iterable[pa.Table], stream: Any, layout: _Layout) -> dict[str, Any]:

@@ -92,7 +92,7 @@ class Lake:
         return LakeTable(self, name)
 
     def ensure(
-        self, name: str, schema: pa.Schema, partition_by: PartitionBy = (), *, exact: bool = False
+        self, name: str, schema: pa.Schema, partition_by: PartitionBy | None = None, *, exact: bool = False
     ) -> LakeTable:
         """Creates the table, or adds the columns it lacks, and returns it.
 
@@ -101,9 +101,11 @@ class Lake:
         Args:
             name: the table.
             schema: columns; int32 may later become int64, and float32 float64.
-            partition_by: (column, `identity` or `day`) pairs; they must be those of an existing table.
+            partition_by: (column, transform) pairs; the transform is `identity`, `hour`, `day`, `month` or
+                `bucket[N]`. They must be those of an existing table. None: as they are.
             exact: the table is about to be overwritten completely: columns that are not in `schema` are
-                removed, and a column of another type is replaced. Older snapshots keep their columns.
+                removed, a column of another type is replaced, and the partitions become those of
+                `partition_by`. Older snapshots keep their columns and partitions.
 
         Raises:
             ProjectError: a column is stored with another type, or the table is partitioned otherwise.

@@ -114,10 +114,15 @@ class TableMetadata(Struct, frozen=True, rename="kebab"):
         """How rows are partitioned now."""
         return next(s for s in self.partition_specs if s.spec_id == self.default_spec_id)
 
-    def partition_by(self) -> tuple[tuple[str, str], ...]:
-        """(column, transform) for each field of a partition."""
-        names = {field.id: field.name for field in self.schema().fields}
-        return tuple((names[field.source_id], field.transform) for field in self.spec().fields)
+    def partition_by(self, spec: int | None = None) -> tuple[tuple[str, str], ...]:
+        """(column, transform) for each field of a partition, by the spec of this id (default: the current one).
+
+        A former spec may name a column that the table no longer has.
+        """
+        names = {field.id: field.name for schema in self.schemas for field in schema.fields}
+        names.update((field.id, field.name) for field in self.schema().fields)
+        fields = self.spec() if spec is None else next(s for s in self.partition_specs if s.spec_id == spec)
+        return tuple((names.get(field.source_id, ""), field.transform) for field in fields.fields)
 
 
 decode_metadata = msgspec.json.Decoder(TableMetadata).decode

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -31,6 +31,7 @@ from pyiceberg.io.pyarrow import (
     parquet_path_to_id_mapping,
 )
 from pyiceberg.manifest import DataFile
+from pyiceberg.schema import Schema
 from pyiceberg.table import FileScanTask, Table
 from pyiceberg.table.refs import MAIN_BRANCH
 from pyiceberg.typedef import Record
@@ -48,7 +49,8 @@ __all__ = [
     "connect_per_use",
     "filesystem_of",
     "prepare_commit",
-    "read_file",
+    "read_files",
+    "replace_manifests",
     "rewrite_avro",
     "set_text_bounds",
 ]
@@ -104,13 +106,24 @@ def filesystem_of(catalog: Catalog, table: Table) -> tuple[PyArrowFileIO, FileSy
     return io, io.fs_by_scheme(scheme, netloc)
 
 
-def read_file(table: Table, file: DataFile) -> pa.Table:
-    """Reads the rows of one data file, with the table's current columns.
+def read_files(table: Table, files: Iterable[DataFile], schema: Schema | None = None) -> pa.Table:
+    """Reads the rows of data files, with these columns (default: the table's current ones).
 
     The public scan plans whole tables, but a compaction reads the files of one group.
     """
-    scan = ArrowScan(table.metadata, table.io, table.schema(), AlwaysTrue())
-    return scan.to_table([FileScanTask(file)])
+    scan = ArrowScan(table.metadata, table.io, schema or table.schema(), AlwaysTrue())
+    return scan.to_table([FileScanTask(file) for file in files])
+
+
+def replace_manifests(producer: Any) -> None:
+    """Makes a commit that removes every file write none of the former manifests again.
+
+    PyIceberg lists the removed files in new manifests. It cannot, if they are partitioned by a column that the
+    table no longer has.
+    """
+    producer._deleted_entries = list
+    producer._existing_manifests = list
+    producer._build_delete_files_partition_predicate = lambda: None
 
 
 def rewrite_avro(path: Path, change: Callable[[Record, StructType], None]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from datetime import date, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pyiceberg.catalog import Catalog
     from pyiceberg.table import Table
 
+    from headrace.lake.changes import PartitionColumn
     from headrace.lake.lake import Lake
     from headrace.lake.reading.port import StoredTable
 
@@ -71,7 +72,7 @@ class TableReader:
         return self._metadata().table_uuid
 
     def partition_by(self) -> tuple[tuple[str, str], ...]:
-        """(column, `identity` or `day`) pairs, as `ensure` takes them."""
+        """(column, transform) pairs, as `ensure` takes them."""
         return self._metadata().partition_by()
 
     def current_snapshot(self) -> Snapshot | None:
@@ -124,50 +125,72 @@ class TableReader:
 
         return self._read(scan_table)
 
-    def days_changed(
-        self, column: str, since: int | None, until: int, where: Mapping[str, object] | None = None
-    ) -> set[date] | None:
-        """The UTC days of `column` to which rows were added, or from which rows were removed.
+    def partitions_changed(
+        self, by: PartitionColumn, since: int | None, until: int, where: Mapping[str, object] | None = None
+    ) -> set[int] | None:
+        """The partitions to which rows were added, or from which rows were removed, by their numbers.
 
-        Maintenance does not count as a change. Rows without a value in `column` belong to no day.
+        Maintenance does not count as a change. Rows without a value in the column belong to no partition.
 
         Args:
-            column: the table must be partitioned by its day.
+            by: the column and Iceberg's transform of it, by which the table must be partitioned.
             since: the snapshot last seen.
             until: the snapshot to compare it with.
             where: values of identity partition columns; other partitions are not compared.
 
         Returns:
-            None if every day must count as changed: `since` is None, has expired, or is not an ancestor of
-            `until`.
+            None if every partition must count as changed: `since` is None, has expired, is partitioned
+            otherwise, or is not an ancestor of `until`.
 
         Raises:
-            CallError: the table is not partitioned by that day, or `until` does not exist.
+            CallError: the table is not partitioned so, or `until` does not exist.
         """
 
-        def compare(table: StoredTable) -> set[date] | None:
+        def compare(table: StoredTable) -> set[int] | None:
             self._find_snapshot(table.metadata, until)
-            return changes.days_changed(table, self.name, column, since, until, where or {})
+            return changes.partitions_changed(table, self.name, by, since, until, where or {})
 
         return self._read(compare)
 
-    def rows_per_day(
-        self, column: str, snapshot: int, where: Mapping[str, object] | None = None
-    ) -> dict[date, int]:
-        """UTC day of `column` → the number of a snapshot's rows on it, in order of days; from metadata alone.
+    def scan_changes(self, since: int | None, until: int) -> tuple[pl.LazyFrame, pl.LazyFrame] | None:
+        """The rows of the files that `until` no longer has, and of those that it has more; not yet read.
+
+        A row that both frames have did not change. Each frame has the columns of its snapshot.
+
+        Returns:
+            None as `partitions_changed`.
+
+        Raises:
+            CallError: `until` does not exist.
+        """
+
+        def scan_files(table: StoredTable) -> tuple[pl.LazyFrame, pl.LazyFrame] | None:
+            self._find_snapshot(table.metadata, until)
+            changed = changes.files_changed(table, since, until)
+            if changed is None or since is None:
+                return None
+            removed, added = ([file.path for file in files] for files in changed)
+            return table.scan(since, only=removed), table.scan(until, only=added)
+
+        return self._read(scan_files)
+
+    def rows_per_partition(
+        self, by: PartitionColumn, snapshot: int, where: Mapping[str, object] | None = None
+    ) -> dict[int, int]:
+        """Partition → the number of a snapshot's rows in it, in order; from metadata alone.
 
         Args:
-            column: the table must be partitioned by its day.
+            by: as for `partitions_changed`.
             snapshot: the snapshot's id.
             where: values of identity partition columns; other partitions are not counted.
 
         Raises:
-            CallError: the table is not partitioned by that day, or the snapshot does not exist.
+            CallError: the table is not partitioned so, or the snapshot does not exist.
         """
 
-        def count(table: StoredTable) -> dict[date, int]:
+        def count(table: StoredTable) -> dict[int, int]:
             self._find_snapshot(table.metadata, snapshot)
-            return changes.rows_per_day(table, self.name, column, snapshot, where or {})
+            return changes.rows_per_partition(table, self.name, by, snapshot, where or {})
 
         return self._read(count)
 

@@ -8,7 +8,12 @@ from pyiceberg.catalog import Catalog
 from pyiceberg.table import Table
 from pyiceberg.table.refs import MAIN_BRANCH
 from pyiceberg.table.snapshots import Snapshot as IcebergSnapshot
-from pyiceberg.table.update import SetCurrentSchemaUpdate, SetPropertiesUpdate, TableUpdate
+from pyiceberg.table.update import (
+    SetCurrentSchemaUpdate,
+    SetDefaultSpecUpdate,
+    SetPropertiesUpdate,
+    TableUpdate,
+)
 
 from headrace.lake.refs import TRIES, assert_ref, commit_updates, set_branch, set_tag, too_many_tries
 from headrace.lake.snapshot import newest_snapshot, summary_of
@@ -38,8 +43,22 @@ def rollback_to_snapshot(catalog: Catalog, load: Callable[[], Table], snapshot: 
             set_tag(f"{KEEP}{snapshot}", snapshot),
             SetCurrentSchemaUpdate.model_validate({"schema-id": former.schema_id}),
             SetPropertiesUpdate(updates=properties),
+            *_set_spec(table, former),
         ]
         current = assert_ref(MAIN_BRANCH, newest_snapshot(table).snapshot_id)
         if commit_updates(catalog, table, [current], updates):
             return former
     raise too_many_tries(table)
+
+
+def _set_spec(table: Table, former: IcebergSnapshot) -> list[TableUpdate]:
+    """The update that makes the table partitioned as the snapshot's files are."""
+    manifests = former.manifests(table.io)
+    specs = {
+        manifest.partition_spec_id
+        for manifest in manifests
+        if manifest.has_existing_files() or manifest.has_added_files()
+    }
+    if len(specs) != 1 or specs == {table.spec().spec_id}:
+        return []
+    return [SetDefaultSpecUpdate.model_validate({"spec-id": specs.pop()})]

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from itertools import count
-from typing import Any, Literal
+from typing import Any
 
 import pyarrow as pa
 from pyiceberg.partitioning import PartitionField, PartitionSpec
 from pyiceberg.schema import Schema
 from pyiceberg.table.update.schema import UpdateSchema
-from pyiceberg.transforms import DayTransform, IdentityTransform
+from pyiceberg.transforms import Transform, parse_transform
 from pyiceberg.types import (
     BinaryType,
     BooleanType,
@@ -32,9 +32,19 @@ from pyiceberg.types import (
 
 from headrace.kernel.errors import ProjectError
 
-__all__ = ["PartitionBy", "conflicts", "fits", "grow", "iceberg_schema", "partition_spec"]
+__all__ = [
+    "PartitionBy",
+    "conflicts",
+    "fits",
+    "grow",
+    "iceberg_schema",
+    "partition_name",
+    "partition_spec",
+    "transform_of",
+]
 
-PartitionBy = Sequence[tuple[str, Literal["identity", "day"]]]
+PartitionBy = Sequence[tuple[str, str]]
+"""(column, transform) pairs: `identity`, `hour`, `day`, `month` or `bucket[N]`."""
 
 _PLAIN: list[tuple[Callable[[Any], bool], type[IcebergType]]] = [
     (pa.types.is_boolean, BooleanType),
@@ -96,15 +106,25 @@ def _type(arrow: pa.DataType, ids: Iterator[int], where: str) -> IcebergType:
 
 
 def partition_spec(schema: Schema, partition_by: PartitionBy) -> PartitionSpec:
-    """The partition spec of (column, transform) pairs; a day partition is named `<column>_day`."""
+    """The partition spec of (column, transform) pairs."""
     fields = []
     for number, (column, transform) in enumerate(partition_by):
         source = schema.find_field(column).field_id
-        if transform == "day":
-            fields.append(PartitionField(source, 1000 + number, DayTransform(), f"{column}_day"))
-        else:
-            fields.append(PartitionField(source, 1000 + number, IdentityTransform(), column))
+        name = partition_name(column, transform)
+        fields.append(PartitionField(source, 1000 + number, transform_of(transform), name))
     return PartitionSpec(*fields)
+
+
+def transform_of(name: str) -> Transform[Any, Any]:
+    """PyIceberg's transform of this name."""
+    return parse_transform(name)
+
+
+def partition_name(column: str, transform: str) -> str:
+    """The name of a partition field: a day is `<column>_day`, 64 buckets are `<column>_bucket_64`."""
+    if transform == "identity":
+        return column
+    return f"{column}_{transform.replace('[', '_').rstrip(']')}"
 
 
 def grow(update: UpdateSchema, have: Schema, want: Schema, table: str, *, exact: bool = False) -> None:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
-from datetime import date
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
 from headrace.kernel.position import Position
@@ -12,6 +11,9 @@ from headrace.lake.snapshot import Snapshot
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+    from headrace.lake.changes import PartitionColumn
+    from headrace.lake.files import WrittenFile
 
 __all__ = ["Expected", "LakeTable", "Texts"]
 
@@ -63,34 +65,57 @@ class LakeTable(TableReader):
 
     def overwrite(
         self,
-        rows: pa.Table | Iterable[pa.Table],
+        rows: pa.Table | Sequence[WrittenFile],
         *,
-        partitions: tuple[str, Collection[date]] | None = None,
+        partitions: tuple[PartitionColumn, Collection[int]] | None = None,
+        written_at: int | None = None,
         facts: Texts | None = None,
         properties: Texts | None = None,
         expect: Expected | None = None,
     ) -> Snapshot:
-        """Replaces all rows, or exactly the rows of some days, in one commit.
+        """Replaces all rows, or exactly the rows of some partitions, in one commit.
 
         Args:
-            rows: as for `append`. Of several tables, each is written before the next is computed, and an
-                error meanwhile leaves the lake's table unchanged. A day of `partitions` without rows is empty
-                afterwards.
-            partitions: (column, its UTC days); the table must be partitioned by that column's day, and
-                every row must lie in one of them. Files of other days are not touched.
+            rows: as for `append`; or files that `write` has written, which are deleted if the commit fails. A
+                partition of `partitions` without rows is empty afterwards.
+            partitions: the column with Iceberg's transform, and the numbers of its partitions; the table must
+                be partitioned so, and every row must lie in one of them. Files of others are not touched.
+            written_at: of files: when the first was written, in microseconds since 1970.
             facts: as for `append`.
             properties: as for `append`.
             expect: properties that must have these values (None: must not exist).
 
         Raises:
-            CallError: as for `append`; a row is outside `partitions`; the table is not partitioned
-                by that day.
+            CallError: as for `append`; a row is outside `partitions`; the table is not partitioned so.
             Conflict: a property is not as expected; nothing was written.
-            Unavailable: the catalog is locked or cannot be reached.
+            FileNotFoundError: a file of `rows` no longer exists.
+            Unavailable: the catalog is locked or cannot be reached; or the files were written too long ago.
         """
         from headrace.lake.write import overwrite
 
-        return overwrite(self, rows, partitions=partitions, facts=facts, properties=properties, expect=expect)
+        return overwrite(
+            self,
+            rows,
+            partitions=partitions,
+            facts=facts,
+            properties=properties,
+            expect=expect,
+            written_at=written_at,
+        )
+
+    def write(self, pieces: Iterable[pa.Table]) -> list[WrittenFile]:
+        """Writes rows to data files of no snapshot, for `overwrite`. No reader sees them before.
+
+        Each piece is written before the next is computed. After an error none of the files is left.
+
+        Raises:
+            CallError: the rows have a column that the table lacks.
+            Unwritable: a value that the table cannot hold.
+            Unavailable: the catalog is locked or cannot be reached.
+        """
+        from headrace.lake.write import write
+
+        return write(self, pieces)
 
     def set_properties(self, properties: Mapping[str, str], *, expect: Expected | None = None) -> None:
         """Sets properties of the table, without a snapshot; with `expect` as for `overwrite`.

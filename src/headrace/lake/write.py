@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
-from datetime import date
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
@@ -19,18 +18,25 @@ from headrace.lake import changes, expiry, rollback, tags
 from headrace.lake.commit import BRIEF, LONG, FileChanges, commit, discard
 from headrace.lake.entries import live_files
 from headrace.lake.errors import name_errors
-from headrace.lake.files import APPENDED, conform, write_files
+from headrace.lake.files import APPENDED, WrittenFile, adopt_file, conform, write_files
 from headrace.lake.metadata import decode_snapshot, metadata_of
 from headrace.lake.positions import move_position
 from headrace.lake.refs import TRIES, too_many_tries, update_refs
 from headrace.lake.snapshot import Snapshot, snapshot_of
 
 if TYPE_CHECKING:
+    from headrace.lake.changes import PartitionColumn
     from headrace.lake.table import Expected, LakeTable, Texts
 
-__all__ = ["append", "create_tag", "overwrite", "remove_tag", "rollback_to_snapshot", "set_properties"]
-
-_EPOCH = date(1970, 1, 1)
+__all__ = [
+    "append",
+    "create_tag",
+    "overwrite",
+    "remove_tag",
+    "rollback_to_snapshot",
+    "set_properties",
+    "write",
+]
 
 
 def append(
@@ -49,21 +55,27 @@ def append(
             return resolved
         return {**resolved, **move_position(iceberg.properties, *position, table=table.name)}
 
-    change = FileChanges([], properties=change_properties, facts=lambda iceberg: _resolve(facts, iceberg))
-    return _write(table, [rows], change, prefix=APPENDED)
+    change = FileChanges(
+        [],
+        properties=change_properties,
+        facts=lambda iceberg: _resolve(facts, iceberg),
+        until=now_micros() + BRIEF,
+    )
+    return _write(table, rows, change, prefix=APPENDED)
 
 
 def overwrite(
     table: LakeTable,
-    rows: pa.Table | Iterable[pa.Table],
+    rows: pa.Table | Sequence[WrittenFile],
     *,
-    partitions: tuple[str, Collection[date]] | None,
+    partitions: tuple[PartitionColumn, Collection[int]] | None,
     facts: Texts | None,
     properties: Texts | None,
     expect: Expected | None,
+    written_at: int | None,
 ) -> Snapshot:
     """See LakeTable.overwrite."""
-    scope = _Days(table.name) if partitions is None else _Days.of(table.iceberg(), *partitions)
+    scope = _Scope(table.name) if partitions is None else _Scope.of(table.iceberg(), *partitions)
 
     def change_properties(iceberg: Table) -> Mapping[str, str]:
         _check_expected(iceberg, expect or {})
@@ -74,8 +86,28 @@ def overwrite(
         removed=scope.files,
         properties=change_properties,
         facts=lambda iceberg: _resolve(facts, iceberg),
+        until=(now_micros() if written_at is None else written_at) + LONG,
     )
-    return _write(table, [rows] if isinstance(rows, pa.Table) else rows, change, check=scope.check)
+    return _write(table, rows, change, check=scope.check)
+
+
+def write(table: LakeTable, pieces: Iterable[pa.Table]) -> list[WrittenFile]:
+    """See LakeTable.write."""
+    iceberg = table.iceberg()
+    files: list[DataFile] = []
+    with name_errors(table.where, table.name):
+        try:
+            for rows in pieces:
+                files += write_files(conform(rows, iceberg), iceberg)
+        except Exception:
+            discard(iceberg, [file.file_path for file in files])
+            raise
+    return [
+        WrittenFile(
+            file.file_path, tuple(file.partition[i] for i in range(len(file.partition))), file.record_count
+        )
+        for file in files
+    ]
 
 
 def set_properties(table: LakeTable, properties: Mapping[str, str], expect: Expected | None) -> None:
@@ -112,28 +144,30 @@ def rollback_to_snapshot(table: LakeTable, snapshot: int) -> Snapshot:
 
 def _write(
     table: LakeTable,
-    pieces: Iterable[pa.Table],
+    rows: pa.Table | Sequence[WrittenFile],
     change: FileChanges,
     *,
     check: Callable[[list[DataFile]], None] = lambda _: None,
     prefix: str = "",
 ) -> Snapshot:
-    """Writes the rows to files, then commits them with the change. `check` may refuse the files."""
-    until = now_micros() + (BRIEF if prefix == APPENDED else LONG)
+    """Writes the rows to files, unless they are files, and commits them. `check` may refuse the files."""
     iceberg = table.iceberg()
-    change.properties(iceberg)  # raises Conflict before a file is written
-    files: list[DataFile] = []
+    paths = [] if isinstance(rows, pa.Table) else [file.path for file in rows]
     with name_errors(table.where, table.name):
         try:
-            for rows in pieces:
-                files += write_files(conform(rows, iceberg), iceberg, prefix=prefix)
+            change.properties(iceberg)  # raises Conflict before a file is written
+            if isinstance(rows, pa.Table):
+                files = write_files(conform(rows, iceberg), iceberg, prefix=prefix)
+            else:
+                files = [adopt_file(file, iceberg) for file in rows]
+            paths = [file.file_path for file in files]
             check(files)
-            full = FileChanges(files, change.removed, change.properties, change.facts, until=until)
+            full = FileChanges(files, change.removed, change.properties, change.facts, until=change.until)
             snapshot = commit(table.iceberg, full, where=f"table {table.name} in {table.where}")
         except Unavailable:  # the commit may have happened, or may still happen
             raise
         except Exception:
-            discard(iceberg, files)
+            discard(iceberg, paths)
             raise
     expiry.expire_after_commit(table.catalog, iceberg, table.where)
     return _convert(snapshot)
@@ -143,25 +177,27 @@ def _convert(snapshot: IcebergSnapshot) -> Snapshot:
     return snapshot_of(decode_snapshot(snapshot.model_dump_json()))
 
 
-class _Days(Struct, frozen=True):
-    """The partitions that an overwrite replaces: all, or those of some days.
+class _Scope(Struct, frozen=True):
+    """The partitions that an overwrite replaces: all, or some.
 
     Attributes:
         table: the table's name.
-        field: the index of the day among a partition's values; None: all partitions.
-        days: in days since 1970.
+        field: the index of their number among a partition's values; None: all partitions.
+        numbers: the numbers.
+        spec: the id of the table's partition spec.
     """
 
     table: str
     field: int | None = None
-    days: frozenset[int] = frozenset()
+    numbers: frozenset[int] = frozenset()
+    spec: int = 0
 
     @classmethod
-    def of(cls, table: Table, column: str, days: Collection[date]) -> _Days:
-        """The partitions of these UTC days of `column`. Raises CallError as `changes.day_field`."""
+    def of(cls, table: Table, by: PartitionColumn, numbers: Collection[int]) -> _Scope:
+        """Some partitions of the table. Raises CallError as `changes.partition_index`."""
         name = table.name()[-1]
-        field = changes.day_field(metadata_of(table), column, name)
-        return cls(name, field, frozenset((day - _EPOCH).days for day in days))
+        field = changes.partition_index(metadata_of(table), by, name)
+        return cls(name, field, frozenset(numbers), table.spec().spec_id)
 
     def files(self, table: Table) -> Iterable[DataFile]:
         """The table's files in these partitions."""
@@ -169,16 +205,20 @@ class _Days(Struct, frozen=True):
         return [] if current is None else [f for f in live_files(table, current) if self._holds(f)]
 
     def check(self, files: Iterable[DataFile]) -> None:
-        """Raises CallError if a file holds rows of another day."""
+        """Raises CallError if a file holds rows of another partition."""
         for data_file in files:
             if not self._holds(data_file):
                 raise CallError(
-                    "a row is outside the days that are replaced",
-                    where=f"table {self.table}: day {data_file.partition[self.field or 0]} since 1970",
+                    "a row is outside the partitions that are replaced",
+                    where=f"table {self.table}: partition {data_file.partition[self.field or 0]}",
                 )
 
     def _holds(self, data_file: DataFile) -> bool:
-        return self.field is None or data_file.partition[self.field] in self.days
+        if self.field is None:
+            return True
+        if data_file.spec_id != self.spec:
+            raise CallError("its rows are partitioned otherwise than the table", where=f"table {self.table}")
+        return data_file.partition[self.field] in self.numbers
 
 
 def _check_expected(table: Table, properties: Expected) -> None:

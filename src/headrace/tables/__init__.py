@@ -1,1 +1,1 @@
-"""Tables: each is a function of its inputs, and a build makes only the days whose input has changed."""
+"""Tables: each is a function of its inputs, and a build makes only the partitions whose input has changed."""

@@ -26,7 +26,7 @@ def check_change(table: Table, stored: LakeTable, rows: pa.Table, sources: Seque
     Args:
         table: the declared table, whose code is unchanged.
         stored: the table in the lake.
-        rows: the new rows; of a table that is made a group of days at a time, the first group.
+        rows: the new rows; of a table that is made a group of partitions at a time, the first group.
         sources: the sources whose files have changed.
 
     Raises:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping, Sequence
-from datetime import date
 from typing import Any
 
 from msgspec import Struct
@@ -22,7 +21,7 @@ __all__ = [
     "read_failures",
 ]
 
-_EXAMPLES = 3  # rows of a day that are stored with their error
+_EXAMPLES = 3  # rows of a partition that are stored with their error
 _FEW = 100  # rows that a function may fail on, however few rows there are
 _SHARE = 10  # otherwise, one row in so many
 _MAX_TEXT = 300  # characters
@@ -40,13 +39,13 @@ class FailedRow(Struct, frozen=True):
         row: the event's `TOPIC@PARTITION:OFFSET`, or the values of the row.
         error: the function's error.
         where: the line that raised it.
-        day: the UTC day of the input, if the table is made by days.
+        partition: the name of the input's partition, if the table has partitions.
     """
 
     row: str
     error: str
     where: str | None
-    day: date | None = None
+    partition: str | None = None
 
 
 def describe_row(row: Mapping[str, Any]) -> str:
@@ -66,18 +65,17 @@ def describe_failures(table: str, failed: Sequence[FailedRow]) -> str:
     return f"left out {rows} {table}() fails on: {failed[0].row}: {failed[0].error}"
 
 
-def merge_failures(stored: str | None, days: Collection[date], failed: Sequence[FailedRow]) -> str:
+def merge_failures(stored: str | None, partitions: Collection[str], failed: Sequence[FailedRow]) -> str:
     """The property FAILED_ROWS after a build.
 
     Args:
         stored: the property before; None if all of the input was read.
-        days: the input days that the build has read.
+        partitions: the names of the input partitions that the build has read.
         failed: the rows that the function failed on.
     """
-    read = {day.isoformat() for day in days}
-    entries = {day: entry for day, entry in json.loads(stored or "{}").items() if day not in read}
+    entries = {name: entry for name, entry in json.loads(stored or "{}").items() if name not in partitions}
     for failure in failed:
-        entry = entries.setdefault("" if failure.day is None else failure.day.isoformat(), [0])
+        entry = entries.setdefault(failure.partition or "", [0])
         entry[0] += 1
         if len(entry) <= _EXAMPLES:
             entry.append(f"{failure.row}: {failure.error}")

@@ -1,22 +1,28 @@
-"""Plans the rebuild of a table: which days are stale, and why, without reading a row."""
+"""Plans the rebuild of a table: which partitions are stale, and why."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from datetime import UTC, date, datetime, time
+import json
+from collections.abc import Collection, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from zoneinfo import ZoneInfo
 
 import msgspec
 
-from headrace.declare.table import ONE_DAY, Day, Table
+from headrace.declare.partitioning import Partitioning, name_partition, number_of, start_of
+from headrace.declare.table import Table
+from headrace.kernel.errors import CallError
 from headrace.kernel.position import SnapshotPosition, decode_position, encode_position
-from headrace.kernel.properties import CODE, INPUT, LATEST_ARRIVAL, REVISION
-from headrace.kernel.time import add_days, from_micros
+from headrace.kernel.properties import CODE, INPUT, LATEST_ARRIVAL, PENDING, REVISION
+from headrace.kernel.time import from_micros
 from headrace.lake import Lake, LakeTable
 from headrace.projects.project import Project
-from headrace.tables.read import Readable, TableInput, good_rows, input_name, resolve_input
+from headrace.tables.changed import RestrictedInput, input_column
+from headrace.tables.range import BuildRange
+from headrace.tables.read import Readable, TableInput, input_name, read_input, resolve_input
 from headrace.tables.revisions import merge_revisions
 
-__all__ = ["RebuildPlan", "plan_rebuild", "spread_days"]
+__all__ = ["RebuildPlan", "partition_by", "plan_rebuild", "spell_partitions"]
 
 
 class RebuildPlan(msgspec.Struct, frozen=True):
@@ -24,36 +30,40 @@ class RebuildPlan(msgspec.Struct, frozen=True):
 
     Attributes:
         table: the name of the table.
-        days: the output days to make, in order; None if the table is not partitioned by day.
+        partitions: the output partitions to make, in order; None if the table has no partitions.
         whole: whether the whole table is replaced.
         because: why the table is stale, a sentence for each reason; empty if nothing is stale.
         inputs: the inputs of the build.
         clock: the latest arrival in the inputs, in microseconds since 1970: the value of a function's `now`.
         expect: the properties that this plan was made from; the commit is refused if they have changed.
-        rows: input day → rows, over all inputs that are partitioned by day.
+        rows: input partition → rows, over all inputs that are restricted to partitions.
         files: the sources whose files have changed, if nothing else made the table stale.
+        pending: the stale partitions that this build does not make.
     """
 
     table: str
-    days: list[date] | None
+    partitions: list[int] | None
     whole: bool
     because: list[str]
     inputs: list[TableInput]
     clock: int | None
     expect: dict[str, str | None]
-    rows: dict[date, int] = {}
+    rows: dict[int, int] = {}
     files: list[str] = []
+    pending: list[int] = []
 
     @property
     def stale(self) -> bool:
         """Whether anything must be made."""
-        return self.whole or bool(self.days)
+        return self.whole or bool(self.partitions)
 
     def properties(self, code: str) -> dict[str, str]:
         """The table's properties after this plan is carried out."""
         properties = {f"{INPUT}{table_input.name}": _text(table_input.version) for table_input in self.inputs}
         if self.clock is not None:
             properties[LATEST_ARRIVAL] = str(self.clock)
+        if self.pending or self.expect.get(PENDING) is not None:
+            properties[PENDING] = json.dumps(self.pending)
         return {**properties, CODE: code}
 
     @property
@@ -63,69 +73,175 @@ class RebuildPlan(msgspec.Struct, frozen=True):
         return {f"{REVISION}{source}": revision for source, revision in parts.items()}
 
 
+def partition_by(table: Table) -> tuple[tuple[str, str], ...]:
+    """The declared partitions of the table, in the lake's form."""
+    partitioning = table.partition_by
+    return () if partitioning is None else ((partitioning.column, partitioning.transform),)
+
+
 def plan_rebuild(
-    project: Project, lake: Lake, table: Table, *, code: str, at: Mapping[str, int] | None = None
+    project: Project,
+    lake: Lake,
+    table: Table,
+    *,
+    code: str,
+    at: Mapping[str, int] | None = None,
+    only: BuildRange | None = None,
 ) -> RebuildPlan:
-    """Plans which days of the table must be made, and why.
+    """Plans which partitions of the table must be made, and why.
 
     Args:
         project, lake: the project and the lake of the table.
         table: the declared table.
         code: the fingerprint of its code.
         at: input table → the snapshot to read; the newest for tables that it does not name.
+        only: what to make, stale or not; None: what is stale.
 
     Raises:
-        CallError: a table that it reads does not exist.
-        ProjectError: a source has no files.
+        CallError: a table that it reads does not exist, or the table has no days to choose from.
+        ProjectError: a source has no files, or an input does not fit the partitions.
+        Refused: an input has rows that belong to no partition.
     """
     reads = project.inputs(table)
+    partitioning = table.partition_by
     inputs = [
-        resolve_input(project, lake, declared, (at or {}).get(input_name(declared))) for declared in reads
+        _restrict(project, lake, partitioning, declared, (at or {}).get(input_name(declared)))
+        for declared in reads
     ]
     clocks = [table_input.clock for table_input in inputs if table_input.clock is not None]
     clock = min(clocks) if clocks else None
     current = lake.table(table.name) if lake.table_exists(table.name) else None
-    names = [CODE, LATEST_ARRIVAL, *(f"{INPUT}{source.name}" for source in inputs)]
+    names = [CODE, LATEST_ARRIVAL, PENDING, *(f"{INPUT}{source.name}" for source in inputs)]
     expect = {name: None if current is None else current.property(name) for name in names}
-    day = table.partition_by
-    rows: dict[date, int] = {}
-    if day is not None:
-        for source, declared in zip(inputs, reads, strict=True):
-            if source.day_column is not None and source.snapshot is not None:
-                counts = lake.table(source.name).rows_per_day(
-                    source.day_column, source.snapshot, good_rows(declared)
-                )
-                rows = {d: rows.get(d, 0) + counts.get(d, 0) for d in rows.keys() | counts.keys()}
-    because = _reasons_for_whole(current, code, expect, inputs, partitioned=day is not None)
+    because = _reasons_for_whole(table, current, code, expect, inputs)
     files = _changed_files(code, expect, inputs) if because else []
-    if day is None:
+    is_told = only is not None and only.is_whole
+    if is_told and not because:
+        because, files = ["all of it was asked for"], []
+    if partitioning is None:
+        if only is not None and not only.is_whole:
+            raise _no_days(table)
         return RebuildPlan(table.name, None, bool(because), because, inputs, clock, expect, files=files)
-    output_days = spread_days(rows, day)
+    rows: dict[int, int] = {}
+    restricted = _restricted_inputs(project, lake, table, partitioning, reads, inputs)
+    for source in restricted:
+        counts = source.rows_per_partition()
+        rows = {n: rows.get(n, 0) + counts.get(n, 0) for n in rows.keys() | counts.keys()}
+    outputs = partitioning.spread(rows)
+    plan = RebuildPlan(table.name, sorted(outputs), True, because, inputs, clock, expect, rows, files)
     if not because:
-        days, because = _stale_days(lake, table, day, reads, inputs, expect, clock, output_days)
-        if days is not None:
-            return RebuildPlan(table.name, sorted(days), False, because, inputs, clock, expect, rows)
-    return RebuildPlan(table.name, sorted(output_days), True, because, inputs, clock, expect, rows, files)
+        stale, because = _stale_partitions(table, partitioning, restricted, plan, outputs)
+        if stale is not None:
+            plan = msgspec.structs.replace(plan, partitions=sorted(stale), whole=False, because=because)
+        else:
+            plan = msgspec.structs.replace(plan, because=because)
+    if only is not None and not only.is_whole:
+        return _restrict_plan(table, partitioning, plan, current, only)
+    return plan
+
+
+def _restrict(
+    project: Project, lake: Lake, partitioning: Partitioning | None, declared: Readable, snapshot: int | None
+) -> TableInput:
+    """The input at its version, with the column by which it is restricted to a partition."""
+    resolved = resolve_input(project, lake, declared, snapshot)
+    if partitioning is None or resolved.snapshot is None:
+        return resolved
+    schema = read_input(project, lake, declared, resolved.snapshot).collect_schema()
+    return msgspec.structs.replace(resolved, column=input_column(declared, partitioning, schema))
+
+
+def _restricted_inputs(
+    project: Project,
+    lake: Lake,
+    table: Table,
+    partitioning: Partitioning,
+    reads: Sequence[Readable],
+    inputs: Sequence[TableInput],
+) -> list[RestrictedInput]:
+    return [
+        RestrictedInput(
+            project, lake, table, partitioning, declared, source.name, source.snapshot, source.column
+        )
+        for source, declared in zip(inputs, reads, strict=True)
+        if source.column is not None and source.snapshot is not None
+    ]
+
+
+def _restrict_plan(
+    table: Table, partitioning: Partitioning, plan: RebuildPlan, current: LakeTable | None, only: BuildRange
+) -> RebuildPlan:
+    """The plan of a build of a range: it makes the range, and leaves what else is stale for a later build.
+
+    Raises:
+        CallError: the table has no days, the range has no partition, or the table's partitions have changed.
+    """
+    assert only.first is not None, "the caller has checked the range"
+    assert only.last is not None, "the caller has checked the range"
+    if not partitioning.is_time:
+        raise _no_days(table)
+    stored: set[int] = set()
+    snapshot = None if current is None else current.current_snapshot()
+    if current is not None and snapshot is not None:
+        if current.partition_by() != partition_by(table):
+            raise CallError(
+                f"table {table.name} has other partitions in the lake, so a range of it cannot be made",
+                where=str(table.place),
+                remedy=f"Build all of it: headrace build {table.name}",
+            )
+        stored = set(current.rows_per_partition(partition_by(table)[0], snapshot.id))
+    grain = partitioning.grain
+    first = number_of(grain, datetime.combine(only.first, datetime.min.time()))
+    last = number_of(grain, datetime.combine(only.last, datetime.max.time()))
+    known = partitioning.spread(plan.rows) | stored
+    chosen = {number for number in known if first <= number <= last}
+    if not chosen:
+        raise CallError(
+            f"table {table.name} has no {grain}s from {only.first} to {only.last}",
+            where=str(table.place),
+            remedy=f"It has {spell_partitions(partitioning, known)}." if known else "Its inputs have no rows.",
+        )
+    stale = known if plan.whole else set(plan.partitions or ())
+    because = [*plan.because, f"{spell_partitions(partitioning, chosen)} was asked for"]
+    return msgspec.structs.replace(
+        plan,
+        partitions=sorted(chosen),
+        whole=False,
+        because=because,
+        files=[],
+        pending=sorted(stale - chosen),
+    )
+
+
+def _no_days(table: Table) -> CallError:
+    kind = (
+        "has no partitions" if table.partition_by is None else f"is partitioned {table.partition_by.describe()}"
+    )
+    return CallError(
+        f"table {table.name} {kind}, so it has no days to choose from",
+        where=str(table.place),
+        remedy=f"Build all of it: headrace build {table.name} --full",
+    )
 
 
 def _reasons_for_whole(
+    table: Table,
     current: LakeTable | None,
     code: str,
     expect: Mapping[str, str | None],
     inputs: list[TableInput],
-    *,
-    partitioned: bool,
 ) -> list[str]:
     """Why the whole table is stale; empty if it is not."""
     if current is None or current.current_snapshot() is None or expect[CODE] is None:
         return ["it was never made"]
+    if current.partition_by() != partition_by(table):
+        return ["its partitions changed"]
     if expect[CODE] != code:
         return ["its code changed"]
     return [
         f"{source.name} changed"
         for source in inputs
-        if expect[f"{INPUT}{source.name}"] != _text(source.version)
-        and not (partitioned and source.day_column is not None)
+        if expect[f"{INPUT}{source.name}"] != _text(source.version) and source.column is None
     ]
 
 
@@ -137,56 +253,49 @@ def _changed_files(code: str, expect: Mapping[str, str | None], inputs: list[Tab
     return [source.name for source in changed]
 
 
-def _stale_days(
-    lake: Lake,
+def _stale_partitions(
     table: Table,
-    day: Day,
-    reads: Sequence[Readable],
-    inputs: list[TableInput],
-    expect: Mapping[str, str | None],
-    clock: int | None,
-    output_days: set[date],
-) -> tuple[set[date] | None, list[str]]:
-    """The output days that are stale, and why; None for the days means all of them."""
-    days: set[date] = set()
-    because = []
-    for source, declared in zip(inputs, reads, strict=True):
+    partitioning: Partitioning,
+    restricted: Sequence[RestrictedInput],
+    plan: RebuildPlan,
+    outputs: set[int],
+) -> tuple[set[int] | None, list[str]]:
+    """The output partitions that are stale, and why; None for the partitions means all of them."""
+    expect = plan.expect
+    pending = set(json.loads(expect[PENDING] or "[]"))
+    stale: set[int] = set(pending)
+    because = [f"a build of a range left out {spell_partitions(partitioning, pending)}"] if pending else []
+    for source in restricted:
         before = expect[f"{INPUT}{source.name}"]
-        if source.snapshot is None or source.day_column is None or before == _text(source.version):
+        if before == _text(SnapshotPosition(source.name, source.snapshot)):
             continue
-        changed = lake.table(source.name).days_changed(
-            source.day_column,
-            _snapshot(before),
-            source.snapshot,
-            good_rows(declared),
-        )
+        changed = source.changed_partitions(_snapshot(before))
         if changed is None:
             return None, [f"{source.name} changed, and the snapshot it was read at has expired"]
         if changed:
-            because.append(f"{source.name} changed on {_spell(changed)}")
-        days |= spread_days(changed, day)
+            kind = "on" if partitioning.is_time else "in"
+            because.append(f"{source.name} changed {kind} {spell_partitions(partitioning, changed)}")
+        stale |= partitioning.spread(changed)
     previous = expect[LATEST_ARRIVAL]
-    if table.takes_now and clock is not None and previous is not None and int(previous) != clock:
+    if table.takes_now and plan.clock is not None and previous is not None and int(previous) != plan.clock:
         until = from_micros(int(previous))
-        still_open = {d for d in output_days if datetime.combine(_last_read(d, day), time.max, UTC) >= until}
-        if still_open - days:
-            because.append(f"{_spell(still_open)} was still open")
-        days |= still_open
-    return days, because
+        still_open = {number for number in outputs if _is_open(partitioning, number, until)}
+        if still_open - stale:
+            because.append(f"{spell_partitions(partitioning, still_open)} was still open")
+        stale |= still_open
+    return stale, because
 
 
-def _last_read(output_day: date, day: Day) -> date:
-    """The last input day that an output day reads. Once the clock has passed it, the output day is final."""
-    return add_days(output_day, day.after)
-
-
-def spread_days(input_days: Mapping[date, int] | set[date], day: Day) -> set[date]:
-    """The output days that read any of these input days: from d - after to d + before for each d."""
-    return {
-        add_days(d, n * ONE_DAY)
-        for d in input_days
-        for n in range(-(day.after // ONE_DAY), day.before // ONE_DAY + 1)
-    }
+def _is_open(partitioning: Partitioning, number: int, clock: datetime) -> bool:
+    """Whether the clock had not passed the last input that a partition reads. A hash has no end."""
+    if not partitioning.is_time:
+        return True
+    _, last = partitioning.window(number, number)
+    if last >= partitioning.limits[1]:
+        return True
+    end = start_of(partitioning.grain, last + 1)
+    zone = UTC if partitioning.timezone is None else ZoneInfo(partitioning.timezone)
+    return end.replace(tzinfo=zone).astimezone(UTC) - timedelta(microseconds=1) >= clock
 
 
 def _snapshot(text: str | None) -> int | None:
@@ -200,8 +309,11 @@ def _text(version: SnapshotPosition | str) -> str:
     return version if isinstance(version, str) else encode_position(version)
 
 
-def _spell(days: set[date]) -> str:
-    ordered = sorted(days)
+def spell_partitions(partitioning: Partitioning, numbers: Collection[int]) -> str:
+    """The partitions in words: the names of a few, else how many they are, the first and the last."""
+    ordered = [name_partition(partitioning, number) for number in sorted(numbers)]
     if len(ordered) <= 3:
-        return ", ".join(str(d) for d in ordered)
-    return f"{len(ordered)} days, {ordered[0]} to {ordered[-1]}"
+        return ", ".join(ordered) if partitioning.is_time else f"part {', '.join(ordered)}"
+    if not partitioning.is_time:
+        return f"{len(ordered)} parts"
+    return f"{len(ordered)} {partitioning.grain}s, {ordered[0]} to {ordered[-1]}"

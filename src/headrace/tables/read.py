@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from datetime import UTC, date, datetime, time
-
 import msgspec
 import polars as pl
 
 from headrace.declare.event import Contract
 from headrace.declare.source import Source
-from headrace.declare.table import ONE_DAY, Table
+from headrace.declare.table import Table
 from headrace.kernel.errors import CallError
 from headrace.kernel.position import SnapshotPosition
 from headrace.kernel.properties import LATEST_ARRIVAL
-from headrace.kernel.time import add_days
 from headrace.lake import Lake, LakeTable, Snapshot
 from headrace.projects.checkout import resolve_revision
 from headrace.projects.project import Project
@@ -27,7 +24,6 @@ __all__ = [
     "input_name",
     "read_input",
     "resolve_input",
-    "select_days",
 ]
 
 _LOG_COLUMNS = ("_log_partition", "_log_offset", "_arrived_at", "_known_at")
@@ -45,7 +41,8 @@ class TableInput(msgspec.Struct, frozen=True):
     Attributes:
         name: the table in the lake, or the source.
         version: the snapshot, or the digest of the files (`sha256:...`).
-        day_column: the column by whose UTC day the input is partitioned, or None.
+        column: the column by which the input is restricted to a partition of the table (changed.input_column);
+            None: it is read whole.
         clock: its latest arrival, in microseconds since 1970; None if it is not made from a topic.
         revisions: source → the git revision at which it was read (kernel.properties.REVISION), for the sources
             that name one.
@@ -53,7 +50,7 @@ class TableInput(msgspec.Struct, frozen=True):
 
     name: str
     version: SnapshotPosition | str
-    day_column: str | None = None
+    column: str | None = None
     clock: int | None = None
     revisions: dict[str, str] = {}
 
@@ -91,16 +88,11 @@ def resolve_input(project: Project, lake: Lake, declared: Readable, snapshot: in
             f"table {table.name!r} has no rows yet",
             remedy="headrace ingest fills a topic's table, and headrace build the others.",
         )
-    if isinstance(declared, Contract):
-        column: str | None = declared.time
-    else:
-        column = None if declared.partition_by is None else declared.partition_by.column
     return TableInput(
         table.name,
         SnapshotPosition(table.name, version.id),
-        column,
-        _clock(table, version),
-        revisions_in(version.summary),
+        clock=_clock(table, version),
+        revisions=revisions_in(version.summary),
     )
 
 
@@ -158,22 +150,3 @@ def read_input(project: Project, lake: Lake, declared: Readable, snapshot: int |
         pl.col(name) if name in stored else pl.lit(None, dtype=current[name]).alias(name)
         for name in columns
     )
-
-
-def select_days(frame: pl.LazyFrame, column: str, first: date, last: date) -> pl.LazyFrame:
-    """The rows whose `column` (a date or an instant) is on a day from `first` to `last`."""
-    dtype = frame.collect_schema()[column]
-    if isinstance(dtype, pl.Datetime):
-        zone = None if dtype.time_zone is None else UTC
-        bounds = [pl.col(column) >= _local(datetime.combine(first, time(), zone), dtype)]
-        if last < date.max:  # later instants do not exist
-            next_day = datetime.combine(add_days(last, ONE_DAY), time(), zone)
-            bounds.append(pl.col(column) < _local(next_day, dtype))
-        return frame.filter(bounds)
-    return frame.filter((pl.col(column) >= first) & (pl.col(column) <= last))
-
-
-def _local(instant: datetime, dtype: pl.Datetime) -> pl.Expr:
-    """The instant in the column's time zone."""
-    literal = pl.lit(instant)
-    return literal if dtype.time_zone in (None, "UTC") else literal.dt.convert_time_zone(str(dtype.time_zone))

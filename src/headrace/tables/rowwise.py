@@ -7,7 +7,7 @@ follows the stream, and when features are recomputed. f(a + b) = f(a) + f(b), so
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from datetime import date, datetime
+from datetime import datetime
 from typing import Any
 
 import polars as pl
@@ -43,7 +43,7 @@ class RowwiseCalls:
         self._options = options or {}
         self.failed: list[FailedRow] = []
 
-    def call(self, rows: pl.DataFrame, day: date | None = None) -> pl.DataFrame:
+    def call(self, rows: pl.DataFrame, partition: str | None = None) -> pl.DataFrame:
         """The rows that the function makes of a part of the input.
 
         Raises:
@@ -53,12 +53,12 @@ class RowwiseCalls:
             return self._call(rows)
         except ProjectError:
             empty = self._call(rows[:0])  # if it fails again, the function is wrong, not a row
-            return concat_results(self._table, list(self._call_halves(rows, day)) or [empty])
+            return concat_results(self._table, list(self._call_halves(rows, partition)) or [empty])
 
     def _call(self, rows: pl.DataFrame) -> pl.DataFrame:
         return collect_frames(self._table, [call_function(self._table, [rows.lazy()], self._options)])[0]
 
-    def _call_halves(self, rows: pl.DataFrame, day: date | None) -> Iterator[pl.DataFrame]:
+    def _call_halves(self, rows: pl.DataFrame, partition: str | None) -> Iterator[pl.DataFrame]:
         middle = (len(rows) + 1) // 2
         for half in (rows[:middle], rows[middle:]):
             if half.is_empty():
@@ -67,14 +67,14 @@ class RowwiseCalls:
                 yield self._call(half)
             except ProjectError as error:
                 if len(half) == 1:
-                    self._note(half, error, day)
+                    self._note(half, error, partition)
                 else:
-                    yield from self._call_halves(half, day)
+                    yield from self._call_halves(half, partition)
 
-    def _note(self, row: pl.DataFrame, error: ProjectError, day: date | None) -> None:
+    def _note(self, row: pl.DataFrame, error: ProjectError, partition: str | None) -> None:
         place = self._describe(row.row(0, named=True))
         what = error.what.partition("\n")[0]
-        self.failed.append(FailedRow(place, cut(what), error.where, day))
+        self.failed.append(FailedRow(place, cut(what), error.where, partition))
         if len(self.failed) > self._limit:
             raise ProjectError(
                 f"{what}. It fails on more than {self._limit:,} rows, for example {self.failed[0].row}",

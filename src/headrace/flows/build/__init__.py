@@ -16,6 +16,7 @@ from headrace.flows.build.report import BuildReport, Progress, StageReport, sile
 from headrace.flows.build.unchanged import is_unchanged
 from headrace.kernel.errors import Unavailable
 from headrace.kernel.lock import find_holder, try_lock
+from headrace.tables.range import BuildRange
 from headrace.workspace import Workspace
 
 __all__ = ["BuildReport", "Progress", "StageReport", "build", "hold_build_lock", "run_stage", "silent"]
@@ -27,6 +28,7 @@ def build(
     *,
     dry_run: bool = False,
     override: str | None = None,
+    only: BuildRange | None = None,
     progress: Progress = silent,
 ) -> BuildReport:
     """Brings the targets (default: everything) up to date.
@@ -38,6 +40,8 @@ def build(
         targets: stages, tables or models; they are built with all that they need.
         dry_run: only report what would run, and why.
         override: the reason to release a version that the gate refuses.
+        only: what to make of the target tables (default: of every table), stale or not; a range of days is made
+            of one table.
         progress: called for each stage.
 
     Raises:
@@ -47,7 +51,7 @@ def build(
         Unavailable: another build runs on this project, or a service cannot be reached.
     """
     start, settings = perf_counter(), workspace.settings
-    if override is None and is_unchanged(workspace):
+    if override is None and only is None and is_unchanged(workspace):
         if targets:
             _check_targets(settings, targets)
         return BuildReport((), perf_counter() - start, dry_run)
@@ -56,7 +60,7 @@ def build(
 
         reports = [
             StageReport(planned.stage.name, "; ".join(reason.what for reason in planned.reasons))
-            for planned in plan_build(workspace, targets)
+            for planned in plan_build(workspace, targets, only=only)
             if planned.reasons
         ]
         return BuildReport(tuple(reports), perf_counter() - start, dry_run=True)
@@ -64,7 +68,9 @@ def build(
         from headrace.flows.build.context import BuildContext
         from headrace.flows.build.runner import run_build
 
-        reports = run_build(BuildContext(workspace, override), targets, progress)
+        context = BuildContext(workspace, override, progress=progress)
+        context.only = context.choose_tables(targets, only)
+        reports = run_build(context, targets, progress)
     return BuildReport(tuple(reports), perf_counter() - start)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import cached_property
@@ -16,9 +17,11 @@ from headrace.flows.build.fingerprints import fingerprint_project, is_current, s
 from headrace.flows.build.graph import StageGraph
 from headrace.flows.build.pointers import CODE, Pointers
 from headrace.flows.build.project_code import ProjectCode, read_project_code
+from headrace.flows.build.report import Progress, silent
 from headrace.flows.build.sources import locate_errors
-from headrace.kernel.errors import ProjectError
+from headrace.kernel.errors import CallError, ProjectError
 from headrace.projects.project import Project
+from headrace.tables.range import BuildRange
 from headrace.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -36,11 +39,15 @@ class BuildContext:
         workspace: the project that is built.
         override: the reason to release a version that the gate refuses, or None.
         by: who builds, for the record of a release.
+        only: table → what to make of it, stale or not.
+        progress: called as a table with partitions is made.
     """
 
     workspace: Workspace
     override: str | None = None
     by: str = "build"
+    only: Mapping[str, BuildRange] = field(default_factory=dict)
+    progress: Progress = silent
     _projects: dict[bool, Project] = field(default_factory=dict)
 
     @property
@@ -133,6 +140,23 @@ class BuildContext:
 
                 with locate_errors(self.workspace, read.name):
                     fetch_revision(self.settings, source.path, source.revision, source.describe(read.name))
+
+    def choose_tables(self, targets: Sequence[str], only: BuildRange | None) -> dict[str, BuildRange]:
+        """Table → what to make of it, for a build of the targets that is told what to make.
+
+        Raises:
+            CallError: a range of days is not to be made of exactly one table.
+        """
+        if only is None:
+            return {}
+        names = [target.removeprefix("table-") for target in targets]
+        tables = [name for name in names if name in self.code.tables]
+        if not only.is_whole and (len(tables) != 1 or len(targets) != 1):
+            raise CallError(
+                "a range of days is made of one table",
+                remedy="Name the table: headrace build TABLE --from 2026-11-01 --to 2026-11-30",
+            )
+        return dict.fromkeys(tables if targets else self.code.tables, only)
 
     def newest_inputs(self, model: str) -> dict[str, int]:
         """Table → the snapshot in its pointer, for each table that the model is made from.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+import attrs
 import msgspec
 
 from headrace import __version__
@@ -86,6 +87,7 @@ def fingerprint_project(project: Project, settings: Settings, digest: str) -> Pr
         },
         features=_feature_pieces(project, index),
         models={name: _model_code(model, plans[name], index) for name, model in project.models.items()},
+        queries=sorted(name for name, table in project.tables.items() if table.query is not None),
         reads_params=reads_params,
         params={
             name: _param_digest(find_param(params, name, str(settings.root / PARAMS_FILE)))
@@ -152,6 +154,9 @@ def _table_pieces(project: Project, table: Table, index: CodeIndex, external: Ex
     arguments: list[Any] = [table.partition_by, table.rowwise, table.schema]
     if table.current:
         arguments += [contract.row_key for contract in table.reads if isinstance(contract, Contract)]
+    if table.query is not None:
+        typed = sorted((column, repr(dtype)) for column, dtype in table.query.schema.items())
+        arguments += [attrs.astuple(attrs.evolve(table.query, schema={}), recurse=False), typed]
     pieces[f"@table of {table.name}"] = fingerprint(arguments, index)
     pieces |= {f"file {path}": external.files[path] or "none" for path in table.reads_files}
     pieces |= {f"variable {name}": external.env[name] or "none" for name in table.env}

@@ -17,6 +17,7 @@ from headrace.flows.build.pointers import CODE, pointer_text
 from headrace.flows.build.reasons import Parameter, StaleReason
 from headrace.flows.build.sources import find_sources, raise_first_problem
 from headrace.flows.build.stage import Stage
+from headrace.tables.range import BuildRange
 from headrace.workspace import Workspace
 
 __all__ = ["PlannedStage", "Preview", "plan_build"]
@@ -30,7 +31,9 @@ class PlannedStage:
     reasons: tuple[StaleReason, ...]
 
 
-def plan_build(workspace: Workspace, targets: Sequence[str] = ()) -> list[PlannedStage]:
+def plan_build(
+    workspace: Workspace, targets: Sequence[str] = (), *, only: BuildRange | None = None
+) -> list[PlannedStage]:
     """The stages of the targets in order, with the reasons why each is stale.
 
     Stages that are never reported are left out.
@@ -40,7 +43,9 @@ def plan_build(workspace: Workspace, targets: Sequence[str] = ()) -> list[Planne
         CallError: a target does not exist.
         Unavailable: the catalog cannot be reached, or a topic that the targets need has no events yet.
     """
-    return Preview(BuildContext(workspace)).plan(targets)
+    context = BuildContext(workspace)
+    context.only = context.choose_tables(targets, only)
+    return Preview(context).plan(targets)
 
 
 class Preview:

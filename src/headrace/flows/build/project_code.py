@@ -102,6 +102,7 @@ class ProjectCode(msgspec.Struct, frozen=True):
         reads: table → what it reads.
         features: the pieces of all Feast objects.
         models: name → its declaration.
+        queries: the tables that a query of a database makes.
         reads_params: `sources.NAME`, `tables.NAME`, `models.NAME` or `features` → the entries of params.yaml
             that its code reads, sorted; "" is the whole file.
         params: each of those entries → the digest of its value.
@@ -118,6 +119,7 @@ class ProjectCode(msgspec.Struct, frozen=True):
     reads: dict[str, list[Read]]
     features: list[str]
     models: dict[str, ModelCode]
+    queries: list[str] = []
     reads_params: dict[str, list[str]] = {}
     params: dict[str, str] = {}
 

@@ -47,7 +47,8 @@ class BuildReport:
 
 
 Progress = Callable[[StageReport], None]
-"""Called twice for each stage: when it begins (without seconds), and when it is done."""
+"""Called for each stage when it begins (without seconds), as a table with partitions is made (without seconds,
+`what` says how far it is), and when it is done."""
 
 
 def silent(report: StageReport) -> None:

@@ -51,7 +51,7 @@ def run_build(context: BuildContext, targets: Sequence[str], progress: Progress)
                     reports += [] if report is None else [report]
         build_run.add_facts(stages=[report.stage for report in reports])
     raise_first_problem(sources, selected)
-    if not targets:
+    if not targets and not context.code.queries:
         _record_build(context, sources)
     return reports
 
@@ -84,7 +84,8 @@ def _bring_up_to_date(
     before = context.pointers.read(stage.out)
     if stage.reporting == "always":
         progress(StageReport(stage.name, "begins"))
-    result = run_stage(context, stage, restore=not is_changed and drift is not None)
+    restore = not is_changed and drift is not None and not stage.is_due(context)
+    result = run_stage(context, stage, restore=restore)
     reach("build.before_record")
     pipeline.record(stage.name)
     reach("build.after_record")

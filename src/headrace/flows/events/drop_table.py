@@ -12,7 +12,7 @@ from headrace.kernel.errors import CallError, Refused
 from headrace.kernel.properties import CODE
 from headrace.lake import Lake
 from headrace.projects.project import Project
-from headrace.tables.build import unpin_inputs
+from headrace.tables.pins import unpin_inputs
 from headrace.workspace import Workspace
 
 __all__ = ["check_droppable", "drop_table", "find_undeclared_tables"]

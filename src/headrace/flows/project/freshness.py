@@ -129,6 +129,6 @@ def count_verdicts(
             continue
         table = lake.table(name)
         (_, _), (time, _) = table.partition_by()
-        good = sum(table.rows_per_day(time, head.snapshot, {"_valid": True}).values())
+        good = sum(table.rows_per_partition((time, "day"), head.snapshot, {"_valid": True}).values())
         verdicts[name] = VerdictCounts(good, head.rows - good)
     return verdicts

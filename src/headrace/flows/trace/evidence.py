@@ -11,6 +11,7 @@ import polars as pl
 from msgspec import Struct
 
 from headrace.declare.event import Contract
+from headrace.declare.partitioning import day, days_read, number_of
 from headrace.declare.source import Source
 from headrace.declare.table import Table
 from headrace.events.ingest.position import read_position
@@ -24,7 +25,8 @@ from headrace.kernel.properties import INPUT
 from headrace.kernel.time import from_micros
 from headrace.lake import Lake
 from headrace.projects.project import Project
-from headrace.tables.read import read_input, select_days
+from headrace.tables.partitions import select_partitions
+from headrace.tables.read import read_input
 
 __all__ = ["Evidence", "Origin", "RawEvent", "Row", "find_events", "find_row"]
 
@@ -236,10 +238,10 @@ def _origins(
     project: Project, lake: Lake, table: Table, snapshot: int, keys: Mapping[str, Any], row: Mapping[str, Any]
 ) -> tuple[Origin, ...]:
     """What one row of a table was made from: the topics and files, through all tables in between, with days."""
-    day = table.partition_by
+    partitioning = table.partition_by
     days: tuple[date, date] | None = None
-    if day is not None and row.get(day.column) is not None:
-        value = row[day.column]
+    if partitioning is not None and partitioning.is_time and row.get(partitioning.column) is not None:
+        value = row[partitioning.column]
         row_day = value.date() if isinstance(value, datetime) else value
         days = row_day, row_day
     return tuple(_find_origins(project, lake, table, snapshot, keys, days))
@@ -253,11 +255,8 @@ def _find_origins(
     keys: Mapping[str, Any],
     days: tuple[date, date] | None,
 ) -> list[Origin]:
-    day = table.partition_by
-    if day is not None and days is not None:
-        days = days[0] - day.before, days[1] + day.after
-    else:
-        days = None
+    partitioning = table.partition_by
+    days = None if partitioning is None or days is None else days_read(partitioning, *days)
     origins: list[Origin] = []
     for declared in project.inputs(table):
         name = declared.table if isinstance(declared, Contract) else declared.name
@@ -289,7 +288,8 @@ def _topic_origin(
     except CallError:  # the snapshot has expired
         return Origin("topic", contract.topic, snapshot, first, last, None, tuple(shared))
     if first is not None and last is not None:
-        frame = select_days(frame, contract.time, first, last)
+        numbers = number_of("day", first), number_of("day", last)
+        frame = select_partitions(frame, day(contract.time), contract.time, *numbers)
     count = frame.filter(*(pl.col(key) == keys[key] for key in shared)).select(pl.len()).collect().item()
     return Origin("topic", contract.topic, snapshot, first, last, count, tuple(shared))
 

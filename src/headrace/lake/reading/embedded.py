@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import sqlite3
+from collections.abc import Collection
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -136,11 +137,11 @@ class EmbeddedTable:
         except UnknownFormat as error:
             return _open_by_pyiceberg(self.file, error).files(snapshot, unless_in=unless_in)
 
-    def scan(self, snapshot: int) -> pl.LazyFrame:
+    def scan(self, snapshot: int, *, only: Collection[str] | None = None) -> pl.LazyFrame:
         """See StoredTable. The snapshot's files are listed at this call."""
         from headrace.lake.reading.scan import scan_snapshot
 
         try:
-            return scan_snapshot(self.metadata, snapshot)
+            return scan_snapshot(self.metadata, snapshot, only)
         except UnknownFormat as error:
-            return _open_by_pyiceberg(self.file, error).scan(snapshot)
+            return _open_by_pyiceberg(self.file, error).scan(snapshot, only=only)

@@ -25,10 +25,12 @@ class ManifestFile(Struct, frozen=True):
     Attributes:
         path: its path.
         sequence: the sequence number of the commit that wrote it.
+        spec: the id of the partition spec of its files.
     """
 
     path: str
     sequence: int
+    spec: int
 
 
 def read_manifests(metadata: TableMetadata, snapshot: int) -> tuple[ManifestFile, ...]:
@@ -41,10 +43,12 @@ def read_manifests(metadata: TableMetadata, snapshot: int) -> tuple[ManifestFile
     stored = metadata.snapshot(snapshot)
     if stored is None or stored.manifest_list is None:
         raise UnknownFormat(f"snapshot {snapshot} has no manifest list")
-    manifests = _read_avro(stored.manifest_list, ["manifest_path", "sequence_number", "content"])
+    manifests = _read_avro(
+        stored.manifest_list, ["manifest_path", "sequence_number", "content", "partition_spec_id"]
+    )
     if (manifests["content"] != _DATA).any():
         raise UnknownFormat(f"snapshot {snapshot} has delete files")
-    return tuple(ManifestFile(path, sequence) for path, sequence, _ in manifests.iter_rows())
+    return tuple(ManifestFile(path, sequence, spec) for path, sequence, _, spec in manifests.iter_rows())
 
 
 def read_entries(manifest: ManifestFile) -> pl.DataFrame:
@@ -76,7 +80,7 @@ def list_files(manifests: Collection[ManifestFile], without: Collection[Manifest
     """The live data files in the manifests, except those in `without`. Raises as `read_entries`."""
     excluded = {manifest.path for manifest in without}
     return [
-        StoredFile(*row)
+        StoredFile(*row, manifest.spec)
         for manifest in manifests
         if manifest.path not in excluded
         for row in _file_rows(read_entries(manifest))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Any, Protocol
 
 from msgspec import Struct
@@ -20,16 +21,18 @@ class StoredFile(Struct, frozen=True):
 
     Attributes:
         path: its path or address.
-        partition: the values of the partition's fields, in their order; a date or day in days since 1970, an
-            instant in microseconds since 1970.
+        partition: the values of the partition's fields, in their order; an hour, day, month or date as their
+            number since 1970, an instant in microseconds since 1970.
         rows: how many rows it has.
         sequence: the sequence number of the commit that added it.
+        spec: the id of the partition spec by which it is partitioned.
     """
 
     path: str
     partition: tuple[Any, ...]
     rows: int
     sequence: int
+    spec: int
 
 
 class StoredTable(Protocol):
@@ -60,8 +63,12 @@ class StoredTable(Protocol):
         """
         ...
 
-    def scan(self, snapshot: int) -> pl.LazyFrame:
+    def scan(self, snapshot: int, *, only: Collection[str] | None = None) -> pl.LazyFrame:
         """The rows of a snapshot of the table, with the columns that it had, not yet read.
+
+        Args:
+            snapshot: the snapshot's id.
+            only: the paths of the files to read; None: all of them.
 
         Raises:
             FileNotFoundError: as `files`, unless the files are read later.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 from contextlib import suppress
 
 import polars as pl
@@ -16,6 +17,7 @@ from pyiceberg.table.snapshots import Snapshot as IcebergSnapshot
 from headrace.lake.entries import live_entries
 from headrace.lake.errors import name_catalog_errors
 from headrace.lake.metadata import metadata_of
+from headrace.lake.pyiceberg_internals import read_files
 from headrace.lake.reading.port import StoredFile
 from headrace.lake.refs import TRIES
 
@@ -80,12 +82,18 @@ class PyIcebergTable:
                 tuple(entry.data_file.partition[i] for i in range(len(entry.data_file.partition))),
                 entry.data_file.record_count,
                 entry.sequence_number or 0,
+                entry.data_file.spec_id,
             )
             for entry in live_entries(self._iceberg, self._snapshot(snapshot), shared)
         ]
 
-    def scan(self, snapshot: int) -> pl.LazyFrame:
-        """See StoredTable. The snapshot's files are listed when the frame is collected."""
+    def scan(self, snapshot: int, *, only: Collection[str] | None = None) -> pl.LazyFrame:
+        """See StoredTable. Files are listed when the frame is collected; those of `only` are read at once."""
+        if only is not None:
+            entries = live_entries(self._iceberg, self._snapshot(snapshot))
+            files = [entry.data_file for entry in entries if entry.data_file.file_path in only]
+            schema = self._iceberg.scan(snapshot_id=snapshot).projection()
+            return pl.LazyFrame(read_files(self._iceberg, files, schema))
         return pl.scan_iceberg(self._iceberg, snapshot_id=snapshot, reader_override="native")
 
     def _manifests(self, snapshot: int) -> frozenset[str]:

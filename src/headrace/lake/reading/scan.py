@@ -8,6 +8,8 @@ the statistics in the manifests.
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import polars as pl
 from polars.io.scan_options.cast_options import ScanCastOptions
 
@@ -30,8 +32,8 @@ _FIELDS = (
 )
 
 
-def scan_snapshot(metadata: TableMetadata, snapshot: int) -> pl.LazyFrame:
-    """The rows of a snapshot, with the columns that it had, not yet read.
+def scan_snapshot(metadata: TableMetadata, snapshot: int, only: Collection[str] | None = None) -> pl.LazyFrame:
+    """The rows of a snapshot, with the columns that it had, not yet read; of all its files, or only of some.
 
     Raises:
         UnknownFormat: the snapshot has something that is read through PyIceberg.
@@ -43,6 +45,8 @@ def scan_snapshot(metadata: TableMetadata, snapshot: int) -> pl.LazyFrame:
     columns = arrow_schema(schema, ids=True)
     manifests = read_manifests(metadata, snapshot)
     files = pl.concat([read_entries(manifest).select(_FIELDS) for manifest in manifests]) if manifests else None
+    if files is not None and only is not None:
+        files = files.filter(pl.col("file_path").is_in(list(only)))
     if files is None or files.is_empty():
         return pl.LazyFrame(schema=pl.Schema(columns))
     _check_partition_columns(metadata, files)

@@ -57,7 +57,8 @@ def _by_id(files: pl.DataFrame, statistic: str) -> pl.DataFrame:
     """One map of the files, by the ids of columns: a row for each file, and a column for each key."""
     entries = files.select(pl.int_range(pl.len()).alias("file"), statistic).explode(statistic)
     by_id = entries.unnest(statistic).pivot(on="key", index="file", values="value")
-    return by_id.sort("file")
+    # A file without any entry, as of columns that are all null, has no row yet.
+    return pl.select(file=pl.int_range(len(files))).join(by_id, on="file", how="left", maintain_order="left")
 
 
 def _find(by_id: pl.DataFrame, column: str, dtype: pl.DataType | type[pl.DataType]) -> pl.Series:

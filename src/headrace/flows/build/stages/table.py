@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Self
 
 from headrace.config.settings import Settings
 from headrace.flows.build.project_code import ProjectCode
-from headrace.flows.build.reasons import LOCK, Parameter, user_parameters
+from headrace.flows.build.reasons import LOCK, Parameter, StaleReason, user_parameters
+from headrace.flows.build.report import StageReport
 from headrace.flows.build.stage import LakeStage, StageResult
+from headrace.kernel.properties import PENDING
 
 if TYPE_CHECKING:
+    from headrace.declare.table import Table
     from headrace.flows.build.context import BuildContext
+    from headrace.flows.build.preview import Preview
+    from headrace.tables.build import PartProgress
 
 __all__ = ["TableStage"]
 
@@ -37,23 +43,84 @@ class TableStage(LakeStage):
         )
 
     def run(self, context: BuildContext) -> StageResult:
+        if self.subject in context.code.queries:
+            return self._run_query(context)
         from headrace.tables.build import build_table
 
         context.fetch_revisions(self.subject)
-        reads = [read for read in context.code.reads[self.subject] if read.kind != "sources"]
         project = context.project(features=False)
+        table = project.table(self.subject)
+
+        def report(progress: PartProgress) -> None:
+            count = _count(table, progress.total)
+            what = (
+                f"{progress.done} of {count}" if progress.done else f"will make {count}: {progress.partitions}"
+            )
+            if progress.total:
+                context.progress(StageReport(self.name, what))
+
         built = build_table(
             project,
             context.lake,
-            project.table(self.subject),
+            table,
             code=context.code.table_digest(self.subject),
-            at={read.name: context.snapshot(read.name) for read in reads},
+            at=self._snapshots_read(context),
+            only=context.only.get(self.subject),
+            progress=report,
         )
         context.pointers.write(
             self.out, {"table": self.subject, "snapshot": built.snapshot, "rows": built.rows}
         )
         if built.skipped:
             return StageResult("was up to date", built.rows)
-        days = "all of it" if built.days is None else f"{len(built.days)} day{'s' * (len(built.days) != 1)}"
+        count = "all of it" if built.partitions is None else _count(table, len(built.partitions))
         left_out = "" if built.left_out is None else f"; {built.left_out}"
-        return StageResult(f"made {days}: {'; '.join(built.because)}{left_out}", built.rows)
+        return StageResult(f"made {count}: {'; '.join(built.because)}{left_out}", built.rows)
+
+    def is_due(self, context: BuildContext) -> bool:
+        """Whether it was asked for, a build of a range has left partitions out, or a query makes the table, as
+        only its database knows whether rows have changed."""
+        is_query = self.subject in context.code.queries
+        return is_query or self.subject in context.only or bool(self._pending(context))
+
+    def stale_reasons(self, preview: Preview) -> list[StaleReason]:
+        reasons, context = super().stale_reasons(preview), preview.context
+        only, pending = context.only.get(self.subject), self._pending(context)
+        if only is not None:
+            days = "" if only.is_whole else f" from {only.first} to {only.last}"
+            reasons.append(StaleReason("state", f"all of it{days} was asked for"))
+        elif pending:
+            count = f"{pending} partition{'s' * (pending > 1)}"
+            reasons.append(StaleReason("state", f"a build of a range left out {count}"))
+        return reasons
+
+    def _pending(self, context: BuildContext) -> int:
+        """How many stale partitions a build of a range has left out."""
+        lake = context.lake
+        if not lake.table_exists(self.subject):
+            return 0
+        return len(json.loads(lake.table(self.subject).property(PENDING) or "[]"))
+
+    def _snapshots_read(self, context: BuildContext) -> dict[str, int]:
+        reads = [read for read in context.code.reads[self.subject] if read.kind != "sources"]
+        return {read.name: context.snapshot(read.name) for read in reads}
+
+    def _run_query(self, context: BuildContext) -> StageResult:
+        from headrace.tables.queries import build_query
+
+        project = context.project(features=False)
+        code = context.code.table_digest(self.subject)
+        built = build_query(project, context.lake, project.table(self.subject), code=code)
+        pointer = {"table": self.subject, "snapshot": built.snapshot, "rows": built.rows}
+        context.pointers.write(self.out, pointer)
+        return StageResult(built.what, built.rows)
+
+    def restore(self, context: BuildContext) -> StageResult:
+        """As any table; the table of a query is read anew, because its database has moved on."""
+        return self.run(context) if self.subject in context.code.queries else super().restore(context)
+
+
+def _count(table: Table, partitions: int) -> str:
+    partitioning = table.partition_by
+    kind = "part" if partitioning is None or not partitioning.is_time else partitioning.grain
+    return f"{partitions:,} {kind}{'s' * (partitions != 1)}"

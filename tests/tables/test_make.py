@@ -10,19 +10,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from headrace.declare.partitioning import day, number_of
 from headrace.declare.place import Place
-from headrace.declare.table import Table, day
+from headrace.declare.table import Table
 from headrace.kernel.errors import ProjectError, Refused
 from headrace.kernel.position import SnapshotPosition
 from headrace.lake import Lake
 from headrace.projects.project import Project
 from headrace.tables.build import build_table
-from headrace.tables.days import make_days
-from headrace.tables.plan import RebuildPlan, spread_days
+from headrace.tables.make import make_partitions
+from headrace.tables.plan import RebuildPlan
 from headrace.tables.read import TableInput
 
 Arrive = Callable[..., None]
-BEGIN = date(2024, 1, 1)
+BEGIN = number_of("day", date(2024, 1, 1))
 # An input row: its day, and by how many days the row made from it is later.
 ROWS = st.lists(st.tuples(st.integers(0, 9), st.integers(-2, 2)), min_size=1, max_size=12)
 
@@ -35,18 +36,18 @@ def shift(rows: pl.LazyFrame) -> pl.LazyFrame:
     return rows.select(pl.col("at") + pl.duration(days="by"), "by")
 
 
-def groups(days: set[date]) -> list[list[date]]:
+def groups(days: set[int]) -> list[list[int]]:
     """Groups of neighbouring days, of four days at most."""
-    runs: list[list[date]] = []
+    runs: list[list[int]] = []
     for next_day in sorted(days):
-        if runs and next_day - runs[-1][-1] == timedelta(days=1) and len(runs[-1]) < 4:
+        if runs and next_day - runs[-1][-1] == 1 and len(runs[-1]) < 4:
             runs[-1].append(next_day)
         else:
             runs.append([next_day])
     return runs
 
 
-def make(table: Table, rows: list[tuple[int, int]], changed: set[date]) -> list[tuple[datetime, int]]:
+def make(table: Table, rows: list[tuple[int, int]], changed: set[int]) -> list[tuple[datetime, int]]:
     """The rows of the days that read any of `changed`, as the build makes them."""
     partition = table.partition_by
     assert partition is not None
@@ -54,11 +55,14 @@ def make(table: Table, rows: list[tuple[int, int]], changed: set[date]) -> list[
         {"at": [of_day(n) for n, _ in rows], "by": [by for _, by in rows]},
         schema={"at": pl.Datetime("us", "UTC"), "by": pl.Int64},
     )
-    counts: Mapping[date, int] = dict(frame.group_by(pl.col("at").dt.date()).len().iter_rows())
+    numbers = pl.col("at").dt.date().cast(pl.Int32)
+    counts: Mapping[int, int] = dict(frame.group_by(numbers).len().iter_rows())
     source = TableInput("rows", SnapshotPosition("rows", 1), "at")
-    stale = sorted(spread_days(changed, partition))
+    stale = sorted(partition.spread(changed))
     plan = RebuildPlan("shifted", stale, False, [], [source], None, {}, dict(counts))
-    frames = [make_days(table, partition, plan, [frame.lazy()], {}, group) for group in groups(set(stale))]
+    frames = [
+        make_partitions(table, partition, plan, [frame.lazy()], {}, group) for group in groups(set(stale))
+    ]
     return sorted(pl.concat(frames).rows())
 
 
@@ -78,7 +82,7 @@ def test_every_row_is_kept_or_the_build_is_refused(
         partition_by=partition,
         rowwise=rowwise,
     )
-    days = {BEGIN + timedelta(days=n) for n, _ in rows}
+    days = {BEGIN + n for n, _ in rows}
     expected = sorted((of_day(n + by), by) for n, by in rows)
     if any(not -after <= by <= before for _, by in rows):
         with pytest.raises(Refused, match="would be lost"):
@@ -87,12 +91,12 @@ def test_every_row_is_kept_or_the_build_is_refused(
     assert make(table, rows, days) == expected
     # In steps: the later rows rebuild their days; the other days stay as the first step made them.
     first, later = rows[:cut], rows[cut:]
-    stale = {BEGIN + timedelta(days=n) for n, _ in later}
-    rebuilt = spread_days(stale, partition)
+    stale = {BEGIN + n for n, _ in later}
+    rebuilt = partition.spread(stale)
     unchanged = [
         row
-        for row in (make(table, first, {BEGIN + timedelta(days=n) for n, _ in first}) if first else [])
-        if row[0].date() not in rebuilt
+        for row in (make(table, first, {BEGIN + n for n, _ in first}) if first else [])
+        if number_of("day", row[0]) not in rebuilt
     ]
     assert sorted(unchanged + (make(table, rows, stale) if later else [])) == expected
 
@@ -123,7 +127,7 @@ def test_rows_on_the_day_after_their_input_are_refused_with_a_remedy(
     assert build_table(project, lake, project.table("clean"), code="2").rows == 3
     arrive((of_day(1), 4), arrived=of_day(5))
     built = build_table(project, lake, project.table("clean"), code="2")
-    assert (built.days, built.rows) == ([date(2024, 1, 2), date(2024, 1, 3)], 4)
+    assert (built.partitions, built.rows) == (["2024-01-02", "2024-01-03"], 4)
 
     arrive((of_day(2), 5), arrived=of_day(5))
     change(

@@ -1,0 +1,189 @@
+"""Runs a table's function on one partition, or on a part of its input, without publishing the rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+
+import attrs
+import msgspec
+import polars as pl
+
+from headrace.declare.partitioning import name_partition
+from headrace.declare.table import Table
+from headrace.kernel.errors import CallError, Refused
+from headrace.lake import Lake
+from headrace.projects.project import Project
+from headrace.tables.audit import audit
+from headrace.tables.call import call_function, collect_frames
+from headrace.tables.partitions import partition_numbers, select_partitions
+from headrace.tables.parts import function_options
+from headrace.tables.plan import RebuildPlan, plan_rebuild
+from headrace.tables.read import read_input
+
+__all__ = ["Attempt", "RowDifference", "attempt_table", "compare_rows"]
+
+_COUNT = "__count"
+
+
+class RowDifference(msgspec.Struct, frozen=True):
+    """How rows differ from others, which are published.
+
+    Attributes:
+        added, removed: how many rows only the new, or only the published ones have; a changed row is in both.
+        examples: some of them, each with `+` or `-` first.
+        columns: columns that were added (`+name type`), removed (`-name type`) or have another type.
+    """
+
+    added: int
+    removed: int
+    examples: list[str]
+    columns: list[str]
+
+
+@attrs.frozen
+class Attempt:
+    """The rows that a function made of a partition.
+
+    Attributes:
+        table: the table.
+        partition: the partition's name; None: the table has none.
+        partial: whether only some rows of the input were read.
+        inputs: the rows of each input that the function read, by the name of the input.
+        options: `now`, if the function takes it.
+        rows: the rows of the partition.
+        refusal: why the audit refuses them; None: it does not.
+        published: the published rows of the partition; None: the table was never published.
+    """
+
+    table: Table
+    partition: str | None
+    partial: bool
+    inputs: Mapping[str, pl.DataFrame]
+    options: Mapping[str, datetime]
+    rows: pl.DataFrame
+    refusal: str | None
+    published: pl.DataFrame | None
+
+    def call(self) -> pl.DataFrame:
+        """All rows that the function makes of the input when it is called once more."""
+        frames = [rows.lazy() for rows in self.inputs.values()]
+        return collect_frames(self.table, [call_function(self.table, frames, self.options)])[0]
+
+    def keep_partition(self, rows: pl.DataFrame) -> pl.DataFrame:
+        """The rows of the partition."""
+        partitioning = self.table.partition_by
+        if partitioning is None or partitioning.column not in rows.columns or self.partition is None:
+            return rows
+        numbers = partition_numbers(partitioning, partitioning.column, rows.schema[partitioning.column])
+        names = rows.select(numbers).to_series()
+        keep = [n is not None and name_partition(partitioning, n) == self.partition for n in names]
+        return rows.filter(pl.Series(keep, dtype=pl.Boolean))
+
+
+def attempt_table(
+    project: Project, lake: Lake, table: Table, *, partition: str | None = None, limit: int | None = None
+) -> Attempt:
+    """Runs the table's function on a partition, with the newest snapshots of its inputs. Publishes nothing.
+
+    Args:
+        project, lake: the project and the lake of the table.
+        table: the declared table.
+        partition: the partition's name; default: the last one that the inputs have rows for.
+        limit: how many rows of each input are read at most; None: all of the partition's.
+
+    Raises:
+        CallError: an input does not exist, or the table has no such partition.
+        ProjectError: the function failed.
+    """
+    plan = plan_rebuild(project, lake, table, code="")
+    number = _choose_partition(table, plan, partition)
+    inputs = _read(project, lake, table, plan, number)
+    if limit is not None:
+        inputs = _limit(inputs, limit)
+    collected = dict(zip(inputs, collect_frames(table, list(inputs.values())), strict=True))
+    options = function_options(table, plan)
+    partitioning = table.partition_by
+    name = None if partitioning is None or number is None else name_partition(partitioning, number)
+    attempt = Attempt(table, name, limit is not None, collected, options, pl.DataFrame(), None, None)
+    rows = attempt.keep_partition(attempt.call())
+    refusal = None
+    try:
+        rows = audit(table, rows)
+    except Refused as error:
+        refusal = error.what
+    published = None
+    if lake.table_exists(table.name) and lake.table(table.name).current_snapshot() is not None:
+        stored = lake.table(table.name).scan()
+        if partitioning is not None and number is not None and partitioning.column in stored.collect_schema():
+            stored = select_partitions(stored, partitioning, partitioning.column, number, number)
+        published = stored.collect()
+    return attrs.evolve(attempt, rows=rows, refusal=refusal, published=published)
+
+
+def compare_rows(rows: pl.DataFrame, published: pl.DataFrame, examples: int = 3) -> RowDifference:
+    """Compares rows with others, whatever their order; only the columns that both have with one type."""
+    new, old = rows.schema, published.schema
+    columns = [f"+{name} {dtype}" for name, dtype in new.items() if name not in old]
+    columns += [f"-{name} {dtype}" for name, dtype in old.items() if name not in new]
+    columns += [f"{n} {old[n]} -> {dtype}" for n, dtype in new.items() if n in old and old[n] != dtype]
+    shared = [name for name, dtype in new.items() if old.get(name) == dtype]
+    if not shared:
+        return RowDifference(rows.height, published.height, [], columns)
+    both = pl.concat(
+        [
+            published.select(shared).with_columns(pl.lit(-1).alias(_COUNT)),
+            rows.select(shared).with_columns(pl.lit(1).alias(_COUNT)),
+        ]
+    )
+    changed = both.group_by(shared).agg(pl.col(_COUNT).sum()).filter(pl.col(_COUNT) != 0).sort(shared[0])
+    signs = ["+" if count > 0 else "-" for count in changed[_COUNT]]
+    shown = changed.drop(_COUNT).head(2 * examples).to_dicts()
+    return RowDifference(
+        added=int(changed[_COUNT].clip(0).sum()),
+        removed=int(-changed[_COUNT].clip(upper_bound=0).sum()),
+        examples=[f"{sign} {row}" for sign, row in zip(signs, shown, strict=False)],
+        columns=columns,
+    )
+
+
+def _choose_partition(table: Table, plan: RebuildPlan, name: str | None) -> int | None:
+    partitioning = table.partition_by
+    if partitioning is None:
+        if name is not None:
+            raise CallError(f"table {table.name} has no partitions", remedy="Leave out --partition.")
+        return None
+    names = {name_partition(partitioning, number): number for number in sorted(partitioning.spread(plan.rows))}
+    if name is None:
+        return max(plan.rows) if plan.rows else None
+    if name not in names:
+        known = f"{next(iter(names))} to {list(names)[-1]}" if names else "none: its inputs have no rows"
+        raise CallError(f"table {table.name} has no partition {name!r}", remedy=f"It has {known}.")
+    return names[name]
+
+
+def _read(
+    project: Project, lake: Lake, table: Table, plan: RebuildPlan, number: int | None
+) -> dict[str, pl.LazyFrame]:
+    """The input of the partition, by the names of the inputs."""
+    partitioning, frames = table.partition_by, {}
+    for declared, source in zip(project.inputs(table), plan.inputs, strict=True):
+        frame = read_input(project, lake, declared, source.snapshot)
+        if partitioning is not None and source.column is not None and number is not None:
+            window = partitioning.window(number, number)
+            frame = select_partitions(frame, partitioning, source.column, *window)
+        frames[source.name] = frame
+    return frames
+
+
+def _limit(inputs: Mapping[str, pl.LazyFrame], limit: int) -> dict[str, pl.LazyFrame]:
+    """Some rows of the first input, and those of the others that have the same values in the shared columns."""
+    limited: dict[str, pl.LazyFrame] = {}
+    for name, frame in inputs.items():
+        first = next(iter(limited.values()), None)
+        if first is not None:
+            columns = first.collect_schema()
+            shared = [n for n, dtype in frame.collect_schema().items() if columns.get(n) == dtype]
+            frame = frame.join(first.select(shared).unique(), on=shared, how="semi") if shared else frame
+        limited[name] = frame.head(limit).collect().lazy()
+    return limited

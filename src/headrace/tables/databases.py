@@ -1,0 +1,198 @@
+"""Reads the rows of a query from a database, through the database's ADBC driver.
+
+A driver is the Python package `adbc_driver_NAME`, which the address names by its scheme.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import polars as pl
+import pyarrow as pa
+
+from headrace.config.settings import Settings
+from headrace.kernel.errors import ProjectError, Unavailable
+from headrace.kernel.extras import is_installed
+from headrace.kernel.secrets import clean_text
+
+__all__ = ["Database", "open_database"]
+
+_DRIVERS = {"postgres": "postgresql"}
+_PARAMETERS = {"postgresql": "$1"}  # other drivers take ?
+_SAMPLES = {"integer": "0", "real": "0.0", "text": "''", "blob": "x''"}  # SQLite's types → a value of each
+_DIGITS = 0xFFFF
+
+
+class Database:
+    """An open database. All its queries see one state of it, where the database can show one."""
+
+    def __init__(self, driver: str, connection: Any, where: str) -> None:
+        self._driver = driver
+        self._connection = connection
+        self._where = where
+
+    def read(self, sql: str, *, since: tuple[str, Any] | None = None) -> Iterator[pl.DataFrame]:
+        """The rows of a query, a batch at a time; at least one batch, which may be empty.
+
+        Args:
+            sql: the query.
+            since: a column and its least value. Rows where it is null are read too.
+
+        Raises:
+            ProjectError: the database refuses the query, or returns a type that cannot be read exactly.
+        """
+        arguments: Sequence[Any] = ()
+        if since is not None:
+            column, parameter = _quote(since[0]), _PARAMETERS.get(self._driver, "?")
+            sql = f"select * from ({sql}) as headrace_query where {column} >= {parameter} or {column} is null"  # noqa: S608
+            arguments = (since[1],)
+        if self._driver == "sqlite":
+            yield from self._read_sqlite(sql, arguments)
+            return
+        with self._cursor(sql, arguments) as reader:
+            yield from self._frames(reader)
+
+    def _read_sqlite(self, sql: str, arguments: Sequence[Any]) -> Iterator[pl.DataFrame]:
+        """SQLite's driver takes a column's type from the first rows, and converts other values to it. So the
+        types are read first, and a row of these types leads the query."""
+        with self._cursor(f"select * from ({sql}) limit 0", arguments) as reader:  # noqa: S608
+            names = reader.schema.names
+        columns = ", ".join(f"group_concat(distinct nullif(typeof({_quote(name)}), 'null'))" for name in names)
+        with self._cursor(f"select {columns} from ({sql})", arguments) as reader:  # noqa: S608
+            (types,) = zip(*reader.read_all().to_pydict().values(), strict=True)
+        samples = []
+        for name, type_ in zip(names, types, strict=True):
+            if type_ is not None and type_ not in _SAMPLES:
+                raise ProjectError(
+                    f"column {name!r} of the query has values of the types {type_.replace(',', ' and ')}",
+                    where=self._where,
+                    remedy=f"Convert them in the query: cast({name} as text).",
+                )
+            samples.append(f"{_SAMPLES[type_ or 'text']} as {_quote(name)}")
+        first = f"select {', '.join(samples)}"
+        with self._cursor(f"select * from ({first}) union all select * from ({sql})", arguments) as reader:  # noqa: S608
+            frames = self._frames(reader)
+            yield next(frames)[1:]
+            yield from frames
+
+    @contextmanager
+    def _cursor(self, sql: str, arguments: Sequence[Any]) -> Iterator[pa.RecordBatchReader]:
+        from adbc_driver_manager import Error
+
+        try:
+            with self._connection.cursor() as cursor:
+                cursor.execute(sql, arguments)
+                with cursor.fetch_record_batch() as reader:
+                    yield reader
+        except (Error, pa.ArrowException, OSError) as error:
+            raise _name_error(error, self._where) from error
+
+    def _frames(self, reader: pa.RecordBatchReader) -> Iterator[pl.DataFrame]:
+        casts = {field.name: _reading(field, self._where) for field in reader.schema}
+        if len(casts) < len(reader.schema):
+            raise ProjectError("two columns of the query have the same name", where=self._where)
+        empty = True
+        for batch in reader:
+            empty = False
+            yield _to_frame(pa.Table.from_batches([batch]), casts)
+        if empty:
+            yield _to_frame(reader.schema.empty_table(), casts)
+
+
+def _reading(field: pa.Field[Any], where: str) -> pa.DataType | None:
+    """The Arrow type to read a column as, if it is not its own."""
+    own = field.type
+    if not isinstance(own, pa.BaseExtensionType):
+        metadata = field.metadata or {}
+        if pa.types.is_interval(own) or metadata.get(b"POSTGRESQL:type") == b"money":
+            raise _type_error(field.name, "money" if pa.types.is_integer(own) else "interval", where)
+        return None
+    metadata = field.metadata or {}
+    if metadata.get(b"POSTGRESQL:type") == b"numeric":
+        size = int(metadata.get(b"POSTGRESQL:typmod", b"-1")) - 4
+        if size < 0:
+            return pa.string()
+        return pa.decimal128(size >> 16, size & _DIGITS) if size >> 16 <= 38 else pa.string()
+    return None
+
+
+def _to_frame(batch: pa.Table, casts: dict[str, pa.DataType | None]) -> pl.DataFrame:
+    columns: list[pl.Series] = []
+    for name, dtype in casts.items():
+        values: Any = batch[name].combine_chunks()
+        if isinstance(values.type, pa.BaseExtensionType):
+            is_uuid = values.type.extension_name == "arrow.uuid"
+            values = pa.array([str(v) for v in values.to_pylist()]) if is_uuid else values.storage
+        if dtype is not None and values.type != dtype:
+            values = values.cast(dtype)
+        columns.append(pl.Series(name, values))
+    return pl.DataFrame(columns)
+
+
+def _type_error(name: str, type_: str, where: str) -> ProjectError:
+    return ProjectError(
+        f"column {name!r} of the query is of the type {type_}",
+        where=where,
+        remedy=f"Convert it in the query: cast({name} as text), or as numeric(18, 2).",
+    )
+
+
+@contextmanager
+def open_database(settings: Settings, name: str, where: str) -> Iterator[Database]:
+    """Opens a database of the setting `databases`.
+
+    Args:
+        settings: the settings of the project.
+        name: the name of the database.
+        where: the declaration that names it, for errors.
+
+    Raises:
+        ProjectError: the setting has no such name.
+        Unavailable: the driver is not installed, or the database cannot be reached.
+    """
+    address = settings.databases.addresses.get(name)
+    if address is None:
+        raise ProjectError(
+            f"database {name!r} has no address",
+            where=where,
+            remedy=f'Write it into headrace.toml: databases = {{ {name} = "postgresql://..." }}.',
+        )
+    scheme, _, rest = address.partition(":")
+    driver, is_named, inner = scheme.partition("+")
+    driver = _DRIVERS.get(driver, driver)
+    uri = f"{inner}:{rest}" if is_named else address
+    if driver == "sqlite":
+        uri = str(settings.root / rest.removeprefix("//"))
+    package = f"adbc_driver_{driver}"
+    if not is_installed(package):
+        raise Unavailable(
+            f"database {name!r} at {clean_text(address)} needs the package {package}, which is not installed",
+            where=where,
+            remedy="pip install 'headrace[databases]' brings those of PostgreSQL and SQLite. Others have their"
+            " own packages, such as adbc-driver-snowflake.",
+        )
+    from adbc_driver_manager import Error
+
+    try:
+        connection = importlib.import_module(f"{package}.dbapi").connect(uri)
+    except (Error, OSError) as error:
+        raise _name_error(error, f"{where}: database {name!r}") from error
+    with connection:
+        yield Database(driver, connection, where)
+
+
+def _quote(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
+
+
+def _name_error(error: Exception, where: str) -> ProjectError | Unavailable:
+    """The error of a driver: the database is away, or refuses what it was asked."""
+    from adbc_driver_manager import OperationalError
+
+    message = clean_text(" ".join(str(error).split()))
+    if isinstance(error, OperationalError):
+        return Unavailable(f"the database cannot be read: {message}", where=where, remedy="Build again.")
+    return ProjectError(f"the database refuses the query: {message}", where=where)

@@ -1,0 +1,138 @@
+"""The data files that a build has written and not published yet, so that the next build continues a killed one.
+
+A journal in the lake's local folder names them, a line for each group of partitions. It is valid as long as
+everything that the rows depend on is as it was: the plan, the code, and the table that they are for. Files of a
+journal that is no longer valid are left to the removal of orphan files, because a commit whose answer was lost
+may have published them.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+from headrace.kernel.digest import digest_value
+from headrace.kernel.faults import reach
+from headrace.kernel.files import write_file
+from headrace.kernel.time import now_micros
+from headrace.lake import Lake, LakeTable
+from headrace.lake.files import WrittenFile
+from headrace.tables.failures import FailedRow
+from headrace.tables.parts import ComputedPart
+from headrace.tables.plan import RebuildPlan
+
+__all__ = ["StagedParts"]
+
+_MAX_AGE = 12 * 3_600_000_000  # microseconds: older files may be removed as orphans before they are published
+
+
+class _Header(msgspec.Struct, frozen=True):
+    key: str
+    written_at: int
+
+
+class _Part(msgspec.Struct, frozen=True):
+    """The files of one part (parts.ComputedPart)."""
+
+    partitions: list[int]
+    files: list[WrittenFile]
+    read: int
+    failed: list[FailedRow]
+
+
+class StagedParts:
+    """The files that the build of one table has written so far.
+
+    Args:
+        lake: the lake.
+        plan: the plan of the build.
+        code: the fingerprint of the table's code.
+
+    Attributes:
+        written_at: when the first file was written, in microseconds since 1970.
+    """
+
+    def __init__(self, lake: Lake, plan: RebuildPlan, code: str) -> None:
+        self._lake, self._plan, self._code = lake, plan, code
+        self._path: Path = lake.folder / "staged" / f"{plan.table}.jsonl"
+        self._parts: list[_Part] = []
+        self.written_at = now_micros()
+        self._load()
+
+    @property
+    def partitions(self) -> set[int]:
+        """The partitions whose rows are written."""
+        return {number for part in self._parts for number in part.partitions}
+
+    @property
+    def files(self) -> list[WrittenFile]:
+        """The files."""
+        return [file for part in self._parts for file in part.files]
+
+    @property
+    def failed(self) -> list[FailedRow]:
+        """The rows of the input that a rowwise function failed on."""
+        return [row for part in self._parts for row in part.failed]
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing is written yet."""
+        return not self._parts
+
+    @property
+    def read(self) -> int:
+        """How many rows of the input were read, if the table is rowwise."""
+        return sum(part.read for part in self._parts)
+
+    def add(self, computed: ComputedPart, files: Sequence[WrittenFile]) -> None:
+        """Records files that are written. The first call must come after the table has its columns."""
+        part = _Part(computed.partitions, list(files), computed.read, computed.failed)
+        if not self._parts:
+            self.written_at = now_micros()
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            write_file(self._path, msgspec.json.encode(_Header(self._key(), self.written_at)) + b"\n")
+        with self._path.open("ab") as journal:
+            journal.write(msgspec.json.encode(part) + b"\n")
+            journal.flush()
+            os.fsync(journal.fileno())
+        self._parts.append(part)
+        reach("tables.after_part")
+
+    def remove(self) -> None:
+        """Forgets the files: they are published, or deleted."""
+        self._path.unlink(missing_ok=True)
+
+    def _load(self) -> None:
+        if not self._path.is_file():
+            return
+        lines = self._path.read_bytes().split(b"\n")[:-1]  # what follows the last line end is half written
+        try:
+            header = msgspec.json.decode(lines[0], type=_Header)
+            parts = [msgspec.json.decode(line, type=_Part) for line in lines[1:]]
+        except (IndexError, msgspec.MsgspecError):  # another version wrote it
+            return
+        if header.key == self._key() and now_micros() - header.written_at < _MAX_AGE:
+            self._parts, self.written_at = parts, header.written_at
+
+    def _key(self) -> str:
+        """The digest of what the rows depend on."""
+        plan = self._plan
+        if not self._lake.table_exists(plan.table):
+            return ""
+        table: LakeTable = self._lake.table(plan.table)
+        snapshot = table.current_snapshot()
+        return digest_value(
+            [
+                plan.properties(self._code),
+                plan.expect,
+                plan.whole,
+                plan.partitions,
+                table.uuid(),
+                str(table.schema()),
+                table.partition_by(),
+                None if snapshot is None else snapshot.id,
+            ]
+        )

@@ -1,0 +1,147 @@
+"""Trials of tables, which publish nothing, and tests that are recorded from real rows."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.tiny import write
+
+from headrace.config.settings import Settings, load_settings
+from headrace.flows.project.record_test import record_test
+from headrace.flows.project.try_table import try_table
+from headrace.kernel.errors import CallError, ProjectError
+from headrace.tables.build import build_table
+from headrace.workspace import Workspace
+
+TABLES = """
+import datetime
+import os
+import random
+import time
+import uuid
+
+import dataframely as dy
+import polars as pl
+from headrace import by, day, source, table
+
+prices = source("prices", "data/prices.csv")
+
+class Dated(dy.Schema):
+    price = dy.Int64(nullable=False, max=2)
+    on = dy.Date(nullable=False)
+
+@table(reads=prices, partition_by=day("on"), schema=Dated)
+def dated(prices):
+    return prices.with_columns(on=pl.date(2026, 11, pl.col("price")))
+
+@table(reads=dated, partition_by=day("on"))
+def per_day(rows):
+    return rows.group_by("on").agg(spent=pl.col("price").sum().cast(pl.Float64) / 3)
+
+@table(reads=prices)
+def plain(prices):
+    return prices
+
+@table(reads=prices)
+def clocked(prices):
+    return prices.with_columns(at=pl.lit(datetime.datetime.now()), on=pl.lit(time.time()))
+
+@table(reads=prices)
+def drawn(prices):
+    return prices.with_columns(x=pl.lit(random.random()), y=pl.lit(str(uuid.uuid4()))).select(
+        "x", "y", pl.col("price").shuffle()
+    )
+
+@table(reads=prices, env="DECLARED")
+def from_environment(prices):
+    return prices.with_columns(x=pl.lit(os.environ.get("HOME")), y=pl.lit(os.getenv("DECLARED")))
+"""
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Iterator[Workspace]:
+    settings: Settings = load_settings(write(tmp_path / "project", TABLES))
+    with Workspace(settings) as opened:
+        yield opened
+    sys.path.remove(str(settings.root))
+
+
+def build(workspace: Workspace, *names: str) -> None:
+    for name in names:
+        build_table(workspace.project, workspace.lake, workspace.project.table(name), code="1")
+
+
+def test_a_trial_shows_a_partition_and_publishes_nothing(workspace: Workspace) -> None:
+    build(workspace, "dated")
+    trial = try_table(workspace, "per_day", partition="2026-11-02", strict=True)
+    assert (trial.partition, trial.read, trial.rows) == ("2026-11-02", {"dated": 1}, 1)
+    assert trial.columns == {"on": "Date", "spent": "Float64"}
+    assert [row["spent"] for row in trial.sample] == [2 / 3]
+    assert (trial.refusal, trial.difference, trial.impure) == (None, None, [])
+    assert not workspace.lake.table_exists("per_day")
+    assert try_table(workspace, "per_day").partition == "2026-11-02"
+    with pytest.raises(CallError, match="has no partition '2026-12-01'") as refused:
+        try_table(workspace, "per_day", partition="2026-12-01")
+    assert refused.value.remedy == "It has 2026-11-01 to 2026-11-02."
+
+
+def test_a_trial_shows_the_audit_and_the_difference(workspace: Workspace) -> None:
+    build(workspace, "dated")
+    file = workspace.settings.root / "data" / "prices.csv"
+    file.write_text("price\n2\n2\n3\n")
+    trial = try_table(workspace, "dated")
+    assert trial.refusal is not None
+    assert "price|max (1 of 3 rows)" in trial.refusal.replace(": max", "|max")
+    assert trial.difference is not None
+    assert (trial.difference.added, trial.difference.removed) == (2, 1)
+    assert workspace.lake.table("dated").scan().collect()["price"].sort().to_list() == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("table", "findings"),
+    [
+        ("clocked", ["reads the clock: now() at", "reads the clock: time() at"]),
+        ("drawn", ["draws random numbers: random() at", "uuid.uuid4() at", "shuffle() without seed= at"]),
+        ("from_environment", ["reads the environment variable HOME at"]),
+        ("plain", []),
+    ],
+)
+def test_a_strict_trial_finds_what_the_function_reads_beside_its_input(
+    workspace: Workspace, table: str, findings: list[str]
+) -> None:
+    impure = try_table(workspace, table, strict=True).impure
+    assert impure is not None
+    for finding in findings:
+        assert [line for line in impure if finding in line and "tables.py:" in line], (finding, impure)
+    if not findings:
+        assert impure == []
+    assert not [line for line in impure if "DECLARED" in line]
+
+
+def test_a_recorded_test_fails_once_the_function_changes(workspace: Workspace) -> None:
+    build(workspace, "dated")
+    recorded = record_test(workspace, "per_day", partition="2026-11-02")  # it runs the test, too
+    assert (recorded.file, recorded.read, recorded.rows) == (
+        "tests/test_per_day_2026_11_02.py",
+        {"dated": 1},
+        1,
+    )
+    root = workspace.settings.root
+    tables = root / "tiny" / "tables.py"
+    tables.write_text(tables.read_text().replace("/ 3)", "/ 4)"))
+    command = [sys.executable, "-B", "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests"]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST")}
+    out = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=60)
+    assert out.returncode == 1
+    assert 'DataFrames are different (value mismatch for column "spent")' in out.stdout
+
+
+def test_a_test_of_an_impure_function_is_not_recorded(workspace: Workspace) -> None:
+    with pytest.raises(ProjectError, match="drawn gives other rows for the same input"):
+        record_test(workspace, "drawn")
+    assert not list((workspace.settings.root / "tests").glob("test_*"))
