@@ -18,6 +18,7 @@ from headrace.serving.sequential import evidence, make_blocks
 __all__ = [
     "ALPHA",
     "LIMIT",
+    "Better",
     "CanaryPlan",
     "Comparison",
     "Decision",

@@ -24,7 +24,7 @@ from attrs import frozen
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-__all__ = ["Blocks", "block_sizes", "evidence", "make_blocks"]
+__all__ = ["ODDS_RATIOS", "Blocks", "block_sizes", "evidence", "make_blocks"]
 
 ODDS_RATIOS = (1.1, 1.25, 1.6, 2.5, 5.0, 10.0)
 """How much worse a version may be: the ratio of the odds of a bad observation. The evidence is the mean over
