@@ -129,7 +129,8 @@ def run_duckdb(rows: pl.DataFrame, folder: Path) -> float | None:
     """The seconds that DuckDB takes for the same tables, from Parquet to Parquet; None if it cannot be run."""
     rows.write_parquet(folder / "events.parquet")
     script = Path(__file__).parent / "peers" / "duckdb_tables.py"
-    command = ["uv", "run", "--no-project", "--with", "duckdb", "python", str(script), str(folder)]
+    uv = Path(sys.executable).with_name("uv")
+    command = [str(uv), "run", "--no-project", "--with", "duckdb", "python", str(script), str(folder)]
     try:
         result = subprocess.run(command, capture_output=True, text=True, check=True)
     except (FileNotFoundError, subprocess.CalledProcessError) as error:

@@ -147,8 +147,9 @@ def check_changed_rows(table: LakeTable, history: History) -> None:
     snapshots = table.snapshots()
     last = snapshots[-1].id
     for old in snapshots:
-        frames = table.scan_changes(old.id, last)
+        frames = table.scan_changes(old.id, last, limit=10**6)
         assert frames is not None
+        assert table.scan_changes(old.id, last, limit=-1) is None
         removed, added = (Counter(frame.select("key").collect()["key"]) for frame in frames)
         before, after = (
             Counter(row["key"] for row in history.versions[snapshot].rows) for snapshot in (old.id, last)

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
 from zoneinfo import ZoneInfo
 
+import dataframely as dy
 import polars as pl
 import pyarrow as pa
 import pytest
@@ -23,6 +24,7 @@ from headrace.kernel.properties import LATEST_ARRIVAL
 from headrace.kernel.time import micros
 from headrace.lake import Lake, LakeTable
 from headrace.projects.project import Project
+from headrace.tables import changed
 from headrace.tables.build import PartProgress, TableBuild, build_table
 from headrace.tables.range import BuildRange
 
@@ -429,3 +431,91 @@ def test_files_of_a_killed_build_are_not_used_for_other_rows(
     object.__setattr__(project.table("clean"), "schema", None)
     build(project, lake, "clean")
     assert sorted(lake.table("clean").scan().collect()["user"]) == [0, 1, 7]
+
+
+class TestUniqueKeys:
+    """The primary key of a schema, over all partitions."""
+
+    class OneEach(dy.Schema):
+        at = dy.Datetime(time_unit="us", time_zone="UTC")
+        user = dy.Int64(primary_key=True)
+        price = dy.Float64()
+
+    @pytest.fixture
+    def clean(self, project: Project) -> Table:
+        clean = project.table("clean")
+        object.__setattr__(clean, "schema", self.OneEach)
+        return clean
+
+    def test_a_key_in_two_days_is_refused(
+        self, lake: Lake, project: Project, clean: Table, arrive: Arrive
+    ) -> None:
+        arrive((at(0), 1), (at(48), 1), (at(96), 2), arrived=at(99))  # the days are made apart
+        with pytest.raises(Refused, match=r"1 keys \(user\) are in several partitions") as refused:
+            build(project, lake, "clean")
+        assert "{'user': 1}" in str(refused.value.what)
+        assert lake.table("clean").current_snapshot() is None
+
+    def test_a_key_of_a_day_that_stays_is_refused(
+        self, lake: Lake, project: Project, clean: Table, arrive: Arrive
+    ) -> None:
+        arrive((at(0), 1), (at(48), 2), arrived=at(99))
+        build(project, lake, "clean")
+        arrive((at(48), 1), arrived=at(99))
+        with pytest.raises(Refused, match="are in several partitions"):
+            build(project, lake, "clean")
+        assert lake.table("clean").scan().collect()["user"].sort().to_list() == [1, 2]
+
+    def test_a_day_that_is_made_again_keeps_its_keys(
+        self, lake: Lake, project: Project, clean: Table, arrive: Arrive
+    ) -> None:
+        arrive((at(0), 1), (at(48), 2), arrived=at(99))
+        build(project, lake, "clean")
+        arrive((at(48), 3), arrived=at(99))
+        assert build(project, lake, "clean")[0].rows == 3
+
+
+@pytest.mark.parametrize("error", [KeyError("price"), pl.exceptions.PanicException("index out of bounds")])
+def test_a_function_that_fails_in_one_partition_is_named_with_it(
+    project: Project, lake: Lake, arrive: Arrive, error: BaseException
+) -> None:
+    arrive(*((at(24 * n), n) for n in range(4)), arrived=at(99))
+    build(project, lake, "clean")
+    before = lake.table("clean").current_snapshot()
+
+    def fail_on_user_2(clicks: pl.LazyFrame) -> pl.LazyFrame:
+        if 2 in clicks.collect()["user"]:
+            raise error
+        return clicks
+
+    declare(project, "clean", fail_on_user_2, "clicks", partition_by=day("at"))
+    object.__setattr__(project.table("clean"), "reads", tuple(project.contracts.values()))
+    with pytest.raises(ProjectError, match=r"clean failed: .* \(in partition 2024-04-01\)") as failed:
+        build(project, lake, "clean", code="2")
+    assert failed.value.remedy == (
+        "headrace try clean --partition 2024-04-01 runs it alone, without publishing."
+    )
+    assert lake.table("clean").current_snapshot() == before
+
+
+def test_an_empty_input_makes_an_empty_table(project: Project, lake: Lake, clicks: LakeTable) -> None:
+    names = declare_all(project)
+    clicks.append(clicks.schema().empty_table(), facts={LATEST_ARRIVAL: "0"})
+    assert [result.rows for result in build(project, lake, *names)] == [0] * len(names)
+    assert all(result.skipped for result in build(project, lake, *names))
+
+
+def test_all_parts_are_made_if_too_many_rows_changed_to_compare_them(
+    project: Project, lake: Lake, arrive: Arrive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    declare_all(project)
+    arrive(*((at(0), user) for user in range(9)), arrived=at(99))
+    build(project, lake, "clean", "users")
+    arrive((at(1), 3), arrived=at(99))
+    monkeypatch.setattr(changed, "_MAX_ROWS", 18)  # the day has 9 rows before and 10 after
+    built = build(project, lake, "clean", "users")[1]
+    assert built.partitions is None
+    assert built.because == [
+        "clean changed: most of its rows changed, or the snapshot it was read at has expired"
+    ]
+    check(lake, ["users"], [*((at(0), user) for user in range(9)), (at(1), 3)])

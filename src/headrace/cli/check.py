@@ -1,4 +1,4 @@
-"""headrace check parity|contracts"""
+"""headrace check parity|skew|contracts"""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from headrace.cli import show
 from headrace.cli.call import Call, command, group
 from headrace.flows.events.contracts import ContractCheck, check_contracts
 from headrace.flows.trace.parity import parity as check_parity
+from headrace.flows.trace.skew import skew as check_skew
 
 __all__ = ["check"]
 
@@ -54,6 +55,45 @@ def parity(call: Call, model: str | None, limit: int) -> int:
                     f" {report.code_changed:,} predictions are not compared"
                 )
     return 1 if any(report.differing for report in reports.values()) else 0
+
+
+@command("skew", example="headrace check skew purchase")
+@click.argument("model", required=False)
+@click.option("--limit", type=click.IntRange(1), default=1_000, show_default=True, help="How many predictions.")
+def skew(call: Call, model: str | None, limit: int) -> int:
+    """Compare served features with those that a training set made now has, and say why they differ.
+
+    Exit code 1 if any value differs. For a table that is built later than its rows say, the output names the
+    delay with which most predictions would see the row that was served.
+    """
+    reports = check_skew(call.workspace(), model, limit=limit)
+    if call.json:
+        show.json(reports)
+    else:
+        rows = [
+            (
+                *(name, view, skew.predictions, f"{skew.equal / max(skew.predictions, 1):.1%}"),
+                ", ".join(f"{count:,} {reason}" for reason, count in skew.reasons.items()),
+            )
+            for name, report in reports.items()
+            for view, skew in report.views.items()
+        ]
+        show.table(None, ["version", "view", "predictions", "equal", "reasons"], rows)
+        for name, report in reports.items():
+            for example in report.examples:
+                click.echo(
+                    f"  {name} {example.id} {example.column}: served {example.served}, in training"
+                    f" {example.trained}: {example.reason}"
+                )
+            for view, skew in report.views.items():
+                if skew.better_delay is not None:
+                    click.echo(
+                        f'  {view}: with delay="{skew.better_delay:g}s" (now {skew.delay:g} s),'
+                        f" {skew.equal_rows:,} of {skew.predictions:,} predictions see the row that was served"
+                    )
+            if report.failed:
+                click.echo(f"  {name}: {report.failed:,} not compared: an on-demand function fails on them")
+    return 1 if any(report.equal < report.predictions for report in reports.values()) else 0
 
 
 @command("contracts", example="headrace check contracts\nheadrace check contracts user_behaviour --json")
@@ -102,4 +142,5 @@ def _version(check: ContractCheck) -> str:
 
 
 check.add_command(parity)
+check.add_command(skew)
 check.add_command(contracts)

@@ -152,13 +152,19 @@ class TableReader:
 
         return self._read(compare)
 
-    def scan_changes(self, since: int | None, until: int) -> tuple[pl.LazyFrame, pl.LazyFrame] | None:
+    def scan_changes(
+        self, since: int | None, until: int, *, limit: int
+    ) -> tuple[pl.LazyFrame, pl.LazyFrame] | None:
         """The rows of the files that `until` no longer has, and of those that it has more; not yet read.
 
         A row that both frames have did not change. Each frame has the columns of its snapshot.
 
+        Args:
+            since, until: as for `partitions_changed`.
+            limit: how many rows the files may have.
+
         Returns:
-            None as `partitions_changed`.
+            None as `partitions_changed`, or if the files have more rows.
 
         Raises:
             CallError: `until` does not exist.
@@ -167,7 +173,11 @@ class TableReader:
         def scan_files(table: StoredTable) -> tuple[pl.LazyFrame, pl.LazyFrame] | None:
             self._find_snapshot(table.metadata, until)
             changed = changes.files_changed(table, since, until)
-            if changed is None or since is None:
+            if (
+                changed is None
+                or since is None
+                or sum(file.rows for files in changed for file in files) > limit
+            ):
                 return None
             removed, added = ([file.path for file in files] for files in changed)
             return table.scan(since, only=removed), table.scan(until, only=added)

@@ -10,6 +10,7 @@ from headrace.lake.reader import TableReader
 from headrace.lake.snapshot import Snapshot
 
 if TYPE_CHECKING:
+    import polars as pl
     import pyarrow as pa
 
     from headrace.lake.changes import PartitionColumn
@@ -116,6 +117,16 @@ class LakeTable(TableReader):
         from headrace.lake.write import write
 
         return write(self, pieces)
+
+    def scan_files(self, files: Sequence[WrittenFile]) -> pl.LazyFrame:
+        """The rows of files that `write` has written, not yet read.
+
+        Raises:
+            FileNotFoundError: a file no longer exists.
+        """
+        from headrace.lake.write import scan_files
+
+        return scan_files(self, files)
 
     def set_properties(self, properties: Mapping[str, str], *, expect: Expected | None = None) -> None:
         """Sets properties of the table, without a snapshot; with `expect` as for `overwrite`.

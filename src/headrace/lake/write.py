@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+import polars as pl
 import pyarrow as pa
 from msgspec import Struct
 from pyiceberg.manifest import DataFile
@@ -21,6 +22,7 @@ from headrace.lake.errors import name_errors
 from headrace.lake.files import APPENDED, WrittenFile, adopt_file, conform, write_files
 from headrace.lake.metadata import decode_snapshot, metadata_of
 from headrace.lake.positions import move_position
+from headrace.lake.pyiceberg_internals import read_files
 from headrace.lake.refs import TRIES, too_many_tries, update_refs
 from headrace.lake.snapshot import Snapshot, snapshot_of
 
@@ -34,6 +36,7 @@ __all__ = [
     "overwrite",
     "remove_tag",
     "rollback_to_snapshot",
+    "scan_files",
     "set_properties",
     "write",
 ]
@@ -108,6 +111,16 @@ def write(table: LakeTable, pieces: Iterable[pa.Table]) -> list[WrittenFile]:
         )
         for file in files
     ]
+
+
+def scan_files(table: LakeTable, files: Sequence[WrittenFile]) -> pl.LazyFrame:
+    """See LakeTable.scan_files."""
+    iceberg = table.iceberg()
+    paths = [file.path.removeprefix("file://") for file in files]
+    if paths and all(path.startswith("/") for path in paths):
+        return pl.scan_parquet(paths, glob=False)
+    with name_errors(table.where, table.name):
+        return pl.LazyFrame(read_files(iceberg, [adopt_file(file, iceberg) for file in files]))
 
 
 def set_properties(table: LakeTable, properties: Mapping[str, str], expect: Expected | None) -> None:

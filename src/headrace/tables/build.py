@@ -24,6 +24,7 @@ from headrace.tables.plan import RebuildPlan, partition_by, plan_rebuild, spell_
 from headrace.tables.range import BuildRange
 from headrace.tables.read import TableInput
 from headrace.tables.staged import StagedParts
+from headrace.tables.uniqueness import check_unique_keys
 
 __all__ = ["PartProgress", "TableBuild", "build_table"]
 
@@ -93,8 +94,8 @@ def build_table(
     Raises:
         CallError: a table that it reads does not exist, or the range to make has no partitions.
         ProjectError: the function failed, or did not return a frame.
-        Refused: the audit refused the rows, or the files of a source changed so that the table would lose a
-            column or its type; the table is unchanged.
+        Refused: the audit refused the rows or their keys, or the files of a source changed so that the table
+            would lose a column or its type; the table is unchanged.
         Conflict: another build has committed to the table in the meantime.
         Unavailable: the catalog is locked or cannot be reached.
     """
@@ -180,6 +181,7 @@ def _publish(
     stored = _write_parts(project, lake, table, plan, staged, progress)
     failed = staged.failed
     _check_failures(plan, failed, staged.read)
+    check_unique_keys(table, plan, stored, staged.files)
 
     def properties(current: Mapping[str, str]) -> dict[str, str]:
         recorded = {FAILED_ROWS: _merge_failures(table, plan, current, failed)} if table.rowwise else {}

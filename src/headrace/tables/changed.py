@@ -27,6 +27,7 @@ __all__ = ["RestrictedInput", "input_column"]
 
 _CHANGE = "__change"
 _NUMBER = "__number"
+_MAX_ROWS = 4_000_000  # rows that are compared: of more, all partitions count as changed
 _FINER = {"hour": ("hour",), "day": ("hour", "day"), "month": ("hour", "day", "month")}
 """Spans of time → those that lie in one of them."""
 
@@ -98,13 +99,14 @@ class RestrictedInput:
         return spread
 
     def changed_partitions(self, since: int | None) -> set[int] | None:
-        """The partitions whose rows of the input changed since a snapshot; None: all may have changed."""
+        """The partitions whose rows of the input changed since a snapshot; None: all may have changed, because
+        the snapshot has expired, or so many rows changed that comparing them takes as long."""
         stored, nesting = self.lake.table(self.name), self._nesting()
         if nesting is not None:
             by, place = nesting
             numbers = stored.partitions_changed(by, since, self.snapshot, good_rows(self.declared))
             return None if numbers is None else {place(number) for number in numbers}
-        frames = stored.scan_changes(since, self.snapshot)
+        frames = stored.scan_changes(since, self.snapshot, limit=_MAX_ROWS)
         if frames is None:
             return None
         before, after = (_filter_good(frame, self.declared) for frame in frames)
@@ -154,7 +156,7 @@ class RestrictedInput:
         return read_input(self.project, self.lake, self.declared, self.snapshot)
 
     def _dtype(self) -> pl.DataType:
-        return self._read().collect_schema()[self.column]
+        return pl.Schema(self.lake.table(self.name).schema())[self.column]
 
     def _check_type(self) -> None:
         dtype, partitioning = self._dtype(), self.partitioning

@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
 import msgspec
+import polars as pl
 
 from headrace.declare.partitioning import Partitioning, name_partition, number_of, start_of
 from headrace.declare.table import Table
@@ -19,7 +20,7 @@ from headrace.lake import Lake, LakeTable
 from headrace.projects.project import Project
 from headrace.tables.changed import RestrictedInput, input_column
 from headrace.tables.range import BuildRange
-from headrace.tables.read import Readable, TableInput, input_name, read_input, resolve_input
+from headrace.tables.read import Readable, TableInput, input_name, resolve_input
 from headrace.tables.revisions import merge_revisions
 
 __all__ = ["RebuildPlan", "partition_by", "plan_rebuild", "spell_partitions"]
@@ -147,7 +148,7 @@ def _restrict(
     resolved = resolve_input(project, lake, declared, snapshot)
     if partitioning is None or resolved.snapshot is None:
         return resolved
-    schema = read_input(project, lake, declared, resolved.snapshot).collect_schema()
+    schema = pl.Schema(lake.table(resolved.name).schema())
     return msgspec.structs.replace(resolved, column=input_column(declared, partitioning, schema))
 
 
@@ -271,7 +272,8 @@ def _stale_partitions(
             continue
         changed = source.changed_partitions(_snapshot(before))
         if changed is None:
-            return None, [f"{source.name} changed, and the snapshot it was read at has expired"]
+            why = "most of its rows changed, or the snapshot it was read at has expired"
+            return None, [f"{source.name} changed: {why}"]
         if changed:
             kind = "on" if partitioning.is_time else "in"
             because.append(f"{source.name} changed {kind} {spell_partitions(partitioning, changed)}")

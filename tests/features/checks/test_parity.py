@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 import msgspec
 import polars as pl
 import pytest
+from tests.features.checks.served import serve_requests
 from tests.features.online.clicks import FACTS, RATIO, activity, clicks_until, ingest, plan_of, send
 from tests.features.views import DAY, MINUTE
 
@@ -19,23 +20,6 @@ from headrace.features.plan import OnDemandInput, OnDemandView, PlanField
 from headrace.features.values.conversion import decode_fields
 from headrace.kernel.time import now_micros
 from headrace.tables.build import build_table
-
-
-def serve_requests(lookup, at):
-    """Predictions for seven users, one of them unknown, as the prediction log has them."""
-    requests = [{"user": user, "price": 3.0 + user} for user in range(7)]
-    answers = lookup.features(requests, at)
-    return [
-        ServedPrediction(
-            f"{at}-{request['user']}",
-            at,
-            {"user": request["user"]},
-            dict(zip(lookup.columns, values, strict=True)),
-            positions,
-            {"price": request["price"]},
-        )
-        for request, values, positions in zip(requests, answers.values, answers.positions, strict=True)
-    ]
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from headrace.features.plan import FeaturePlan
 from headrace.lake import Lake
 from headrace.projects.project import Project
 
-__all__ = ["Difference", "ParityReport", "check_parity"]
+__all__ = ["Difference", "ParityReport", "check_parity", "comparable"]
 
 
 class Difference(Struct, frozen=True):
@@ -67,7 +67,7 @@ def check_parity(
             reasons[reason if view in reason else f"{view}: {reason}"] += 1
             continue
         for column, value in recomputed.seen.items():
-            served_value = _comparable(prediction.values.get(column))
+            served_value = comparable(prediction.values.get(column))
             if served_value != value:
                 differing.append(Difference(prediction.id, column, served_value, value))
     count = len(predictions) - reasons.total()
@@ -77,6 +77,6 @@ def check_parity(
     return ParityReport(count, equal, differing, dict(reasons))
 
 
-def _comparable(value: Any) -> Any:
+def comparable(value: Any) -> Any:
     """The value, but None for NaN, because both mean missing."""
     return None if value != value else value

@@ -1,4 +1,4 @@
-"""Recomputes served features offline, for `check parity` and `why`.
+"""Recomputes served features offline, for `check parity`, `check skew` and `why`.
 
 A served value has a position: the events before it (a windowed view), or a row of a snapshot (an as-of view).
 So it can be recomputed from the lake, however many late events have arrived since. The features are computed
@@ -31,7 +31,7 @@ from headrace.lake import Lake
 from headrace.projects.project import Project
 from headrace.tables.read import read_input
 
-__all__ = ["Recomputed", "ServedPrediction", "recompute", "views_of_edited_code"]
+__all__ = ["Recomputed", "ServedPrediction", "recompute", "values_in_training", "views_of_edited_code"]
 
 _ROW, _AT, _UNTIL = "__row", "__at", "__until"
 _PARTITION, _OFFSET = "_log_partition", "_log_offset"
@@ -297,11 +297,17 @@ def _values_in_training(plan: FeaturePlan, work: _Work) -> dict[str, list[float 
             for feature in plan.features
         }
     )
+    return {name: values for name, values in values_in_training(plan, frame).items() if name in work.columns}
+
+
+def values_in_training(plan: FeaturePlan, frame: pl.DataFrame) -> dict[str, list[float | str | None]]:
+    """Column → the values that the model sees in training, of a frame with the plan's features; None is
+    missing."""
     matrix = Matrix(plan)
     text = {f.column: frame[f.column].to_list() for f in plan.features if f.dtype == "string"}
     rows = matrix.values(matrix.of_frame(frame), text)
+    columns = zip(*rows, strict=True) if rows else ([] for _ in matrix.columns)
     return {
         column: [None if value != value else value for value in values]
-        for column, values in zip(matrix.columns, zip(*rows, strict=True), strict=True)
-        if column in work.columns
+        for column, values in zip(matrix.columns, columns, strict=True)
     }

@@ -1,1 +1,1 @@
-"""The commands that lead back to the data: why, check parity."""
+"""The commands that lead back to the data: why, check parity, check skew."""

@@ -2,28 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
-
-import msgspec
-import polars as pl
-
 from headrace.features.checks.parity import ParityReport, check_parity
-from headrace.features.checks.recompute import ServedPrediction
-from headrace.features.online import RowPosition, ServedPosition, StreamPosition
-from headrace.features.plan import FeaturePlan, decode_plan
-from headrace.features.values.conversion import decode_fields
-from headrace.flows.models.predictions import TABLE
-from headrace.kernel.errors import CallError
-from headrace.kernel.time import micros
-from headrace.lake import Lake
-from headrace.training.files import PLAN
+from headrace.flows.trace.served import read_served
 from headrace.workspace import Workspace
 
 __all__ = ["parity"]
-
-_NO_PLAN = ""  # of an MLflow model, which reads no features
-_COLUMNS = ("id", "model", "version", "at", "entity", "request", "features", "positions")
 
 
 def parity(workspace: Workspace, model: str | None = None, *, limit: int = 1_000) -> dict[str, ParityReport]:
@@ -39,53 +22,7 @@ def parity(workspace: Workspace, model: str | None = None, *, limit: int = 1_000
         Refused: a version's bundle was changed.
     """
     project, lake = workspace.project, workspace.lake
-    groups: dict[tuple[str, int], list[dict[str, Any]]] = {}
-    for row in _rows(lake, model, limit):
-        groups.setdefault((row["model"], row["version"]), []).append(row)
-    reports = {}
-    for (name, version), rows in sorted(groups.items()):
-        plan = decode_plan((workspace.registry.bundle(name, version) / PLAN).read_bytes())
-        served = [_prediction_of(row, plan) for row in rows]
-        reports[f"{name}@{version}"] = check_parity(project, lake, plan, served)
-    return reports
-
-
-def _rows(lake: Lake, model: str | None, limit: int) -> Iterator[dict[str, Any]]:
-    """The newest logged predictions, the newest first."""
-    rows = None
-    if lake.table_exists(TABLE):
-        logged = (
-            lake.table(TABLE)
-            .scan()
-            .filter(pl.col("_valid"), pl.col("plan") != _NO_PLAN, pl.col("error").is_null())
-            .select(_COLUMNS)
-        )
-        if model is not None:
-            logged = logged.filter(pl.col("model") == model)
-        rows = logged.sort("at", descending=True).head(limit).collect()
-    if rows is None or rows.is_empty():
-        raise CallError(
-            "no prediction" + (f" of model {model!r}" if model else "") + " has been ingested yet",
-            where=f"table {TABLE}",
-            remedy="headrace up answers predictions and ingests them; or run headrace ingest --until-end.",
-        )
-    return rows.iter_rows(named=True)
-
-
-def _prediction_of(row: dict[str, Any], plan: FeaturePlan) -> ServedPrediction:
-    """The prediction in a row of the table, where nested values are JSON text.
-
-    It has no positions if the client gave a feature itself, because such a feature cannot be recomputed.
-    """
-    request = msgspec.json.decode(row["request"])
-    positions: dict[str, ServedPosition] = msgspec.convert(
-        msgspec.json.decode(row["positions"]), dict[str, StreamPosition | RowPosition], strict=False
-    )
-    return ServedPrediction(
-        id=row["id"],
-        at=micros(row["at"]),
-        keys=msgspec.json.decode(row["entity"]),
-        values=msgspec.json.decode(row["features"]),
-        positions={} if any(feature.column in request for feature in plan.features) else positions,
-        request=decode_fields(plan.request, request),
-    )
+    return {
+        version: check_parity(project, lake, plan, served)
+        for version, plan, served in read_served(workspace, model, limit)
+    }

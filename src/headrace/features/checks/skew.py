@@ -1,0 +1,329 @@
+"""Skew: compares served features with those that a training set made now has for the same moments.
+
+Parity recomputes a prediction at its position and so proves the engine. Skew proves the training data: a model
+learns from what a training set says that serving knew, and any difference is a feature that the model will not
+get.
+
+The reason of a difference is found by recomputing the prediction at other positions and by looking at the rows
+of its table. Only the first reason that applies is counted.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
+
+import msgspec
+import numpy as np
+import polars as pl
+from msgspec import Struct
+
+from headrace.features.checks.delays import AsOfReasons, DelayChoice
+from headrace.features.checks.parity import comparable
+from headrace.features.checks.recompute import (
+    ServedPrediction,
+    recompute,
+    values_in_training,
+    views_of_edited_code,
+)
+from headrace.features.offline.point_in_time import MOMENT, join
+from headrace.features.online import StreamPosition
+from headrace.features.plan import AsOfView, FeaturePlan, FeatureRef, OnDemandView, WindowedView
+from headrace.features.values.columns import POLARS, micros_of
+from headrace.features.values.on_demand import OnDemandError
+from headrace.kernel.time import from_micros
+from headrace.lake import Lake
+from headrace.projects.project import Project
+from headrace.tables.read import read_input
+
+__all__ = ["Reason", "SkewExample", "SkewReport", "ViewSkew", "check_skew"]
+
+Reason = Literal[
+    "code changed", "online lag", "late event", "table not yet built", "delay too long", "row changed",
+    "pushed row", "no position", "unexplained",
+]  # fmt: skip
+"""Why a served value differs from that of a training set:
+
+- code changed: a rowwise function, or the function of the view's table, was edited since.
+- online lag: events had arrived before the prediction, but the online store did not have them yet.
+- late event: the training set counts events that arrived after the prediction, because they were loaded as
+  history or their table does not say when they were known.
+- table not yet built: the training set has a row, or lacks an event, that the last build before the prediction,
+  or before the training set, did not have.
+- delay too long: serving had a row that the view's declared delay hides from the training set.
+- row changed: the row has other values now, or is gone.
+- pushed row: serving had a row that no table has.
+- no position: the model predicted without the online store, or the client gave a feature itself.
+"""
+
+_ARRIVED, _PARTITION, _OFFSET = "_arrived_at", "_log_partition", "_log_offset"
+
+
+class SkewExample(Struct, frozen=True):
+    """A served value that differs from the one that a training set has."""
+
+    id: str
+    column: str
+    served: float | str | None
+    trained: float | str | None
+    reason: Reason
+
+
+class ViewSkew(Struct, frozen=True):
+    """The skew of one view.
+
+    Attributes:
+        predictions: how many predictions were compared.
+        equal: how many of these have only equal values in the view.
+        reasons: reason → how many of the other predictions it explains.
+        delay: of an as-of view, the declared delay, seconds.
+        better_delay: the delay with which the most predictions would see the row that was served, seconds; None
+            if the declared one is as good, or the view is not an as-of view.
+        equal_rows: how many predictions would see the row that was served with that delay.
+    """
+
+    predictions: int
+    equal: int
+    reasons: dict[Reason, int]
+    delay: float | None = None
+    better_delay: float | None = None
+    equal_rows: int | None = None
+
+
+class SkewReport(Struct, frozen=True):
+    """The result of a skew check.
+
+    Attributes:
+        predictions: how many predictions were compared.
+        equal: how many of these have only equal values.
+        views: view → its skew.
+        examples: some differences of each view and reason.
+        failed: how many predictions a training set would leave out, because an on-demand function fails.
+    """
+
+    predictions: int
+    equal: int
+    views: dict[str, ViewSkew]
+    examples: list[SkewExample]
+    failed: int = 0
+
+
+_Differences = dict[int, tuple[str, Any, Any]]
+"""The predictions that differ in one view, by their indexes, each with a column and its two values."""
+
+
+def check_skew(
+    project: Project,
+    lake: Lake,
+    plan: FeaturePlan,
+    served: Sequence[ServedPrediction],
+    read: Callable[[str], pl.LazyFrame],
+    codes: Mapping[str, Callable[[int], str | None]],
+    *,
+    examples: int = 3,
+) -> SkewReport:
+    """Compares predictions with the rows that a training set made now would have for their moments.
+
+    Args:
+        project: the project that declares the topics and rowwise tables of the plan's views.
+        lake: the lake.
+        plan: the plan that was served.
+        served: the predictions.
+        read: returns the rows of the table with the given name, as for a training set.
+        codes: table → a function that returns the code that made a snapshot of it; the newest for 0.
+        examples: how many differences of each view and reason to name.
+    """
+    features, failed = _train(plan, served, read)
+    trained = values_in_training(plan, features)
+    compared = [index for index in range(len(served)) if index not in failed]
+    differing: dict[str, _Differences] = {view.name: {} for view in plan.views}
+    for feature in plan.features:
+        for index in compared:
+            value = comparable(served[index].values.get(feature.column))
+            if value != trained[feature.column][index]:
+                entry = (feature.column, value, trained[feature.column][index])
+                differing[feature.view].setdefault(index, entry)
+    used = {feature.view for feature in plan.features}
+    finder = _ReasonFinder(project, lake, plan, served, read, codes)
+    views: dict[str, ViewSkew] = {}
+    shown: list[SkewExample] = []
+    for view in plan.views:
+        if view.name not in used:
+            continue
+        columns = differing[view.name]
+        reasons = finder.find(view.name, list(columns))
+        counts: Counter[Reason] = Counter(reasons.values())
+        choice = finder.choose_delay(view, compared)
+        views[view.name] = ViewSkew(
+            len(compared), len(compared) - len(columns), dict(counts.most_common()), *choice
+        )
+        left = dict.fromkeys(counts, examples)
+        for index, (column, value, other) in columns.items():
+            if left[reasons[index]] > 0:
+                left[reasons[index]] -= 1
+                shown.append(SkewExample(served[index].id, column, value, other, reasons[index]))
+    unequal = {index for differences in differing.values() for index in differences}
+    return SkewReport(len(compared), len(compared) - len(unequal), views, shown, len(failed))
+
+
+def _train(
+    plan: FeaturePlan, served: Sequence[ServedPrediction], read: Callable[[str], pl.LazyFrame]
+) -> tuple[pl.DataFrame, dict[int, OnDemandError]]:
+    """The features that a training set made now has, and the rows that it would leave out."""
+    dtypes: dict[str, pl.DataType] = {key.join_key: POLARS[key.dtype] for key in plan.entities}
+    dtypes |= {field.name: POLARS[field.dtype] for field in plan.request}
+    columns = {
+        name: pl.Series([p.keys.get(name, p.request.get(name)) for p in served], dtype=dtype, strict=False)
+        for name, dtype in dtypes.items()
+    }
+    moments = pl.Series([from_micros(p.at) for p in served], dtype=pl.Datetime("us", "UTC"))
+    failed: dict[int, OnDemandError] = {}
+    rows = join(pl.DataFrame({**columns, MOMENT: moments}), plan, read, failed=failed)
+    return rows.select(feature.column for feature in plan.features), failed
+
+
+class _ReasonFinder:
+    """Finds why predictions differ in a view."""
+
+    def __init__(
+        self,
+        project: Project,
+        lake: Lake,
+        plan: FeaturePlan,
+        served: Sequence[ServedPrediction],
+        read: Callable[[str], pl.LazyFrame],
+        codes: Mapping[str, Callable[[int], str | None]],
+    ) -> None:
+        self._project, self._lake, self._plan = project, lake, plan
+        self._served, self._read, self._codes = served, read, codes
+        self._edited = views_of_edited_code(project, plan)
+        self._as_of: dict[str, AsOfReasons] = {}
+        self._found: dict[tuple[str, int], Reason] = {}
+
+    def find(self, view_name: str, indexes: Sequence[int]) -> dict[int, Reason]:
+        """The reason of each of these predictions, all of which differ in the view."""
+        missing = [index for index in indexes if (view_name, index) not in self._found]
+        if missing:
+            view = self._plan.view(view_name)
+            away = [index for index in missing if not self._served[index].positions]
+            self._found |= {(view_name, index): "no position" for index in away}
+            missing = [index for index in missing if self._served[index].positions]
+            if isinstance(view, OnDemandView):
+                reasons = self._of_inputs(view, missing)
+            elif view_name in self._edited:
+                reasons = dict.fromkeys(missing, "code changed")
+            elif isinstance(view, WindowedView):
+                reasons = self._of_events(view, missing)
+            else:
+                reasons = self._rows_of(view).find(missing)
+            self._found |= {(view_name, index): reason for index, reason in reasons.items()}
+        return {index: self._found[view_name, index] for index in indexes}
+
+    def choose_delay(self, view: Any, indexes: Sequence[int]) -> DelayChoice:
+        """The delay with which the most predictions see the row that was served."""
+        return self._rows_of(view).choose_delay(indexes) if isinstance(view, AsOfView) else DelayChoice()
+
+    def _rows_of(self, view: AsOfView) -> AsOfReasons:
+        if view.name not in self._as_of:
+            code = self._codes.get(view.table, lambda _: None)
+            self._as_of[view.name] = AsOfReasons(
+                view, self._read(view.table), self._served, code, strict=self._plan.is_strict(view)
+            )
+        return self._as_of[view.name]
+
+    def _of_inputs(self, view: OnDemandView, indexes: Sequence[int]) -> dict[int, Reason]:
+        """The reason of the first input that has one. An input need not be a feature of the plan."""
+        reasons: dict[int, Reason] = dict.fromkeys(indexes, "unexplained")
+        for source in reversed([source for source in view.inputs if source.view is not None]):
+            of_input = self.find(str(source.view), indexes)
+            reasons |= {index: reason for index, reason in of_input.items() if reason != "unexplained"}
+        return reasons
+
+    def _of_events(self, view: WindowedView, indexes: Sequence[int]) -> dict[int, Reason]:
+        """Recomputes the predictions with the events that had arrived, and with all events by their times."""
+        events = read_input(self._project, self._lake, self._project.contract(view.topic)).collect()
+        chosen = [self._served[index] for index in indexes]
+        arrivals, ends = (
+            _Arrivals(events),
+            dict(events.group_by(_PARTITION).agg(pl.col(_OFFSET).max() + 1).rows()),
+        )
+        results = [
+            self._at(view, events, predictions)
+            for predictions in (
+                chosen,
+                [_at_offsets(prediction, view, arrivals.offsets(prediction.at)) for prediction in chosen],
+                [_at_offsets(prediction, view, ends) for prediction in chosen],
+            )
+        ]
+        trained, _ = _train(_only(self._plan, view), chosen, self._read)
+        rows = zip(*results, trained.rows(), strict=True)
+        return {index: _reason_of(*row) for index, row in zip(indexes, rows, strict=True)}
+
+    def _at(
+        self, view: WindowedView, events: pl.DataFrame, predictions: list[ServedPrediction]
+    ) -> list[tuple[Any, ...] | None]:
+        """The view's features at the positions of the predictions; None where they cannot be recomputed."""
+        plan = _only(self._plan, view)
+        columns = [feature.column for feature in plan.features]
+        return [
+            None if recomputed.failures else tuple(recomputed.features[column] for column in columns)
+            for recomputed in recompute(
+                self._project, self._lake, plan, predictions, sources={view.name: events.lazy()}
+            )
+        ]
+
+
+def _reason_of(
+    served: tuple[Any, ...] | None,
+    arrived: tuple[Any, ...] | None,
+    timed: tuple[Any, ...] | None,
+    trained: tuple[Any, ...],
+) -> Reason:
+    """The reason of a windowed view's difference.
+
+    Args:
+        served: the values recomputed at the position of the prediction.
+        arrived: those with every event that had arrived by then.
+        timed: those with every event by its time.
+        trained: those of a training set.
+    """
+    if served is None or arrived is None or timed is None:
+        return "unexplained"
+    if _same(arrived, trained):
+        return "unexplained" if _same(served, arrived) else "online lag"
+    if not _same(timed, arrived):
+        return "late event"
+    return "table not yet built" if _same(served, arrived) else "online lag"
+
+
+def _same(left: tuple[Any, ...], right: tuple[Any, ...]) -> bool:
+    return [comparable(value) for value in left] == [comparable(value) for value in right]
+
+
+class _Arrivals:
+    """When the events of each log partition arrived."""
+
+    def __init__(self, events: pl.DataFrame) -> None:
+        self._partitions = []
+        for (partition,), rows in events.sort(_OFFSET).group_by(_PARTITION, maintain_order=True):
+            arrivals = np.maximum.accumulate(rows.select(micros_of(_ARRIVED)).to_series().to_numpy())
+            self._partitions.append((int(str(partition)), arrivals, rows[_OFFSET].to_numpy()))
+
+    def offsets(self, at: int) -> dict[int, int]:
+        """The position after the events that had arrived before this moment."""
+        offsets = {}
+        for partition, arrivals, places in self._partitions:
+            count = int(np.searchsorted(arrivals, at, "left"))
+            offsets[partition] = int(places[count - 1]) + 1 if count else 0
+        return offsets
+
+
+def _only(plan: FeaturePlan, view: WindowedView) -> FeaturePlan:
+    """The plan with this view alone, all of whose features it has."""
+    refs = tuple(FeatureRef(view.name, field.name, field.dtype) for field in view.features)
+    return msgspec.structs.replace(plan, views=(view,), features=refs, missing="model")
+
+
+def _at_offsets(prediction: ServedPrediction, view: WindowedView, offsets: dict[int, int]) -> ServedPrediction:
+    return msgspec.structs.replace(prediction, positions={view.name: StreamPosition(offsets)})

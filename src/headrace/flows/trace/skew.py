@@ -1,0 +1,63 @@
+"""check skew: compares served features with those that a training set made now has for the same moments."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+
+from headrace.features.checks.skew import SkewReport, check_skew
+from headrace.features.plan import FeaturePlan
+from headrace.flows.trace.served import read_served
+from headrace.kernel.errors import CallError
+from headrace.kernel.properties import CODE
+from headrace.lake import Lake
+from headrace.training.training_set import table_reader
+from headrace.workspace import Workspace
+
+__all__ = ["skew"]
+
+
+def skew(workspace: Workspace, model: str | None = None, *, limit: int = 1_000) -> dict[str, SkewReport]:
+    """Compares logged predictions. Returns `model@version` → the skew report of its newest predictions.
+
+    Args:
+        workspace: the project to work on.
+        model: only this model's predictions.
+        limit: the greatest number of predictions; the newest are compared.
+
+    Raises:
+        CallError: no prediction has been ingested yet, or a table of the plan has no rows.
+        Refused: a version's bundle was changed.
+    """
+    project, lake = workspace.project, workspace.lake
+    reports = {}
+    for version, plan, served in read_served(workspace, model, limit):
+        read = table_reader(project, lake, _newest(lake, plan))
+        codes = {view.table: _codes(lake, view.table) for view in plan.as_of}
+        reports[version] = check_skew(project, lake, plan, served, read, codes)
+    return reports
+
+
+def _newest(lake: Lake, plan: FeaturePlan) -> dict[str, int]:
+    snapshots = {}
+    for name in {view.table for view in plan.stored}:
+        snapshot = lake.table(name).current_snapshot()
+        if snapshot is None:
+            raise CallError(f"table {name!r} has no rows yet", remedy=f"headrace build {name}")
+        snapshots[name] = snapshot.id
+    return snapshots
+
+
+def _codes(lake: Lake, name: str) -> Callable[[int], str | None]:
+    """A function that returns the code that made a snapshot of the table; of the newest one for 0."""
+    table = lake.table(name)
+
+    @cache
+    def code(snapshot: int) -> str | None:
+        try:
+            version = table.snapshot(snapshot) if snapshot else table.current_snapshot()
+        except CallError:  # it has expired
+            return None
+        return None if version is None else version.summary.get(CODE)
+
+    return code
