@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from headrace.declare.params import params
     from headrace.declare.partitioning import by, day, hour, month
     from headrace.declare.precision import Precision
+    from headrace.declare.publish import Dimension, Fact, publish
     from headrace.declare.query import query
     from headrace.declare.search import Tune, choice, integers, loguniform, uniform
     from headrace.declare.source import source
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from headrace.declare.table import table
     from headrace.declare.trainers import MLP, Sklearn, Torch, XGBoost
     from headrace.demo.demo import Demo
+    from headrace.features.feast.saved import LoggingTable, SavedDatasetTable
     from headrace.features.feast.source import TableSource
     from headrace.kernel.errors import HeadraceError, Refused
     from headrace.serving.mlflow_models.interpreters import find_interpreter
@@ -42,12 +44,14 @@ _HOMES = {
     "ByTime": "headrace.declare.splits",
     "Demo": "headrace.demo.demo",
     "HeadraceError": "headrace.kernel.errors",
+    "LoggingTable": "headrace.features.feast.saved",
     "MLP": "headrace.declare.trainers",
     "Meta": "msgspec",
     "Model": "headrace.declare.model",
     "Outcomes": "headrace.declare.outcomes",
     "Precision": "headrace.declare.precision",
     "Refused": "headrace.kernel.errors",
+    "SavedDatasetTable": "headrace.features.feast.saved",
     "SeasonalNaive": "headrace.declare.baselines",
     "Sklearn": "headrace.declare.trainers",
     "Stratified": "headrace.declare.splits",
@@ -74,6 +78,9 @@ _HOMES = {
     "not_worse_than_champion": "headrace.declare.gate",
     "params": "headrace.declare.params",
     "project": "headrace.api",
+    "Dimension": "headrace.declare.publish",
+    "Fact": "headrace.declare.publish",
+    "publish": "headrace.declare.publish",
     "query": "headrace.declare.query",
     "source": "headrace.declare.source",
     "table": "headrace.declare.table",
@@ -86,12 +93,16 @@ __all__ = [
     "ByGroup",
     "ByTime",
     "Demo",
+    "Dimension",
+    "Fact",
     "HeadraceError",
+    "LoggingTable",
     "Meta",
     "Model",
     "Outcomes",
     "Precision",
     "Refused",
+    "SavedDatasetTable",
     "SeasonalNaive",
     "Sklearn",
     "Stratified",
@@ -119,6 +130,7 @@ __all__ = [
     "not_worse_than_champion",
     "params",
     "project",
+    "publish",
     "query",
     "source",
     "table",

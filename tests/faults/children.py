@@ -29,7 +29,7 @@ from pyiceberg.catalog.sql import SqlCatalog
 from pyiceberg.exceptions import CommitFailedException
 from tests.faults.audit import audit
 from tests.faults.online import fill_online, load_suite_project, write_code
-from tests.faults.poison import POISON, event
+from tests.faults.poison import POISON, TOO_LARGE, event
 from tests.faults.setup import UNSTORED, Report, Setup
 from tests.faults.sqlite_sink import SqliteSink
 
@@ -41,7 +41,7 @@ from headrace.features import online
 from headrace.features.online import sqlite as online_sqlite
 from headrace.features.online.follow import OnlineSink
 from headrace.kernel import faults
-from headrace.kernel.errors import ProjectError, Unavailable
+from headrace.kernel.errors import ProjectError, TooLarge, Unavailable
 from headrace.lake import LakeTable, catalog, compaction, expiry, files, lease, maintenance, write
 from headrace.lake.lake import open as open_lake
 from headrace.log.kafka import member as kafka_member
@@ -203,6 +203,12 @@ def produce(setup: Setup, report: Report, *, name: str, first: int, orders: int)
                     else:
                         chunk.append(("good" if kind in ("again", "conflict") else kind, number))
                         number += 1
+                try:
+                    if poison == TOO_LARGE and not begin:
+                        _append_too_large(events, setup.topic, chunk)
+                except Unavailable as error:
+                    report("unavailable", text=str(error)[:1000])
+                    continue
                 sent.write(json.dumps({"sent": chunk}).encode() + b"\n")
                 try:
                     at = events.append(
@@ -215,7 +221,8 @@ def produce(setup: Setup, report: Report, *, name: str, first: int, orders: int)
                     continue
                 sent.write(json.dumps({"at": at}).encode() + b"\n")
                 old += [n for kind, n in chunk if kind == "good"]
-                report("ack", at=at, poison=[kind for kind in kinds if kind in POISON])
+                refused = [TOO_LARGE] if poison == TOO_LARGE and not begin else []
+                report("ack", at=at, poison=refused + [kind for kind in kinds if kind in POISON])
             if poison == "tombstone":
                 _append_tombstone(setup, sent, report)
         events.close()
@@ -240,6 +247,21 @@ def _open_log(setup: Setup, report: Report) -> log.Log:
             return events
         except Unavailable as error:
             report("unavailable", text=str(error)[:1000])
+
+
+def _append_too_large(events: log.Log, topic: str, chunk: list[tuple[str, int]]) -> None:
+    """Tries to append a chunk with one record that the log does not take: none of the chunk may be appended,
+    and the error must name the place of that record alone."""
+    values = [event(kind, number) for kind, number in chunk]
+    place = len(values) // 2
+    values.insert(place, b" " * (events.largest(topic) + 1))
+    try:
+        events.append(topic, values, [b"0"] * len(values))
+    except TooLarge as error:
+        if error.places != (place,):
+            raise AssertionError(f"the record at {place} was refused as {error.places}") from error
+    else:
+        raise AssertionError("a record larger than the log takes was appended")
 
 
 def _append_tombstone(setup: Setup, sent: Any, report: Report) -> None:

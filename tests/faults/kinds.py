@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 
-from tests.faults.poison import POISON
+from tests.faults.poison import POISON, TOO_LARGE
 from tests.faults.run import WORKERS, Child, FaultRun, NotObserved
 
 __all__ = ["KINDS", "Kind", "possible_kinds"]
@@ -345,7 +345,7 @@ KINDS: dict[str, Kind] = {
     "fill killed": kill_fill,
     "replay": replay_refused,
     "replay killed": kill_replay,
-    **{f"poison: {kind}": partial(append_poison, kind) for kind in (*POISON, "tombstone")},
+    **{f"poison: {kind}": partial(append_poison, kind) for kind in (*POISON, TOO_LARGE, "tombstone")},
 }
 
 
@@ -353,7 +353,8 @@ def possible_kinds(run: FaultRun) -> list[str]:
     """The kinds that can be injected in this run."""
     impossible: set[str] = set()
     if run.broker is None:
-        impossible |= {"broker restarted", "broker killed", "poison: tombstone"}
+        # SQLite refuses only records of a gigabyte.
+        impossible |= {"broker restarted", "broker killed", "poison: tombstone", f"poison: {TOO_LARGE}"}
     else:
         impossible |= {"topic's file locked"}
     if run.catalog_proxy is None:

@@ -12,7 +12,10 @@ from tests.events.clicks import NOON
 from tests.faults.online import FAILS_ON
 from tests.faults.setup import UNJUDGED, UNSTORED
 
-__all__ = ["GOOD", "POISON", "PRICE", "event", "number_of"]
+__all__ = ["GOOD", "POISON", "PRICE", "TOO_LARGE", "event", "number_of"]
+
+TOO_LARGE = "too large for the log"
+"""Refused by the log when it is appended, so no event of the topic."""
 
 _MARK = re.compile(rb"#(\d+)#")
 _BLOCK = random.Random(1).randbytes(4096)

@@ -79,6 +79,7 @@ from feast import Aggregation, BatchFeatureView, Entity, FeatureService, Feature
 from feast import StreamFeatureView, ValueType
 from feast.data_source import PushSource, RequestSource
 from feast.on_demand_feature_view import on_demand_feature_view
+from feast.types import Bytes
 from feast.types import Float64, Int64, String
 from headrace import Model, TableSource, XGBoost
 from small.events import Click

@@ -177,7 +177,39 @@ WRONG = {
         "entity 'x' of feature view 'facts' is not at the top",
         "Entity",
     ),
-    "another name": (("features=[activity,", "features=[activity.with_name('other'),"), "another name", ""),
+    "other keys of a windowed view": (
+        ("features=[activity,", "features=[activity.with_join_key_map({'user_id': 'friend'}),"),
+        "windowed view 'activity' is taken under other join keys",
+        "rowwise=True",
+    ),
+    "one name for two views": (
+        ("features=[activity,", "features=[activity.with_name('facts'),"),
+        "'facts' stands for 'activity' and for 'facts'",
+        "with_name",
+    ),
+    "another name of an on-demand view": (
+        ("facts, moment]", "facts, moment.with_name('other')]"),
+        "takes the on-demand view 'moment' under another name",
+        "separate view",
+    ),
+    "windowed view without entity": (
+        (STREAM, STREAM.replace("entities=[user]", "entities=[]")),
+        "windowed view 'activity' has no entity",
+        "rowwise=True",
+    ),
+    "windowed view with other names of columns": (
+        (
+            "batch_source=TableSource(scaled)",
+            "batch_source=TableSource(scaled, field_mapping={'price': 'cost'})",
+        ),
+        "windowed view 'activity' has field_mapping",
+        "rowwise=True",
+    ),
+    "bytes in a request": (
+        ('schema=[Field(name="price", dtype=Float64)])', 'schema=[Field(name="price", dtype=Bytes)])'),
+        "request field 'price' is bytes",
+        "text",
+    ),
     "no such view": (("features=[activity,", "features=['nothing',"), "'nothing' is not at the top", ""),
     "no such feature": (("features=[activity,", "features=['activity:no',"), "does not name a feature", ""),
     "taken twice": (("features=[activity,", "features=[activity, activity,"), "activity__spent twice", ""),

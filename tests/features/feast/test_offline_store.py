@@ -6,11 +6,17 @@ from datetime import UTC, datetime, timedelta
 import pandas as pd
 import pyarrow as pa
 import pytest
-from feast import FeatureStore
+from feast import FeatureService, FeatureStore, FeatureView, Field
+from feast.data_source import PushMode, PushSource
+from feast.errors import SavedDatasetLocationAlreadyExists
+from feast.feature_logging import FeatureServiceLoggingSource, LoggingConfig
+from feast.infra.offline_stores.file_source import SavedDatasetFileStorage
+from feast.types import Float64, Int64
 
-from headrace import lake
+from headrace import LoggingTable, SavedDatasetTable, TableSource, lake
 from headrace.features.feast import apply, compile  # noqa: A004
 from headrace.features.feast.compiler import collect_objects
+from headrace.features.feast.repository import settings_of
 from headrace.features.feast.views import compile_stored_view
 from headrace.kernel.errors import CallError
 from headrace.projects.project import Project
@@ -90,9 +96,84 @@ def test_an_on_demand_feature_alone_includes_the_views_it_reads(store: FeatureSt
     assert features["ratio"].fillna(-1).tolist() == [2.0, 1.5, 0.5, -1]
 
 
-def test_a_query_is_refused(store: FeatureStore) -> None:
-    with pytest.raises(CallError, match="needs a DataFrame"):
-        store.get_historical_features(entity_df="select 1", features=["facts:clicks"])
+def test_sql_over_the_lake_selects_the_rows(store: FeatureStore) -> None:
+    columns = "item, at + interval '7 hours' as event_timestamp, price"
+    query = f"select {columns} from scaled where user_id = 1 order by at"
+    features = store.get_historical_features(query, ["facts:clicks", "facts:mean_price"]).to_df()
+    assert list(features.columns) == ["item", "event_timestamp", "price", "clicks", "mean_price"]
+    assert features["clicks"].fillna(-1).tolist() == [3, 5, -1]  # the last is 47 hours after the fact
+    for wrong in ("select nothing from scaled", "select item from nowhere", "drop table scaled; select 1"):
+        with pytest.raises(CallError, match="the query for entity_df cannot be run"):
+            store.get_historical_features(wrong, ["facts:clicks"])
+    assert lake.open(settings_of(store.config)).table("scaled").scan().collect().height == 4
+
+
+def test_dates_alone_select_the_views_own_keys_and_times(store: FeatureStore) -> None:
+    dates = {"start_date": NOON, "end_date": NOON + 6 * HOUR}
+    features = store.get_historical_features(None, ["facts:clicks"], **dates).to_df()
+    rows = features[["item", "event_timestamp", "clicks"]].to_records(index=False).tolist()
+    assert [(item, clicks) for item, _, clicks in rows] == [("a", 1), ("a", 3), ("b", 5)]
+    with pytest.raises(CallError, match="views of one entity"):
+        store.get_historical_features(None, ["facts:clicks", "activity:spent"], **dates)
+
+
+def test_a_saved_dataset_is_a_table_of_the_lake(store: FeatureStore) -> None:
+    job = store.get_historical_features(labels()[["event_timestamp", "item"]], ["facts:clicks"])
+    with pytest.warns(RuntimeWarning, match="experimental"):
+        store.create_saved_dataset(job, "mine", SavedDatasetTable("mine"))
+    with pytest.warns(RuntimeWarning, match="experimental"):
+        again = store.get_saved_dataset("mine")
+    assert again.storage.table == "headrace_feast_mine"
+    rows = again.to_df().sort_values(["event_timestamp"])
+    assert rows["clicks"].fillna(-1).tolist() == [1, 1, 3, -1]
+    with pytest.raises(SavedDatasetLocationAlreadyExists):
+        job.persist(SavedDatasetTable("mine"))
+    job.persist(SavedDatasetTable("mine"), allow_overwrite=True)
+    assert lake.open(settings_of(store.config)).table("headrace_feast_mine").scan().collect().height == 4
+    with pytest.raises(CallError, match="cannot be saved to a SavedDatasetFileStorage"):
+        job.persist(SavedDatasetFileStorage(path="mine.parquet"))
+
+
+def test_rows_are_written_to_a_table_that_no_function_makes(store: FeatureStore) -> None:
+    rows = instants(FACTS)
+    lake.open(settings_of(store.config)).ensure("other_facts", rows.schema).append(rows)
+    source = TableSource.of_table("other_facts", "event_timestamp")
+    view = FeatureView(
+        name="others",
+        entities=[store.get_entity("item")],
+        source=PushSource(name="others_stream", batch_source=source),
+        schema=[Field(name="clicks", dtype=Int64), Field(name="mean_price", dtype=Float64)],
+    )
+    store.apply(view)
+    pushed = pd.DataFrame(
+        {"item": ["a"], "event_timestamp": [NOON + 7 * HOUR], "clicks": [8], "mean_price": [None]}
+    )
+    store.push("others_stream", pushed, to=PushMode.OFFLINE)
+    asked = labels()[["event_timestamp", "item"]]
+    assert store.get_historical_features(asked, ["others:clicks"]).to_df()["clicks"].tolist() == [8, 1, 1, 5]
+    with pytest.raises(ValueError, match="do not match the batch source columns"):
+        store.write_to_offline_store("others", pushed.drop(columns="clicks"), reorder_columns=False)
+
+
+def test_served_features_are_logged_to_a_table(store: FeatureStore) -> None:
+    destination = LoggingConfig(destination=LoggingTable("served"))
+    view = store.get_feature_view("facts")
+    store.registry.apply_feature_service(
+        FeatureService(name="logged", features=[view], logging_config=destination), store.project
+    )
+    service = store.get_feature_service("logged")
+    schema = FeatureServiceLoggingSource(service, store.project).get_schema(store.registry)
+    row = {
+        "item": "a",
+        "facts__clicks": 3,
+        "__log_timestamp": NOON,
+        "__log_date": NOON.date(),
+        "__request_id": "r1",
+    }
+    store.write_logged_features(pa.Table.from_pylist([row], schema=schema), service)
+    dates = NOON - HOUR, NOON + HOUR
+    logs = store._get_provider().retrieve_feature_service_logs(service, *dates, store.config, store.registry)
+    assert logs.to_df()["facts__clicks"].tolist() == [3]
 
 
 def test_pulls_read_the_rows_between_two_times(store: FeatureStore) -> None:

@@ -203,7 +203,7 @@ def test_writes_to_the_offline_store_are_refused_by_name(store: FeatureStore, no
             call()
     logged = LoggingConfig(destination=FileLoggingDestination(path="logs"))
     service = FeatureService(name="logged", features=[store.get_feature_view("facts")], logging_config=logged)
-    with pytest.raises(CallError, match="feature logs are not supported"):
+    with pytest.raises(CallError, match="features cannot be logged to a FileLoggingDestination"):
         store._get_provider().write_feature_service_logs(service, pa.table({}), store.config, store.registry)
 
 

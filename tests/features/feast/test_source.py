@@ -72,9 +72,15 @@ def test_a_source_has_the_facts_of_its_table() -> None:
     assert of_undeclared.columns is None
 
 
-@pytest.mark.parametrize("read", [Click, facts, without_schema])
-def test_a_source_survives_feasts_registry(read: object) -> None:
-    source = TableSource(read)
+@pytest.mark.parametrize(
+    "source",
+    [
+        TableSource(Click),
+        TableSource(facts, field_mapping={"seen": "x"}, created_timestamp_column="seen"),
+        TableSource(without_schema),
+    ],
+)
+def test_a_source_survives_feasts_registry(source: TableSource) -> None:
     again = DataSource.from_proto(source.to_proto())
     assert type(again) is TableSource
     assert again == source
@@ -94,7 +100,10 @@ def test_sources_of_one_table_are_equal_and_others_are_not() -> None:
         (lambda: TableSource("facts"), "the argument is not a table"),
         (lambda: TableSource(timeless), "the time column of the table is not known"),
         (lambda: TableSource(facts, timestamp_field="then"), "'then' is not a column of facts"),
-        (lambda: TableSource(facts, field_mapping={"seen": "x"}), "does not accept field_mapping"),
+        (lambda: TableSource(facts, date_partition_column="seen"), "does not accept date_partition_column"),
+        (lambda: TableSource(facts, field_mapping={"scene": "x"}), "field_mapping='scene' is not a column"),
+        (lambda: TableSource(facts, field_mapping={"seen": "x", "user_id": "x"}), "two columns one name"),
+        (lambda: TableSource(facts, created_timestamp_column="made"), "created_timestamp_column='made' is not"),
         (lambda: TableSource(facts, delay="soon"), "is not a valid duration"),
         (lambda: TableSource(facts, delay=timedelta(-1)), r"delay=.* is not valid"),
         (lambda: TableSource(Click, delay="2h"), r"delay='2h'\) is not valid"),

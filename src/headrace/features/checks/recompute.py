@@ -240,7 +240,7 @@ def _recompute_as_of(
         schema = table.collect_schema()
         rows = pl.DataFrame(
             [(*(p.keys.get(key) for key in view.keys), from_micros(p.at)) for p in predictions],
-            {**{key: schema[key] for key in view.keys}, MOMENT: _INSTANT},
+            {**{key: schema[view.column(key)] for key in view.keys}, MOMENT: _INSTANT},
             orient="row",
         )
         joined = join_as_of(rows, view, table, strict=plan.is_strict(view))

@@ -8,6 +8,7 @@ from typing import Any
 
 from feast import FeatureService, FeatureView, OnDemandFeatureView
 from feast.base_feature_view import BaseFeatureView
+from feast.feature_view_projection import FeatureViewProjection
 
 from headrace.code.index import CodeIndex
 from headrace.declare.model import Model, task_of
@@ -16,10 +17,11 @@ from headrace.features.feast.objects import FeastObjects, find_objects
 from headrace.features.feast.source import TableSource, topics_of
 from headrace.features.feast.types import schema_columns
 from headrace.features.feast.views import (
-    compile_entity_key,
+    compile_entity_keys,
     compile_fields,
     compile_on_demand_view,
     compile_stored_view,
+    rename_view,
     request_fields,
 )
 from headrace.features.plan import FeaturePlan, FeatureRef, View
@@ -68,25 +70,21 @@ def compile(project: Project, model: Model) -> FeaturePlan:  # noqa: A001
     where = objects.place(service)
     entries = _service_features(service, objects)
     features = tuple(feature for _, listed in entries for feature in listed)
-    stored, on_demand = _views_of([name for name, _ in entries], objects, where)
+    stored, on_demand = _views_of([projection for projection, _ in entries], objects, where)
     views: list[View] = []
-    for view in stored:
+    for view, projection in stored:
         with _name_view_in_errors(view, objects.place(view)):
-            views.append(compile_stored_view(view, objects.entities, objects.place(view)))
-    for view in on_demand:
-        with _name_view_in_errors(view, objects.place(view)):
-            views.append(compile_on_demand_view(view, objects.place(view)))
+            compiled = compile_stored_view(view, objects.entities, objects.place(view))
+            views.append(rename_view(compiled, projection, where))
+    for on_demand_view in on_demand:
+        with _name_view_in_errors(on_demand_view, objects.place(on_demand_view)):
+            views.append(compile_on_demand_view(on_demand_view, objects.place(on_demand_view)))
     columns = schema_columns(model.labels)
     check_dtypes(features, where=where)
     _check_names(features, where)
-    entities = [
-        objects.entities[name] for name in dict.fromkeys(name for view in stored for name in view.entities)
-    ]
     plan = FeaturePlan(
         model=model.name,
-        entities=tuple(
-            compile_entity_key(entity, stored, columns, objects.place(entity)) for entity in entities
-        ),
+        entities=compile_entity_keys(stored, objects.entities, columns, objects.place),
         views=tuple(views),
         features=features,
         request=request_fields(on_demand, where),
@@ -99,15 +97,38 @@ def compile(project: Project, model: Model) -> FeaturePlan:  # noqa: A001
 
 
 def _views_of(
-    names: Sequence[str], objects: FeastObjects, where: str
-) -> tuple[list[FeatureView], list[OnDemandFeatureView]]:
+    projections: Sequence[FeatureViewProjection], objects: FeastObjects, where: str
+) -> tuple[list[tuple[FeatureView, FeatureViewProjection]], list[OnDemandFeatureView]]:
     """The stored views and the on-demand views that a service names; the former include those that the latter
-    read."""
-    on_demand = [view for name in names if isinstance(view := objects.views[name], OnDemandFeatureView)]
-    stored = dict.fromkeys(name for name in names if not isinstance(objects.views[name], OnDemandFeatureView))
-    for view in on_demand:
-        stored |= dict.fromkeys(view.source_feature_view_projections)
-    return [_view_of_project(objects, name, where) for name in stored], on_demand
+    read. A stored view may be there under several names."""
+    on_demand: dict[str, OnDemandFeatureView] = {}
+    stored: dict[str, FeatureViewProjection] = {}
+    for projection in projections:
+        view = objects.views[projection.name]
+        if isinstance(view, OnDemandFeatureView):
+            on_demand[view.name] = view
+        else:
+            _add_projection(stored, projection, where)
+    for view in on_demand.values():
+        for projection in view.source_feature_view_projections.values():
+            _add_projection(stored, projection, where)
+    pairs = [(_view_of_project(objects, projection.name, where), projection) for projection in stored.values()]
+    return pairs, list(on_demand.values())
+
+
+def _add_projection(
+    stored: dict[str, FeatureViewProjection], projection: FeatureViewProjection, where: str
+) -> None:
+    """Adds a stored view under the name that it is taken by. Raises ProjectError for another view of this
+    name."""
+    name = projection.name_to_use()
+    other = stored.setdefault(name, projection)
+    if (other.name, other.join_key_map) != (projection.name, projection.join_key_map):
+        raise ProjectError(
+            f"{name!r} stands for {other.name!r} and for {projection.name!r}, or for two sets of keys",
+            where=where,
+            remedy="Give each its own name: with_name().",
+        )
 
 
 @contextmanager
@@ -127,8 +148,10 @@ def _name_view_in_errors(view: BaseFeatureView, where: str) -> Iterator[None]:
         ) from error
 
 
-def _service_features(service: FeatureService, objects: FeastObjects) -> list[tuple[str, list[FeatureRef]]]:
-    """The view and the features of each entry of the service, in order."""
+def _service_features(
+    service: FeatureService, objects: FeastObjects
+) -> list[tuple[FeatureViewProjection, list[FeatureRef]]]:
+    """The view, as it is taken, and the features of each entry of the service, in order."""
     where = objects.place(service)
     entries = []
     for entry in service_entries(service):
@@ -138,17 +161,19 @@ def _service_features(service: FeatureService, objects: FeastObjects) -> list[tu
             listed = [field for field in view.features if not feature or field.name == feature]
             if not listed:
                 raise ProjectError(f"{entry!r} does not name a feature of {name!r}", where=where)
+            projection = FeatureViewProjection.from_feature_view_definition(view)
         else:
             projection = entry.projection
-            if projection.name_alias or projection.join_key_map or projection.version_tag is not None:
-                raise ProjectError(
-                    f"service {service.name!r} takes {entry.name!r} under another name, key or version",
-                    where=where,
-                    remedy="Declare a separate feature view for it.",
-                )
             view, listed = _view_of_project(objects, entry.name, where), projection.features
+            if isinstance(view, OnDemandFeatureView) and projection.name_to_use() != view.name:
+                raise ProjectError(
+                    f"service {service.name!r} takes the on-demand view {view.name!r} under another name",
+                    where=where,
+                    remedy="Declare a separate view for it.",
+                )
+        name = projection.name_to_use()
         features = compile_fields(listed, objects.place(view))
-        entries.append((view.name, [FeatureRef(view.name, field.name, field.dtype) for field in features]))
+        entries.append((projection, [FeatureRef(name, field.name, field.dtype) for field in features]))
     columns = [feature.column for _, features in entries for feature in features]
     for column in columns:
         if columns.count(column) > 1:

@@ -13,7 +13,7 @@ from headrace.features.plan import AsOfView
 from headrace.features.values.columns import POLARS
 from headrace.kernel.errors import CallError
 
-__all__ = ["to_instants", "to_polars", "to_view_rows"]
+__all__ = ["to_instants", "to_polars", "to_view_rows", "utc"]
 
 
 def to_polars(frame: pd.DataFrame, what: str) -> pl.DataFrame:
@@ -111,4 +111,9 @@ def _instant(text: str | None, name: str, what: str) -> datetime | None:
         raise CallError(
             f"{name!r} of {what} has {text!r}, which is not a time", remedy="Write it as 2026-03-01T12:00:00Z."
         ) from error
+    return utc(time)
+
+
+def utc(time: datetime) -> datetime:
+    """The time in UTC; without a zone it is UTC already."""
     return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)

@@ -86,6 +86,9 @@ INTERNALS = (
     FeastInternal(
         "feast.infra.offline_stores.offline_store", "get_torch", "Feast imports PyTorch when it is needed"
     ),
+    FeastInternal("feast.saved_dataset", "SavedDatasetStorage._custom_storage_proto", "saved datasets"),
+    FeastInternal("feast.saved_dataset", "_DATA_SOURCE_TO_SAVED_DATASET_STORAGE", "saved datasets"),
+    FeastInternal("feast.utils", "compute_non_entity_date_range", "features without entity_df"),
     FeastInternal("feast.type_map", "feast_value_type_to_python_type", "values of a key"),
     FeastInternal("feast.type_map", "python_values_to_proto_values", "values of an online read"),
 )

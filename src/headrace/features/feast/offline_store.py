@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -11,23 +12,29 @@ import polars as pl
 import pyarrow as pa
 from feast import FeatureView, OnDemandFeatureView
 from feast.data_source import DataSource
+from feast.feature_logging import LoggingConfig, LoggingSource
 from feast.infra.offline_stores.offline_store import OfflineStore, RetrievalJob, RetrievalMetadata
 from feast.infra.offline_stores.offline_utils import infer_event_timestamp_from_entity_df
 from feast.infra.registry.base_registry import BaseRegistry
 from feast.repo_config import FeastConfigBaseModel, RepoConfig
+from feast.utils import compute_non_entity_date_range
 from pydantic import StrictStr
 
 from headrace import lake
-from headrace.features.feast.frames import to_instants, to_polars
+from headrace.config.settings import Settings
+from headrace.features.feast.frames import to_instants, to_polars, utc
 from headrace.features.feast.repository import settings_of
+from headrace.features.feast.saved import append_logs, write_dataset
 from headrace.features.feast.views import (
-    compile_entity_key,
+    compile_entity_keys,
     compile_on_demand_view,
     compile_stored_view,
+    rename_view,
     request_fields,
 )
 from headrace.features.offline.point_in_time import MOMENT, join
-from headrace.features.plan import FeaturePlan, FeatureRef
+from headrace.features.plan import AsOfView, FeaturePlan, FeatureRef
+from headrace.features.values.columns import POLARS
 from headrace.kernel.errors import CallError
 
 __all__ = ["HeadraceOfflineStore", "HeadraceOfflineStoreConfig", "HeadraceRetrievalJob", "reader"]
@@ -46,9 +53,14 @@ class HeadraceRetrievalJob(RetrievalJob):  # type: ignore[misc]
     """A job that computes its rows when Feast asks for them, on-demand features included."""
 
     def __init__(
-        self, rows: Callable[[], pa.Table], full_feature_names: bool, metadata: RetrievalMetadata | None
+        self,
+        rows: Callable[[], pa.Table],
+        full_feature_names: bool,
+        metadata: RetrievalMetadata | None,
+        settings: Settings,
     ) -> None:
         self._rows = rows
+        self._settings = settings
         self._full_feature_names = full_feature_names
         self._metadata = metadata
 
@@ -74,11 +86,8 @@ class HeadraceRetrievalJob(RetrievalJob):  # type: ignore[misc]
         return self._metadata
 
     def persist(self, storage: Any, allow_overwrite: bool = False, timeout: int | None = None) -> None:
-        """Raises CallError. A saved dataset calls this, so it raises the error too."""
-        raise CallError(
-            "Feast's saved datasets are not supported",
-            remedy="Store job.to_arrow() yourself; a model's training set is a table in the lake.",
-        )
+        """Writes the rows to the table of a saved dataset (`saved.SavedDatasetTable`)."""
+        write_dataset(lake.open(self._settings), storage, self._rows(), overwrite=allow_overwrite)
 
     def to_sql(self) -> str:
         """Raises CallError: features are not computed by SQL."""
@@ -104,33 +113,48 @@ class HeadraceOfflineStore(OfflineStore):  # type: ignore[misc]
         registry: BaseRegistry,
         project: str,
         full_feature_names: bool = False,
+        start_date: datetime | None = None,
+        end_date: datetime | None = None,
         **unused: Any,
     ) -> RetrievalJob:
         """Each row of `entity_df`, in its order, with the features as they were known at its time.
 
+        Args:
+            config, feature_views, feature_refs, registry, project, full_feature_names: see Feast's
+                OfflineStore.
+            entity_df: keys and times; or SQL over the lake's tables, which selects them; or None for the keys
+                and times of the views' own rows between the two dates.
+            start_date, end_date: the dates; by default the past as far as the views' ttl, or 30 days.
+
         Raises:
-            CallError: `entity_df` is not a DataFrame.
+            CallError: `entity_df` is something else, or None for views of different keys.
         """
-        if not isinstance(entity_df, pd.DataFrame):
-            raise CallError(
-                "get_historical_features needs a DataFrame of entities and times",
-                remedy="Read the labels from a table first: headrace.project().table(...).",
-            )
-        entities = entity_df
         plan = _plan(feature_views, feature_refs, registry, project)
-        read = reader(config)
+        settings, read = settings_of(config), reader(config)
+        if entity_df is None:
+            between = compute_non_entity_date_range(feature_views, start_date=start_date, end_date=end_date)
+            labels, time = _own_rows(plan, read, *map(utc, between)), MOMENT
+        elif isinstance(entity_df, str):
+            labels = _select(lake.open(settings), read, entity_df)
+            time = infer_event_timestamp_from_entity_df(dict(labels.head(1).to_pandas().dtypes))
+        elif isinstance(entity_df, pd.DataFrame):
+            time = infer_event_timestamp_from_entity_df(dict(entity_df.dtypes))
+            labels = to_polars(entity_df, "entity_df")
+        else:
+            raise CallError(
+                f"entity_df is a {type(entity_df).__name__}", remedy="Give a DataFrame, SQL or None."
+            )
+        labels = labels.with_columns(to_instants(labels[time], "entity_df")).rename({time: MOMENT})
 
         def rows() -> pa.Table:
-            time = infer_event_timestamp_from_entity_df(dict(entities.dtypes))
-            labels = to_polars(entities, "entity_df")
-            labels = labels.with_columns(to_instants(labels[time], "entity_df")).rename({time: MOMENT})
             named = {f.column: f.column if full_feature_names else f.name for f in plan.features}
             _check_names(labels.columns, plan, named)
             features = join(labels, plan, read).rename({**named, MOMENT: time})
             return _with_short_lists(features.to_arrow())
 
         keys = [*(key.join_key for key in plan.entities), *(field.name for field in plan.request)]
-        return HeadraceRetrievalJob(rows, full_feature_names, RetrievalMetadata(feature_refs, keys))
+        metadata = RetrievalMetadata(feature_refs, keys, labels[MOMENT].min(), labels[MOMENT].max())
+        return HeadraceRetrievalJob(rows, full_feature_names, metadata, settings)
 
     @staticmethod
     def pull_latest_from_table_or_query(
@@ -148,10 +172,12 @@ class HeadraceOfflineStore(OfflineStore):  # type: ignore[misc]
         pulled = _between(reader(config)(data_source.name), timestamp_field, start_date, end_date)
 
         def rows() -> pa.Table:
-            ordered = pulled.select(columns).sort(timestamp_field)
-            return ordered.unique(join_key_columns, keep="last", maintain_order=True).collect().to_arrow()
+            created = [created_timestamp_column] if created_timestamp_column else []
+            ordered = pulled.sort(timestamp_field, *created).select(columns)
+            newest = ordered.unique(join_key_columns, keep="last", maintain_order=True)
+            return (newest if join_key_columns else ordered.tail(1)).collect().to_arrow()
 
-        return HeadraceRetrievalJob(rows, False, None)
+        return HeadraceRetrievalJob(rows, False, None, settings_of(config))
 
     @staticmethod
     def pull_all_from_table_or_query(
@@ -167,23 +193,50 @@ class HeadraceOfflineStore(OfflineStore):  # type: ignore[misc]
         """Every row between two times."""
         columns = [*join_key_columns, *feature_name_columns, timestamp_field]
         pulled = _between(reader(config)(data_source.name), timestamp_field, start_date, end_date)
-        return HeadraceRetrievalJob(lambda: pulled.select(columns).collect().to_arrow(), False, None)
+
+        def rows() -> pa.Table:
+            return _with_short_lists(pulled.select(columns).collect().to_arrow())
+
+        return HeadraceRetrievalJob(rows, False, None, settings_of(config))
 
     @staticmethod
-    def offline_write_batch(config: RepoConfig, feature_view: FeatureView, *rows: Any, **more: Any) -> None:
-        """Raises CallError. A push to the offline store calls this, so it raises the error too."""
-        raise CallError(
-            f"rows of feature view {feature_view.name!r} cannot be written to its table through Feast",
-            remedy="Send the events that the table is made from, or push to the online store alone.",
-        )
+    def offline_write_batch(
+        config: RepoConfig,
+        feature_view: FeatureView,
+        table: pa.Table,
+        progress: Callable[[int], Any] | None,
+    ) -> None:
+        """Appends rows to a table that is written through Feast alone (`TableSource.of_table`).
+
+        Raises:
+            CallError: the table is made by a function, or is a topic's.
+        """
+        source = feature_view.batch_source
+        if not source.is_written_by_feast:
+            raise CallError(
+                f"rows of feature view {feature_view.name!r} cannot be written to its table through Feast",
+                remedy="Send the events that the table is made from, or push to the online store alone.",
+            )
+        stored = lake.open(settings_of(config)).table(source.name)
+        columns = stored.schema().names
+        structs = pl.col(pl.Struct)  # as text, because no feature has such a type
+        texts = pl.when(structs.is_not_null()).then(structs.struct.json_encode())
+        rows = pl.DataFrame(table).with_columns(texts)
+        stored.append(rows.select(columns).to_arrow().cast(stored.schema()))
+        if progress is not None:
+            progress(len(table))
 
     @staticmethod
-    def write_logged_features(*arguments: Any, **more: Any) -> None:
-        """Raises CallError."""
-        raise CallError(
-            "Feast's feature logs are not supported",
-            remedy="The predictions of a served model are logged, with their features.",
-        )
+    def write_logged_features(
+        config: RepoConfig,
+        data: pa.Table | Path,
+        source: LoggingSource,
+        logging_config: LoggingConfig,
+        registry: BaseRegistry,
+    ) -> None:
+        """Appends the features that a service has served to a table (`saved.LoggingTable`)."""
+        tables, schema = lake.open(settings_of(config)), source.get_schema(registry)
+        append_logs(tables, logging_config.destination, data, schema)
 
 
 def reader(config: RepoConfig) -> Callable[[str], pl.LazyFrame]:
@@ -195,6 +248,40 @@ def reader(config: RepoConfig) -> Callable[[str], pl.LazyFrame]:
         return frame.filter("_valid") if "_valid" in frame.collect_schema() else frame
 
     return read
+
+
+def _own_rows(
+    plan: FeaturePlan, read: Callable[[str], pl.LazyFrame], start: datetime, end: datetime
+) -> pl.DataFrame:
+    """The keys and times of the views' rows between two times, each once, in order of time."""
+    keys = {view.keys for view in plan.stored}
+    if len(keys) != 1 or plan.request:
+        raise CallError(
+            "without entity_df, all features must come from views of one entity, and none from a request",
+            remedy="Give entity_df: the keys and times for which you want features.",
+        )
+    (names,) = keys
+    rows = []
+    for view in plan.stored:
+        column = view.column if isinstance(view, AsOfView) else str
+        named = {name: column(name) for name in (*names, view.time)}
+        frame = read(view.table).select(pl.col(source).alias(name) for name, source in named.items())
+        rows.append(frame.rename({view.time: MOMENT}).with_columns(pl.col(MOMENT).cast(POLARS["timestamp"])))
+    between = pl.concat(rows, how="vertical_relaxed").filter(pl.col(MOMENT).is_between(start, end))
+    return between.drop_nulls().unique().sort(MOMENT, *names).collect()
+
+
+def _select(tables: lake.Lake, read: Callable[[str], pl.LazyFrame], query: str) -> pl.DataFrame:
+    """The rows that SQL selects from the lake's tables."""
+    frames = {name: read(name) for name in tables.list_tables() if name in query}
+    try:
+        return pl.SQLContext(frames).execute(query, eager=True)
+    except pl.exceptions.PolarsError as error:
+        raise CallError(
+            f"the query for entity_df cannot be run: {error}",
+            where=query,
+            remedy=f"It selects from the lake's tables: {', '.join(tables.list_tables())}.",
+        ) from error
 
 
 def _check_names(labels: Sequence[str], plan: FeaturePlan, named: Mapping[str, str]) -> None:
@@ -218,12 +305,8 @@ def _with_short_lists(rows: pa.Table) -> pa.Table:
 
 def _between(frame: pl.LazyFrame, time: str, start: datetime | None, end: datetime | None) -> pl.LazyFrame:
     if start is not None:
-        frame = frame.filter(pl.col(time) >= _aware(start))
-    return frame if end is None else frame.filter(pl.col(time) <= _aware(end))
-
-
-def _aware(time: datetime) -> datetime:
-    return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
+        frame = frame.filter(pl.col(time) >= utc(start))
+    return frame if end is None else frame.filter(pl.col(time) <= utc(end))
 
 
 def _plan(
@@ -239,14 +322,14 @@ def _plan(
     ]
     where = f"Feast project {project}"
     compiled = [
-        *(compile_stored_view(view, entities, where) for view in views),
+        *(rename_view(compile_stored_view(view, entities, where), view.projection, where) for view in views),
         *(compile_on_demand_view(view, where, registered=True) for view in on_demand),
     ]
     dtypes = {(view.name, field.name): field.dtype for view in compiled for field in view.features}
-    keys = dict.fromkeys(name for view in views for name in view.entities)
+    taken = [(view, view.projection) for view in views]
     return FeaturePlan(
         model="",
-        entities=tuple(compile_entity_key(entities[name], views, None, where) for name in keys),
+        entities=compile_entity_keys(taken, entities, None, lambda _: where),
         views=tuple(compiled),
         features=tuple(FeatureRef(view, name, dtypes[view, name]) for view, name in requested),
         request=request_fields(on_demand, where),

@@ -9,6 +9,7 @@ from typing import Any
 
 import polars as pl
 from feast import Entity, FeatureView, StreamFeatureView
+from feast.feature_view_projection import FeatureViewProjection
 from feast.infra.online_stores.online_store import OnlineStore
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
@@ -20,7 +21,7 @@ from headrace.features import online
 from headrace.features.feast.frames import to_view_rows
 from headrace.features.feast.repository import open_repository, settings_of
 from headrace.features.feast.types import value_type
-from headrace.features.feast.views import compile_entity_key, compile_stored_view
+from headrace.features.feast.views import compile_entity_keys, compile_stored_view, entity_names
 from headrace.features.online import RowPosition
 from headrace.features.plan import AsOfView, FeaturePlan, FeatureRef
 from headrace.kernel.errors import CallError
@@ -161,18 +162,17 @@ class HeadraceOnlineStore(OnlineStore):  # type: ignore[misc]
 
     def _plan(self, config: RepoConfig, table: FeatureView) -> FeaturePlan:
         """A plan of this view alone, prepared in the store."""
-        if not set(table.entities) <= set(self._entities):
+        if not set(entity_names(table)) <= set(self._entities):
             with open_repository(Path(config.repo_path or "."), config) as repository:
                 entities = repository.list_entities()
             self._entities = {entity.name: entity for entity in entities}
         where = f"Feast project {config.project}"
         view = compile_stored_view(table, self._entities, where)
         if view.digest not in self._plans:
+            taken = table, FeatureViewProjection.from_feature_view_definition(table)
             self._plans[view.digest] = FeaturePlan(
                 model="",
-                entities=tuple(
-                    compile_entity_key(self._entities[name], [table], None, where) for name in table.entities
-                ),
+                entities=compile_entity_keys([taken], self._entities, None, lambda _: where),
                 views=(view,),
                 features=tuple(FeatureRef(view.name, field.name, field.dtype) for field in view.features),
             )

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import logging
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pandas as pd
+import polars as pl
 from feast import FeatureView
 from feast.infra.passthrough_provider import PassthroughProvider
 from feast.repo_config import RepoConfig
 
 from headrace import lake
-from headrace.features.feast.frames import to_polars
+from headrace.features.feast.frames import to_polars, utc
 from headrace.features.feast.online_store import HeadraceOnlineStore, is_windowed, refuse_windowed
 from headrace.features.feast.repository import settings_of
 from headrace.features.offline.point_in_time import as_of_rows
@@ -19,6 +21,7 @@ from headrace.features.offline.point_in_time import as_of_rows
 __all__ = ["HeadraceProvider"]
 
 _log = logging.getLogger(__name__)
+_NOW = timedelta(seconds=10)  # Feast passes the moment of the call, which is over when a view's turn comes
 
 
 class HeadraceProvider(PassthroughProvider):  # type: ignore[misc]
@@ -36,9 +39,20 @@ class HeadraceProvider(PassthroughProvider):  # type: ignore[misc]
     def update_infra(self, *changes: Any, **more: Any) -> None:
         """Does nothing: views are added to the state when a plan or a read needs them."""
 
-    def materialize_single_feature_view(self, config: Any, feature_view: FeatureView, **unused: Any) -> None:
-        """Loads an as-of view's whole table, whatever the dates, because the state is that of a snapshot,
-        future rows included. Skips windowed views, which ingest keeps up to date."""
+    def materialize_single_feature_view(
+        self,
+        config: Any,
+        feature_view: FeatureView,
+        start_date: datetime,
+        end_date: datetime,
+        **unused: Any,
+    ) -> None:
+        """Writes an as-of view's newest rows of these dates. Skips windowed views, which ingest keeps up to
+        date.
+
+        Until now, or later, is the whole table, rows of the future included, because the state is then that of
+        a snapshot. Until a time in the past, the rows in between are added as pushed ones are.
+        """
         if is_windowed(feature_view):
             _log.info(
                 "%s is a windowed view, which ingest keeps up to date: nothing to materialize",
@@ -50,8 +64,12 @@ class HeadraceProvider(PassthroughProvider):  # type: ignore[misc]
         head = table.current_snapshot()
         if head is None:
             return
-        rows = as_of_rows(view, table.scan(head.id)).collect()
-        self.online_store.load(config, feature_view, rows, head.id)
+        rows = as_of_rows(view, table.scan(head.id))
+        if utc(end_date) >= datetime.now(UTC) - _NOW:
+            self.online_store.load(config, feature_view, rows.collect(), head.id)
+            return
+        between = pl.col(view.time).is_between(utc(start_date), utc(end_date))
+        self.online_store.push(config, feature_view, rows.filter(between).collect())
 
     def ingest_df(self, feature_view: FeatureView, df: pd.DataFrame, field_mapping: Any = None) -> None:
         """Writes the rows of `push` and `write_to_online_store`.

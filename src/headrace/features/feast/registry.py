@@ -48,6 +48,7 @@ _SAMPLE = {
     "string": "text",
     "bool": True,
     "timestamp": datetime(2026, 1, 1, tzinfo=UTC),
+    "bytes": b"bytes",
 }
 # Fields of Feast's protos that Feast sets, not the user.
 _NOT_CONTENT = frozenset({"meta", "createdTimestamp", "lastUpdatedTimestamp", "body", "bodyText"})

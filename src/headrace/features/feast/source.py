@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -43,11 +43,15 @@ class TableSource(DataSource):  # type: ignore[misc]
         name: the table's name in the lake, which is also the source's.
         timestamp_field: the column with the time from which a row is valid.
         columns: column → the declared dtype; None if nothing is declared.
+        field_mapping: column → its name in the views, for columns whose name differs.
+        created_timestamp_column: the column that decides between rows of one key and time; "" for none.
         delay: how long after its time a row can be seen by serving; training sees it no earlier.
         rowwise: whether the table is made row by row from a topic.
         topic: for a table whose rows are made one by one from events, their topic; None for any other table.
         topics: every topic that the table is made from, directly or through other tables.
         code: the fingerprint of a rowwise table's function; "" for any other table.
+        is_written_by_feast: whether the table is neither a topic's nor made by a function, so that rows may be
+            written to it through Feast.
         place: the place of its declaration; None if it comes from a registry.
     """
 
@@ -57,6 +61,8 @@ class TableSource(DataSource):  # type: ignore[misc]
         timestamp_field: str | None = None,
         *,
         delay: str | timedelta = timedelta(0),
+        field_mapping: Mapping[str, str] | None = None,
+        created_timestamp_column: str | None = None,
         **options: Any,
     ) -> None:
         """Makes the source of `table`: a @table function, or the @event class of a topic's own table.
@@ -67,7 +73,10 @@ class TableSource(DataSource):  # type: ignore[misc]
                 schema has it; else the column that the table is partitioned by.
             delay: how long after its time a row reaches serving, because the table is built later: text such as
                 `2h`, or a timedelta. A training set sees a row only from its time plus the delay.
-            options: options of Feast's other sources, such as `field_mapping`; all are refused.
+            field_mapping: column → its name in the feature views. `timestamp_field` may be either name.
+            created_timestamp_column: a column of the table. Of several rows with the same key and time, the one
+                with the greatest value counts.
+            options: other options of Feast's sources, such as `date_partition_column`; all are refused.
 
         Raises:
             ProjectError: `table` is neither of these, the time column is unknown or not in the schema, or
@@ -81,6 +90,7 @@ class TableSource(DataSource):  # type: ignore[misc]
                 where=str(self.place),
                 remedy="Name, convert and choose the columns in the table's function.",
             )
+        mapping = dict(field_mapping or {})
         declared = contract_of(table) or table
         if not isinstance(declared, (Table, Contract)):
             raise ProjectError(
@@ -95,16 +105,44 @@ class TableSource(DataSource):  # type: ignore[misc]
             name=declared.table if isinstance(declared, Contract) else declared.name,
             time=timestamp_field or _time_of(declared, columns, self.place),
             columns=columns,
+            mapping=mapping,
+            created=created_timestamp_column or "",
             delay=_check_delay(delay, is_from_events, self.place) / _SECOND,
             rowwise=isinstance(declared, Table) and declared.rowwise,
             topic=reads[0].topic if is_from_events and isinstance(reads[0], Contract) else None,
         )
-        if columns is not None and self.timestamp_field not in columns:
+        self._check_columns()
+
+    def _check_columns(self) -> None:
+        if self.columns is None:
+            return
+        for role, name in (
+            ("timestamp_field", self.column(self.timestamp_field)),
+            ("created_timestamp_column", self.created_timestamp_column or None),
+            *(("field_mapping", column) for column in self.field_mapping),
+        ):
+            if name is not None and name not in self.columns:
+                raise ProjectError(
+                    f"{role}={name!r} is not a column of {self.name}",
+                    where=str(self.place),
+                    remedy=f"Its columns are {', '.join(self.columns)}.",
+                )
+        mapped = list(self.field_mapping.values())
+        if len(set(mapped)) < len(mapped):
             raise ProjectError(
-                f"timestamp_field={self.timestamp_field!r} is not a column of {self.name}",
+                f"field_mapping of {self.name} gives two columns one name",
                 where=str(self.place),
-                remedy=f"Its columns are {', '.join(columns)}.",
+                remedy="Give each column a name of its own.",
             )
+
+    def column(self, name: str) -> str:
+        """The table's column that has this name in the views."""
+        return next((column for column, mapped in self.field_mapping.items() if mapped == name), name)
+
+    def dtype_of(self, name: str) -> str | None:
+        """The declared dtype of a column, by its name in the views; None if the table has no such column or
+        declares nothing."""
+        return (self.columns or {}).get(self.column(name))
 
     def _set_facts(
         self,
@@ -117,14 +155,24 @@ class TableSource(DataSource):  # type: ignore[misc]
         topics: Sequence[str] = (),
         code: str = "",
         delay: float = 0.0,
+        mapping: Mapping[str, str] | None = None,
+        created: str = "",
+        feast: bool = False,
     ) -> None:
-        super().__init__(name=name, timestamp_field=time)
+        mapping = dict(mapping or {})
+        super().__init__(
+            name=name,
+            timestamp_field=mapping.get(time, time),
+            field_mapping=mapping,
+            created_timestamp_column=created,
+        )
         self.columns = columns
         self.delay = timedelta(seconds=delay)
         self.rowwise = rowwise
         self.topic = topic
         self.topics = tuple(topics)
         self.code = code
+        self.is_written_by_feast = feast
 
     def complete(self, project: Project, index: CodeIndex) -> None:
         """Sets the facts that need the whole project: the topics, and the fingerprint of the function.
@@ -157,7 +205,42 @@ class TableSource(DataSource):  # type: ignore[misc]
             "topics": list(self.topics),
             "code": self.code,
             "delay": self.delay / _SECOND,
+            "mapping": self.field_mapping,
+            "created": self.created_timestamp_column,
+            "feast": self.is_written_by_feast,
         }
+
+    @classmethod
+    def of_table(
+        cls,
+        name: str,
+        timestamp_field: str,
+        *,
+        columns: dict[str, str] | None = None,
+        field_mapping: Mapping[str, str] | None = None,
+        created_timestamp_column: str | None = None,
+    ) -> TableSource:
+        """The source of a table that is written through Feast alone. A model cannot have features from it.
+
+        Args:
+            name: the table's name in the lake.
+            timestamp_field: its time column.
+            columns: column → its dtype, as a plan names it; None: those of the table when it is read.
+            field_mapping, created_timestamp_column: see `__init__`.
+        """
+        source = cls.__new__(cls)
+        source._set_facts(
+            name=name,
+            time=timestamp_field,
+            columns=columns,
+            rowwise=False,
+            topic=None,
+            mapping=field_mapping,
+            created=created_timestamp_column or "",
+            feast=True,
+        )
+        source.place = None
+        return source
 
     @staticmethod
     def from_proto(data_source: DataSourceProto) -> TableSource:
@@ -173,6 +256,8 @@ class TableSource(DataSource):  # type: ignore[misc]
             type=DataSourceProto.CUSTOM_SOURCE,
             data_source_class_type=_CLASS,
             timestamp_field=self.timestamp_field,
+            field_mapping=self.field_mapping,
+            created_timestamp_column=self.created_timestamp_column,
             custom_options=DataSourceProto.CustomSourceOptions(
                 configuration=json.dumps(self._facts(), sort_keys=True).encode()
             ),

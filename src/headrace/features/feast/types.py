@@ -9,7 +9,7 @@ import msgspec.inspect
 import polars as pl
 import pyarrow as pa
 from feast import ValueType
-from feast.types import Array, Bool, Float32, Float64, Int32, Int64, String, UnixTimestamp
+from feast.types import Array, Bool, Bytes, Float32, Float64, Int32, Int64, String, UnixTimestamp
 
 from headrace.declare.event import Contract
 from headrace.declare.table import Table
@@ -23,18 +23,21 @@ _FEAST: dict[str, Any] = {
     "string": String,
     "bool": Bool,
     "timestamp": UnixTimestamp,
+    "bytes": Bytes,
 }
+_SHORT: dict[Any, str] = {Int32: "int64", Float32: "float64"}
 _DTYPES: dict[Any, str] = {
     **{feast: name for name, feast in _FEAST.items()},
     **{Array(feast): f"list[{name}]" for name, feast in _FEAST.items()},
-    Int32: "int64",
-    Float32: "float64",
+    **_SHORT,
+    **{Array(feast): f"list[{name}]" for feast, name in _SHORT.items()},
 }
 _MSGSPEC: dict[type, str] = {
     msgspec.inspect.IntType: "int64",
     msgspec.inspect.FloatType: "float64",
     msgspec.inspect.BoolType: "bool",
     msgspec.inspect.StrType: "string",
+    msgspec.inspect.BytesType: "bytes",
     msgspec.inspect.DateTimeType: "timestamp",
     msgspec.inspect.DecimalType: "float64",  # exact in a table, a float as a feature
 }
@@ -81,6 +84,8 @@ def _of_polars(dtype: Any) -> str:
         return f"list[{_of_polars(dtype.inner)}]"
     if dtype == pl.Datetime:
         return "timestamp"
+    if dtype == pl.Binary:
+        return "bytes"
     if dtype.is_integer():
         return "int64"
     if dtype.is_float() or dtype.is_decimal():

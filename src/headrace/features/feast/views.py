@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
 from typing import Any
 
 from feast import BatchFeatureView, Entity, FeatureView, OnDemandFeatureView, StreamFeatureView, ValueType
 from feast.aggregation import Aggregation as FeastAggregation
 from feast.feature_view import DUMMY_ENTITY_NAME
+from feast.feature_view_projection import FeatureViewProjection
+from msgspec.structs import replace
 
 from headrace.code.by_value import serialize_function
 from headrace.features.aggregates import parse_function, result_dtype
@@ -30,12 +32,18 @@ from headrace.kernel.errors import ProjectError
 from headrace.kernel.time import format_duration
 
 __all__ = [
-    "compile_entity_key",
+    "TakenView",
+    "compile_entity_keys",
     "compile_fields",
     "compile_on_demand_view",
     "compile_stored_view",
+    "entity_names",
+    "rename_view",
     "request_fields",
 ]
+
+TakenView = tuple[FeatureView, FeatureViewProjection]
+"""A view, and the projection that says under which name and keys it is taken."""
 
 _MICROSECOND = timedelta(microseconds=1)
 _KEYS: dict[ValueType, str] = {
@@ -49,7 +57,7 @@ def compile_stored_view(view: FeatureView, entities: Mapping[str, Entity], where
     """Compiles a plain feature view, or a stream feature view with aggregations.
 
     Raises:
-        ProjectError: its source is not a TableSource, it has no entity, or the table lacks one of its columns.
+        ProjectError: its source is not a TableSource, or the table lacks one of its columns.
     """
     source = getattr(view, "batch_source", None)  # an on-demand view has none
     if not isinstance(source, TableSource):
@@ -87,6 +95,7 @@ def compile_stored_view(view: FeatureView, entities: Mapping[str, Entity], where
     for field in features:
         column = _column(source, field.name, view.name, where)
         _check_same_dtype(field.dtype, column, f"{view.name}:{field.name}", where)
+    created = source.created_timestamp_column
     return AsOfView(
         name=view.name,
         keys=keys,
@@ -96,6 +105,38 @@ def compile_stored_view(view: FeatureView, entities: Mapping[str, Entity], where
         ttl=view.ttl // _MICROSECOND if view.ttl else None,
         topics=source.topics,
         delay=_delay_of(source, view, where),
+        field_mapping=source.field_mapping,
+        created=source.field_mapping.get(created, created) or None,
+    )
+
+
+def rename_view(view: StoredView, projection: FeatureViewProjection, where: str) -> StoredView:
+    """The view under the name and the join keys that a projection gives it; its state is its own.
+
+    Raises:
+        ProjectError: the projection names a version, or other join keys of a windowed view.
+    """
+    if projection.version_tag is not None:
+        raise ProjectError(
+            f"{view.name!r} is taken in version {projection.version_tag}",
+            where=where,
+            remedy="Take the view as it is declared: git has its other versions.",
+        )
+    name, keys = projection.name_to_use(), projection.join_key_map
+    if not keys:
+        return replace(view, name=name)
+    if isinstance(view, WindowedView):
+        raise ProjectError(
+            f"windowed view {view.name!r} is taken under other join keys",
+            where=where,
+            remedy="Declare a separate view over a @table(rowwise=True) that has these keys.",
+        )
+    columns = {view.column(key): mapped for key, mapped in keys.items() if key in view.keys}
+    return replace(
+        view,
+        name=name,
+        keys=tuple(keys.get(key, key) for key in view.keys),
+        field_mapping=view.field_mapping | columns,
     )
 
 
@@ -119,6 +160,13 @@ def _compile_windowed(
             f"windowed view {view.name!r} reads {source.name}, whose rows are not made one by one from events",
             where=where,
             remedy="Read the event's own table, or a @table(rowwise=True) that reads an event.",
+        )
+    if not keys or source.field_mapping:
+        what = "field_mapping" if keys else "no entity"
+        raise ProjectError(
+            f"windowed view {view.name!r} has {what}, which only as-of views can have",
+            where=where,
+            remedy="Give the rows the entity's key and the columns their names in a @table(rowwise=True).",
         )
     if view.timestamp_field != source.timestamp_field:
         raise ProjectError(
@@ -260,6 +308,12 @@ def request_fields(views: Iterable[OnDemandFeatureView], where: str) -> tuple[Pl
     for view in views:
         for source in view.source_request_sources.values():
             for field in compile_fields(source.schema, where):
+                if "bytes" in field.dtype:
+                    raise ProjectError(
+                        f"request field {field.name!r} is {field.dtype}, which a request cannot carry",
+                        where=where,
+                        remedy="Send text, and decode it in the on-demand view.",
+                    )
                 if fields.setdefault(field.name, field) != field:
                     raise ProjectError(
                         f"request field {field.name!r} is {field.dtype} in {view.name!r}"
@@ -278,16 +332,49 @@ def compile_fields(feast_fields: Iterable[Any], where: str) -> tuple[PlanField, 
             raise ProjectError(
                 f"feature {field.name!r} has the type {field.dtype}, which is not supported",
                 where=where,
-                remedy="Use Int64, Float64, String, Bool, UnixTimestamp, or an Array of one of these.",
+                remedy="Use Int64, Float64, String, Bool, UnixTimestamp, Bytes, or an Array of one of these.",
             )
         fields.append(PlanField(field.name, dtype))  # type: ignore[arg-type]
     return tuple(fields)
 
 
-def compile_entity_key(
-    entity: Entity, views: Iterable[FeatureView], labels: Mapping[str, str] | None, where: str
+def compile_entity_keys(
+    views: Iterable[TakenView],
+    entities: Mapping[str, Entity],
+    labels: Mapping[str, str] | None,
+    place: Callable[[Any], str],
+) -> tuple[EntityKey, ...]:
+    """Compiles the keys of the views' entities, each name of a key once.
+
+    Args:
+        views: the views, each with the projection by which it is taken.
+        entities: name → entity.
+        labels: column of the labels → its dtype; None if that is not known.
+        place: the place of an object, for errors.
+
+    Raises:
+        ProjectError: as `_compile_entity_key`.
+    """
+    views = list(views)
+    taken: dict[str, Entity] = {}
+    for view, projection in views:
+        for name in entity_names(view):
+            key = entities[name].join_key
+            taken.setdefault(projection.join_key_map.get(key, key), entities[name])
+    plain = [view for view, _ in views]
+    return tuple(
+        _compile_entity_key(entity, key, plain, labels, place(entity)) for key, entity in taken.items()
+    )
+
+
+def _compile_entity_key(
+    entity: Entity,
+    join_key: str,
+    views: Iterable[FeatureView],
+    labels: Mapping[str, str] | None,
+    where: str,
 ) -> EntityKey:
-    """Compiles the key of an entity. If the entity declares no type, the views or the labels determine it.
+    """Compiles a key of an entity. If the entity declares no type, the views or the labels determine it.
 
     Raises:
         ProjectError: the type is not known, is neither a whole number nor text, or differs between two views.
@@ -301,14 +388,14 @@ def compile_entity_key(
     if len(dtypes) > 1:
         types = " and ".join(f"{dtype} in {name!r}" for dtype, name in dtypes.items())
         raise ProjectError(f"the key of entity {entity.name!r} is {types}", where=where)
-    known = next(iter(dtypes), None) or (labels or {}).get(entity.join_key) or entity.value_type.name
+    known = next(iter(dtypes), None) or (labels or {}).get(join_key) or entity.value_type.name
     if known not in ("int64", "string"):
         raise ProjectError(
             f"entity {entity.name!r} has the type {known}",
             where=where,
             remedy="A key is a whole number or text: value_type=ValueType.INT64 or ValueType.STRING.",
         )
-    return EntityKey(entity.name, entity.join_key, known)  # type: ignore[arg-type]
+    return EntityKey(entity.name, join_key, known)  # type: ignore[arg-type]
 
 
 def _key_dtype(entity: Entity, view: FeatureView, source: TableSource) -> str | None:
@@ -316,19 +403,18 @@ def _key_dtype(entity: Entity, view: FeatureView, source: TableSource) -> str | 
     if entity.value_type != ValueType.UNKNOWN:
         return _KEYS.get(entity.value_type) or str(entity.value_type.name)
     columns = {field.name: dtype_of(field.dtype) for field in view.entity_columns}
-    return (source.columns or {}).get(entity.join_key) or columns.get(entity.join_key)
+    return source.dtype_of(entity.join_key) or columns.get(entity.join_key)
+
+
+def entity_names(view: FeatureView) -> list[str]:
+    """The view's entities; none if all its rows are of one entity."""
+    return [name for name in view.entities if name != DUMMY_ENTITY_NAME]
 
 
 def _keys(
     view: FeatureView, source: TableSource, entities: Mapping[str, Entity], where: str
 ) -> tuple[str, ...]:
-    names = [name for name in view.entities if name != DUMMY_ENTITY_NAME]
-    if not names:
-        raise ProjectError(
-            f"feature view {view.name!r} has no entity",
-            where=where,
-            remedy="Name the entity of its rows: entities=[...].",
-        )
+    names = entity_names(view)
     for name in names:
         if name not in entities:
             raise ProjectError(
@@ -359,13 +445,14 @@ def _column(source: TableSource, name: str, view: str, where: str, *, needed: bo
                 remedy=f"Give {source.name} a dataframely schema: @table(schema=...).",
             )
         return None
-    if name not in source.columns:
+    column = source.column(name)
+    if column not in source.columns:
         raise ProjectError(
-            f"feature view {view!r} reads the column {name!r}, which {source.name} lacks",
+            f"feature view {view!r} reads the column {column!r}, which {source.name} lacks",
             where=where,
             remedy=f"Columns of {source.name}: {', '.join(source.columns)}.",
         )
-    return source.columns[name]
+    return source.columns[column]
 
 
 def _check_same_dtype(declared: str, real: str | None, feature: str, where: str) -> None:

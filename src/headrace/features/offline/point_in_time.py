@@ -17,11 +17,12 @@ from headrace.kernel.errors import ProjectError
 from headrace.tables.changelog import history, is_changelog
 from headrace.tables.failures import failure_limit
 
-__all__ = ["MOMENT", "as_of_rows", "check_columns", "join", "join_as_of"]
+__all__ = ["MOMENT", "as_of_rows", "check_columns", "join", "join_as_of", "unique_rows"]
 
 MOMENT = "event_timestamp"
 _INSTANT = pl.Datetime("us", "UTC")
 _PLACE = "__place"
+_CREATED = "__created"
 _NAMES = {dtype: name for name, dtype in POLARS.items()}
 
 
@@ -111,10 +112,8 @@ def _add_on_demand(
 def as_of_rows(view: AsOfView, table: pl.LazyFrame) -> pl.LazyFrame:
     """The visible rows of the view's table: keys, time and features, one row for each key and time.
 
-    A row without a key or a time is never visible. Several rows with the same key and time are reduced to the
-    row with the greatest features (null is the smallest), whatever their order in the table. In a changelog,
-    the last change of a row counts, and a deleted row becomes a row of nulls. In a topic's table, only good
-    rows count.
+    In a changelog, the last change of a row counts, and a deleted row becomes a row of nulls. In a topic's
+    table, only good rows count. Columns get their names in the view.
 
     Raises:
         ProjectError: as `check_columns`.
@@ -122,18 +121,44 @@ def as_of_rows(view: AsOfView, table: pl.LazyFrame) -> pl.LazyFrame:
     if "_valid" in table.collect_schema():
         table = table.filter("_valid")
     if is_changelog(table):
-        table = history(table, view.keys)
+        table = history(table, [view.column(key) for key in view.keys])
+    return unique_rows(view, _rename(view, table))
+
+
+def unique_rows(view: AsOfView, table: pl.LazyFrame) -> pl.LazyFrame:
+    """The rows that have a key and a time, one for each key and time, of the view's types.
+
+    Of several rows with the same key and time, the one that was created last is left, and of these the one with
+    the greatest features (null is the smallest), whatever their order in the table.
+
+    Raises:
+        ProjectError: as `check_columns`.
+    """
     keys, features = list(view.keys), [field.name for field in view.features]
     check_columns(view, table)
+    created = [name for name in table.collect_schema() if name == view.created]
     rows = table.select(
         *keys,
         pl.col(view.time).cast(_INSTANT),
         *(pl.col(field.name).cast(POLARS[field.dtype]) for field in view.features),
+        *(pl.col(column).alias(_CREATED) for column in created),
     ).drop_nulls([*keys, view.time])
     frame = rows.collect()
     if frame.select(pl.struct(*keys, view.time).is_duplicated().any()).item():
-        frame = frame.sort(features, nulls_last=False).unique([*keys, view.time], keep="last")
-    return frame.lazy()
+        order = [_CREATED for _ in created] + features
+        frame = frame.sort(order, nulls_last=False).unique([*keys, view.time], keep="last")
+    return frame.drop(_CREATED for _ in created).lazy()
+
+
+def _rename(view: AsOfView, table: pl.LazyFrame) -> pl.LazyFrame:
+    """Gives the columns of the table their names in the view. A column of the table that has the name of
+    another's is left out."""
+    if not view.field_mapping:
+        return table
+    columns = table.collect_schema().names()
+    mapped = {column: name for column, name in view.field_mapping.items() if column in columns}
+    hidden = set(mapped.values()) - set(mapped)
+    return table.drop(name for name in columns if name in hidden).rename(mapped)
 
 
 def check_columns(view: AsOfView, table: pl.LazyFrame) -> None:
@@ -214,7 +239,7 @@ class _OrderedRows:
                 visible.with_columns(pl.col(view.time) + timedelta(microseconds=delay)).sort(view.time),
                 left_on=MOMENT,
                 right_on=view.time,
-                by=keys,
+                by=keys or None,
                 strategy="backward",
                 tolerance=None if view.ttl is None else f"{view.ttl - delay}us",
                 allow_exact_matches=not strict,

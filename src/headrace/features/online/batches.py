@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from headrace.features.offline.point_in_time import as_of_rows
+from headrace.features.offline.point_in_time import unique_rows
 from headrace.features.online.entries import Entry
 from headrace.features.online.keys import Key
 from headrace.features.online.tiles import SETTLED
@@ -58,11 +58,14 @@ def entries_by_entity(
     """
     time = view.time
     known = pl.col(time) <= now - SETTLED
+    newest = pl.col(time).filter(known).max()
+    if view.keys:
+        newest = newest.over(list(view.keys))
     frame = (
-        as_of_rows(view, pl.DataFrame(rows).lazy())
+        unique_rows(view, pl.DataFrame(rows).lazy())
         .with_columns(micros_of(time).alias(time))
         .filter(True if view.ttl is None else pl.col(time) >= now - SETTLED - view.ttl)
-        .filter(~known | (pl.col(time) == pl.col(time).filter(known).max().over(list(view.keys))))
+        .filter(~known | (pl.col(time) == newest))
         .sort([*view.keys, time])
         .collect()
     )
@@ -81,6 +84,6 @@ def _groups(frame: pl.DataFrame, keys: Sequence[str]) -> Iterator[tuple[Key, int
     for key in keys:
         changes |= (frame[key] != frame[key].shift(1)).fill_null(True).to_numpy()
     starts = np.flatnonzero(changes)
-    names = frame.select(keys)[starts].rows()
+    names = frame.select(keys)[starts].rows() if keys else [()]
     for name, (low, high) in zip(names, pairwise([*starts.tolist(), len(frame)]), strict=True):
         yield name, low, high

@@ -12,9 +12,11 @@ Dtype = Literal[
     "string",
     "bool",
     "timestamp",
+    "bytes",
     "list[int64]",
     "list[float64]",
     "list[string]",
     "list[bool]",
     "list[timestamp]",
+    "list[bytes]",
 ]

@@ -25,7 +25,7 @@ def source_columns(plan: FeaturePlan, labels: str, columns: Iterable[str]) -> di
 def _sources(plan: FeaturePlan, view_name: str, feature: str, labels: str) -> list[str]:
     view = plan.view(view_name)
     if isinstance(view, AsOfView):
-        return [f"{view.table}.{feature}"]
+        return [f"{view.table}.{view.column(feature)}"]
     if isinstance(view, WindowedView):
         columns = {aggregation.name: aggregation.column for aggregation in view.aggregations}
         return [f"{view.table}.{columns[feature]}"]

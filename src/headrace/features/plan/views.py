@@ -75,13 +75,15 @@ class AsOfView(_Digested, frozen=True, tag="as_of"):
 
     Attributes:
         name: the view's name.
-        keys: the join keys of its entity, in their order.
+        keys: the join keys of its entity, in their order; none if all rows are of one entity.
         table: the lake table that it reads.
         time: the table's column with the time from which a row is valid.
         features: feature name and dtype; the table has a column of each name.
         ttl: the greatest age of a row, microseconds; None for any age.
         delay: how long after its time a row is known to serving, microseconds.
         topics: the topics that its table is made from.
+        field_mapping: column of the table → its name in this view, for columns whose name differs.
+        created: the table's column that decides between rows of one key and time: the greatest is visible.
     """
 
     name: str
@@ -92,6 +94,12 @@ class AsOfView(_Digested, frozen=True, tag="as_of"):
     ttl: int | None = None
     topics: tuple[str, ...] = ()
     delay: int = 0
+    field_mapping: dict[str, str] = {}
+    created: str | None = None
+
+    def column(self, name: str) -> str:
+        """The table's column of a key, the time or a feature."""
+        return next((column for column, mapped in self.field_mapping.items() if mapped == name), name)
 
 
 class WindowedView(_Digested, frozen=True, tag="windowed"):

@@ -18,11 +18,13 @@ POLARS: dict[Dtype, pl.DataType] = {
     "string": pl.String(),
     "bool": pl.Boolean(),
     "timestamp": pl.Datetime("us", "UTC"),
+    "bytes": pl.Binary(),
     "list[int64]": pl.List(pl.Int64()),
     "list[float64]": pl.List(pl.Float64()),
     "list[string]": pl.List(pl.String()),
     "list[bool]": pl.List(pl.Boolean()),
     "list[timestamp]": pl.List(pl.Datetime("us", "UTC")),
+    "list[bytes]": pl.List(pl.Binary()),
 }
 """The Polars dtype for each dtype of a plan."""
 

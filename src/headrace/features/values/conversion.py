@@ -29,6 +29,7 @@ _JSON: dict[str, Any] = {
     "string": str,
     "bool": bool,
     "timestamp": Annotated[datetime, Meta(tz=True)],
+    "bytes": bytes,  # base64
 }
 
 
@@ -71,7 +72,7 @@ def input_cleaner(dtype: Dtype) -> Callable[[Any], Any] | None:
 
 def converter(dtype: Dtype) -> Callable[[Any], Any]:
     """A function that converts the result of an on-demand function to this dtype: None, int, float, bool,
-    str, a UTC datetime, or a list of them.
+    str, bytes, a UTC datetime, or a list of them.
 
     None, NaN and pandas' NA and NaT become None. Numbers are converted if nothing is lost: 3.0 is a whole
     number, 3.5 is not; 0 is a float; 1 is true. An infinite float stays infinite.
@@ -152,6 +153,11 @@ def _to_text(value: Any) -> str | None:
     return value if value is None or isinstance(value, str) else _refuse(value)
 
 
+def _to_bytes(value: Any) -> bytes | None:
+    value = _plain(value)
+    return value if value is None or isinstance(value, bytes) else _refuse(value)
+
+
 def _to_timestamp(value: Any) -> datetime | None:
     value = _plain(value)
     if value is None:
@@ -172,4 +178,5 @@ _CONVERTERS: dict[str, Callable[[Any], Any]] = {
     "bool": _to_bool,
     "string": _to_text,
     "timestamp": _to_timestamp,
+    "bytes": _to_bytes,
 }

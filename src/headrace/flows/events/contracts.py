@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import attrs
 
@@ -14,12 +14,10 @@ from headrace.declare.table import Table
 from headrace.events.contracts.description import describe_contract
 from headrace.events.contracts.evolution import ContractChange, compare_contracts
 from headrace.events.ingest.adoption import contract_refusal, find_stored_contract
+from headrace.features.plan import AsOfView, FeaturePlan, StoredView
 from headrace.projects.loader import project_files
 from headrace.projects.project import Project
 from headrace.workspace import Workspace
-
-if TYPE_CHECKING:
-    from headrace.features.plan import FeaturePlan
 
 __all__ = ["ChangeEffect", "ContractCheck", "Dependent", "check_contracts"]
 
@@ -191,8 +189,9 @@ class _Dependents:
         return {name: compile_plan(self._project, model) for name, model in self._project.models.items()}
 
 
-def _columns(view: Any) -> set[str]:
+def _columns(view: StoredView) -> set[str]:
     """The columns of its table that a view names."""
-    columns = {feature.name for feature in view.features}
-    columns |= {column.name for column in getattr(view, "columns", ())}
-    return {*view.keys, view.time, *columns}
+    names = {*view.keys, view.time, *(feature.name for feature in view.features)}
+    if isinstance(view, AsOfView):
+        return {view.column(name) for name in names}
+    return names | {column.name for column in view.columns}

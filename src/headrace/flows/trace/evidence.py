@@ -202,18 +202,18 @@ def find_row(
     except CallError:
         frame = table.scan()
         notes = (f"snapshot {position.snapshot} of {view.table} has expired: the newest one was read instead",)
-    rows = frame.filter(*(pl.col(key) == entity[key] for key in view.keys))
+    rows = frame.filter(*(pl.col(view.column(key)) == entity[key] for key in view.keys))
     if position.time is None:
         return Evidence(rows, notes=(*notes, "there was no row for this entity"))
     time = from_micros(position.time)
-    at_time = rows.filter(pl.col(view.time).cast(POLARS["timestamp"]) == time).limit(1).collect()
+    at_time = rows.filter(pl.col(view.column(view.time)).cast(POLARS["timestamp"]) == time).limit(1).collect()
     if at_time.is_empty():
         return Evidence(rows, notes=(*notes, f"the row of {time} no longer exists"))
     row = at_time.row(0, named=True)
     declared = project.tables.get(view.table)
-    keys = {key: entity[key] for key in view.keys}
+    keys = {view.column(key): entity[key] for key in view.keys}
     origins = () if declared is None else _origins(project, lake, declared, position.snapshot, keys, row)
-    features = {field.name: row[field.name] for field in view.features}
+    features = {field.name: row[view.column(field.name)] for field in view.features}
     return Evidence(rows, row=Row(view.table, position.snapshot, time, features, origins), notes=notes)
 
 
