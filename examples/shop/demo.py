@@ -36,6 +36,7 @@ def run(demo: headrace.Demo) -> None:
     file = demo.options.data or generate_events(demo)
     send_and_ingest(demo, file)
     build(demo)
+    check_warehouse(demo)
     evaluate(demo, is_generated=demo.options.data is None)
     with demo.up() as up:
         prediction = predict(demo, up.collector)
@@ -90,6 +91,26 @@ def build_or_override(demo: headrace.Demo) -> Any:
         demo.report.facts["refused"] = refused.what
         demo.report.notes.append(f"The gate refused the model, and it was released by override: {refused.what}")
         return demo.build(override=OVERRIDE)
+
+
+def check_warehouse(demo: headrace.Demo) -> None:
+    """Asks PostgreSQL for what was published, if the profile publishes the star schema."""
+    address = demo.project.settings.databases.addresses.get("warehouse")
+    if address is None:
+        return
+    import psycopg
+
+    with demo.step("warehouse") as step, psycopg.connect(address) as connection:
+        query = "select count(*), count(distinct user_key), sum(price) from shop.fact_events"
+        step.rows, users, total = connection.execute(query).fetchone() or (0, 0, 0)
+        best = connection.execute(
+            "select department, sum(revenue) as revenue from shop.category_performance"
+            " where department is not null group by 1 order by 2 desc limit 1"
+        ).fetchone()
+        step.what = f"facts of {users:,} users in PostgreSQL; most revenue: {best[0] if best else 'none'}"
+    events = demo.project.table("clean_events").lazy().select(pl.len(), pl.col("price").sum()).collect().row(0)
+    demo.check("every clean event is a fact in the warehouse", events[0] == step.rows)
+    demo.check("the facts' prices are those of the events", abs(events[1] - total) <= 1e-9 * events[1])
 
 
 def evaluate(demo: headrace.Demo, *, is_generated: bool) -> None:

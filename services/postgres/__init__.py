@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import pwd
 import shutil
@@ -44,6 +45,7 @@ class Postgres:
         return {
             "PGHOST": "127.0.0.1", "PGPORT": str(self.port), "PGUSER": "postgres", "PGDATABASE": "postgres",
             "HEADRACE_ONLINE": self.url, "HEADRACE_FEAST_REGISTRY": self.url,
+            "HEADRACE_DATABASES": json.dumps({"warehouse": self.url}),
         }  # fmt: skip
 
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from headrace.declare.params import params
     from headrace.declare.partitioning import by, day, hour, month
     from headrace.declare.precision import Precision
+    from headrace.declare.publish import Dimension, Fact, publish
     from headrace.declare.query import query
     from headrace.declare.search import Tune, choice, integers, loguniform, uniform
     from headrace.declare.source import source
@@ -77,6 +78,9 @@ _HOMES = {
     "not_worse_than_champion": "headrace.declare.gate",
     "params": "headrace.declare.params",
     "project": "headrace.api",
+    "Dimension": "headrace.declare.publish",
+    "Fact": "headrace.declare.publish",
+    "publish": "headrace.declare.publish",
     "query": "headrace.declare.query",
     "source": "headrace.declare.source",
     "table": "headrace.declare.table",
@@ -89,6 +93,8 @@ __all__ = [
     "ByGroup",
     "ByTime",
     "Demo",
+    "Dimension",
+    "Fact",
     "HeadraceError",
     "LoggingTable",
     "Meta",
@@ -124,6 +130,7 @@ __all__ = [
     "not_worse_than_champion",
     "params",
     "project",
+    "publish",
     "query",
     "source",
     "table",

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from datetime import date, datetime, timedelta
 from typing import Any
 
+import attrs
 import polars as pl
 import pytest
 from sklearn.linear_model import LogisticRegression
@@ -128,6 +129,8 @@ def test_a_model_holds_its_arguments() -> None:
     assert (model.split.gap, model.refresh) == (timedelta(minutes=30), timedelta(hours=12))
     assert (model.trainer.num_boost_round, model.trainer.parameters) == (7, {"max_depth": 3})
     assert model.place.file == __file__
+    evolved = attrs.evolve(model, name="other")
+    assert (evolved.place.file, evolved.place.line > model.place.line) == (__file__, True)
 
 
 def test_spaces_hold_their_bounds() -> None:

@@ -22,7 +22,7 @@ COLUMNS = (
 FUNCTIONS = [
     AggregateFunction(name)
     for name in ("count", "sum", "mean", "min", "max", "count_distinct", "first", "last")
-] + [AggregateFunction("last_n", 3)]
+] + [AggregateFunction("first_n", 2), AggregateFunction("last_n", 3)]
 
 
 def view_of_all_functions(windows=(5 * MINUTE, HOUR, DAY, 15 * DAY), *, name="activity", keys=("user_id",)):

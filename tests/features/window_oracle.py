@@ -39,6 +39,8 @@ def expect_value(function, n, window, hop, t, events):
         return max(values)
     if function == "first":
         return values[0]
+    if function == "first_n":
+        return values[:n]
     if function == "last":
         return values[-1]
     if function == "last_n":

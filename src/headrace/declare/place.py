@@ -39,7 +39,7 @@ class Place:
     def of_caller() -> Place:
         """Finds the line of the project that made the current call: the innermost line outside Headrace.
 
-        Frames without a module (the `__init__` that attrs generates) are skipped.
+        Frames of attrs (`attrs.evolve`) and those without a module (the `__init__` it generates) are skipped.
         """
         frame = calling_frame()
         return Place(frame.f_code.co_filename, frame.f_lineno)
@@ -54,4 +54,4 @@ def calling_frame() -> FrameType:
 
 
 def _is_internal(module: str | None) -> bool:
-    return module is None or module.partition(".")[0] == __name__.partition(".")[0]
+    return module is None or module.partition(".")[0] in (__name__.partition(".")[0], "attr")

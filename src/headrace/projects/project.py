@@ -15,6 +15,7 @@ from headrace.declare.changes import current
 from headrace.declare.event import Contract, contract_of
 from headrace.declare.model import Model
 from headrace.declare.place import Place
+from headrace.declare.publish import Publication
 from headrace.declare.source import Source
 from headrace.declare.table import Table
 from headrace.kernel.errors import CallError, ProjectError
@@ -33,9 +34,9 @@ class Project:
     Attributes:
         settings: its settings.
         contracts: topic → contract.
-        sources, tables, models: by name. Among the tables are those of the current rows of each contract
-            under @changes (declare.changes.current). Each table comes after the tables that it reads; `inputs`
-            resolves the names among its `reads`.
+        sources, tables, models, publications: by name. Among the tables are those of the current rows of each
+            contract under @changes (declare.changes.current). Each table comes after the tables that it reads;
+            `inputs` resolves the names among its `reads`.
         modules: the modules that were imported; Feast's objects are found in them by features.feast.
         stamps: the stamps of the package's files when they were imported (projects.loader.module_stamps).
     """
@@ -45,6 +46,7 @@ class Project:
     sources: Mapping[str, Source]
     tables: Mapping[str, Table]
     models: Mapping[str, Model]
+    publications: Mapping[str, Publication]
     modules: tuple[ModuleType, ...]
     stamps: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
@@ -88,6 +90,7 @@ def load_project(settings: Settings, *, without: Iterable[str] = ()) -> Project:
     sources: dict[str, Source] = {}
     tables: dict[str, Table] = {}
     models: dict[str, Model] = {}
+    publications: dict[str, Publication] = {}
     for declared in _list_declarations(modules):
         if isinstance(declared, Contract):
             _add(contracts, declared.topic, declared, "topic")
@@ -97,6 +100,8 @@ def load_project(settings: Settings, *, without: Iterable[str] = ()) -> Project:
             _add(tables, declared.name, declared, "table")
         elif isinstance(declared, Model):
             _add(models, declared.name, declared, "model")
+        elif isinstance(declared, Publication):
+            _add(publications, declared.name, declared, "publication")
     for contract in contracts.values():
         if contract.row_key:
             rows = current(contract)
@@ -111,7 +116,9 @@ def load_project(settings: Settings, *, without: Iterable[str] = ()) -> Project:
     for model in models.values():
         _check_target(model)
     _check_names(contracts.values(), tables.values(), models.values())
-    return Project(settings, contracts, sources, _in_order(tables), models, tuple(modules), stamps)
+    return Project(
+        settings, contracts, sources, _in_order(tables), models, publications, tuple(modules), stamps
+    )
 
 
 def _list_declarations(modules: Iterable[ModuleType]) -> list[Any]:
@@ -119,7 +126,7 @@ def _list_declarations(modules: Iterable[ModuleType]) -> list[Any]:
     for module in modules:
         for value in vars(module).values():
             declaration = contract_of(value) or value
-            if isinstance(declaration, (Contract, Source, Table, Model)):
+            if isinstance(declaration, (Contract, Source, Table, Model, Publication)):
                 by_id[id(declaration)] = declaration
     return list(by_id.values())
 

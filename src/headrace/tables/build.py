@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import msgspec
 import pyarrow as pa
@@ -228,13 +228,33 @@ def _write_parts(
     stored = None if staged.is_empty else lake.table(table.name)
     if stored is not None and not names:
         return stored
+    columns: set[str] = set()
     for part in compute_parts(project, lake, table, plan, staged.partitions):
+        columns = columns or set(part.rows.column_names)
+        _check_columns(table, part, columns)
         if stored is None:
             stored = _prepare_table(project, lake, table, plan, part)
         staged.add(part, stored.write([part.rows]))
         progress(msgspec.structs.replace(state, done=len(staged.partitions)))
     assert stored is not None, "a build makes at least one part"
     return stored
+
+
+def _check_columns(table: Table, part: ComputedPart, columns: Collection[str]) -> None:
+    """Refuses a part with other columns than those before it: what it lacks would be null.
+
+    Raises:
+        ProjectError: it has other columns.
+    """
+    differing = sorted(set(part.rows.column_names) ^ set(columns))
+    if differing and table.partition_by is not None:
+        partitions = spell_partitions(table.partition_by, part.partitions)
+        raise ProjectError(
+            f"{table.name} returns other columns for {partitions} than for earlier ones:"
+            f" {', '.join(differing)}",
+            where=str(table.place),
+            remedy="Return the same columns for every input: name them in a select.",
+        )
 
 
 def _prepare_table(

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 
 from headrace.features.aggregates.aggregate import Aggregate, TilePart, TileReader, Track
-from headrace.features.aggregates.by_time import First, Last, LastN
+from headrace.features.aggregates.by_time import First, FirstN, Last, LastN
 from headrace.features.aggregates.column import SortedColumn
 from headrace.features.aggregates.counts import Count, CountDistinct
 from headrace.features.aggregates.extremes import Max, Min
@@ -28,7 +28,18 @@ __all__ = [
     "result_dtype",
 ]
 
-_AGGREGATES: tuple[type[Aggregate], ...] = (Count, Sum, Mean, Min, Max, CountDistinct, First, Last, LastN)
+_AGGREGATES: tuple[type[Aggregate], ...] = (
+    Count,
+    Sum,
+    Mean,
+    Min,
+    Max,
+    CountDistinct,
+    First,
+    FirstN,
+    Last,
+    LastN,
+)
 _BY_NAME = {kind.name: kind for kind in _AGGREGATES}
 _BY_SPELLING = {spelling: kind for kind in _AGGREGATES for spelling in kind.spellings}
 _CALL = re.compile(r"([a-z_]+)(?:\(\s*(\d+)\s*\))?")

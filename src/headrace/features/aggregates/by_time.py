@@ -14,9 +14,11 @@ from headrace.features.aggregates.aggregate import Aggregate, TilePart, TileRead
 from headrace.features.aggregates.column import Ints, SortedColumn
 from headrace.features.plan import Dtype
 
-__all__ = ["First", "Last", "LastN"]
+__all__ = ["First", "FirstN", "Last", "LastN"]
 
-_MAX_VALUES = 1000  # the largest n of last(n), because an entity's state holds n values for each tile
+_MAX_VALUES = (
+    1000  # the largest n of first(n) and last(n), because an entity's state holds n values for each tile
+)
 
 
 class First(Aggregate):
@@ -54,6 +56,53 @@ class First(Aggregate):
                 return None
             value = min(pairs)[1]
             return value if restore is None else restore(value)
+
+        return read
+
+
+class FirstN(Aggregate):
+    """The n earliest values, the earliest first; null for no values."""
+
+    name = "first_n"
+    spellings = ("first(n)",)
+    largest_n: ClassVar[int] = _MAX_VALUES
+
+    def result_dtype(self, column: Dtype) -> Dtype:
+        """See Aggregate."""
+        return f"list[{column}]"  # type: ignore[return-value]
+
+    def compute_ranges(self, column: SortedColumn, low: Ints, high: Ints) -> pl.Series:
+        """See Aggregate."""
+        return _lists(column, low, np.minimum(high, low + self.n))
+
+    def tile_parts(self, column: Dtype) -> tuple[TilePart, ...]:
+        """See Aggregate."""
+        n = self.n
+        return (
+            TilePart(
+                "first_n",
+                lambda times, values: sorted(zip(times, values, strict=True))[:n],
+                lambda a, b: sorted(tuple(pair) for pair in chain(a, b))[:n],
+                n,
+            ),
+        )
+
+    def tile_reader(self, indexes: Mapping[str, int], column: Dtype) -> TileReader:
+        """See Aggregate."""
+        index, restore, n = indexes["first_n"], restore_of(column), self.n
+
+        def read(track: Track, first: int, times: list[int], unsettled: list[Any]) -> object:
+            pairs = _pairs(times, unsettled)
+            count = 0
+            for tile in track[index][first:]:
+                pairs.extend((time, value) for time, value in tile)
+                count += len(tile)
+                if count >= n:
+                    break
+            if not pairs:
+                return None
+            pairs.sort()
+            return [value if restore is None else restore(value) for _, value in pairs[:n]]
 
         return read
 
@@ -100,16 +149,7 @@ class LastN(Aggregate):
 
     def compute_ranges(self, column: SortedColumn, low: Ints, high: Ints) -> pl.Series:
         """See Aggregate."""
-        first = np.maximum(low, high - self.n)
-        sizes = high - first
-        ends = np.cumsum(sizes)
-        indexes = np.arange(ends[-1]) - np.repeat(ends - sizes - first, sizes)
-        values = column.names_of(pl.Series(column.in_order[indexes]))
-        # Not by pa.array(), which imports pandas.
-        offsets: Any = pl.Series(np.append(0, ends)).to_arrow()
-        empty: Any = pl.Series(sizes == 0).to_arrow()
-        lists = pa.LargeListArray.from_arrays(offsets, values.to_arrow(), mask=empty)
-        return pl.Series(values=lists)
+        return _lists(column, np.maximum(low, high - self.n), high)
 
     def tile_parts(self, column: Dtype) -> tuple[TilePart, ...]:
         """See Aggregate."""
@@ -125,6 +165,18 @@ def _pick(column: SortedColumn, indexes: Ints, present: Any) -> pl.Series:
     picked = np.zeros(len(indexes), dtype=column.values.dtype)
     picked[present] = column.in_order[indexes[present]]
     return column.series_of(picked, present, named=True)
+
+
+def _lists(column: SortedColumn, low: Ints, high: Ints) -> pl.Series:
+    """The values of each range as a list, null for an empty range."""
+    sizes = high - low
+    ends = np.cumsum(sizes)
+    indexes = np.arange(ends[-1]) - np.repeat(ends - sizes - low, sizes)
+    values = column.names_of(pl.Series(column.in_order[indexes]))
+    # Not by pa.array(), which imports pandas.
+    offsets: Any = pl.Series(np.append(0, ends)).to_arrow()
+    empty: Any = pl.Series(sizes == 0).to_arrow()
+    return pl.Series(values=pa.LargeListArray.from_arrays(offsets, values.to_arrow(), mask=empty))
 
 
 def _last_part(n: int) -> TilePart:

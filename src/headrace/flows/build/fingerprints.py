@@ -17,9 +17,10 @@ from headrace.config.settings import Settings
 from headrace.declare.event import Contract
 from headrace.declare.model import Model, task_of
 from headrace.declare.params import find_param, read_params
+from headrace.declare.publish import Publication
 from headrace.declare.source import Source
 from headrace.declare.table import Table
-from headrace.flows.build.project_code import ModelCode, ProjectCode, Read, SourceCode
+from headrace.flows.build.project_code import ModelCode, ProjectCode, PublicationCode, Read, SourceCode
 from headrace.kernel.digest import digest_value, short_digest
 from headrace.projects.loader import project_files
 from headrace.projects.project import Project
@@ -88,6 +89,7 @@ def fingerprint_project(project: Project, settings: Settings, digest: str) -> Pr
         features=_feature_pieces(project, index),
         models={name: _model_code(model, plans[name], index) for name, model in project.models.items()},
         queries=sorted(name for name, table in project.tables.items() if table.query is not None),
+        publications={name: _publication_code(p, index) for name, p in project.publications.items()},
         reads_params=reads_params,
         params={
             name: _param_digest(find_param(params, name, str(settings.root / PARAMS_FILE)))
@@ -195,6 +197,15 @@ def _model_code(model: Model, plan: FeaturePlan, index: CodeIndex) -> ModelCode:
         gate=pieces("gate"),
         task=task_of(model),
     )
+
+
+def _publication_code(publication: Publication, index: CodeIndex) -> PublicationCode:
+    parts = {"facts": publication.facts, "views": dict(publication.views)}
+    pieces = _lines(
+        {f"{part} of {publication.name}": fingerprint(value, index) for part, value in parts.items()}
+    )
+    tables = [table.name for table in publication.tables]
+    return PublicationCode(publication.database, tables, pieces)
 
 
 def _contract_pieces(contract: Contract) -> list[str]:

@@ -16,7 +16,15 @@ from headrace.declare.source import is_remote
 from headrace.flows.build.pointers import CODE, Pointers
 from headrace.kernel.digest import digest_value
 
-__all__ = ["ModelCode", "ProjectCode", "Read", "SourceCode", "diff_pieces", "read_project_code"]
+__all__ = [
+    "ModelCode",
+    "ProjectCode",
+    "PublicationCode",
+    "Read",
+    "SourceCode",
+    "diff_pieces",
+    "read_project_code",
+]
 
 
 class Read(msgspec.Struct, frozen=True, array_like=True):
@@ -87,6 +95,20 @@ class ModelCode(msgspec.Struct, frozen=True):
         return sorted({self.labels, *self.views})
 
 
+class PublicationCode(msgspec.Struct, frozen=True):
+    """A publication's declaration.
+
+    Attributes:
+        database: the name of the database.
+        tables: the tables that it reads.
+        pieces: the pieces of its code.
+    """
+
+    database: str
+    tables: list[str]
+    pieces: list[str]
+
+
 class ProjectCode(msgspec.Struct, frozen=True):
     """The fingerprints of a project.
 
@@ -103,6 +125,7 @@ class ProjectCode(msgspec.Struct, frozen=True):
         features: the pieces of all Feast objects.
         models: name → its declaration.
         queries: the tables that a query of a database makes.
+        publications: name → its declaration.
         reads_params: `sources.NAME`, `tables.NAME`, `models.NAME` or `features` → the entries of params.yaml
             that its code reads, sorted; "" is the whole file.
         params: each of those entries → the digest of its value.
@@ -120,6 +143,7 @@ class ProjectCode(msgspec.Struct, frozen=True):
     features: list[str]
     models: dict[str, ModelCode]
     queries: list[str] = []
+    publications: dict[str, PublicationCode] = {}
     reads_params: dict[str, list[str]] = {}
     params: dict[str, str] = {}
 
@@ -147,6 +171,10 @@ class ProjectCode(msgspec.Struct, frozen=True):
         contracts = [self.contracts[name] for name in self.contracts_of(table)]
         params = [self.params[name] for name in self.params_of(f"tables.{table}")]
         return digest_value([self.lock, self.tables[table], contracts, *params])
+
+    def publication_digest(self, name: str) -> str:
+        """The digest of all code that decides what is published."""
+        return digest_value([self.lock, self.publications[name].pieces])
 
     def training_set_digest(self, model: str) -> str:
         """The digest of what decides the rows of a model's training set: all code, and the files and revisions

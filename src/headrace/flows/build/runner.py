@@ -122,6 +122,11 @@ def _record_build(context: BuildContext, sources: Mapping[str, SourceState]) -> 
             for source in sources.values()
             if "revision" in source.pointer
         },
+        published=[
+            [name, publication.database, {table: context.snapshot(table) for table in publication.tables}]
+            for name, publication in context.code.publications.items()
+            if publication.database in context.settings.databases.addresses
+        ],
         env=sorted(external.env),
         due=min(context.next_refreshes().values(), default=None),
     )

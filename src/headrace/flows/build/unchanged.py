@@ -22,7 +22,7 @@ from headrace.features.online import filled_views
 from headrace.flows.build.drift import FILE as DRIFT
 from headrace.flows.build.pointers import write_if_changed
 from headrace.kernel.digest import digest_value
-from headrace.kernel.errors import HeadraceError
+from headrace.kernel.errors import HeadraceError, Unavailable
 from headrace.kernel.time import now
 from headrace.lake.table_state import current_snapshot_ids, rows_snapshot_ids
 from headrace.projects.checkout import find_revision
@@ -42,7 +42,7 @@ def is_unchanged(workspace: Workspace) -> bool:
     try:
         record = json.loads(settings.place(_FILE).read_bytes())
         heads, tables, due = record["heads"], record["tables"], record["due"]
-        revisions, objects = record["revisions"], record["objects"]
+        revisions, objects, published = record["revisions"], record["objects"], record["published"]
     except (FileNotFoundError, ValueError, KeyError):  # no record, or another version wrote it
         return False
     if due is not None and now() >= datetime.fromisoformat(due):
@@ -53,6 +53,7 @@ def is_unchanged(workspace: Workspace) -> bool:
         and rows_snapshot_ids(workspace.lake, tables) == tables
         and _digest(settings, record["files"], record["env"]) == record["digest"]
         and all(_objects_are(*recorded) for recorded in objects)
+        and all(_is_published(settings, *recorded) for recorded in published)
     )
 
 
@@ -66,6 +67,18 @@ def _objects_are(address: str, glob: str, versions: dict[str, str]) -> bool:
         return False
 
 
+def _is_published(settings: Settings, name: str, database: str, snapshots: dict[str, int]) -> bool:
+    """Whether PostgreSQL still has these snapshots, as far as it can be reached."""
+    from headrace.tables.warehouse.publication import published_snapshots
+
+    try:
+        return published_snapshots(name, settings.databases.addresses[database], f"publish-{name}") == snapshots
+    except Unavailable:
+        return True
+    except HeadraceError:  # the build reports it
+        return False
+
+
 def record_build(
     settings: Settings,
     *,
@@ -74,6 +87,7 @@ def record_build(
     files: list[str],
     revisions: dict[str, str],
     objects: list[list[Any]],
+    published: list[list[Any]],
     env: list[str],
     due: datetime | None,
 ) -> None:
@@ -86,6 +100,7 @@ def record_build(
         files: the paths of the sources, and of the files that tables declare to read.
         revisions: git revision that a source names → its commit.
         objects: address, glob and versions of the objects of each source in a store (tables.objects).
+        published: name, database and snapshots of each publication.
         env: the environment variables that tables declare to read.
         due: when the next model will take the inputs that its refresh delays; None: no model waits.
     """
@@ -95,6 +110,7 @@ def record_build(
         "files": files,
         "revisions": revisions,
         "objects": objects,
+        "published": published,
         "env": env,
         "due": None if due is None else due.isoformat(),
         "digest": _digest(settings, files, env),

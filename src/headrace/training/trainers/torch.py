@@ -229,13 +229,16 @@ def _fixed(seed: int, threads: int, device: Any) -> Iterator[None]:
     import torch
 
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it, cuBLAS is not deterministic
-    before, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    threads_before, mode_before = torch.get_num_threads(), torch.get_deterministic_debug_mode()
+    fill_before = torch.utils.deterministic.fill_uninitialized_memory
     with torch.random.fork_rng(devices=[] if device.type == "cpu" else [device]):
         torch.manual_seed(seed)
         torch.set_num_threads(threads)
-        torch.use_deterministic_algorithms(True)
+        torch.set_deterministic_debug_mode("error")
+        torch.utils.deterministic.fill_uninitialized_memory = False  # no memory is read before it is written
         try:
             yield
         finally:
-            torch.set_num_threads(before)
-            torch.use_deterministic_algorithms(deterministic)
+            torch.set_num_threads(threads_before)
+            torch.set_deterministic_debug_mode(mode_before)
+            torch.utils.deterministic.fill_uninitialized_memory = fill_before

@@ -10,9 +10,9 @@ sales_network = attrs.evolve(
     name="sales_network",
     trainer=Torch(
         MLP((256, 128, 64), dropout=0.2),
-        epochs=3,
-        batch_size=2048,
-        learning_rate=3e-3,
+        epochs=2,
+        batch_size=1024,
+        learning_rate=2e-3,
         loss="absolute",
         workers=2,
     ),

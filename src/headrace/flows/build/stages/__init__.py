@@ -7,6 +7,7 @@ from headrace.flows.build.stages.code import CodeStage
 from headrace.flows.build.stages.features import FeaturesStage
 from headrace.flows.build.stages.inputs import InputsStage
 from headrace.flows.build.stages.online import OnlineStage
+from headrace.flows.build.stages.publish import PublishStage
 from headrace.flows.build.stages.release import ReleaseStage
 from headrace.flows.build.stages.source import SourceStage
 from headrace.flows.build.stages.table import TableStage
@@ -19,6 +20,7 @@ KINDS: tuple[type[Stage], ...] = (
     CodeStage,
     SourceStage,
     TableStage,
+    PublishStage,
     FeaturesStage,
     OnlineStage,
     InputsStage,

@@ -1,0 +1,1 @@
+"""Publishes tables as a star schema in PostgreSQL."""

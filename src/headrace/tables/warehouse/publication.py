@@ -1,0 +1,229 @@
+"""Publishes a star schema: brings PostgreSQL to the tables' snapshots in one transaction.
+
+Readers see the state before or the one after, never one between: rows are replaced under PostgreSQL's own
+snapshots, and a schema whose declaration changed is loaded beside the old one and takes its name last. The
+snapshots are stored in the same transaction: what was killed is repeated, and what is done is not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import msgspec
+import psycopg
+from psycopg import sql
+
+from headrace.declare.publish import Publication
+from headrace.kernel.addresses import is_postgres_address
+from headrace.kernel.digest import digest_value
+from headrace.kernel.errors import ProjectError, Refused, Unavailable
+from headrace.kernel.faults import reach
+from headrace.kernel.run import Dataset, run
+from headrace.lake import Lake
+from headrace.tables.warehouse.dimensions import DimensionTable, dimension_rows
+from headrace.tables.warehouse.facts import FactTable
+from headrace.tables.warehouse.schema import (
+    add_dates,
+    check_views_of_others,
+    copy_grants,
+    create_dates,
+    swap,
+)
+
+__all__ = ["Published", "publish_star", "published_snapshots"]
+
+_STATE = "headrace_publication"
+_LAYOUT = 1  # the version of how a star schema is laid out: a higher one loads it anew
+
+
+class Published(msgspec.Struct, frozen=True):
+    """What a publication did.
+
+    Attributes:
+        facts: how many facts were loaded; None: everything was up to date.
+        what: what was done, in words.
+    """
+
+    facts: int | None
+    what: str
+
+
+def publish_star(
+    lake: Lake, publication: Publication, url: str, *, at: Mapping[str, int], code: str
+) -> Published:
+    """Brings the star schema to these snapshots.
+
+    Args:
+        lake: the lake of the tables.
+        publication: what to publish.
+        url: the address of the PostgreSQL database.
+        at: table → its snapshot, for each that the publication reads.
+        code: the fingerprint of its code; if it has changed, all is loaded anew.
+
+    Raises:
+        ProjectError: the address is not PostgreSQL's, a column is missing or cannot be published, or a view is
+            not valid SQL.
+        Refused: the schema belongs to somebody else, facts and dimensions do not fit, or views outside of the
+            schema would be lost.
+        Unavailable: PostgreSQL cannot be reached or went away; nothing has changed.
+    """
+    where = str(publication.place)
+    inputs = [Dataset("table", name, facts={"snapshot": snapshot}) for name, snapshot in at.items()]
+    with run(f"publish {publication.name}", inputs=inputs) as this_run, _transaction(url, where) as cursor:
+        cursor.execute("select pg_advisory_xact_lock(hashtext(%s))", (f"headrace {publication.name}",))
+        result = _Star(lake, publication, cursor, at, code).bring_up_to_date()
+        reach("publish.before_commit")
+        cursor.connection.commit()
+        reach("publish.after_commit")
+        output = f"{publication.database}.{publication.name}"
+        this_run.add_output(Dataset("table", output, facts={"rows": result.facts}))
+    return result
+
+
+def published_snapshots(schema: str, url: str, where: str) -> dict[str, int]:
+    """Table → the snapshot that PostgreSQL has; empty if the schema does not exist.
+
+    Raises:
+        Unavailable: PostgreSQL cannot be reached.
+    """
+    with _transaction(url, where) as cursor:
+        state = _read_state(cursor, schema)
+        return {} if state is None else state[1]
+
+
+@contextmanager
+def _transaction(url: str, where: str) -> Iterator[psycopg.Cursor]:
+    """A cursor; what is not committed at the end of the block is rolled back."""
+    if not is_postgres_address(url):
+        scheme = url.partition(":")[0]
+        raise ProjectError(f"a star schema is published to PostgreSQL, not to {scheme}", where=where)
+    try:
+        options: dict[str, Any] = {
+            "connect_timeout": 10,
+            "keepalives_idle": 10,
+            "keepalives_interval": 5,
+            "keepalives_count": 3,
+        }
+        with (
+            psycopg.connect(url, client_encoding="UTF8", **options) as connection,
+            connection.cursor() as cursor,
+        ):
+            cursor.execute("set timezone = 'UTC'; set maintenance_work_mem = '256MB'")  # for the indexes
+            yield cursor
+            connection.rollback()
+    except (psycopg.OperationalError, psycopg.InterfaceError) as error:
+        raise Unavailable(
+            f"PostgreSQL went away or cannot do it now: {str(error).splitlines()[0]}",
+            where=where,
+            remedy="Its readers see the last publication. headrace build publishes again.",
+        ) from error
+    except psycopg.Error as error:
+        raise ProjectError(f"PostgreSQL refuses it: {' '.join(str(error).split())}", where=where) from error
+
+
+def _read_state(cursor: psycopg.Cursor, schema: str) -> tuple[str, dict[str, int]] | None:
+    """The digest of what a schema was made by, and the snapshots; None: the schema does not exist.
+
+    Raises:
+        Refused: the schema is not one that was published.
+    """
+    cursor.execute("select to_regnamespace(%s)::oid, to_regclass(%s)::oid", (schema, f"{schema}.{_STATE}"))
+    namespace, table = cursor.fetchone() or (None, None)
+    if namespace is None:
+        return None
+    if table is None:
+        raise Refused(
+            f"the schema {schema!r} exists in PostgreSQL, and was not published by Headrace",
+            remedy="Give the publication another name, or drop the schema.",
+        )
+    rows = cursor.execute(
+        sql.SQL("select input, snapshot, digest from {}").format(sql.Identifier(schema, _STATE))
+    ).fetchall()
+    return rows[0][2], {row[0]: row[1] for row in rows}
+
+
+class _Star:
+    """One publication, within its transaction."""
+
+    def __init__(
+        self, lake: Lake, publication: Publication, cursor: psycopg.Cursor, at: Mapping[str, int], code: str
+    ) -> None:
+        self._lake, self._publication, self._cursor, self._at = lake, publication, cursor, dict(at)
+        self._where = str(publication.place)
+        self._frames = {name: lake.table(name).scan(snapshot) for name, snapshot in at.items()}
+        self._digest = digest_value([_LAYOUT, code, sorted(publication.views.items())])
+
+    def bring_up_to_date(self) -> Published:
+        """Makes the schema that of the snapshots, and records them."""
+        name = self._publication.name
+        state = _read_state(self._cursor, name)
+        if state == (self._digest, self._at):
+            return Published(None, "was up to date")
+        if state is not None and state[0] == self._digest:
+            rows, what = self._load(name, state[1])
+        else:
+            if state is not None:
+                check_views_of_others(self._cursor, name, self._where)
+            rows, what = self._load_anew(name, exists=state is not None)
+        table = sql.Identifier(name, _STATE)
+        self._cursor.execute(sql.SQL("delete from {}").format(table))
+        self._cursor.executemany(
+            sql.SQL("insert into {} values (%s, %s, %s)").format(table),
+            [(read, snapshot, self._digest) for read, snapshot in self._at.items()],
+        )
+        return Published(rows, what)
+
+    def _load_anew(self, name: str, *, exists: bool) -> tuple[int, str]:
+        """Loads all into a new schema, which then takes the place of the old one."""
+        draft, run = f"{name}_next", self._cursor.execute
+        run(sql.SQL("drop schema if exists {} cascade").format(sql.Identifier(draft)))
+        run(sql.SQL("create schema {}").format(sql.Identifier(draft)))
+        columns = "(input text primary key, snapshot bigint not null, digest text not null)"
+        run(sql.SQL("create table {} " + columns).format(sql.Identifier(draft, _STATE)))
+        create_dates(self._cursor, draft)
+        rows, _ = self._load(draft, None)
+        for fact in self._publication.facts:
+            FactTable(fact, self._publication, draft, self._cursor).constrain()
+        run(sql.SQL("set local search_path to {}").format(sql.Identifier(draft)))
+        for view, select in self._publication.views.items():
+            run(sql.SQL("create view {} as ").format(sql.Identifier(draft, view)) + sql.SQL(select))
+        run("reset search_path")
+        if exists:
+            copy_grants(self._cursor, name, draft)
+        swap(self._cursor, draft, name, exists=exists)
+        return rows, "loaded all facts anew"
+
+    def _load(self, schema: str, before: Mapping[str, int] | None) -> tuple[int, str]:
+        """Loads what differs from the snapshots `before`; None: all of it, into tables that are created."""
+        publication, keys = self._publication, {}
+        tables = []
+        for dimension in publication.dimensions:
+            rows = dimension_rows(dimension, self._frames[dimension.reads.name], self._where)
+            table = DimensionTable(dimension, publication, schema, self._cursor)
+            if before is None:
+                table.create(rows)
+            table.update(rows)
+            keys[dimension.name] = table.keys(rows.schema[dimension.key])
+            tables.append(table)
+        loaded, replaced = 0, list[str]()
+        for fact in publication.facts:
+            frame = self._frames[fact.reads.name]
+            fact_table = FactTable(fact, publication, schema, self._cursor)
+            columns = fact_table.columns(frame.collect_schema())
+            if before is None:
+                fact_table.create(columns)
+            snapshot = None if before is None else before.get(fact.reads.name)
+            partitions = fact_table.stale_partitions(self._lake, snapshot, self._at[fact.reads.name])
+            add_dates(self._cursor, schema, frame.select(fact.time), fact.time)
+            loaded += fact_table.load(frame, partitions, keys, list(columns))
+            grain = "" if fact.reads.partition_by is None else fact.reads.partition_by.grain
+            count = "all" if partitions is None else f"{len(partitions)} {grain}{'s' * (len(partitions) != 1)}"
+            replaced.append(f"{count} of {fact.name}")
+            for table in tables:
+                if before is not None and table.dimension in fact.references.values():
+                    table.move_facts(fact_table.name, fact.time)
+        for table in tables:
+            table.remove_gone()
+        return loaded, f"replaced {', '.join(replaced)}"
