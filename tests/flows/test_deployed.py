@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from tests.serving.mlflow_models.test_model_set import MODEL
+from tests.serving.mlflow_models.model import MODEL
 
 from headrace.config.settings import Settings, load_settings
 from headrace.flows.models.deployed import DeployedStatus, read_deployed

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from tests.serving.mlflow_models.model import MODEL
 
 from headrace import log as logs
 from headrace.kernel.errors import CallError
@@ -13,18 +14,6 @@ from headrace.serving.mlflow_models import model_set as sets
 from headrace.serving.mlflow_models.model_set import DeployedModel, ModelSet, ModelSetFollower
 from headrace.serving.mlflow_models.needs import Needs
 from headrace.serving.mlflow_models.options import ServingOptions
-from headrace.serving.mlflow_models.signature import Column, Signature
-
-MODEL = DeployedModel(
-    model="iris",
-    version=1,
-    source="models:/m-1",
-    artifact="a",
-    needs=Needs("3.9.18", ["mlflow==3.1.4"]),
-    signature=Signature([Column("x", "double")]),
-    options=ServingOptions("iris", env_vars={"A": "1"}),
-    timeout=60.0,
-)
 
 
 def version(number: int) -> DeployedModel:

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from tests.serving.mlflow_models.test_model_set import MODEL
+from tests.serving.mlflow_models.model import MODEL
 
 from headrace.config.settings import load_settings
 from headrace.serving.mlflow_models.options import read_options
