@@ -11,14 +11,15 @@ from pathlib import Path
 
 import duckdb
 
-CLEAN = "SELECT at, \"user\", product, price FROM '{0}/events.parquet' WHERE price > 0"
+CLEAN = 'SELECT "at", "user", product, price FROM \'{0}/events.parquet\' WHERE price > 0'
 SESSIONS = """
-    SELECT "user", session, min(at) AS begin, max(at) AS "end", count(*) AS clicks, sum(price) AS spent FROM (
-        SELECT *, sum(new) OVER (PARTITION BY "user" ORDER BY at) AS session FROM (
+    SELECT "user", session, min("at") AS "begin", max("at") AS "end", count(*) AS clicks, sum(price) AS spent
+    FROM (
+        SELECT *, sum(new) OVER (PARTITION BY "user" ORDER BY "at") AS session FROM (
             SELECT *, CAST(
-                at - lag(at) OVER (PARTITION BY "user" ORDER BY at) > INTERVAL 30 MINUTE AS INT) AS new
+                "at" - lag("at") OVER (PARTITION BY "user" ORDER BY "at") > INTERVAL 30 MINUTE AS INT) AS new
             FROM '{0}/clean.parquet')) GROUP BY "user", session"""
-LABELS = "SELECT \"user\", begin, spent > 100 AS is_buyer FROM '{0}/sessions.parquet'"
+LABELS = 'SELECT "user", "begin", spent > 100 AS is_buyer FROM \'{0}/sessions.parquet\''
 
 folder = Path(sys.argv[1])
 start = time.perf_counter()

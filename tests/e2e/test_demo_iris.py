@@ -12,6 +12,7 @@ from pathlib import Path
 
 import mlflow
 import pytest
+from polars.testing import assert_frame_equal
 from sklearn.datasets import load_iris
 from sklearn.metrics import accuracy_score, f1_score
 from tests.e2e.demos import EXAMPLES, HEADRACE, DemoRun, check_readme, processes_of, run_demo
@@ -90,17 +91,42 @@ def test_each_build_is_one_run_in_mlflow_with_a_nested_run_for_each_step(demo: D
         assert steps >= {"split species", "tuning species", "fit species", "evaluation species"}
 
 
-def test_in_a_clone_with_the_same_state_the_build_has_nothing_to_do(demo: DemoRun, tmp_path: Path) -> None:
-    succeed(tmp_path, "git", "clone", "--quiet", str(demo.folder), "clone")
-    clone = tmp_path / "clone"
-    succeed(clone, "dvc", "pull", "--quiet")
-    assert "up to date" in succeed(clone, "dvc", "status")
-    os.environ["HEADRACE_STATE"] = str(demo.folder / ".headrace")
-    try:
-        assert succeed(clone, "headrace", "build").startswith("Nothing to do")
-    finally:
-        del os.environ["HEADRACE_STATE"]
+@pytest.fixture(scope="module")
+def clone(demo: DemoRun, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A clone with what `dvc pull` brings, and no state."""
+    folder = tmp_path_factory.mktemp("clone")
+    succeed(folder, "git", "clone", "--quiet", str(demo.folder), "clone")
+    succeed(folder / "clone", "dvc", "pull", "--quiet")
+    assert "up to date" in succeed(folder / "clone", "dvc", "status")
+    return folder / "clone"
+
+
+def test_in_a_clone_with_the_same_state_the_build_has_nothing_to_do(
+    demo: DemoRun, clone: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HEADRACE_STATE", str(demo.folder / ".headrace"))
+    assert succeed(clone, "headrace", "build").startswith("Nothing to do")
     assert succeed(clone, "git", "status", "--porcelain") == ""
+
+
+def test_in_a_clone_with_a_state_of_its_own_the_build_trains_nothing(demo: DemoRun, clone: Path) -> None:
+    stages = [line.split()[0] for line in succeed(clone, "headrace", "build").splitlines() if line[:2] == "  "]
+    assert {"table-flowers", "training_set-species", "release-species"} <= set(stages)
+    original, cloned = headrace.project(demo.folder), headrace.project(clone)
+    (run,) = {project.training_report("species").run for project in (original, cloned)}
+    assert cloned.runs("train species") == []
+    assert run
+    report = cloned.training_report("species")
+    for table, snapshot in {
+        **report.training_set.inputs,
+        "training_species": report.training_set.snapshot,
+    }.items():
+        rows = [project.table(table, at=snapshot).to_polars() for project in (original, cloned)]
+        assert_frame_equal(*rows, check_row_order=False)
+    changed = succeed(clone, "git", "status", "--porcelain").split()[1::2]
+    assert changed == ["dvc.lock", "pointers/release/species.json"]  # the number of the version
+    assert succeed(clone, "headrace", "build").startswith("Nothing to do")
+    assert "up to date" in succeed(clone, "dvc", "status")
 
 
 @pytest.fixture

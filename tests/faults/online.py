@@ -141,5 +141,5 @@ def features_of(prices: list[float]) -> list[float | None]:
     try:
         rounded = float(total)
     except OverflowError:
-        rounded = math.copysign(math.inf, total)
+        rounded = math.inf if total > 0 else -math.inf
     return [len(prices), rounded, max(prices)]

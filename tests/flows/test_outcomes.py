@@ -1,7 +1,8 @@
-"""outcomes: predictions and outcomes that were really ingested, and the errors before there are any."""
+"""outcomes and canaries: of predictions and outcomes that were really ingested."""
 
 from __future__ import annotations
 
+import shutil
 import threading
 from collections.abc import Iterator
 from datetime import timedelta
@@ -16,10 +17,14 @@ from tests.flows.traced import TracedShop, make_traced_shop
 from headrace.config.settings import load_settings
 from headrace.declare.event import Contract, contract_of
 from headrace.events.ingest.ingest import Ingest
+from headrace.flows.models.canary import find_canaries, review, review_all
 from headrace.flows.models.outcomes import outcomes
 from headrace.kernel.errors import CallError
 from headrace.kernel.ids import new_id
+from headrace.serving import release as releases
+from headrace.serving.canary import CanaryPlan
 from headrace.serving.prediction import Prediction
+from headrace.serving.release import Arm, Release
 from headrace.workspace import Workspace
 
 OUTCOMES = '''
@@ -123,3 +128,79 @@ def test_arms_are_compared_by_what_happened(workspace: Workspace, shop: TracedSh
     known = {row["id"]: row["outcome"] for row in report.rows.iter_rows(named=True)}
     assert [known[prediction.id] for prediction in asked[:30]] == paid[:30].tolist()
     assert {known[prediction.id] for prediction in asked[30:]} == {None}
+
+
+def log_canary(
+    workspace: Workspace, shop: TracedShop, release: Release, success: float, first_user: int
+) -> None:
+    """Ingests 120 predictions of each arm of a release, and outcomes: a half of the champion's are good."""
+    asked, receipts = [], []
+    for number in range(240):
+        arm = release.arms[number % 2]
+        user = first_user + number
+        asked.append(
+            msgspec.structs.replace(
+                shop.prediction,
+                id=new_id(),
+                entity={"user_id": user, "product_id": 7},
+                arm=arm.name,
+                version=arm.version,
+                release=release.id,
+            )
+        )
+        share = 0.5 if arm.name == "champion" else success
+        is_paid = number // 2 % 10 < share * 10
+        at = shop.prediction.at + timedelta(seconds=number)
+        receipts.append({"user_id": user, "product_id": 7, "at": at, "is_paid": is_paid})
+    predictions = contract_of(Prediction)
+    assert predictions is not None
+    ingest(workspace, predictions, list(asked))
+    ingest(workspace, workspace.project.contract("receipts"), list(receipts))
+
+
+def test_a_canary_is_rolled_back_or_advances_by_what_was_ingested(shop: TracedShop, tmp_path: Path) -> None:
+    with Workspace(load_settings(shop.settings.root)) as workspace:
+        registry = workspace.registry
+        bundle = shutil.copytree(registry.bundle("purchase", shop.prediction.version), tmp_path / "bundle")
+        (bundle / "note.txt").write_text("another version")
+        registry.register("purchase", bundle, metrics={}, params={}, tags={})
+        (champion, other) = sorted(version.version for version in registry.versions("purchase"))
+        before = releases.make("purchase", [Arm(champion)], by="anna", why="the first")
+        releases.append(workspace.log, before)
+    for success, action in ((0.0, "roll back"), (0.5, "advance")):
+        with Workspace(load_settings(shop.settings.root)) as workspace:
+            plan = CanaryPlan(f"to {action}", champion, other, [0.5, 1.0], 0, 100, 100, "higher", before.id)
+            arms = [Arm(champion, 0.5), Arm(other, 0.5, name="canary")]
+            step = releases.make("purchase", arms, by="anna", why="try", canary=plan)
+            releases.append(workspace.log, step)
+            assert review(workspace, "purchase").decision.action == "hold"
+            log_canary(workspace, shop, step, success, 1_000 if success else 2_000)
+        # Each review begins anew, as after a kill: nothing but the topic and the tables says where it was.
+        with Workspace(load_settings(shop.settings.root)) as workspace:
+            decision = review(workspace, "purchase").decision
+            assert decision.action == action, decision
+            comparison = decision.comparisons[-1]
+            assert (comparison.champion, comparison.canary) == (120, 120)
+            assert (comparison.champion_bad, comparison.canary_bad) == (0.5, 1 - success)
+            (changed,) = review_all(workspace)
+            assert (changed.release, changed.decision) == (step, decision)
+            assert review_all(workspace) == []
+            current = releases.find_current(workspace.log, "purchase")
+            assert current is not None
+            assert (current.by, current.why.startswith(action)) == ("canary", True)
+            if action == "roll back":
+                assert (current.restores, current.arms, current.canary) == (before.id, before.arms, None)
+            else:
+                assert current.canary == msgspec.structs.replace(plan, step=1)
+                assert current.arms == [Arm(other)]
+                assert review(workspace, "purchase").decision.action == "hold"
+            assert workspace.registry.version("purchase", "champion").version == current.arms[0].version
+
+
+def test_a_release_by_a_person_ends_a_canary(workspace: Workspace) -> None:
+    versions = sorted(version.version for version in workspace.registry.versions("purchase"))
+    releases.append(workspace.log, releases.make("purchase", [Arm(versions[0])], by="anna", why="no more"))
+    assert find_canaries(workspace) == {}
+    assert review_all(workspace) == []
+    with pytest.raises(CallError, match="has no canary"):
+        review(workspace, "purchase")

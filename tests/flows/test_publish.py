@@ -49,3 +49,5 @@ def test_a_killed_publication_is_repeated_and_one_that_is_done_is_not(
         connection.execute("drop schema tiny cascade")  # as after the restore of an older backup
         assert run_build(settings, "tiny") == ["publish-tiny"]
         assert connection.execute(total).fetchone() == (3,)
+    refused = call(settings, "drop-table", "sales", "--yes")
+    assert "table 'sales' is read by publication tiny" in refused.stderr

@@ -11,6 +11,7 @@ from headrace import registry as registries
 from headrace.features.plan import encode_plan
 from headrace.features.values.matrix import Encoding
 from headrace.flows.models.aliases import MovedAlias, find_moved_aliases
+from headrace.flows.models.canary import find_canaries, review, start
 from headrace.flows.models.release import parse_arm, release, rollback
 from headrace.flows.project.status import status
 from headrace.flows.trace.lineage import lineage
@@ -161,6 +162,44 @@ def test_a_version_refused_by_the_gate_can_be_a_shadow_or_answer_by_override(set
         release(Workspace(settings), "purchase", ["champion=3"], why="we know better", override=True).override
         is True
     )
+
+
+def test_a_canary_begins_with_its_first_step(settings):
+    with Workspace(settings) as workspace:
+        release(workspace, "purchase", ["champion=1"])
+        before = releases.find_current(workspace.log, "purchase")
+        new = start(workspace, "purchase", "canary=2", [0.01, 0.25, 1.0], min_requests=10, why="try it")
+        assert [(arm.name, arm.version, arm.weight) for arm in new.arms] == [
+            ("champion", 1, 0.99),
+            ("canary", 2, 0.01),
+        ]
+        assert (new.canary.steps, new.canary.step, new.canary.restores) == ([0.01, 0.25, 1.0], 0, before.id)
+        assert workspace.registry.version("purchase", "champion").version == 1
+        assert "canary" in str(find_canaries(workspace)["purchase"].arms)
+        decision = review(workspace, "purchase").decision
+        assert (decision.action, decision.why) == ("hold", "0 of 10 requests and 0 of 0 outcomes so far")
+        assert rollback(workspace, "purchase").arms == before.arms
+
+
+@pytest.mark.parametrize(
+    ("arm", "steps", "text"),
+    [
+        ("challenger=2", [0.1], "is not a canary"),
+        ("canary=2:0.1", [0.1], "is not a canary"),
+        ("canary=2", [], "not valid steps"),
+        ("canary=2", [0.1, 0.1], "not valid steps"),
+        ("canary=2", [0.5, 0.1], "not valid steps"),
+        ("canary=2", [0.0, 0.1], "not valid steps"),
+        ("canary=2", [0.5, 1.5], "not valid steps"),
+        ("canary=1", [0.5], "is the champion already"),
+        ("canary=9", [0.5], "no version"),
+    ],
+)
+def test_a_canary_that_is_not_valid_is_refused(settings, arm, steps, text):
+    with Workspace(settings) as workspace:
+        release(workspace, "purchase", ["champion=1"])
+        with pytest.raises(CallError, match=text):
+            start(workspace, "purchase", arm, steps)
 
 
 @pytest.fixture

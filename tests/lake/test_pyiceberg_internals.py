@@ -32,6 +32,7 @@ from headrace.lake.pyiceberg_internals import (
     read_files,
     replace_manifests,
     rewrite_avro,
+    set_snapshot_id,
 )
 from headrace.lake.rest import TimedRestCatalog
 
@@ -184,6 +185,23 @@ def test_polars_reads_a_snapshot_with_its_native_reader(table: Table) -> None:
     table.append(ROWS)
     scan = pl.scan_iceberg(table, snapshot_id=first.snapshot_id, reader_override="native")
     assert scan.collect().to_dicts() == ROWS.to_pylist()
+
+
+def test_a_commit_takes_the_snapshot_id_that_it_is_given(catalog: SqlCatalog, table: Table) -> None:
+    transaction = table.transaction()
+    producer = transaction.update_snapshot().merge_append()
+    set_snapshot_id(producer, 7)
+    for task in table.scan().plan_files():
+        producer.append_data_file(task.file)
+    producer.commit()
+    transaction.commit_transaction()
+    stored = catalog.load_table(table.name())
+    snapshot = stored.current_snapshot()
+    assert snapshot is not None
+    assert snapshot.snapshot_id == producer.snapshot_id == 7
+    manifests = snapshot.manifests(stored.io)
+    assert 7 in {manifest.added_snapshot_id for manifest in manifests}
+    assert stored.scan(snapshot_id=7).to_arrow().num_rows == 2 * len(ROWS)
 
 
 def test_a_commit_replaces_every_manifest_although_a_partition_column_is_gone(table: Table) -> None:

@@ -85,7 +85,9 @@ def test_a_model_that_refuses_missing_features_names_them(project, boosters):
         answer = client.post("/predict/purchase", json={**INSTANCE, "product_id": 404})
         assert answer.status_code == 422
         assert answer.json()["error"]["missing"] == ["facts__mean_price", "facts__views"]
-    assert len(ship_predictions(project)) == 1
+    answered, failed = ship_predictions(project)
+    assert (answered.error, failed.error, failed.value) == (None, "missing_features", None)
+    assert (failed.version, failed.arm, failed.entity["product_id"]) == (3, "champion", 404)
 
 
 @pytest.mark.parametrize(

@@ -519,3 +519,21 @@ def test_all_parts_are_made_if_too_many_rows_changed_to_compare_them(
         "clean changed: most of its rows changed, or the snapshot it was read at has expired"
     ]
     check(lake, ["users"], [*((at(0), user) for user in range(9)), (at(1), 3)])
+
+
+def test_a_function_that_returns_other_columns_for_a_partition_is_named_with_it(
+    project: Project, lake: Lake, arrive: Arrive
+) -> None:
+    declare_all(project)
+    arrive((at(0), 1), (at(48), 2), arrived=at(99))  # the days are made apart
+    build(project, lake, "clean")
+
+    def drop_price_of_user_2(clicks: pl.LazyFrame) -> pl.LazyFrame:
+        return clicks.drop("price") if 2 in clicks.collect()["user"] else clicks
+
+    declare(project, "copies", drop_price_of_user_2, "clean", partition_by=day("at"))
+    with pytest.raises(
+        ProjectError, match="copies returns other columns for 2024-04-01 than for earlier ones: price"
+    ):
+        build(project, lake, "copies")
+    assert lake.table("copies").current_snapshot() is None

@@ -32,6 +32,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "up": ("headrace.cli.up", "Answer predictions, collect and ingest events, until Ctrl-C."),
     "predict": ("headrace.cli.predict", "Ask a running endpoint for one prediction."),
     "release": ("headrace.cli.release", "Divide a model's traffic among its versions."),
+    "canary": ("headrace.cli.canary", "Show how a canary does, and what will be done with it."),
     "rollback": ("headrace.cli.rollback", "Go back to the previous release."),
     "deploy": ("headrace.cli.deploy", "Serve MLflow models, each on the Python that it needs."),
     "outcomes": ("headrace.cli.outcomes", "Compare predictions with what really happened."),

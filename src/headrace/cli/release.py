@@ -6,7 +6,10 @@ import click
 
 from headrace.cli import show
 from headrace.cli.call import Call, command
+from headrace.flows.models.canary import start
 from headrace.flows.models.release import release as divide
+from headrace.kernel.errors import CallError
+from headrace.serving.canary import Better
 from headrace.serving.release import Release
 
 __all__ = ["print_release", "release"]
@@ -14,19 +17,77 @@ __all__ = ["print_release", "release"]
 
 @command(
     "release",
-    example="headrace release purchase champion=3\nheadrace release purchase challenger=4:0.1 shadow=5",
+    example="headrace release purchase champion=3\nheadrace release purchase challenger=4:0.1 shadow=5\n"
+    "headrace release purchase canary=4 --steps 1%,5%,25%,100%",
 )
 @click.argument("model")
 @click.argument("arms", nargs=-1, required=True, metavar="ARM=VERSION[:SHARE]...")
 @click.option("--why", default="", metavar="TEXT", help="The reason, kept with the release.")
 @click.option("--override", is_flag=True, help="Release even a version that the gate refused.")
-def release(call: Call, model: str, arms: tuple[str, ...], why: str, override: bool) -> None:
+@click.option(
+    "--steps", metavar="SHARES", help="The shares of a canary, which advances or is rolled back by itself."
+)
+@click.option(
+    "--min-requests", default=1_000, show_default=True, help="The canary's answers before its next step."
+)
+@click.option(
+    "--min-outcomes", default=0, show_default=True, help="Known outcomes of them before its next step."
+)
+@click.option(
+    "--better",
+    type=click.Choice(["right", "higher", "lower"]),
+    default="right",
+    show_default=True,
+    help="Which outcomes are better: those that are predicted right, higher or lower ones.",
+)
+def release(
+    call: Call,
+    model: str,
+    arms: tuple[str, ...],
+    why: str,
+    override: bool,
+    steps: str | None,
+    min_requests: int,
+    min_outcomes: int,
+    better: Better,
+) -> None:
     """Divide MODEL's traffic among its versions.
+
+    With --steps, the one arm canary=VERSION gets the first share. While headrace up runs, the canary advances
+    to the next one if it is not worse, or is rolled back if it is; headrace canary shows why.
 
     Each ARM (champion, challenger, shadow) names a version. The share of an arm follows a colon; the champion
     gets the rest. A shadow gets a copy of every request, and its predictions are only logged.
     """
-    print_release(call, divide(call.workspace(), model, arms, why=why, override=override))
+    workspace = call.workspace()
+    if steps is None:
+        print_release(call, divide(workspace, model, arms, why=why, override=override))
+        return
+    if len(arms) != 1:
+        raise CallError(
+            "--steps is for one arm", remedy="headrace release MODEL canary=VERSION --steps 1%,100%"
+        )
+    new = start(
+        workspace,
+        model,
+        arms[0],
+        _parse_steps(steps),
+        min_requests=min_requests,
+        min_outcomes=min_outcomes,
+        better=better,
+        why=why,
+        override=override,
+    )
+    print_release(call, new)
+
+
+def _parse_steps(text: str) -> list[float]:
+    """The shares of `1%,5%,25%,100%`, or of `0.01,0.05`."""
+    try:
+        parts = [part.strip() for part in text.split(",")]
+        return [float(part[:-1]) / 100 if part.endswith("%") else float(part) for part in parts]
+    except ValueError as error:
+        raise CallError(f"{text!r} are not valid steps", remedy="Write them as 1%,5%,25%,100%") from error
 
 
 def print_release(call: Call, release: Release) -> None:

@@ -32,6 +32,7 @@ __all__ = [
     "REQUEST",
     "REVISION",
     "REWRITTEN",
+    "ROWS_DIGEST",
     "ROWS_OF",
     "RUN",
     "TRAINING_SET",
@@ -96,6 +97,10 @@ rows of its labels that an on-demand function failed on."""
 PENDING = "headrace.pending"
 """Property and summary of a table with partitions: those that are stale, because a build of a range left them
 out (JSON, the numbers of the partitions)."""
+
+ROWS_DIGEST = "headrace.rows_digest"
+"""Summary of a table that is not made from topics, and of a training set: the digest of all its rows, in any
+order (tables.twin)."""
 
 REVISION = "headrace.revision."
 """Prefix of a summary or tag: the git revision at which the source whose name follows was read, `v1@COMMIT`;

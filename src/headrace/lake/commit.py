@@ -34,7 +34,7 @@ from headrace.kernel.properties import COMMIT_ID
 from headrace.kernel.sqlite import is_locked
 from headrace.kernel.time import now_micros
 from headrace.lake.lease import FIRST, MARKED_SECONDS, mark_first
-from headrace.lake.pyiceberg_internals import prepare_commit, replace_manifests
+from headrace.lake.pyiceberg_internals import prepare_commit, replace_manifests, set_snapshot_id
 from headrace.lake.snapshot import summary_of
 
 __all__ = ["BRIEF", "LONG", "FileChanges", "commit", "discard"]
@@ -75,6 +75,7 @@ class FileChanges(Struct, frozen=True):
         facts: returns the entries of the snapshot's summary, given the current table.
         merge: whether to merge the table's manifests into as few as possible.
         until: microseconds since 1970 after which it is too late: the files may be removed as orphans.
+        snapshot_id: the id of the snapshot, which the table must not have; None: a new one.
         first: whether to make other writers wait after a failed attempt. A commit that removes files of a table
             with many writers could otherwise fail without end.
     """
@@ -86,6 +87,7 @@ class FileChanges(Struct, frozen=True):
     merge: bool = False
     until: int | None = None
     first: bool = False
+    snapshot_id: int | None = None
 
 
 def commit(load: Callable[[], Table], changes: FileChanges, *, where: str) -> IcebergSnapshot:
@@ -158,6 +160,8 @@ def _try(table: Table, changes: FileChanges, commit_id: str) -> int:
     transaction = prepare_commit(table, merging).transaction()
     update = transaction.update_snapshot(snapshot_properties=facts)
     producer = update.overwrite() if removed else update.merge_append()
+    if changes.snapshot_id is not None:
+        set_snapshot_id(producer, changes.snapshot_id)
     if any(data_file.spec_id != table.spec().spec_id for data_file in removed):
         replace_manifests(producer)  # the table gets other partitions, so every file is removed
     for data_file in removed:

@@ -52,6 +52,7 @@ __all__ = [
     "read_files",
     "replace_manifests",
     "rewrite_avro",
+    "set_snapshot_id",
     "set_text_bounds",
 ]
 
@@ -87,6 +88,11 @@ def prepare_commit(table: Table, properties: Mapping[str, str]) -> Table:
         changes["metadata_log"] = []  # the service deletes old metadata, so PyIceberg must not
     table.metadata = metadata.model_copy(update=changes)
     return table
+
+
+def set_snapshot_id(producer: Any, snapshot_id: int) -> None:
+    """Gives the snapshot of a commit this id. The table must not have it. PyIceberg chooses one at random."""
+    producer._snapshot_id = snapshot_id
 
 
 def filesystem_of(catalog: Catalog, table: Table) -> tuple[PyArrowFileIO, FileSystem]:

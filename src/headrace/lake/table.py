@@ -73,6 +73,7 @@ class LakeTable(TableReader):
         facts: Texts | None = None,
         properties: Texts | None = None,
         expect: Expected | None = None,
+        snapshot_id: int | None = None,
     ) -> Snapshot:
         """Replaces all rows, or exactly the rows of some partitions, in one commit.
 
@@ -85,6 +86,8 @@ class LakeTable(TableReader):
             facts: as for `append`.
             properties: as for `append`.
             expect: properties that must have these values (None: must not exist).
+            snapshot_id: the id of the new snapshot, which the table must not have: that of a snapshot of
+                another lake that holds the same rows. None: a new id.
 
         Raises:
             CallError: as for `append`; a row is outside `partitions`; the table is not partitioned so.
@@ -102,6 +105,7 @@ class LakeTable(TableReader):
             properties=properties,
             expect=expect,
             written_at=written_at,
+            snapshot_id=snapshot_id,
         )
 
     def write(self, pieces: Iterable[pa.Table]) -> list[WrittenFile]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+import msgspec
 import polars as pl
 import pyarrow as pa
 from msgspec import Struct
@@ -76,6 +77,7 @@ def overwrite(
     properties: Texts | None,
     expect: Expected | None,
     written_at: int | None,
+    snapshot_id: int | None,
 ) -> Snapshot:
     """See LakeTable.overwrite."""
     scope = _Scope(table.name) if partitions is None else _Scope.of(table.iceberg(), *partitions)
@@ -90,6 +92,7 @@ def overwrite(
         properties=change_properties,
         facts=lambda iceberg: _resolve(facts, iceberg),
         until=(now_micros() if written_at is None else written_at) + LONG,
+        snapshot_id=snapshot_id,
     )
     return _write(table, rows, change, check=scope.check)
 
@@ -175,7 +178,7 @@ def _write(
                 files = [adopt_file(file, iceberg) for file in rows]
             paths = [file.file_path for file in files]
             check(files)
-            full = FileChanges(files, change.removed, change.properties, change.facts, until=change.until)
+            full = msgspec.structs.replace(change, added=files)
             snapshot = commit(table.iceberg, full, where=f"table {table.name} in {table.where}")
         except Unavailable:  # the commit may have happened, or may still happen
             raise

@@ -1,6 +1,7 @@
 """Housekeeping: threads that run beside the ingest while the project is up.
 
-They maintain the lake, send lineage to OpenLineage endpoints, and deliver alerts to their channels.
+They maintain the lake, review the canaries, send lineage to OpenLineage endpoints, and deliver alerts to their
+channels.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from headrace import log as logs
 from headrace.alerts.channels import channels
 from headrace.alerts.delivery import deliver
 from headrace.config.settings import Settings
+from headrace.flows.models.canary import run_canaries
 from headrace.flows.project.maintain import run_maintenance
 from headrace.lineage.forward import forward
 
@@ -24,8 +26,8 @@ _GRACE = 10.0  # seconds that a thread may take to end
 
 @contextmanager
 def housekeeping(settings: Settings) -> Iterator[None]:
-    """During the block, maintains the lake, and forwards lineage and delivers alerts if the profile names where
-    to."""
+    """During the block, maintains the lake and reviews the canaries. If the profile names where to, it also
+    forwards lineage and delivers alerts."""
     with ExitStack() as stack:
         if settings.alerts.channels:
             log = stack.enter_context(closing(logs.open(settings.log.url)))
@@ -34,6 +36,7 @@ def housekeeping(settings: Settings) -> Iterator[None]:
         if settings.lineage.endpoints:
             stack.enter_context(_thread(forward, lineage.open(settings), settings.lineage.endpoints))
         stack.enter_context(_thread(run_maintenance, settings))
+        stack.enter_context(_thread(run_canaries, settings))
         yield
 
 

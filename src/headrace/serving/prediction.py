@@ -39,6 +39,8 @@ class Prediction(Struct, frozen=True):
         missing: the features that were missing.
         positions: view → the position that its values were read at.
         release: the id of the release in force; for an MLflow model that of the model set.
+        error: why there is no value: the code of a serving error, such as `feature_failed`, or `internal`. Then
+            `value` is None. None: the prediction was answered.
         shadow_of: for a shadow's prediction, the id of the prediction that the client received.
     """
 
@@ -60,3 +62,4 @@ class Prediction(Struct, frozen=True):
     release: str
     shadow_of: str | None = None
     probabilities: dict[str, float] | None = None
+    error: str | None = None

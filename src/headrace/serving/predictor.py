@@ -14,7 +14,7 @@ from headrace.features.values.on_demand import OnDemandError
 from headrace.kernel.errors import HeadraceError, Unavailable
 from headrace.kernel.ids import new_id
 from headrace.kernel.time import from_micros, now_micros
-from headrace.serving.errors import FeatureFailed, MissingFeatures, OversizedPrediction
+from headrace.serving.errors import FeatureFailed, MissingFeatures, OversizedPrediction, RequestError
 from headrace.serving.metrics import Metrics
 from headrace.serving.models import ReleasedModel
 from headrace.serving.prediction import Prediction
@@ -138,6 +138,65 @@ class SpoolingPredictor:
         """
         started = time.perf_counter()
         at = now_micros()
+        try:
+            return self._predict_by_servable(model, arm, servable, instances, indexes, shadow_of, at)
+        except Unavailable:  # of the store or the spool, which all arms use
+            raise
+        except Exception as error:
+            if shadow_of is None:
+                milliseconds = (time.perf_counter() - started) * 1_000
+                self._log_failures(model, arm, servable, instances, indexes, at, milliseconds, error)
+            raise
+
+    def _log_failures(
+        self,
+        model: ReleasedModel,
+        arm: Arm,
+        servable: Servable,
+        instances: Instances,
+        indexes: Sequence[int] | None,
+        at: int,
+        latency_ms: float,
+        error: Exception,
+    ) -> None:
+        """Logs each instance that the arm failed to answer, so that arms can be compared by their errors."""
+        code = error.code if isinstance(error, RequestError) else "internal"
+        failures = [
+            Prediction(
+                id=new_id(),
+                model=model.release.model,
+                version=arm.version,
+                plan=servable.plan.digest,
+                arm=arm.name,
+                shadow=arm.shadow,
+                at=from_micros(at),
+                instance=row if indexes is None else indexes[row],
+                entity={key: instance[key] for key in instance if key in model.entities},
+                request={key: instance[key] for key in instance if key not in model.entities},
+                features={},
+                value=None,
+                latency_ms=latency_ms,
+                missing=[],
+                positions={},
+                release=model.release.id,
+                error=code,
+            )
+            for row, instance in enumerate(instances)
+        ]
+        self._append_to_spool(failures)
+
+    def _predict_by_servable(
+        self,
+        model: ReleasedModel,
+        arm: Arm,
+        servable: Servable,
+        instances: Instances,
+        indexes: Sequence[int] | None,
+        shadow_of: Sequence[Prediction] | None,
+        at: int,
+    ) -> list[Prediction]:
+        """Predicts instances by one arm, as of `at`."""
+        started = time.perf_counter()
         try:
             answers = servable.lookup.features(instances, at)
         except OnDemandError as error:

@@ -18,6 +18,7 @@ from headrace.kernel.errors import CallError
 from headrace.kernel.ids import new_id
 from headrace.kernel.time import now
 from headrace.log.follow import TopicFollower
+from headrace.serving.canary import CanaryPlan
 from headrace.serving.history import find_previous
 
 if TYPE_CHECKING:
@@ -68,6 +69,7 @@ class Release(Struct, frozen=True):
         override: whether it was released although the gate refused a version of it.
         at: the time of the release.
         restores: for a rollback, the id of the release whose arms it restores.
+        canary: the canary that this release is a step of; None: it is not.
     """
 
     id: str
@@ -78,10 +80,18 @@ class Release(Struct, frozen=True):
     override: bool
     at: datetime
     restores: str | None = None
+    canary: CanaryPlan | None = None
 
 
 def make(
-    model: str, arms: Sequence[Arm], *, by: str, why: str, override: bool = False, restores: str | None = None
+    model: str,
+    arms: Sequence[Arm],
+    *,
+    by: str,
+    why: str,
+    override: bool = False,
+    restores: str | None = None,
+    canary: CanaryPlan | None = None,
 ) -> Release:
     """Makes a release with the present time. It is not in force before `append`.
 
@@ -106,7 +116,7 @@ def make(
     if not isclose(total, 1.0, abs_tol=1e-9):
         raise CallError(f"the arms' weights add up to {total:g}, not 1", where=where)
     weighted = [msgspec.structs.replace(arm, weight=0.0) if arm.shadow else arm for arm in arms]
-    return Release(new_id(), model, weighted, by, why, override, now(), restores)
+    return Release(new_id(), model, weighted, by, why, override, now(), restores, canary)
 
 
 def append(log: Log, release: Release) -> tuple[int, int]:

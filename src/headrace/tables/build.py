@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import msgspec
 import pyarrow as pa
@@ -11,7 +11,7 @@ from headrace.declare.partitioning import name_partition
 from headrace.declare.table import Table
 from headrace.kernel.errors import ProjectError, Unavailable
 from headrace.kernel.position import SnapshotPosition
-from headrace.kernel.properties import FAILED_ROWS
+from headrace.kernel.properties import FAILED_ROWS, ROWS_DIGEST
 from headrace.kernel.run import Dataset, run
 from headrace.lake import Lake, LakeTable, Snapshot
 from headrace.projects.project import Project
@@ -24,6 +24,7 @@ from headrace.tables.plan import RebuildPlan, partition_by, plan_rebuild, spell_
 from headrace.tables.range import BuildRange
 from headrace.tables.read import TableInput
 from headrace.tables.staged import StagedParts
+from headrace.tables.twin import TwinSnapshot
 from headrace.tables.uniqueness import check_unique_keys
 
 __all__ = ["PartProgress", "TableBuild", "build_table"]
@@ -56,6 +57,7 @@ class TableBuild(msgspec.Struct, frozen=True):
         skipped: whether the table was already up to date.
         because: why the table was stale, a sentence for each reason.
         left_out: which rows of the input were left out because a rowwise function fails on them; None: no row.
+        digest: the digest of its rows (tables.twin); None if it is not known.
     """
 
     name: str
@@ -66,6 +68,7 @@ class TableBuild(msgspec.Struct, frozen=True):
     skipped: bool
     because: list[str] = []
     left_out: str | None = None
+    digest: str | None = None
 
 
 def build_table(
@@ -76,6 +79,7 @@ def build_table(
     code: str,
     at: Mapping[str, int] | None = None,
     only: BuildRange | None = None,
+    twin: TwinSnapshot | None = None,
     progress: Callable[[PartProgress], None] = lambda _: None,
 ) -> TableBuild:
     """Brings one table up to date: makes its stale partitions (or all of it), audits and publishes them.
@@ -89,6 +93,7 @@ def build_table(
         code: the fingerprint of its code; if it has changed, the whole table is stale.
         at: input table → the snapshot to read; the newest for tables that it does not name.
         only: what to make, stale or not; None: what is stale.
+        twin: a snapshot that the lake must not have; its id is taken if all rows are made and are its rows.
         progress: called before the first partition is made, and after each group of partitions.
 
     Raises:
@@ -106,7 +111,7 @@ def build_table(
         return _keep_table(lake, plan, code, datasets)
     with run(f"table {table.name}", inputs=datasets) as table_run:
         pin_inputs(lake, plan)
-        snapshot, schema, failed = _publish(project, lake, table, plan, code, progress)
+        snapshot, schema, failed = _publish(project, lake, table, plan, code, twin, progress)
         unpin_older(lake, plan)
         names = None if plan.whole else _names(table, plan)
         facts = {"rows": snapshot.rows, "schema": {column.name: str(column.type) for column in schema}}
@@ -124,6 +129,7 @@ def build_table(
         skipped=False,
         because=plan.because,
         left_out=left_out,
+        digest=snapshot.summary.get(ROWS_DIGEST),
     )
 
 
@@ -136,7 +142,8 @@ def _keep_table(lake: Lake, plan: RebuildPlan, code: str, inputs: list[Dataset])
         table_run.add_output(Dataset("table", plan.table, position, {"rows": snapshot.rows}))
         table_run.add_facts(partitions=0, because=[])
     versions = {source.name: source.version for source in plan.inputs}
-    return TableBuild(plan.table, snapshot.id, [], snapshot.rows, versions, skipped=True)
+    digest = snapshot.summary.get(ROWS_DIGEST)
+    return TableBuild(plan.table, snapshot.id, [], snapshot.rows, versions, skipped=True, digest=digest)
 
 
 def _update_properties(lake: Lake, plan: RebuildPlan, code: str) -> Snapshot:
@@ -168,6 +175,7 @@ def _publish(
     table: Table,
     plan: RebuildPlan,
     code: str,
+    twin: TwinSnapshot | None,
     progress: Callable[[PartProgress], None],
 ) -> tuple[Snapshot, pa.Schema, list[FailedRow]]:
     """Computes, audits and commits the rows. The first part determines the columns of the table.
@@ -188,7 +196,8 @@ def _publish(
         return {**plan.properties(code), **recorded}
 
     def facts(current: Mapping[str, str]) -> dict[str, str]:
-        return {**properties(current), **plan.revisions}
+        digest = {} if staged.digest is None else {ROWS_DIGEST: staged.digest}
+        return {**properties(current), **plan.revisions, **digest}
 
     partitions = None
     if table.partition_by is not None and not plan.whole:
@@ -201,6 +210,7 @@ def _publish(
             properties=properties,
             expect=plan.expect,
             written_at=staged.written_at,
+            snapshot_id=TwinSnapshot.id_for(twin, staged.digest),
         )
     except Unavailable:  # nothing is known of the commit: the next build finds out
         raise
@@ -228,13 +238,33 @@ def _write_parts(
     stored = None if staged.is_empty else lake.table(table.name)
     if stored is not None and not names:
         return stored
+    columns: set[str] = set()
     for part in compute_parts(project, lake, table, plan, staged.partitions):
+        columns = columns or set(part.rows.column_names)
+        _check_columns(table, part, columns)
         if stored is None:
             stored = _prepare_table(project, lake, table, plan, part)
         staged.add(part, stored.write([part.rows]))
         progress(msgspec.structs.replace(state, done=len(staged.partitions)))
     assert stored is not None, "a build makes at least one part"
     return stored
+
+
+def _check_columns(table: Table, part: ComputedPart, columns: Collection[str]) -> None:
+    """Refuses a part with other columns than those before it: what it lacks would be null.
+
+    Raises:
+        ProjectError: it has other columns.
+    """
+    differing = sorted(set(part.rows.column_names) ^ set(columns))
+    if differing and table.partition_by is not None:
+        partitions = spell_partitions(table.partition_by, part.partitions)
+        raise ProjectError(
+            f"{table.name} returns other columns for {partitions} than for earlier ones:"
+            f" {', '.join(differing)}",
+            where=str(table.place),
+            remedy="Return the same columns for every input: name them in a select.",
+        )
 
 
 def _prepare_table(

@@ -23,6 +23,7 @@ from headrace.lake.files import WrittenFile
 from headrace.tables.failures import FailedRow
 from headrace.tables.parts import ComputedPart
 from headrace.tables.plan import RebuildPlan
+from headrace.tables.twin import digest_rows
 
 __all__ = ["StagedParts"]
 
@@ -41,6 +42,7 @@ class _Part(msgspec.Struct, frozen=True):
     files: list[WrittenFile]
     read: int
     failed: list[FailedRow]
+    digest: str | None = None
 
 
 class StagedParts:
@@ -87,9 +89,16 @@ class StagedParts:
         """How many rows of the input were read, if the table is rowwise."""
         return sum(part.read for part in self._parts)
 
+    @property
+    def digest(self) -> str | None:
+        """The digest of all rows (tables.twin), if the table is made as a whole and not from topics."""
+        return self._parts[0].digest if len(self._parts) == 1 else None
+
     def add(self, computed: ComputedPart, files: Sequence[WrittenFile]) -> None:
         """Records files that are written. The first call must come after the table has its columns."""
-        part = _Part(computed.partitions, list(files), computed.read, computed.failed)
+        has_digest = self._plan.whole and self._plan.clock is None and not computed.partitions
+        digest = digest_rows(computed.rows) if has_digest else None
+        part = _Part(computed.partitions, list(files), computed.read, computed.failed, digest)
         if not self._parts:
             self.written_at = now_micros()
             self._path.parent.mkdir(parents=True, exist_ok=True)

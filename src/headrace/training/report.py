@@ -36,6 +36,7 @@ class TrainingSet(Struct, frozen=True):
             name one.
         failed: how many rows were left out because an on-demand function fails on them.
         failures: the first three of these, each with the error.
+        digest: the digest of its rows (tables.twin).
     """
 
     model: str
@@ -48,6 +49,7 @@ class TrainingSet(Struct, frozen=True):
     revisions: dict[str, str] = {}
     failed: int = 0
     failures: list[str] = []
+    digest: str | None = None
 
 
 class Trial(Struct, frozen=True):

@@ -25,12 +25,13 @@ from headrace.features.values.on_demand import OnDemandError
 from headrace.kernel.digest import short_digest
 from headrace.kernel.errors import Refused
 from headrace.kernel.position import SnapshotPosition, encode_position
-from headrace.kernel.properties import FAILED_ROWS, INPUT, INPUTS_DIGEST, REVISION, UNLABELLED_ROWS
+from headrace.kernel.properties import FAILED_ROWS, INPUT, INPUTS_DIGEST, REVISION, ROWS_DIGEST, UNLABELLED_ROWS
 from headrace.kernel.run import Dataset, run
 from headrace.lake import Lake, LakeTable, Snapshot
 from headrace.projects.project import Project
 from headrace.tables.failures import FailedRow, describe_row, merge_failures, read_failures
 from headrace.tables.revisions import merge_revisions, revisions_in
+from headrace.tables.twin import TwinSnapshot, digest_rows
 from headrace.training.evaluation import evaluator_for, infer_task
 from headrace.training.report import TrainingSet
 from headrace.training.splits.port import MOMENT
@@ -41,7 +42,13 @@ _logger = logging.getLogger(__name__)
 
 
 def make(
-    project: Project, lake: Lake, model: Model, plan: FeaturePlan, *, inputs: Mapping[str, int] | None = None
+    project: Project,
+    lake: Lake,
+    model: Model,
+    plan: FeaturePlan,
+    *,
+    inputs: Mapping[str, int] | None = None,
+    twin: TwinSnapshot | None = None,
 ) -> TrainingSet:
     """Makes the training set, unless it is already made from these snapshots.
 
@@ -51,6 +58,8 @@ def make(
         model: the model, which names the table of its labels.
         plan: the plan of its features.
         inputs: table → the snapshot to read; the newest for tables that it does not name.
+        twin: a snapshot of another lake, whose id is taken if the rows are the same (tables.twin). The lake
+            must not have it.
 
     Raises:
         CallError: a table it reads has not been built, or a snapshot has expired.
@@ -64,7 +73,7 @@ def make(
         table, digest = f"training_{model.name}", _digest_of(model, plan, snapshots)
         head = lake.table(table).current_snapshot() if lake.table_exists(table) else None
         if head is None or head.summary.get(INPUTS_DIGEST) != digest:
-            head = _write_rows(project, lake, model, plan, snapshots, digest)
+            head = _write_rows(project, lake, model, plan, snapshots, digest, twin)
         lake.table(table).create_tag(f"training.{head.id}", head.id)
         rows = TrainingSet(
             model.name,
@@ -76,6 +85,7 @@ def make(
             int(head.summary.get(UNLABELLED_ROWS, 0)),
             revisions_in(head.summary),
             *read_failures(head.summary.get(FAILED_ROWS)),
+            head.summary.get(ROWS_DIGEST),
         )
         schema = {field.name: str(field.type) for field in lake.table(table).schema()}
         facts = {
@@ -212,7 +222,13 @@ def _digest_of(model: Model, plan: FeaturePlan, inputs: dict[str, int]) -> str:
 
 
 def _write_rows(
-    project: Project, lake: Lake, model: Model, plan: FeaturePlan, inputs: dict[str, int], digest: str
+    project: Project,
+    lake: Lake,
+    model: Model,
+    plan: FeaturePlan,
+    inputs: dict[str, int],
+    digest: str,
+    twin: TwinSnapshot | None,
 ) -> Snapshot:
     read_table = table_reader(project, lake, inputs)
     labels = _read_labels(read_table(model.labels.name), model, plan)
@@ -235,7 +251,8 @@ def _write_rows(
     facts |= {f"{REVISION}{source}": revision for source, revision in revisions.items()}
     facts |= {INPUTS_DIGEST: digest, UNLABELLED_ROWS: str(len(labels) - len(labelled))}
     facts |= {FAILED_ROWS: merge_failures(None, (), failed)} if failed else {}
-    return table.overwrite(rows, facts=facts)
+    facts[ROWS_DIGEST] = digest_rows(rows)
+    return table.overwrite(rows, facts=facts, snapshot_id=TwinSnapshot.id_for(twin, facts[ROWS_DIGEST]))
 
 
 def _join_features(

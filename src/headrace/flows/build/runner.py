@@ -11,6 +11,7 @@ from headrace.flows.build.context import BuildContext
 from headrace.flows.build.drift import find_drift, record_state, remove_void_pointers, table_snapshots
 from headrace.flows.build.pipeline import Pipeline, init
 from headrace.flows.build.pointers import Pointers, write_if_changed
+from headrace.flows.build.remake import remake_tables
 from headrace.flows.build.report import Progress, StageReport
 from headrace.flows.build.revisions import fetch_revisions
 from headrace.flows.build.sources import SourceState, find_sources, raise_first_problem, sources_read
@@ -39,6 +40,7 @@ def run_build(context: BuildContext, targets: Sequence[str], progress: Progress)
         for path, source in sources.items():
             if source.head is not None:  # a source's pointer is the output of a stage
                 context.pointers.write(path, source.pointer)
+        reports += remake_tables(context, selected, blocked, progress)
         remove_void_pointers(context.workspace, graph.stages)
         _remove_lost_pointers(context, selected)
         drift = find_drift(context.workspace, graph.stages)

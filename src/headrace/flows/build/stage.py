@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from headrace.flows.build.context import BuildContext
     from headrace.flows.build.preview import Preview
     from headrace.flows.build.project_code import ProjectCode
+    from headrace.tables.twin import TwinSnapshot
 
 __all__ = ["LakeStage", "Reporting", "Stage", "StageResult"]
 
@@ -117,6 +118,18 @@ class LakeStage(Stage):
 
     def snapshots(self, pointer: Mapping[str, Any]) -> dict[str, int]:
         return {str(pointer["table"]): int(pointer["snapshot"])}
+
+    @abstractmethod
+    def find_inputs(self, context: BuildContext) -> dict[str, int]:
+        """Table → the snapshot that the table is made from.
+
+        Raises:
+            ProjectError: a table has no pointer yet.
+        """
+
+    @abstractmethod
+    def remake(self, context: BuildContext, twin: TwinSnapshot) -> StageResult:
+        """Makes the table, which this lake lacks; with the snapshot of the pointer if the rows are the same."""
 
     def restore(self, context: BuildContext) -> StageResult:
         pointer = context.pointers.read(self.out)

@@ -33,7 +33,7 @@ def check_droppable(workspace: Workspace, name: str) -> None:
 
     Raises:
         CallError: the table does not exist, or no build made it: it is a topic's table or a training set.
-        Refused: a declared table or a model reads it.
+        Refused: a declared table, a model or a publication reads it.
     """
     project, lake = workspace.project, workspace.lake
     droppable = [
@@ -52,6 +52,11 @@ def check_droppable(workspace: Workspace, name: str) -> None:
     ]
     readers += [
         f"model {model}" for model, code in BuildContext(workspace).code.models.items() if name in code.tables
+    ]
+    readers += [
+        f"publication {publication.name}"
+        for publication in project.publications.values()
+        if any(table.name == name for table in publication.tables)
     ]
     if readers:
         raise Refused(

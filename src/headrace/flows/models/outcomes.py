@@ -93,7 +93,13 @@ def _read_predictions(workspace: Workspace, model: str) -> pl.DataFrame:
     import polars as pl
 
     table = workspace.lake.table(TABLE)
-    stored = table.scan().filter("_valid", pl.col("model") == model).select(_COLUMNS).collect().sort("at", "id")
+    stored = (
+        table.scan()
+        .filter("_valid", pl.col("model") == model, pl.col("error").is_null())
+        .select(_COLUMNS)
+        .collect()
+        .sort("at", "id")
+    )
     values = [msgspec.json.decode(text) for text in stored["value"]]
     return stored.with_columns(pl.Series("value", values, strict=False))
 

@@ -29,7 +29,7 @@ from headrace.training.files import PLAN, REPORT
 from headrace.training.report import TrainingSet
 from headrace.workspace import Workspace
 
-__all__ = ["parse_arm", "release", "rollback"]
+__all__ = ["parse_arm", "put_in_force", "release", "rollback", "try_arms"]
 
 _ARM = re.compile(r"(?P<name>[a-z][a-z0-9_-]*)=(?P<version>[1-9][0-9]*)(:(?P<share>[0-9.]+))?")
 _ROWS_TRIED = 20  # of each version
@@ -92,12 +92,21 @@ def release(
         Unavailable: the registry, the log or the online store cannot be reached, or a view has no values yet.
     """
     parsed = _parse_arms(model, arms, releases.find_current(workspace.log, model))
-    for arm in parsed:
-        _check_version(workspace, model, arm, override)
     new = releases.make(model, parsed, by=by or getpass.getuser(), why=why, override=override)
+    try_arms(workspace, new)
+    return put_in_force(workspace, new)
+
+
+def try_arms(workspace: Workspace, new: Release) -> None:
+    """Tries every version of a release on rows of its training set. Nothing is recorded.
+
+    Raises:
+        CallError, Refused, Unavailable: as `release`.
+    """
+    for arm in new.arms:
+        _check_version(workspace, new.model, arm, new.override)
     versions = {arm.version for arm in new.arms}
-    try_release(workspace.settings, new, {n: _read_instances(workspace, model, n) for n in versions})
-    return _put_in_force(workspace, new)
+    try_release(workspace.settings, new, {n: _read_instances(workspace, new.model, n) for n in versions})
 
 
 def rollback(workspace: Workspace, model: str, *, by: str | None = None, why: str = "") -> Release:
@@ -108,7 +117,7 @@ def rollback(workspace: Workspace, model: str, *, by: str | None = None, why: st
         Refused, Unavailable: the running endpoint cannot activate it.
     """
     new = releases.make_rollback(workspace.log, model, by=by or getpass.getuser(), why=why or "rollback")
-    return _put_in_force(workspace, new)
+    return put_in_force(workspace, new)
 
 
 def _parse_arms(model: str, texts: Sequence[str], current: Release | None) -> list[Arm]:
@@ -188,8 +197,12 @@ def _record(workspace: Workspace) -> Iterator[None]:
         yield
 
 
-def _put_in_force(workspace: Workspace, new: Release) -> Release:
-    """Records the release, sets the aliases, and waits for the endpoint if it runs."""
+def put_in_force(workspace: Workspace, new: Release) -> Release:
+    """Records the release, sets the aliases, and waits for the endpoint if it runs.
+
+    Raises:
+        Refused, Unavailable: the running endpoint cannot activate it.
+    """
     registry = workspace.registry
     with _record(workspace), run(f"release {new.model}") as job:
         partition, offset = releases.append(workspace.log, new)

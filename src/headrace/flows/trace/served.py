@@ -51,7 +51,8 @@ def _rows(lake: Lake, model: str | None, limit: int) -> Iterator[dict[str, Any]]
     """The newest logged predictions, the newest first."""
     rows = None
     if lake.table_exists(TABLE):
-        logged = lake.table(TABLE).scan().filter(pl.col("_valid"), pl.col("plan") != _NO_PLAN).select(_COLUMNS)
+        logged = lake.table(TABLE).scan().filter(pl.col("_valid"), pl.col("plan") != _NO_PLAN)
+        logged = logged.filter(pl.col("error").is_null()).select(_COLUMNS)
         if model is not None:
             logged = logged.filter(pl.col("model") == model)
         rows = logged.sort("at", descending=True).head(limit).collect()

@@ -35,6 +35,13 @@ class ReleaseStage(Stage):
             for name in code.models
         ]
 
+    def is_lost(self, context: BuildContext) -> bool:
+        """Whether the model was never released from this state, as after `git clone`."""
+        return (
+            not context.settings.place("release", self.subject).is_dir()
+            and context.champion(self.subject) is None
+        )
+
     def run(self, context: BuildContext) -> StageResult:
         """Registers the version and releases it.
 

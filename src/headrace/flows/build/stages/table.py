@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from headrace.flows.build.context import BuildContext
     from headrace.flows.build.preview import Preview
     from headrace.tables.build import PartProgress
+    from headrace.tables.twin import TwinSnapshot
 
 __all__ = ["TableStage"]
 
@@ -43,8 +44,16 @@ class TableStage(LakeStage):
         )
 
     def run(self, context: BuildContext) -> StageResult:
-        if self.subject in context.code.queries:
-            return self._run_query(context)
+        return self._run_query(context) if self.subject in context.code.queries else self._make(context, None)
+
+    def find_inputs(self, context: BuildContext) -> dict[str, int]:
+        reads = [read for read in context.code.reads[self.subject] if read.kind != "sources"]
+        return {read.name: context.snapshot(read.name) for read in reads}
+
+    def remake(self, context: BuildContext, twin: TwinSnapshot) -> StageResult:
+        return self._make(context, twin)
+
+    def _make(self, context: BuildContext, twin: TwinSnapshot | None) -> StageResult:
         from headrace.tables.build import build_table
 
         context.fetch_revisions(self.subject)
@@ -64,12 +73,14 @@ class TableStage(LakeStage):
             context.lake,
             table,
             code=context.code.table_digest(self.subject),
-            at=self._snapshots_read(context),
+            at=self.find_inputs(context),
             only=context.only.get(self.subject),
+            twin=twin,
             progress=report,
         )
+        digest = {} if built.digest is None else {"digest": built.digest}
         context.pointers.write(
-            self.out, {"table": self.subject, "snapshot": built.snapshot, "rows": built.rows}
+            self.out, {"table": self.subject, "snapshot": built.snapshot, "rows": built.rows, **digest}
         )
         if built.skipped:
             return StageResult("was up to date", built.rows)
@@ -100,10 +111,6 @@ class TableStage(LakeStage):
         if not lake.table_exists(self.subject):
             return 0
         return len(json.loads(lake.table(self.subject).property(PENDING) or "[]"))
-
-    def _snapshots_read(self, context: BuildContext) -> dict[str, int]:
-        reads = [read for read in context.code.reads[self.subject] if read.kind != "sources"]
-        return {read.name: context.snapshot(read.name) for read in reads}
 
     def _run_query(self, context: BuildContext) -> StageResult:
         from headrace.tables.queries import build_query

@@ -14,6 +14,7 @@ from headrace.flows.build.stage import LakeStage, StageResult
 
 if TYPE_CHECKING:
     from headrace.flows.build.context import BuildContext
+    from headrace.tables.twin import TwinSnapshot
 
 __all__ = ["TrainingSetStage"]
 
@@ -40,11 +41,20 @@ class TrainingSetStage(LakeStage):
         ]
 
     def run(self, context: BuildContext) -> StageResult:
+        return self._make(context, None)
+
+    def find_inputs(self, context: BuildContext) -> dict[str, int]:
+        return context.inputs(self.subject)
+
+    def remake(self, context: BuildContext, twin: TwinSnapshot) -> StageResult:
+        return self._make(context, twin)
+
+    def _make(self, context: BuildContext, twin: TwinSnapshot | None) -> StageResult:
         from headrace.training.training_set import make
 
         project, plan = context.project(), context.plan(self.subject)
         model = project.model(self.subject)
-        rows = make(project, context.lake, model, plan, inputs=context.inputs(self.subject))
+        rows = make(project, context.lake, model, plan, inputs=context.inputs(self.subject), twin=twin)
         context.pointers.write(self.out, msgspec.to_builtins(rows))
         unknown = f"; {rows.refused:,} labels are not known yet" if rows.refused else ""
         count = (

@@ -1,0 +1,279 @@
+"""canary: a release in steps, which advances, holds or is rolled back by what is observed.
+
+The plan is in the canary's releases on the topic, and what is observed is in tables. So a decision can be made
+again at any time by any process, and nothing is lost if one is killed.
+"""
+
+from __future__ import annotations
+
+import getpass
+import logging
+import threading
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from msgspec import Struct
+
+from headrace.config.settings import Settings
+from headrace.features.plan import decode_plan
+from headrace.flows.models.predictions import TABLE
+from headrace.flows.models.release import parse_arm, put_in_force, try_arms
+from headrace.kernel.errors import CallError, HeadraceError
+from headrace.kernel.ids import new_id
+from headrace.serving import release as releases
+from headrace.serving.canary import Better, CanaryPlan, Decision, Observations, StepObservations, decide
+from headrace.serving.outcomes import join_outcomes
+from headrace.serving.release import Arm, Release, ReleaseFollower
+from headrace.tables.read import read_input
+from headrace.training.files import PLAN
+from headrace.workspace import Workspace
+
+if TYPE_CHECKING:
+    import polars as pl
+
+__all__ = ["CanaryReview", "find_canaries", "review", "review_all", "run_canaries", "start"]
+
+_logger = logging.getLogger(__name__)
+_EVERY = 30.0  # seconds between two reviews
+_COLUMNS = ("id", "at", "arm", "entity", "value", "latency_ms", "error", "release", "shadow_of")
+_CHAMPION, _CANARY = "champion", "canary"
+
+
+class CanaryReview(Struct, frozen=True):
+    """A canary and the decision about it.
+
+    Attributes:
+        release: the release in force.
+        decision: what to do now, and why.
+    """
+
+    release: Release
+    decision: Decision
+
+
+def start(
+    workspace: Workspace,
+    model: str,
+    arm: str,
+    steps: Sequence[float],
+    *,
+    min_requests: int = 1_000,
+    min_outcomes: int = 0,
+    better: Better = "right",
+    why: str = "",
+    override: bool = False,
+) -> Release:
+    """Puts the first step of a canary in force.
+
+    Args:
+        workspace: the project to work on.
+        model: the model's name.
+        arm: `canary=4`.
+        steps: the canary's share in each step, rising, above 0 and up to 1.
+        min_requests: how many requests the canary must have answered in a step before the next one.
+        min_outcomes: how many of them must have a known outcome.
+        better: see CanaryPlan.
+        why: the reason.
+        override: whether a version that the gate refused may get traffic.
+
+    Raises:
+        CallError: the arm or a step is not valid, the model has no champion, or it is the same version.
+        Refused, Unavailable: as flows.models.release.release.
+    """
+    name, version, share = parse_arm(arm)
+    if name != _CANARY or share is not None:
+        raise CallError(f"{arm!r} is not a canary", remedy="With --steps, write canary=VERSION.")
+    if not steps or any(not 0 < step <= 1 for step in steps) or sorted(set(steps)) != list(steps):
+        raise CallError(
+            f"{', '.join(f'{step:g}' for step in steps)} are not valid steps",
+            remedy="Write rising shares, such as --steps 1%,5%,25%,100%",
+        )
+    current = releases.find_current(workspace.log, model)
+    if current is None:
+        raise CallError(f"model {model!r} has no champion yet", remedy=f"headrace release {model} champion=1")
+    champion = releases.champion_version(current)
+    if champion == version:
+        raise CallError(f"version {version} of model {model!r} is the champion already")
+    plan = CanaryPlan(
+        new_id(), champion, version, list(steps), 0, min_requests, min_outcomes, better, current.id
+    )
+    new = _make_step(model, plan, by=getpass.getuser(), why=why, override=override)
+    try_arms(workspace, new)
+    return put_in_force(workspace, new)
+
+
+def review(workspace: Workspace, model: str) -> CanaryReview:
+    """The model's canary and what to do with it now. Nothing is changed.
+
+    Raises:
+        CallError: the model has no canary.
+        ProjectError: its outcomes cannot be joined with the predictions.
+    """
+    release = find_canaries(workspace).get(model)
+    if release is None:
+        raise CallError(
+            f"model {model!r} has no canary", remedy=f"headrace release {model} canary=VERSION --steps"
+        )
+    return _review(workspace, release)
+
+
+def review_all(workspace: Workspace) -> list[CanaryReview]:
+    """Reviews every canary, and puts its next step or its rollback in force.
+
+    Returns:
+        The canaries that were advanced or rolled back, with the release before the decision.
+    """
+    changed = []
+    for release in find_canaries(workspace).values():
+        try:
+            reviewed = _review(workspace, release)
+            if reviewed.decision.action != "hold" and _apply(workspace, reviewed):
+                changed.append(reviewed)
+        except HeadraceError as error:  # the next review tries again
+            _logger.warning("the canary of %s cannot be reviewed: %s", release.model, error)
+    return changed
+
+
+def run_canaries(settings: Settings, stop: threading.Event) -> None:
+    """Reviews the canaries regularly until `stop` is set. Blocks, so run it in a thread."""
+    while not stop.wait(_EVERY):
+        try:
+            with Workspace(settings) as workspace:
+                for reviewed in review_all(workspace):
+                    _logger.warning(
+                        "canary of %s: %s: %s",
+                        reviewed.release.model,
+                        reviewed.decision.action,
+                        reviewed.decision.why,
+                    )
+        except HeadraceError as error:  # the project or the log cannot be read now
+            _logger.warning("canaries: %s", error)
+
+
+def find_canaries(workspace: Workspace) -> dict[str, Release]:
+    """Model → its release in force, for each model whose release is a step of a canary."""
+    follower = ReleaseFollower(workspace.log)
+    follower.poll()
+    return {model: release for model, release in follower.in_force.items() if release.canary is not None}
+
+
+def _make_step(model: str, plan: CanaryPlan, *, by: str, why: str, override: bool = False) -> Release:
+    arms = [Arm(plan.version, plan.share, name=_CANARY)]
+    if plan.share < 1:
+        arms.insert(0, Arm(plan.champion, 1 - plan.share, name=_CHAMPION))
+    else:
+        arms = [Arm(plan.version, name=_CHAMPION)]
+    return releases.make(model, arms, by=by, why=why, override=override, canary=plan)
+
+
+def _apply(workspace: Workspace, reviewed: CanaryReview) -> bool:
+    """Puts what was decided in force, unless someone has released meanwhile. Returns whether it was."""
+    release, decision = reviewed.release, reviewed.decision
+    plan = release.canary
+    assert plan is not None  # only canaries are reviewed
+    history = releases.history(workspace.log, release.model)
+    if history[-1].id != release.id:
+        return False
+    why = f"{decision.action}: {decision.why}"
+    if decision.action == "advance":
+        following = msgspec.structs.replace(plan, step=plan.step + 1)
+        new = _make_step(release.model, following, by="canary", why=why, override=release.override)
+    else:
+        (before,) = [earlier for earlier in history if earlier.id == plan.restores]
+        new = releases.make(
+            release.model, before.arms, by="canary", why=why, override=before.override, restores=before.id
+        )
+    put_in_force(workspace, new)
+    return True
+
+
+def _review(workspace: Workspace, release: Release) -> CanaryReview:
+    assert release.canary is not None  # the caller has chosen it so
+    return CanaryReview(release, decide(release.canary, _observe(workspace, release)))
+
+
+def _observe(workspace: Workspace, release: Release) -> list[Observations]:
+    """What was observed in each step of the canary, from the ingested predictions and outcomes."""
+    import polars as pl
+
+    plan = release.canary
+    assert plan is not None  # only canaries are reviewed
+    steps = {
+        earlier.id: earlier.canary.share
+        for earlier in releases.history(workspace.log, release.model)
+        if earlier.canary is not None and earlier.canary.id == plan.id
+    }
+    if not workspace.lake.table_exists(TABLE):
+        return []
+    rows = (
+        workspace.lake.table(TABLE)
+        .scan()
+        .filter("_valid", pl.col("model") == release.model, pl.col("release").is_in(list(steps)))
+        .filter(~pl.col("shadow"))
+        .select(_COLUMNS)
+        .collect()
+        .sort("at", "id")
+    )
+    rows = rows.with_columns(unit=pl.Series(_find_units(workspace, release, rows), dtype=pl.String))
+    first = rows.unique(["release", "unit"], keep="first", maintain_order=True)
+    scores = _read_scores(workspace, release.model, first.filter(pl.col("error").is_null()), plan.better)
+    return [
+        Observations(
+            share,
+            *(_observations_of(rows, first, scores, step, arm) for arm in (_CHAMPION, _CANARY)),
+        )
+        for step, share in steps.items()
+    ]
+
+
+def _observations_of(
+    rows: pl.DataFrame, first: pl.DataFrame, scores: pl.DataFrame, step: str, arm: str
+) -> StepObservations:
+    import polars as pl
+
+    rows, first, scores = (
+        frame.filter(pl.col("release") == step, pl.col("arm") == arm) for frame in (rows, first, scores)
+    )
+    return StepObservations(
+        failed=first["error"].is_not_null().to_list(),
+        latencies=rows.filter(pl.col("error").is_null())["latency_ms"].to_list(),
+        scores=scores["score"].to_list(),
+    )
+
+
+def _find_units(workspace: Workspace, release: Release, rows: pl.DataFrame) -> list[str]:
+    """What the traffic is split by, of each prediction: requests of one entity are not independent."""
+    bundle = workspace.registry.bundle(release.model, release.arms[0].version)
+    entities = decode_plan((bundle / PLAN).read_bytes()).entities
+    if not entities:
+        return rows["id"].to_list()
+    key = entities[0].join_key
+    keys = [msgspec.json.decode(text).get(key) for text in rows["entity"]]
+    return [id_ if value is None else repr(value) for id_, value in zip(rows["id"], keys, strict=True)]
+
+
+def _read_scores(workspace: Workspace, model: str, rows: pl.DataFrame, better: Better) -> pl.DataFrame:
+    """`release`, `arm` and `score` of the predictions whose outcome is known, in the order of the outcomes."""
+    import polars as pl
+
+    project = workspace.whole_project
+    declared = project.model(model).outcomes
+    if declared is None or not workspace.lake.table_exists(declared.event.table):
+        return rows.select("release", "arm", pl.lit(0.0).alias("score")).clear()
+    joined = join_outcomes(rows, read_input(project, workspace.lake, declared.event), declared)
+    known = joined.drop_nulls("outcome").sort("outcome_at", "id")
+    pairs = zip(known["value"], known["outcome"], strict=True)
+    scores = [_score(msgspec.json.decode(value), outcome, better) for value, outcome in pairs]
+    return known.select("release", "arm", pl.Series("score", scores, dtype=pl.Float64))
+
+
+def _score(value: Any, outcome: Any, better: Better) -> float:
+    """How good an outcome is: 1 or 0, or a number of which a greater one is better."""
+    if better == "right":
+        if isinstance(outcome, bool):
+            return float((value >= 0.5) == outcome)
+        return float(value == outcome) if isinstance(outcome, str) else -abs(float(value) - float(outcome))
+    if isinstance(outcome, str):
+        raise CallError(f"outcomes that are text, such as {outcome!r}, are neither higher nor lower")
+    return float(outcome) if better == "higher" else 1.0 - float(outcome)

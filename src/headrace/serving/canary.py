@@ -1,0 +1,252 @@
+"""Canaries: the plan of a release in steps, and the decision about its next step from what was observed.
+
+A decision is a function of the plan and of the observations alone: it has no state of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, Literal
+
+import numpy as np
+from attrs import frozen
+from msgspec import Struct
+
+from headrace.serving.sequential import evidence, make_blocks
+
+__all__ = [
+    "ALPHA",
+    "LIMIT",
+    "Better",
+    "CanaryPlan",
+    "Comparison",
+    "Decision",
+    "Observations",
+    "StepObservations",
+    "decide",
+]
+
+ALPHA = 0.05
+"""The greatest probability that a version that is not worse is ever rolled back."""
+_METRICS = ("errors", "latency", "outcomes")
+LIMIT = len(_METRICS) / ALPHA
+"""The evidence of one metric at which a canary is rolled back: each metric has an equal part of ALPHA."""
+_DOUBT = 4.0  # evidence at which a canary does not advance, although it is not rolled back
+_CALIBRATION = 500  # the champion's first observations, which say what is slow, or a low outcome
+_QUANTILES = (0.5, 0.9, 0.99)  # of the latency: the whole distribution is compared at these
+
+Better = Literal["right", "higher", "lower"]
+_Part = tuple[float, Sequence[Any], Sequence[Any]]  # share, observations of champion and canary
+_BadOf = Callable[[Any], Any]
+
+
+class CanaryPlan(Struct, frozen=True):
+    """A canary, as its releases carry it.
+
+    Attributes:
+        id: the id of its first release.
+        champion, version: the versions that are compared.
+        steps: the canary's share of the traffic in each step, rising.
+        step: the index of the step that this release puts in force.
+        min_requests: how many requests the canary must have answered before the next step.
+        min_outcomes: how many of them must have a known outcome before the next step.
+        better: which outcomes are better: those that the prediction got `right`, `higher` or `lower` ones.
+        restores: the id of the release before the canary, which a rollback restores.
+    """
+
+    id: str
+    champion: int
+    version: int
+    steps: list[float]
+    step: int
+    min_requests: int
+    min_outcomes: int
+    better: Better
+    restores: str
+
+    @property
+    def share(self) -> float:
+        """The canary's share of the traffic."""
+        return self.steps[self.step]
+
+
+@frozen
+class StepObservations:
+    """What was observed of one arm in one step, each in order of time.
+
+    Attributes:
+        failed: for each request of another entity, whether the arm failed to answer it.
+        latencies: milliseconds of each answer.
+        scores: for each known outcome of another entity, how good it is: True or False, or a number.
+    """
+
+    failed: Sequence[bool]
+    latencies: Sequence[float]
+    scores: Sequence[float]
+
+
+@frozen
+class Observations:
+    """What was observed in one step: its share, and both arms."""
+
+    share: float
+    champion: StepObservations
+    canary: StepObservations
+
+
+class Comparison(Struct, frozen=True):
+    """The two arms in one metric.
+
+    Attributes:
+        metric: `errors`, `latency` or `outcomes`.
+        what: what a bad observation is.
+        champion, canary: how many observations are compared.
+        champion_bad, canary_bad: the share of bad ones among them; None without observations.
+        evidence: the evidence that the canary is worse: see serving.sequential.
+        greatest: the greatest evidence so far.
+    """
+
+    metric: str
+    what: str
+    champion: int
+    canary: int
+    champion_bad: float | None
+    canary_bad: float | None
+    evidence: float
+    greatest: float
+
+
+class Decision(Struct, frozen=True):
+    """What to do with a canary now, and why.
+
+    Attributes:
+        action: `advance` to the next step, `hold` this one, or `roll back`.
+        why: one sentence with the numbers.
+        comparisons: every metric.
+    """
+
+    action: Literal["advance", "hold", "roll back"]
+    why: str
+    comparisons: list[Comparison]
+
+
+def decide(plan: CanaryPlan, observations: Sequence[Observations]) -> Decision:
+    """Decides about a canary.
+
+    Args:
+        plan: the plan with the step in force.
+        observations: what was observed in each step so far, in their order.
+
+    At the last step a canary can still be rolled back, by outcomes of earlier steps that become known later.
+    """
+    observations = [
+        step for step in observations if step.share < 1
+    ]  # all of the traffic: nothing to compare with
+    comparisons = [
+        _compare(
+            "errors",
+            "failed",
+            [(step.share, step.champion.failed, step.canary.failed) for step in observations],
+        ),
+        _compare_latencies(observations),
+        _compare_outcomes(observations),
+    ]
+    for comparison in comparisons:
+        if comparison.greatest >= LIMIT:
+            why = f"{_describe(comparison)}: the evidence reaches {LIMIT:g}"
+            return Decision("roll back", why, comparisons)
+    if plan.step == len(plan.steps) - 1:
+        return Decision("hold", f"the last step, {plan.share:.4g} of the traffic, is in force", comparisons)
+    doubtful = [comparison for comparison in comparisons if comparison.evidence >= _DOUBT]
+    if doubtful:
+        return Decision("hold", f"{_describe(doubtful[0])}: in doubt", comparisons)
+    last = observations[-1].canary if observations else StepObservations([], [], [])
+    answered, known = len(last.latencies), len(last.scores)
+    if answered < plan.min_requests or known < plan.min_outcomes:
+        requests = f"{answered:,} of {plan.min_requests:,} requests"
+        why = f"{requests} and {known:,} of {plan.min_outcomes:,} outcomes so far"
+        return Decision("hold", why, comparisons)
+    worst = max(comparisons, key=lambda comparison: comparison.greatest)
+    return Decision(
+        "advance", f"{answered:,} requests, and no metric is worse: {_describe(worst)}", comparisons
+    )
+
+
+def _describe(comparison: Comparison) -> str:
+    shares = [
+        "none" if share is None else f"{share:.3%}"
+        for share in (comparison.canary_bad, comparison.champion_bad)
+    ]
+    return (
+        f"{comparison.metric}: {shares[0]} of the canary's {comparison.canary:,} {comparison.what},"
+        f" {shares[1]} of the champion's {comparison.champion:,}; evidence {comparison.greatest:.3g}"
+    )
+
+
+def _compare(metric: str, what: str, parts: Sequence[_Part], *, bad_of: Sequence[_BadOf] = ()) -> Comparison:
+    """Compares the arms in one metric.
+
+    Args:
+        metric, what: see Comparison.
+        parts: the observations.
+        bad_of: rules of which observations are bad; the evidence is the mean of the evidence by each, and the
+            numbers are those of the last. Without a rule, an observation says itself whether it is bad.
+    """
+    ruled = [
+        [(share, rule(champion), rule(canary)) for share, champion, canary in parts]
+        for rule in bad_of or (np.asarray,)
+    ]
+    champion, canary = (np.concatenate([np.zeros(0), *(part[arm] for part in ruled[-1])]) for arm in (1, 2))
+    values = np.mean([evidence(make_blocks(bad)) for bad in ruled], axis=0)
+    return Comparison(
+        metric,
+        what,
+        len(champion),
+        len(canary),
+        float(champion.mean()) if len(champion) else None,
+        float(canary.mean()) if len(canary) else None,
+        float(values[-1]) if len(values) else 1.0,
+        float(values.max(initial=1.0)),
+    )
+
+
+def _compare_latencies(observations: Sequence[Observations]) -> Comparison:
+    """Compares the latencies at several quantiles of the champion's first ones."""
+    parts = [(step.share, step.champion.latencies, step.canary.latencies) for step in observations]
+    first, rest = _split_calibration(parts)
+    if not len(first):
+        return _compare("latency", "slow", [])
+    limits = np.quantile(first, _QUANTILES)
+    rules = [partial(np.less, limit) for limit in limits]
+    return _compare("latency", f"over {limits[-1]:.3g} ms", rest, bad_of=rules)
+
+
+def _compare_outcomes(observations: Sequence[Observations]) -> Comparison:
+    """Outcomes that are good or not are compared by that; others by the median of the champion's first ones."""
+    parts = [(step.share, step.champion.scores, step.canary.scores) for step in observations]
+    if {score for _, champion, canary in parts for score in (*champion, *canary)} <= {0, 1}:
+        return _compare("outcomes", "without success", parts, bad_of=[partial(np.equal, 0)])
+    first, rest = _split_calibration(parts)
+    if not len(first):
+        return _compare("outcomes", "low", [])
+    median = float(np.median(first))
+    return _compare("outcomes", f"under {median:.4g}", rest, bad_of=[partial(np.greater, median)])
+
+
+def _split_calibration(parts: Sequence[_Part]) -> tuple[Sequence[float], list[_Part]]:
+    """The champion's first observations, and the observations without them; both empty while there are too few.
+
+    The canary's first observations go, too, as many as its share of them.
+    """
+    if sum(len(champion) for _, champion, _ in parts) < _CALIBRATION:
+        return [], []
+    first: list[float] = []
+    rest: list[_Part] = []
+    for share, champion, canary in parts:
+        taken = min(_CALIBRATION - len(first), len(champion))
+        first += list(champion[:taken])
+        rest.append(
+            (share, champion[taken:], canary[round(taken * share / (1 - share)) :] if share < 1 else canary)
+        )
+    return first, rest
