@@ -49,7 +49,7 @@ def record_stage(root: Path, stage: Any) -> None:
     DVC empties the file before it writes it: a process that is killed then leaves a file that no build reads.
     """
     file = root / "dvc.lock"
-    lock = load_yaml(str(file)) if file.is_file() else {"schema": "2.0"}
+    lock: dict[str, Any] = load_yaml(str(file)) if file.is_file() else {"schema": "2.0"}
     lock.setdefault("stages", {}).update(to_lockfile(stage))
     write_file(file, dumps_yaml(lock))
 
