@@ -16,6 +16,8 @@ from dvc.repo import Repo
 from dvc.stage import PipelineStage
 from dvc.utils.serialize import dump_yaml, load_yaml
 
+from headrace.flows.build.dvc_lock import record_stage
+
 PIPELINE = """
 stages:
   copy:
@@ -57,7 +59,7 @@ def record(repository: Path) -> None:
     with load_stage(repository) as stage:
         stage.save(run_cache=False)
         stage.commit()
-        stage.dump(update_pipeline=False)
+        record_stage(repository, stage)
 
 
 def test_a_stage_is_changed_until_it_is_recorded(repository: Path) -> None:
@@ -87,6 +89,23 @@ def test_the_lock_file_has_paths_md5_sums_and_parameters(repository: Path) -> No
     assert [(entry["path"], entry["md5"]) for entry in stage["deps"]] == [("in.txt", md5)]
     assert [entry["path"] for entry in stage["outs"]] == ["models", "out.json"]
     assert stage["params"] == {"code.json": {"tables.a": ["piece 1"]}}
+
+
+def test_a_recorded_stage_replaces_the_lock_file_that_dvc_writes(repository: Path) -> None:
+    """A process that is killed leaves the old file or the new one: the old one is never written to."""
+    record(repository)
+    lock, old = repository / "dvc.lock", repository / "old.lock"
+    before = lock.read_text()
+    old.hardlink_to(lock)
+    (repository / "in.txt").write_text("changed")
+    record(repository)
+    assert old.read_text() == before != lock.read_text()
+    after = lock.read_text()
+    lock.write_text(before)
+    with load_stage(repository) as stage:
+        stage.save(run_cache=False)
+        stage.dump(update_pipeline=False)
+    assert lock.read_text() == after
 
 
 def test_a_stage_can_be_removed_from_the_lock_file(repository: Path) -> None:

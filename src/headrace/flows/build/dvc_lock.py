@@ -10,11 +10,13 @@ from typing import Any
 
 from dvc.exceptions import DvcException
 from dvc.lock import LockError
-from dvc.utils.serialize import dump_yaml, load_yaml
+from dvc.stage.serialize import to_lockfile
+from dvc.utils.serialize import dumps_yaml, load_yaml
 
 from headrace.kernel.errors import HeadraceError, ProjectError, Unavailable
+from headrace.kernel.files import write_file
 
-__all__ = ["StageRecord", "read_lock", "remove_stage", "translate_errors"]
+__all__ = ["StageRecord", "read_lock", "record_stage", "remove_stage", "translate_errors"]
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,17 @@ def read_lock(root: Path) -> dict[str, StageRecord]:
     }
 
 
+def record_stage(root: Path, stage: Any) -> None:
+    """Writes DVC's stage, as it ran now, into dvc.lock, whole or not at all.
+
+    DVC empties the file before it writes it: a process that is killed then leaves a file that no build reads.
+    """
+    file = root / "dvc.lock"
+    lock: dict[str, Any] = load_yaml(str(file)) if file.is_file() else {"schema": "2.0"}
+    lock.setdefault("stages", {}).update(to_lockfile(stage))
+    write_file(file, dumps_yaml(lock))
+
+
 def remove_stage(root: Path, stage: str) -> None:
     """Removes a stage from dvc.lock, if it is there, as if it had never run."""
     file = root / "dvc.lock"
@@ -49,7 +62,7 @@ def remove_stage(root: Path, stage: str) -> None:
     with translate_errors(root):
         lock = load_yaml(str(file))
         if lock.get("stages", {}).pop(stage, None) is not None:
-            dump_yaml(str(file), lock)
+            write_file(file, dumps_yaml(lock))
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from typing import Any
 from dvc.config import Config
 from dvc.repo import Repo
 
-from headrace.flows.build.dvc_lock import translate_errors
+from headrace.flows.build.dvc_lock import record_stage, translate_errors
 
 __all__ = ["Pipeline", "init"]
 
@@ -103,7 +103,7 @@ class Pipeline:
             stage = self._stage(name)
             stage.save(run_cache=False)
             stage.commit()
-            stage.dump(update_pipeline=False)
+            record_stage(self._root, stage)
 
     def _stage(self, name: str) -> Any:
         # Loaded each time, because the stage before has changed dvc.lock.
