@@ -74,8 +74,9 @@ def _load_pyfunc(path):
         print("a library prints this")
         os.write(1, b"and this\\n" * 10_000)
     if act == "allocate":
-        resource.setrlimit(resource.RLIMIT_AS, (8 << 30, resource.RLIM_INFINITY))
-        blocks = [bytearray(1 << 30) for _ in range(16)]
+        size = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (size + (256 << 20), resource.RLIM_INFINITY))
+        blocks = [bytearray(64 << 20) for _ in range(16)]
     if act == "die":
         os.kill(os.getpid(), signal.SIGKILL)
     if act == "write":
