@@ -35,4 +35,4 @@ def test_no_process_is_left_running(demo: DemoRun) -> None:
 
 
 def test_readme_shows_what_is_printed(demo: DemoRun) -> None:
-    assert check_readme(demo, Path(EXAMPLES, "multi_python", "README.md")) == 1
+    assert check_readme(demo, Path(EXAMPLES, "multi_python", "README.md")) == 2
