@@ -9,7 +9,7 @@ import pytest
 from headrace.code.external import ExternalDigests
 from headrace.config.settings import make_settings
 from headrace.flows.build.graph import StageGraph
-from headrace.flows.build.project_code import ModelCode, ProjectCode, Read, SourceCode
+from headrace.flows.build.project_code import ModelCode, ProjectCode, PublicationCode, Read, SourceCode
 from headrace.flows.build.stages import KINDS
 from headrace.kernel.errors import CallError
 
@@ -29,12 +29,21 @@ CODE = ProjectCode(
     },
     features=["view 1"],
     models={"buys": ModelCode("labels", ["clean"], "plan", 0.0, ["a 1"], ["b 1"], ["c 1"])},
+    publications={"star": PublicationCode("warehouse", ["clean"], ["star 1"])},
 )
 
 
 @pytest.fixture
 def graph(tmp_path: Path) -> StageGraph:
-    return StageGraph.of_project(CODE, make_settings(tmp_path, "shop", state=tmp_path / "state"))
+    return StageGraph.of_project(
+        CODE,
+        make_settings(
+            tmp_path,
+            "shop",
+            state=tmp_path / "state",
+            values={"databases": {"warehouse": "postgresql://127.0.0.1/shop"}},
+        ),
+    )
 
 
 def stage_names(graph: StageGraph, *targets: str) -> list[str]:

@@ -45,7 +45,9 @@ class Shop:
         assert contract is not None
         self.contract = contract
         self.table = current(Customer)
-        self.project = Project(settings, {contract.topic: contract}, {}, {self.table.name: self.table}, {}, ())
+        self.project = Project(
+            settings, {contract.topic: contract}, {}, {self.table.name: self.table}, {}, {}, ()
+        )
         self.log = log.open(settings.log.url)
         self.lake: Lake = open_lake(settings)
         self.log.create(contract.topic)

@@ -36,7 +36,7 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.fixture
 def project(tmp_path: Path) -> Project:
     settings = make_settings(tmp_path, "shop", state=tmp_path / ".headrace" / "local")
-    return Project(settings, {}, {}, {}, {}, ())
+    return Project(settings, {}, {}, {}, {}, {}, ())
 
 
 @pytest.fixture

@@ -11,12 +11,13 @@ import attrs
 
 from headrace.declare.convert import to_tuple
 from headrace.declare.place import Place
+from headrace.kernel.addresses import is_remote
 from headrace.kernel.errors import ProjectError
 
 if TYPE_CHECKING:
     import polars as pl
 
-__all__ = ["Source", "column_types", "is_remote", "source"]
+__all__ = ["Source", "column_types", "source"]
 
 _NAME = re.compile(r"[^\W\d_][\w-]*")  # part of a stage and of a file's name
 _OBJECTS = re.compile(r"s3://[a-z0-9][a-z0-9.-]+/[^/\s][^\s]*")
@@ -111,11 +112,6 @@ def source(
     _check_characters(delimiter, decimal, place)
     _check_glob(glob, place)
     return Source(name, path, place, types, codec, nulls, delimiter, decimal, glob, revision)
-
-
-def is_remote(path: str) -> bool:
-    """Whether a source's path is an address in an object store."""
-    return "://" in path
 
 
 def _check_glob(glob: Any, place: Place) -> None:

@@ -16,6 +16,7 @@ __all__ = [
     "check_redis_address",
     "is_postgres_address",
     "is_redis_address",
+    "is_remote",
     "path_of",
     "path_of_sqlalchemy",
     "sqlalchemy_postgres_url",
@@ -26,6 +27,11 @@ __all__ = [
 _SQLITE = "sqlite://"
 _POSTGRES = ("postgresql://", "postgres://")  # as libpq has them
 _REDIS = ("redis://", "rediss://", "unix://")  # as redis-py has them; rediss is TLS, unix a socket's path
+
+
+def is_remote(path: str) -> bool:
+    """Whether a path is an address, such as that of an object store."""
+    return "://" in path
 
 
 def sqlite_address(path: Path) -> str:

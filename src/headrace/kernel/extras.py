@@ -9,6 +9,7 @@ from headrace.kernel.errors import Unavailable
 __all__ = ["EXTRAS", "describe_missing", "is_installed", "remedy_for", "require"]
 
 EXTRAS = {
+    "adbc_driver_manager": "databases",
     "confluent_kafka": "kafka",
     "fastavro": "kafka",
     "obstore": "s3",

@@ -59,7 +59,7 @@ class StagedParts:
 
     def __init__(self, lake: Lake, plan: RebuildPlan, code: str) -> None:
         self._lake, self._plan, self._code = lake, plan, code
-        self._path: Path = lake.folder / "staged" / f"{plan.table}.jsonl"
+        self._path: Path = lake.folder.with_name("staged") / f"{plan.table}.jsonl"
         self._parts: list[_Part] = []
         self.written_at = now_micros()
         self._load()

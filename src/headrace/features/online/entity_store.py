@@ -133,7 +133,8 @@ class EntityStore:
                     keys[pack(tuple(entity[name] for name in view.keys))] = None
                 elif not given.isdisjoint(view.keys):
                     raise _lacking_key(view, given)
-            views.append((view, [key for key in keys if key is not None]))
+            if packed_keys := [key for key in keys if key is not None]:
+                views.append((view, packed_keys))
         count = 0
         with self._writing(*(view for view, _ in views)):
             for view, packed_keys in views:

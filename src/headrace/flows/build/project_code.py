@@ -12,8 +12,8 @@ from typing import Any, Literal
 import msgspec
 
 from headrace.code.external import ExternalDigests
-from headrace.declare.source import is_remote
 from headrace.flows.build.pointers import CODE, Pointers
+from headrace.kernel.addresses import is_remote
 from headrace.kernel.digest import digest_value
 
 __all__ = [

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from time import perf_counter
 
-from headrace.declare.source import is_remote
 from headrace.flows.build.context import BuildContext
 from headrace.flows.build.drift import find_drift, record_state, remove_void_pointers, table_snapshots
 from headrace.flows.build.pipeline import Pipeline, init
@@ -17,6 +16,7 @@ from headrace.flows.build.revisions import fetch_revisions
 from headrace.flows.build.sources import SourceState, find_sources, raise_first_problem, sources_read
 from headrace.flows.build.stage import Stage, StageResult
 from headrace.flows.build.unchanged import record_build
+from headrace.kernel.addresses import is_remote
 from headrace.kernel.faults import reach
 from headrace.kernel.run import record_with, run
 from headrace.workspace import Workspace

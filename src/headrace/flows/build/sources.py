@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from headrace.code.source_files import list_files
-from headrace.declare.source import is_remote
 from headrace.flows.build.pointers import Pointers
 from headrace.flows.build.project_code import ProjectCode, SourceCode
 from headrace.flows.build.stage import Stage
+from headrace.kernel.addresses import is_remote
 from headrace.kernel.digest import digest_file
 from headrace.kernel.errors import HeadraceError, ProjectError, Unavailable
 from headrace.lake.table_state import current_snapshot_ids

@@ -29,6 +29,7 @@ __all__ = ["check_needs", "ensure_environment", "find_environment", "python_vers
 _SECONDS = 900.0  # that uv may take
 _PYTHON = Path("bin", "python")
 _CAUSE = re.compile(r"\s*(?:error|cause): (.*)")
+_LABEL = re.compile(r"\s*\w+: ")
 
 
 def find_environment(root: Path, needs: Needs) -> Path | None:
@@ -161,7 +162,12 @@ def _run_uv(arguments: Sequence[str | Path]) -> None:
 
 def _explain(output: str) -> HeadraceError:
     """The error for what uv printed: its reason in one sentence."""
-    reasons = [clean_text(match[1]) for line in output.splitlines() if (match := _CAUSE.match(line))]
+    reasons: list[str] = []
+    for line in map(clean_text, output.splitlines()):
+        if match := _CAUSE.match(line):
+            reasons.append(match[1])
+        elif reasons and not _LABEL.match(line):  # uv breaks long lines
+            reasons[-1] = f"{reasons[-1]} {line.strip()}".strip()
     if not reasons:
         return Refused(f"uv failed: {clean_text(' '.join(output.split()))}")
     if reasons[0].startswith("No solution") and len(reasons) > 1:
