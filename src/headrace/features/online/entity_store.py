@@ -133,8 +133,8 @@ class EntityStore:
                     keys[pack(tuple(entity[name] for name in view.keys))] = None
                 elif not given.isdisjoint(view.keys):
                     raise _lacking_key(view, given)
-            if packed_keys := [key for key in keys if key is not None]:
-                views.append((view, packed_keys))
+            if present := [key for key in keys if key is not None]:
+                views.append((view, list[PackedKey](present)))
         count = 0
         with self._writing(*(view for view, _ in views)):
             for view, packed_keys in views:
