@@ -6,7 +6,10 @@ from importlib.metadata import metadata, requires
 
 from headrace.kernel.extras import EXTRAS, describe_missing, is_installed
 
-DISTRIBUTIONS = {"confluent_kafka": "confluent-kafka"}  # where the import name is not the package's
+DISTRIBUTIONS = {  # where the import name is not the package's
+    "adbc_driver_manager": "adbc-driver-manager",
+    "confluent_kafka": "confluent-kafka",
+}
 
 
 def test_every_optional_package_is_in_its_extra() -> None:
