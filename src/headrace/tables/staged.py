@@ -91,12 +91,16 @@ class StagedParts:
 
     @property
     def digest(self) -> str | None:
-        """The digest of all rows (tables.twin), if the table is made as a whole and not from topics."""
-        return self._parts[0].digest if len(self._parts) == 1 else None
+        """The digest of all rows (tables.twin), if the table is made as a whole and not from topics. That of a
+        table with partitions also tells which of them were made together, which the plan decides."""
+        digests = [part.digest for part in self._parts]
+        if not digests or None in digests:
+            return None
+        return digests[0] if len(digests) == 1 else digest_value(digests)
 
     def add(self, computed: ComputedPart, files: Sequence[WrittenFile]) -> None:
         """Records files that are written. The first call must come after the table has its columns."""
-        has_digest = self._plan.whole and self._plan.clock is None and not computed.partitions
+        has_digest = self._plan.whole and self._plan.clock is None
         digest = digest_rows(computed.rows) if has_digest else None
         part = _Part(computed.partitions, list(files), computed.read, computed.failed, digest)
         if not self._parts:
