@@ -69,7 +69,9 @@ class Attempt:
     def partition(self) -> str | None:
         """The partition's name; None: the table has none."""
         partitioning = self.table.partition_by
-        return None if partitioning is None or self.number is None else name_partition(partitioning, self.number)
+        return (
+            None if partitioning is None or self.number is None else name_partition(partitioning, self.number)
+        )
 
     def call(self) -> pl.DataFrame:
         """All rows that the function makes of the input when it is called once more."""

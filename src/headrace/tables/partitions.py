@@ -55,9 +55,7 @@ def partition_numbers(
     return values.dt.date().cast(pl.Int32) if isinstance(dtype, pl.Datetime) else values.cast(pl.Int32)
 
 
-def input_numbers(
-    partitioning: Partitioning, column: str, dtype: pl.DataType | type[pl.DataType]
-) -> pl.Expr:
+def input_numbers(partitioning: Partitioning, column: str, dtype: pl.DataType | type[pl.DataType]) -> pl.Expr:
     """The partition that each row of an input is read for: its own, or the first part for a row without a key."""
     numbers = partition_numbers(partitioning, column, dtype)
     return numbers if partitioning.is_time else numbers.fill_null(0)

@@ -1,9 +1,9 @@
 """The data files that a build has written and not published yet, so that the next build continues a killed one.
 
-A journal in the state folder, beside the lake, names them, a line for each group of partitions. It is valid as
-long as everything that the rows depend on is as it was: the plan, the code, and the table that they are for.
-Files of a journal that is no longer valid are left to the removal of orphan files, because a commit whose answer
-was lost may have published them.
+A journal in the state folder, beside the lake, names them, a line for each group of partitions. It is valid
+as long as everything that the rows depend on is as it was: the plan, the code, and the table that they are for.
+Files of a journal that is no longer valid are left to the removal of orphan files, because a commit whose
+answer was lost may have published them.
 """
 
 from __future__ import annotations
