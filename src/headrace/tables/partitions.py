@@ -56,7 +56,7 @@ def partition_numbers(
 
 
 def input_numbers(partitioning: Partitioning, column: str, dtype: pl.DataType | type[pl.DataType]) -> pl.Expr:
-    """The partition that each row of an input is read for: its own, or the first part for a row without a key."""
+    """The partition that each row of an input is read for: its own; the first part for a row without a key."""
     numbers = partition_numbers(partitioning, column, dtype)
     return numbers if partitioning.is_time else numbers.fill_null(0)
 
