@@ -1,9 +1,9 @@
 """The data files that a build has written and not published yet, so that the next build continues a killed one.
 
-A journal in the lake's local folder names them, a line for each group of partitions. It is valid as long as
-everything that the rows depend on is as it was: the plan, the code, and the table that they are for. Files of a
-journal that is no longer valid are left to the removal of orphan files, because a commit whose answer was lost
-may have published them.
+A journal in the state folder, beside the lake, names them, a line for each group of partitions. It is valid
+as long as everything that the rows depend on is as it was: the plan, the code, and the table that they are for.
+Files of a journal that is no longer valid are left to the removal of orphan files, because a commit whose
+answer was lost may have published them.
 """
 
 from __future__ import annotations
@@ -91,12 +91,16 @@ class StagedParts:
 
     @property
     def digest(self) -> str | None:
-        """The digest of all rows (tables.twin), if the table is made as a whole and not from topics."""
-        return self._parts[0].digest if len(self._parts) == 1 else None
+        """The digest of all rows (tables.twin), if the table is made as a whole and not from topics. That of a
+        table with partitions also tells which of them were made together, which the plan decides."""
+        digests = [part.digest for part in self._parts]
+        if not digests or None in digests:
+            return None
+        return digests[0] if len(digests) == 1 else digest_value(digests)
 
     def add(self, computed: ComputedPart, files: Sequence[WrittenFile]) -> None:
         """Records files that are written. The first call must come after the table has its columns."""
-        has_digest = self._plan.whole and self._plan.clock is None and not computed.partitions
+        has_digest = self._plan.whole and self._plan.clock is None
         digest = digest_rows(computed.rows) if has_digest else None
         part = _Part(computed.partitions, list(files), computed.read, computed.failed, digest)
         if not self._parts:
