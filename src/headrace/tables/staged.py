@@ -75,7 +75,7 @@ class StagedParts:
 
     @property
     def failed(self) -> list[FailedRow]:
-        """The rows of the input that a rowwise function failed on. Two parts may read the same input partition."""
+        """The rows of the input that a rowwise function failed on. Two parts may read one input partition."""
         failed: list[FailedRow] = []
         known: set[str | None] = set()
         for part in self._parts:
