@@ -11,16 +11,19 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
+from headrace.declare.partitioning import day
 from headrace.kernel.errors import ProjectError
 from headrace.kernel.properties import FAILED_ROWS
 from headrace.lake import Lake, LakeTable
 from headrace.projects.project import Project, load_project
+from headrace.tables import parts
 from headrace.tables.build import TableBuild, build_table
 from headrace.tables.failures import read_failures
 from headrace.tables.rowwise import RowwiseCalls
 
 START = datetime(2024, 1, 1, tzinfo=UTC)
 FRAGILE = """
+from headrace import by
 
 def checked(user: int) -> int:
     if user % 7 == 3:
@@ -30,6 +33,10 @@ def checked(user: int) -> int:
 @table(reads=Click, partition_by=day("at"), rowwise=True)
 def by_day(clicks: pl.LazyFrame) -> pl.LazyFrame:
     return clicks.select("at", "_known_at", user=pl.col("user").map_elements(checked, return_dtype=pl.Int64))
+
+@table(reads=Click, partition_by=by("user", parts=4), rowwise=True)
+def by_user(clicks: pl.LazyFrame) -> pl.LazyFrame:
+    return clicks.select("_known_at", user=pl.col("user").map_elements(checked, return_dtype=pl.Int64))
 
 @table(reads=Click, rowwise=True)
 def whole(clicks: pl.LazyFrame) -> pl.LazyFrame:
@@ -100,6 +107,18 @@ def test_failing_events_are_left_out_named_and_counted_in_builds_of_any_steps(
     assert "rows that" in built.left_out
 
 
+def test_an_event_that_two_groups_of_partitions_read_is_counted_once(
+    fragile: Project, lake: Lake, clicks: LakeTable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    append(clicks, [1, 2, 3, 4], 0, 1, 0)
+    object.__setattr__(fragile.table("by_day"), "partition_by", day("at", before="2d"))
+    monkeypatch.setattr(parts, "_MAX_PARTITIONS", 1)
+    built = build(fragile, lake, "by_day")
+    assert built.rows == 3
+    assert read_failures(lake.table("by_day").property(FAILED_ROWS))[0] == 1
+    assert str(built.left_out).startswith("left out 1 row that by_day() fails on: clicks@0:2: ")
+
+
 def test_events_that_fail_no_longer_are_no_longer_counted(
     fragile: Project, lake: Lake, clicks: LakeTable
 ) -> None:
@@ -131,7 +150,7 @@ def test_a_failing_row_of_a_table_is_named_by_its_values(
 
 
 @pytest.mark.parametrize("users", [[3], [3, 10, 17] * 30, [*range(101)] + [3] * 101])
-@pytest.mark.parametrize("name", ["by_day", "whole"])
+@pytest.mark.parametrize("name", ["by_day", "by_user", "whole"])
 def test_a_function_that_fails_on_most_rows_is_an_error_that_names_its_line(
     fragile: Project, lake: Lake, clicks: LakeTable, name: str, users: list[int]
 ) -> None:
@@ -140,6 +159,15 @@ def test_a_function_that_fails_on_most_rows_is_an_error_that_names_its_line(
         build(fragile, lake, name)
     assert "tables.py:" in str(refused.value.where)
     assert not lake.table_exists(name) or lake.table(name).current_snapshot() is None
+
+
+@pytest.mark.parametrize("name", ["by_day", "by_user", "whole"])
+def test_a_function_that_fails_on_all_rows_but_one_makes_that_one(
+    fragile: Project, lake: Lake, clicks: LakeTable, name: str
+) -> None:
+    append(clicks, [3, 10, 4, 17, 24], 0, 3, 0)
+    build(fragile, lake, name)
+    assert users_in(lake, name) == [4]
 
 
 def test_a_day_on_which_every_event_fails_stops_no_later_build(

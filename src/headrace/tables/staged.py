@@ -40,7 +40,6 @@ class _Part(msgspec.Struct, frozen=True):
 
     partitions: list[int]
     files: list[WrittenFile]
-    read: int
     failed: list[FailedRow]
     digest: str | None = None
 
@@ -76,18 +75,18 @@ class StagedParts:
 
     @property
     def failed(self) -> list[FailedRow]:
-        """The rows of the input that a rowwise function failed on."""
-        return [row for part in self._parts for row in part.failed]
+        """The rows of the input that a rowwise function failed on. Two parts may read one input partition."""
+        failed: list[FailedRow] = []
+        known: set[str | None] = set()
+        for part in self._parts:
+            failed += [row for row in part.failed if row.partition not in known]
+            known |= {row.partition for row in part.failed}
+        return failed
 
     @property
     def is_empty(self) -> bool:
         """Whether nothing is written yet."""
         return not self._parts
-
-    @property
-    def read(self) -> int:
-        """How many rows of the input were read, if the table is rowwise."""
-        return sum(part.read for part in self._parts)
 
     @property
     def digest(self) -> str | None:
@@ -102,7 +101,7 @@ class StagedParts:
         """Records files that are written. The first call must come after the table has its columns."""
         has_digest = self._plan.whole and self._plan.clock is None
         digest = digest_rows(computed.rows) if has_digest else None
-        part = _Part(computed.partitions, list(files), computed.read, computed.failed, digest)
+        part = _Part(computed.partitions, list(files), computed.failed, digest)
         if not self._parts:
             self.written_at = now_micros()
             self._path.parent.mkdir(parents=True, exist_ok=True)
