@@ -91,7 +91,7 @@ def table(
         env: environment variables that the function reads. Another value makes the table stale.
 
     Raises:
-        ProjectError: an input in `reads` is not valid, the function does not take one frame for each, a rowwise
+        ProjectError: an input in `reads` or the partitioning is not valid, the function does not take one frame for each, a rowwise
             table reads several inputs or a source, or a path in `reads_files` leads out of the project.
     """
 
@@ -103,6 +103,12 @@ def table(
         if len(frames) != len(inputs):
             raise ProjectError(
                 f"{function.__name__} takes {len(frames)} frames but reads {len(inputs)}", where=str(place)
+            )
+        if partition_by is not None and not isinstance(partition_by, Partitioning):
+            raise ProjectError(
+                f"partition_by={partition_by!r} is not a partitioning",
+                where=str(place),
+                remedy='Write hour("at"), day("at"), month("at") or by("user_id", parts=64).',
             )
         if rowwise and (len(inputs) != 1 or isinstance(inputs[0], Source)):
             raise ProjectError("a rowwise table reads one event or one table", where=str(place))
