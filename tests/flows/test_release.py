@@ -202,6 +202,14 @@ def test_a_canary_that_is_not_valid_is_refused(settings, arm, steps, text):
             start(workspace, "purchase", arm, steps)
 
 
+@pytest.mark.parametrize("numbers", [{"min_requests": 0}, {"min_requests": -5}, {"min_outcomes": -1}])
+def test_a_canary_without_a_valid_number_of_observations_is_refused(settings, numbers):
+    with Workspace(settings) as workspace:
+        release(workspace, "purchase", ["champion=1"])
+        with pytest.raises(CallError, match="must be at least"):
+            start(workspace, "purchase", "canary=2", [0.1, 1.0], **numbers)
+
+
 @pytest.fixture
 def small(tmp_path):
     """A project with real versions 1 (many views: yes) and 2 (few views: yes), features online, 1 released."""

@@ -71,14 +71,14 @@ def start(
         model: the model's name.
         arm: `canary=4`.
         steps: the canary's share in each step, rising, above 0 and up to 1.
-        min_requests: how many requests the canary must have answered in a step before the next one.
-        min_outcomes: how many of them must have a known outcome.
+        min_requests: how many requests the canary must have answered in a step before the next one; 1 or more.
+        min_outcomes: how many of them must have a known outcome; 0 or more.
         better: see CanaryPlan.
         why: the reason.
         override: whether a version that the gate refused may get traffic.
 
     Raises:
-        CallError: the arm or a step is not valid, the model has no champion, or it is the same version.
+        CallError: the arm, a step or a number is not valid, the model has no champion, or it is the same version.
         Refused, Unavailable: as flows.models.release.release.
     """
     name, version, share = parse_arm(arm)
@@ -89,6 +89,9 @@ def start(
             f"{', '.join(f'{step:g}' for step in steps)} are not valid steps",
             remedy="Write rising shares, such as --steps 1%,5%,25%,100%",
         )
+    for option, number, least in (("min_requests", min_requests, 1), ("min_outcomes", min_outcomes, 0)):
+        if number < least:
+            raise CallError(f"{option}={number} must be at least {least}")
     current = releases.find_current(workspace.log, model)
     if current is None:
         raise CallError(f"model {model!r} has no champion yet", remedy=f"headrace release {model} champion=1")
@@ -113,7 +116,7 @@ def review(workspace: Workspace, model: str) -> CanaryReview:
     release = find_canaries(workspace).get(model)
     if release is None:
         raise CallError(
-            f"model {model!r} has no canary", remedy=f"headrace release {model} canary=VERSION --steps"
+            f"model {model!r} has no canary", remedy=f"headrace release {model} canary=VERSION --steps 1%,5%,25%,100%"
         )
     return _review(workspace, release)
 
