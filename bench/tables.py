@@ -1,4 +1,4 @@
-"""Builds of tables: from scratch beside the same SQL in DuckDB, one late event, 400 days, one changed user.
+"""Builds of tables: from scratch beside the same SQL in DuckDB, one late event, 400 days with one changed.
 
     python bench/tables.py [--json] [--events 10000000] [--days 400]
 
@@ -140,7 +140,7 @@ def run_duckdb(rows: pl.DataFrame, folder: Path) -> float | None:
 
 
 def bench_month(count: int, folder: Path) -> None:
-    """A month of events: from scratch, then one late event, then one changed user."""
+    """A month of events: from scratch, then one late event, which changes one user."""
     project, lake = open_project(folder / "month")
     topic = create_topic(lake)
     rows = events(count, 30)

@@ -429,6 +429,30 @@ def test_forgetting_with_one_of_several_keys_is_refused_and_removes_nothing(stor
     assert store.lookup(plan, key, NOW).rows == [[None] * 4]
 
 
+def test_forgetting_an_entity_keeps_the_row_of_a_view_without_keys(store):
+    alone = AsOfView("alone", (), "alone", "time", FACTS.features)
+    plan = plan_of(FACTS, alone)
+    store.prepare(plan)
+    rows = facts([(1, NOW - MINUTE, 5, 0.5)])
+    for view in (FACTS, alone):
+        store.load(view, rows, SnapshotPosition(view.table, 1))
+    assert store.forget([{"user_id": 1}]) == 1
+    assert store.lookup(plan, [{"user_id": 1}], NOW).rows == [[None, None, 5, 0.5]]
+
+
+@pytest.mark.parametrize("key", [{"user_id": "1", "shop": "a"}, {"user_id": 1, "shop": 5}])
+def test_forgetting_by_a_value_of_another_type_is_refused_and_removes_nothing(store, key):
+    pair = AsOfView("of_pair", ("shop", "user_id"), "of_pair", "time", FACTS.features)
+    plan = plan_of(FACTS, pair, entities=(USER, EntityKey("shop", "shop", "string")))
+    store.prepare(plan)
+    rows = pl.DataFrame(facts([(1, NOW - MINUTE, 5, 0.5)])).with_columns(shop=pl.lit("a")).to_arrow()
+    for view in (FACTS, pair):
+        store.load(view, rows, SnapshotPosition(view.table, 1))
+    with pytest.raises(CallError, match=r"is declared as (int64|string), but it is ('1'|5)"):
+        store.forget([key])
+    assert store.lookup(plan, [{"user_id": 1, "shop": "a"}], NOW).rows == [[5, 0.5, 5, 0.5]]
+
+
 def test_two_plans_live_side_by_side_and_one_is_dropped(store):
     other = view_of_all_functions((HOUR,), name="other")
     for view, count in ((ACTIVITY, 1), (other, 2)):

@@ -10,12 +10,16 @@ import pytest
 import redis
 from tests.features.online.stores import (
     ACTIVITY,
+    EVENTS,
     FACTS,
     NOW,
+    PLAN,
     Clock,
     at_offset,
     exact_text,
     facts,
+    fill,
+    look_up,
     offline_rows,
     plan_of,
 )
@@ -31,8 +35,6 @@ from headrace.kernel.errors import CallError, Conflict, ProjectError, Unavailabl
 from headrace.kernel.position import SnapshotPosition
 
 SHOP = EntityKey("shop", "shop", "string")
-PLAN = plan_of(ACTIVITY, FACTS)
-EVENTS = [(user, NOW - 1 - user, user, 1.5, "a", True) for user in range(1, 60)]
 
 
 class PostgresKind:
@@ -101,17 +103,6 @@ def store(kind, address, project):
         yield store
 
 
-def fill(store, count=59):
-    store.prepare(PLAN)
-    store.fill(ACTIVITY, events_frame(EVENTS[:count]).to_arrow(), at_offset(count))
-    rows = facts([(user, NOW - HOUR, user, 0.5) for user in range(2000)])
-    store.load(FACTS, rows, SnapshotPosition("facts", 1))
-
-
-def look_up(store, users):
-    return store.lookup(PLAN, [{"user_id": user} for user in users], NOW)
-
-
 @pytest.mark.parametrize("count", [1, 100, 1_000])
 def test_a_lookup_is_one_round_trip(store, proxy, count):
     """Two views of one key and one of another, known and unknown entities."""
@@ -135,7 +126,7 @@ def test_a_batch_is_applied_once_over_a_lost_connection(kind, store, proxy, cut,
     """The transaction's outcome is unknown to the client: the position says what to do."""
     if -statement > len(kind.statements):
         pytest.skip(f"{kind.name} has fewer statements")
-    fill(store, 20)
+    fill(store, EVENTS[:20])
     setattr(proxy, cut, kind.statements[statement])
     rest = events_frame(EVENTS[20:]).to_arrow()
     with pytest.raises(Unavailable, match="cannot be reached"):

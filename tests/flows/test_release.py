@@ -1,6 +1,9 @@
 """The verbs `release` and `rollback`: the syntax of arms, refused releases, and aliases."""
 
 import os
+import signal
+import subprocess
+import sys
 from contextlib import contextmanager
 
 import pytest
@@ -10,8 +13,9 @@ from headrace import log as logs
 from headrace import registry as registries
 from headrace.features.plan import encode_plan
 from headrace.features.values.matrix import Encoding
+from headrace.flows.models import canary
 from headrace.flows.models.aliases import MovedAlias, find_moved_aliases
-from headrace.flows.models.canary import find_canaries, review, start
+from headrace.flows.models.canary import find_canaries, review, review_all, start
 from headrace.flows.models.release import parse_arm, release, rollback
 from headrace.flows.project.status import status
 from headrace.flows.trace.lineage import lineage
@@ -202,12 +206,68 @@ def test_a_canary_that_is_not_valid_is_refused(settings, arm, steps, text):
             start(workspace, "purchase", arm, steps)
 
 
-@pytest.mark.parametrize("numbers", [{"min_requests": 0}, {"min_requests": -5}, {"min_outcomes": -1}])
+@pytest.mark.parametrize("numbers", [{"min_requests": -5}, {"min_outcomes": -1}])
 def test_a_canary_without_a_valid_number_of_observations_is_refused(settings, numbers):
     with Workspace(settings) as workspace:
         release(workspace, "purchase", ["champion=1"])
         with pytest.raises(CallError, match="must be at least"):
             start(workspace, "purchase", "canary=2", [0.1, 1.0], **numbers)
+
+
+def test_a_release_between_a_canarys_review_and_its_decision_stays_in_force(settings, monkeypatch):
+    with Workspace(settings) as workspace:
+        release(workspace, "purchase", ["champion=1"])
+        start(workspace, "purchase", "canary=2", [0.5, 1.0], min_requests=0)
+        by_hand = []
+
+        def release_by_hand(function):
+            def call(*arguments):
+                by_hand.append(release(workspace, "purchase", ["champion=1"], why="stop"))
+                return function(*arguments)
+
+            return call
+
+        assert review(workspace, "purchase").decision.action == "advance"
+        monkeypatch.setattr(canary, "decide", release_by_hand(canary.decide))
+        assert review_all(workspace) == []
+        assert releases.find_current(workspace.log, "purchase") == by_hand[-1]
+        assert find_canaries(workspace) == {}
+        monkeypatch.setattr(canary, "try_arms", release_by_hand(canary.try_arms))
+        with pytest.raises(Refused, match="was put in force meanwhile"):
+            start(workspace, "purchase", "canary=2", [0.5])
+        assert releases.find_current(workspace.log, "purchase") == by_hand[-1]
+        assert len(by_hand) == 2
+        assert workspace.registry.version("purchase", "champion").version == 1
+
+
+REVIEW = """
+import sys
+from pathlib import Path
+from headrace.config.settings import load_settings
+from headrace.flows.models.canary import review_all
+from headrace.workspace import Workspace
+with Workspace(load_settings(Path(sys.argv[1]))) as workspace:
+    review_all(workspace)
+"""
+
+
+def test_the_aliases_are_set_after_a_kill_between_a_canarys_record_and_them(settings):
+    with Workspace(settings) as workspace:
+        release(workspace, "purchase", ["champion=1"])
+        start(workspace, "purchase", "canary=2", [0.5, 1.0], min_requests=0)
+    killed = subprocess.run(
+        [sys.executable, "-c", REVIEW, str(settings.root)],
+        env={**os.environ, "HEADRACE_FAULT": "release.after_record"},
+        check=False,
+    )
+    assert killed.returncode == -signal.SIGKILL
+    assert read_moved_aliases(settings) == [MovedAlias("purchase", "champion", 1, 2)]
+    with Workspace(settings) as workspace:
+        step = find_canaries(workspace)["purchase"]
+        assert (step.canary.step, step.arms) == (1, [Arm(2)])
+        assert review_all(workspace) == []
+        assert find_canaries(workspace)["purchase"] == step
+    assert read_moved_aliases(settings) == []
 
 
 @pytest.fixture

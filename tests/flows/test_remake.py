@@ -17,7 +17,7 @@ from headrace.config.settings import Settings, load_settings
 TABLES = """
 import random
 import polars as pl
-from headrace import source, table
+from headrace import day, source, table
 
 prices = source("prices", "data/prices.csv")
 
@@ -28,6 +28,18 @@ def doubled(prices):
 @table(reads=doubled)
 def total(doubled):
     return doubled.select(pl.col("price").sum())
+
+@table(reads=prices, partition_by=day("on"))
+def dated(prices):
+    return prices.with_columns(on=pl.date(2026, 11, pl.col("price") + 1))
+
+@table(reads=dated, partition_by=day("on"))
+def odd_days(dated):
+    return dated.filter(pl.col("price") % 2 == 1)
+
+@table(reads=odd_days, partition_by=day("on"))
+def per_day(rows):
+    return rows.group_by("on").agg(pl.col("price").sum())
 
 @table(reads=prices)
 def drawn(prices):
@@ -69,7 +81,7 @@ def test_the_same_rows_in_any_order_get_the_same_snapshot(built: Settings) -> No
     before = pointers(clone)
     out = call(clone, "build").stdout
     lines = {line.split()[0]: line for line in out.splitlines() if line.startswith("  ")}
-    for table in ("doubled", "total"):
+    for table in ("doubled", "total", "dated", "odd_days", "per_day"):
         assert "the rows are those that its pointer names" in lines[f"table-{table}"]
         assert pointers(clone)[table] == before[table]
         snapshot = lake.open(clone).table(table).current_snapshot()

@@ -66,6 +66,10 @@ def drawn(prices):
         "x", "y", pl.col("price").shuffle()
     )
 
+@table(reads=prices)
+def named(prices):
+    return prices.with_columns(id=pl.lit(uuid.uuid5(uuid.NAMESPACE_URL, "price").hex))
+
 @table(reads=prices, env="DECLARED")
 def from_environment(prices):
     return prices.with_columns(x=pl.lit(os.environ.get("HOME")), y=pl.lit(os.getenv("DECLARED")))
@@ -139,6 +143,7 @@ def test_a_trial_refuses_a_column_that_cannot_be_stored(workspace: Workspace) ->
         ("from_environment", ["reads the environment variable HOME at"]),
         ("plain", []),
         ("counted", []),
+        ("named", []),
     ],
 )
 def test_a_strict_trial_finds_what_the_function_reads_beside_its_input(

@@ -10,10 +10,13 @@ from typing import Any
 
 import msgspec
 import pytest
+from click.testing import CliRunner
 from tests.flows.traced import PRODUCT, USER, TracedShop, make_traced_shop
 
 from headrace import lake as lakes
 from headrace import log as logs
+from headrace.cli.call import Call
+from headrace.cli.main import cli
 from headrace.declare.event import contract_of
 from headrace.events.ingest.ingest import Ingest
 from headrace.features.online import RowPosition
@@ -211,9 +214,26 @@ def test_prediction_is_found_in_its_table_on_the_log_and_in_the_spool(shop: Trac
     prediction, place = find_prediction(Workspace(shop.settings), shop.prediction.id)
     assert place == "table"
     assert prediction == shop.prediction
+    labelled = append_copy(shop, value="cart", probabilities={"cart": 0.75, "view": 0.25})
+    failed = append_copy(shop, value=None, error="feature_failed", features={}, positions={})
+    Ingest(contract, log, lake).run(True, threading.Event())
+    for stored in (labelled, failed):
+        assert find_prediction(Workspace(shop.settings), stored.id) == (stored, "table")
     later = append_copy(shop)
     assert find_prediction(Workspace(shop.settings), later.id)[1] == "log"
     log.close()
+
+
+def test_failed_prediction_has_its_error_and_no_compared_feature(shop: TracedShop) -> None:
+    positions = shop.prediction.positions  # a view with positions is recomputed, although nothing was logged
+    failed = append_copy(shop, value=None, error="feature_failed", features={}, positions=positions)
+    answer = why(Workspace(shop.settings), failed.id)
+    assert {feature.equal for part in answer.views for feature in part.features} == {None}
+    assert any("failed to answer (feature_failed)" in note for note in answer.notes)
+    arguments = ["--project", str(shop.settings.root), "why", failed.id]
+    printed = CliRunner().invoke(cli, arguments, obj=Call()).output
+    assert "purchase version 1 failed to answer at " in printed
+    assert "note: the version failed to answer (feature_failed), so no feature was logged" in printed
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import msgspec
 import pytest
 
 from headrace import log
-from headrace.kernel.errors import CallError
+from headrace.kernel.errors import CallError, Refused
 from headrace.serving import release
 from headrace.serving.canary import CanaryPlan
 from headrace.serving.release import Arm
@@ -96,3 +96,24 @@ def test_a_follower_reads_new_releases_and_skips_other_records(topics):
     second = append_release(topics, Arm(2))
     assert follower.poll() == [second]
     assert follower.in_force == {"purchase": second}
+
+
+def test_a_release_that_follows_another_is_void_after_any_other(topics):
+    followers = [release.ReleaseFollower(topics) for _ in range(2)]
+    first = append_release(topics, Arm(1))
+    followers[0].poll()
+    by_hand = append_release(topics, Arm(2))
+    append_release(topics, Arm(7), model="churn")
+    late, next_one = (
+        release.make("purchase", [Arm(3)], by="canary", why="advance", follows=before.id)
+        for before in (first, by_hand)
+    )
+    with pytest.raises(Refused, match="another release of model 'purchase' was put in force meanwhile"):
+        release.append(topics, late)
+    assert release.find_current(topics, "purchase") == by_hand
+    assert release.make_rollback(topics, "purchase", by="test", why="worse").restores == first.id
+    release.append(topics, next_one)
+    assert release.history(topics, "purchase") == [first, by_hand, next_one]
+    for follower in followers:
+        assert late not in follower.poll()
+        assert follower.in_force["purchase"] == next_one

@@ -11,10 +11,12 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
+from headrace.declare.partitioning import day
 from headrace.kernel.errors import ProjectError
 from headrace.kernel.properties import FAILED_ROWS
 from headrace.lake import Lake, LakeTable
 from headrace.projects.project import Project, load_project
+from headrace.tables import parts
 from headrace.tables.build import TableBuild, build_table
 from headrace.tables.failures import read_failures
 from headrace.tables.rowwise import RowwiseCalls
@@ -98,6 +100,18 @@ def test_failing_events_are_left_out_named_and_counted_in_builds_of_any_steps(
             assert error == f"{name} failed: ValueError: user {failing[offset]}"
     assert built.left_out is not None
     assert "rows that" in built.left_out
+
+
+def test_an_event_that_two_groups_of_partitions_read_is_counted_once(
+    fragile: Project, lake: Lake, clicks: LakeTable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    append(clicks, [1, 2, 3, 4], 0, 1, 0)
+    object.__setattr__(fragile.table("by_day"), "partition_by", day("at", before="2d"))
+    monkeypatch.setattr(parts, "_MAX_PARTITIONS", 1)
+    built = build(fragile, lake, "by_day")
+    assert built.rows == 3
+    assert read_failures(lake.table("by_day").property(FAILED_ROWS))[0] == 1
+    assert str(built.left_out).startswith("left out 1 row that by_day() fails on: clicks@0:2: ")
 
 
 def test_events_that_fail_no_longer_are_no_longer_counted(

@@ -111,5 +111,7 @@ def print_release(call: Call, release: Release) -> None:
         f"Release {release.id} of {release.model}, by {release.by}"
         + (f": {release.why}" if release.why else "")
     )
-    rows = [(arm.name, arm.version, "shadow" if arm.shadow else f"{100 * arm.weight:.6g}%") for arm in release.arms]
+    rows = [
+        (arm.name, arm.version, "shadow" if arm.shadow else f"{100 * arm.weight:.6g}%") for arm in release.arms
+    ]
     show.table(None, ["arm", "version", "share"], rows)

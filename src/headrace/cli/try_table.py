@@ -41,7 +41,7 @@ def _print(trial: TableTrial) -> None:
     difference = trial.difference
     if difference is not None:
         click.echo(
-            f"compared with the table: {difference.added:,} rows more, {difference.removed:,} fewer"
+            f"difference to what is published: {difference.added:,} rows more, {difference.removed:,} fewer"
         )
         for line in (*difference.columns, *difference.examples):
             click.echo(f"  {line}")

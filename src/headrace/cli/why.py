@@ -97,9 +97,10 @@ def _print_event_json(event: EventWhy) -> None:
 
 def _print_answer(answer: Why) -> None:
     prediction = answer.prediction
+    outcome = f"predicted {_text(prediction.value)}" if prediction.error is None else "failed to answer"
     click.echo(
-        f"Prediction {prediction.id}: {prediction.model} version {prediction.version} predicted"
-        f" {_text(prediction.value)} at {prediction.at:%Y-%m-%d %H:%M:%S.%f} UTC"
+        f"Prediction {prediction.id}: {prediction.model} version {prediction.version} {outcome}"
+        f" at {prediction.at:%Y-%m-%d %H:%M:%S.%f} UTC"
     )
     if answer.release is not None:
         click.echo(f"Release {answer.release.id}, by {answer.release.by}: {answer.release.why}")

@@ -10,9 +10,10 @@ import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from time import monotonic
-from typing import Generic, Protocol, TypeVar
+from typing import ClassVar, Generic, Protocol, TypeVar
 
 from headrace.kernel.backoff import Backoff
+from headrace.kernel.errors import Unavailable
 
 __all__ = ["ConnectionPool", "PooledConnection"]
 
@@ -49,9 +50,13 @@ class ConnectionPool(ABC, Generic[_C]):
     Attributes:
         url: the same.
         errors: the client's errors.
+        server: what the server is called.
+        password_place: where the client takes the password from.
     """
 
-    errors: tuple[type[Exception], ...]
+    errors: ClassVar[tuple[type[Exception], ...]]
+    server: ClassVar[str]
+    password_place: ClassVar[str]
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -77,10 +82,6 @@ class ConnectionPool(ABC, Generic[_C]):
     @abstractmethod
     def describe(self, error: Exception) -> Exception:
         """The error to raise for an error of the client; bugs stay what they are."""
-
-    @abstractmethod
-    def unreachable(self, reason: str) -> Exception:
-        """The error to raise while the server cannot be reached."""
 
     def run(self, work: Callable[[_C], _T]) -> _T:
         """Calls `work` with a connection.
@@ -121,12 +122,12 @@ class ConnectionPool(ABC, Generic[_C]):
         else:
             connection.close()
 
-    def lose(self, reason: str) -> Exception:
+    def lose(self, reason: str) -> Unavailable:
         """Notes that the link to the server failed, and returns the error to raise."""
         with self._lock:
             self._failure = reason
             self._retry_at = monotonic() + self._backoff.next_pause()
-        return self.unreachable(reason)
+        return self._unreachable(reason)
 
     def close(self) -> None:
         """Closes the connections that are not in use."""
@@ -142,7 +143,7 @@ class ConnectionPool(ABC, Generic[_C]):
     def _connect(self) -> _C:
         with self._lock:
             if self._failure and monotonic() < self._retry_at:
-                raise self.unreachable(self._failure)
+                raise self._unreachable(self._failure)
             if self._failure:
                 self._retry_at = monotonic() + _ATTEMPT  # until then other threads do not try too
         try:
@@ -156,3 +157,11 @@ class ConnectionPool(ABC, Generic[_C]):
         with self._lock:
             self._failure = ""
             self._backoff.reset()
+
+    def _unreachable(self, reason: str) -> Unavailable:
+        return Unavailable(
+            f"the {self.server} server cannot be reached: {reason}",
+            where=self.url,
+            remedy=f"Check that it runs, that the address is right, and that {self.password_place} has the"
+            " password if it wants one.",
+        )

@@ -139,6 +139,7 @@ class PostgresPool(ConnectionPool[PostgresConnection]):
     """
 
     errors = (psycopg.Error,)
+    server, password_place = "PostgreSQL", "PGPASSWORD or ~/.pgpass"
 
     @contextmanager
     def transaction(self) -> Iterator[PostgresConnection]:
@@ -183,12 +184,3 @@ class PostgresPool(ConnectionPool[PostgresConnection]):
             return self.lose(reason)
         remedy = "Nothing was changed. Try again when the server can do it."
         return Unavailable(f"PostgreSQL cannot do it now: {reason}", where=self.url, remedy=remedy)
-
-    def unreachable(self, reason: str) -> Unavailable:
-        """See ConnectionPool."""
-        return Unavailable(
-            f"the PostgreSQL server cannot be reached: {reason}",
-            where=self.url,
-            remedy="Check that it runs, that the address is right, and that PGPASSWORD or ~/.pgpass has the"
-            " password if it wants one.",
-        )

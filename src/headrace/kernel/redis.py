@@ -100,6 +100,7 @@ class RedisPool(ConnectionPool[RedisConnection]):
     """
 
     errors = (exceptions.RedisError,)
+    server, password_place = "Redis", _PASSWORD
 
     def __init__(self, url: str, timeout: float) -> None:
         super().__init__(url)
@@ -156,12 +157,3 @@ class RedisPool(ConnectionPool[RedisConnection]):
             return self.lose(str(error))
         remedy = "Nothing was changed. Try again when the server can do it, with a user who may."
         return Unavailable(f"Redis refuses it: {error}", where=self.url, remedy=remedy)
-
-    def unreachable(self, reason: str) -> Unavailable:
-        """See ConnectionPool."""
-        return Unavailable(
-            f"the Redis server cannot be reached: {reason}",
-            where=self.url,
-            remedy=f"Check that it runs, that the address is right, and that {_PASSWORD} has the password if it"
-            " wants one.",
-        )

@@ -1,6 +1,8 @@
 """Releases: how a model's traffic is divided among its versions, as records on topic `headrace.releases`.
 
-The topic is the history: the last record of a model is in force, and a rollback restores the one before.
+The topic is the history: the last record of a model is in force, and a rollback restores the one before. A
+record that names the release that it follows is void if another one was in force before it. Every reader sees
+the same order, so all agree.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ import msgspec
 from msgspec import Struct
 
 from headrace.declare.event import event
-from headrace.kernel.errors import CallError
+from headrace.kernel.errors import CallError, Refused
 from headrace.kernel.ids import new_id
 from headrace.kernel.time import now
 from headrace.log.follow import TopicFollower
@@ -71,6 +73,8 @@ class Release(Struct, frozen=True):
         at: the time of the release.
         restores: for a rollback, the id of the release whose arms it restores.
         canary: the canary that this release is a step of; None: it is not.
+        follows: the id of the release that this one was decided after. If another one is in force when it is
+            appended, it is void. None: it replaces any.
     """
 
     id: str
@@ -82,6 +86,7 @@ class Release(Struct, frozen=True):
     at: datetime
     restores: str | None = None
     canary: CanaryPlan | None = None
+    follows: str | None = None
 
 
 def make(
@@ -93,6 +98,7 @@ def make(
     override: bool = False,
     restores: str | None = None,
     canary: CanaryPlan | None = None,
+    follows: str | None = None,
 ) -> Release:
     """Makes a release with the present time. It is not in force before `append`.
 
@@ -117,7 +123,7 @@ def make(
     if not isclose(total, 1.0, abs_tol=1e-9):
         raise CallError(f"the arms' weights add up to {total:g}, not 1", where=where)
     weighted = [msgspec.structs.replace(arm, weight=0.0) if arm.shadow else arm for arm in arms]
-    return Release(new_id(), model, weighted, by, why, override, now(), restores, canary)
+    return Release(new_id(), model, weighted, by, why, override, now(), restores, canary, follows)
 
 
 def append(log: Log, release: Release) -> tuple[int, int]:
@@ -125,13 +131,22 @@ def append(log: Log, release: Release) -> tuple[int, int]:
 
     Returns:
         The log partition and the offset of the record.
+
+    Raises:
+        Refused: the release that it follows is no longer in force.
     """
     log.create(TOPIC)
-    return log.append(TOPIC, [msgspec.json.encode(release)], [release.model.encode()])[0]
+    position = log.append(TOPIC, [msgspec.json.encode(release)], [release.model.encode()])[0]
+    if release.follows is not None and release not in history(log, release.model):
+        raise Refused(
+            f"another release of model {release.model!r} was put in force meanwhile",
+            remedy=f"headrace release {release.model} ... replaces it.",
+        )
+    return position
 
 
 def history(log: Log, model: str) -> list[Release]:
-    """Every release of the model, oldest first."""
+    """Every release of the model that was in force, oldest first."""
     return [release for release in ReleaseFollower(log).poll() if release.model == model]
 
 
@@ -188,7 +203,11 @@ class ReleaseFollower:
         self.in_force: dict[str, Release] = {}
 
     def poll(self) -> list[Release]:
-        """The releases appended since the last poll, oldest first."""
-        releases = [record.value for record in self._follower.poll()]
-        self.in_force.update((release.model, release) for release in releases)
+        """The releases put in force since the last poll, oldest first."""
+        releases = []
+        for record in self._follower.poll():
+            release, current = record.value, self.in_force.get(record.value.model)
+            if release.follows is None or current is None or release.follows == current.id:
+                self.in_force[release.model] = release
+                releases.append(release)
         return releases

@@ -47,7 +47,7 @@ class Attempt:
 
     Attributes:
         table: the table.
-        partition: the partition's name; None: the table has none.
+        number: the partition; None: the table has none.
         partial: whether only some rows of the input were read.
         inputs: the rows of each input that the function read, by the name of the input.
         options: `now`, if the function takes it.
@@ -58,7 +58,7 @@ class Attempt:
     """
 
     table: Table
-    partition: str | None
+    number: int | None
     partial: bool
     inputs: Mapping[str, pl.DataFrame]
     options: Mapping[str, datetime]
@@ -66,6 +66,14 @@ class Attempt:
     stored: pl.DataFrame
     refusal: str | None
     published: pl.DataFrame | None
+
+    @property
+    def partition(self) -> str | None:
+        """The partition's name; None: the table has none."""
+        partitioning = self.table.partition_by
+        return (
+            None if partitioning is None or self.number is None else name_partition(partitioning, self.number)
+        )
 
     def call(self) -> pl.DataFrame:
         """All rows that the function makes of the input when it is called once more."""
@@ -75,12 +83,10 @@ class Attempt:
     def keep_partition(self, rows: pl.DataFrame) -> pl.DataFrame:
         """The rows of the partition."""
         partitioning = self.table.partition_by
-        if partitioning is None or partitioning.column not in rows.columns or self.partition is None:
+        if partitioning is None or partitioning.column not in rows.columns or self.number is None:
             return rows
         numbers = partition_numbers(partitioning, partitioning.column, rows.schema[partitioning.column])
-        names = rows.select(numbers).to_series()
-        keep = [n is not None and name_partition(partitioning, n) == self.partition for n in names]
-        return rows.filter(pl.Series(keep, dtype=pl.Boolean))
+        return rows.filter(numbers == self.number)
 
 
 def attempt_table(
@@ -106,8 +112,9 @@ def attempt_table(
     collected = dict(zip(inputs, collect_frames(table, list(inputs.values())), strict=True))
     options = function_options(table, plan)
     partitioning = table.partition_by
-    name = None if partitioning is None or number is None else name_partition(partitioning, number)
-    attempt = Attempt(table, name, limit is not None, collected, options, pl.DataFrame(), pl.DataFrame(), None, None)
+    attempt = Attempt(
+        table, number, limit is not None, collected, options, pl.DataFrame(), pl.DataFrame(), None, None
+    )
     rows = attempt.keep_partition(attempt.call())
     refusal = None
     try:

@@ -18,7 +18,7 @@ from headrace.projects.project import Project
 from headrace.tables.current import keep_current
 from headrace.tables.evolution import check_change
 from headrace.tables.failures import FailedRow, describe_failures, merge_failures
-from headrace.tables.parts import ComputedPart, compute_parts
+from headrace.tables.parts import ComputedPart, check_failures, compute_parts
 from headrace.tables.pins import pin_inputs, unpin_older
 from headrace.tables.plan import RebuildPlan, partition_by, plan_rebuild, spell_partitions
 from headrace.tables.range import BuildRange
@@ -188,7 +188,8 @@ def _publish(
     staged = StagedParts(lake, plan, code)
     stored = _write_parts(project, lake, table, plan, staged, progress)
     failed = staged.failed
-    _check_failures(plan, failed, staged.read)
+    if plan.whole and plan.partitions:
+        check_failures(failed, sum(plan.rows.values()))
     check_unique_keys(table, plan, stored, staged.files)
 
     def properties(current: Mapping[str, str]) -> dict[str, str]:
@@ -275,16 +276,6 @@ def _prepare_table(
         sources = [project.sources[name] for name in plan.files]
         check_change(table, lake.table(table.name), part.rows, sources)
     return lake.ensure(table.name, part.rows.schema, partition_by(table), exact=plan.whole)
-
-
-def _check_failures(plan: RebuildPlan, failed: Sequence[FailedRow], rows: int) -> None:
-    """Refuses a table whose function fails on every row: then the function is wrong, not the rows.
-
-    Raises:
-        ProjectError: all of the table is made, and the function failed on all `rows` of its input.
-    """
-    if failed and plan.whole and len(failed) >= rows:
-        raise ProjectError(f"{failed[0].error} (on every row)", where=failed[0].where)
 
 
 def _merge_failures(

@@ -20,7 +20,7 @@ from headrace.lake import Lake
 from headrace.lake.changes import PartitionColumn
 from headrace.lake.partitions import bucket_count
 from headrace.projects.project import Project
-from headrace.tables.partitions import is_key, is_moment, partition_numbers
+from headrace.tables.partitions import input_numbers, is_key, is_moment, partition_numbers
 from headrace.tables.read import Readable, good_rows, read_input
 
 __all__ = ["RestrictedInput", "input_column"]
@@ -113,9 +113,7 @@ class RestrictedInput:
         old, new = before.collect_schema(), after.collect_schema()
         if old.get(self.column) != new.get(self.column):
             return None
-        changed = partition_numbers(self.partitioning, self.column, new[self.column])
-        if not self.partitioning.is_time:
-            changed = changed.fill_null(0)
+        changed = input_numbers(self.partitioning, self.column, new[self.column])
         rows = _changed_rows(before, after, old, new).select(changed.alias(_NUMBER))
         return set(rows.unique().drop_nulls().collect()[_NUMBER])
 

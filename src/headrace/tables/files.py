@@ -17,37 +17,7 @@ from headrace.projects.project import Project
 from headrace.tables.formats import FORMATS
 from headrace.tables.objects import fetch_objects, object_versions
 
-__all__ = ["digest_of", "read_files", "revision_folder", "source_files"]
-
-
-def source_files(project: Project, source: Source) -> list[Path]:
-    """The files of a source, sorted: all of one format.
-
-    Raises:
-        ProjectError: the source has no files, or they are of several formats or of another.
-    """
-    where = f"{source.place}: source {source.name!r}"
-    if source.is_remote:
-        files = list(fetch_objects(project.settings, source))
-    else:
-        path = _folder_of(project, source) / source.path
-        files = list_files(path, source.glob)
-        if not files:
-            which = "" if source.glob == "*" else f" whose names match {source.glob!r}"
-            raise ProjectError(
-                f"source {source.name!r} has no files at {source.path}{which}",
-                where=str(source.place),
-                remedy=f"Put its files at {path}, or correct the path.",
-            )
-    ends = {file.suffix.lower() for file in files}
-    if len({FORMATS.get(end) for end in ends}) > 1 or not ends <= FORMATS.keys():
-        raise ProjectError(
-            f"{source.path} holds {', '.join(sorted(end or 'names without an end' for end in ends))}",
-            where=where,
-            remedy=f"Keep files of one format there, or choose them: source(..., glob=...). The formats are"
-            f" {', '.join(FORMATS)}.",
-        )
-    return files
+__all__ = ["digest_of", "read_files", "revision_folder"]
 
 
 def revision_folder(settings: Settings, commit: str, path: str) -> Path:
@@ -67,12 +37,12 @@ def digest_of(project: Project, source: Source) -> str:
     """The digest of the files' paths and contents (of objects: of their names and entity tags): `sha256:...`.
 
     Raises:
-        ProjectError: as `source_files`.
+        ProjectError: the source has no files, or they are of several formats or of another.
     """
     if source.is_remote:
         return f"sha256:{digest_value(object_versions(source.path, source.glob, str(source.place)))}"
     whole, folder = hashlib.sha256(), _folder_of(project, source)
-    for path in source_files(project, source):
+    for path in _source_files(project, source):
         with path.open("rb") as file:
             content = hashlib.file_digest(file, "sha256").digest()
         whole.update(path.relative_to(folder).as_posix().encode() + b"\0" + content)
@@ -87,24 +57,49 @@ def read_files(project: Project, source: Source) -> pl.LazyFrame:
 
     Raises:
         ProjectError: a file is broken, a value is not of its declared type, a declared column is in no file, or
-            a column has types in two files that do not go together. The error names the files (those of a git
-            revision as git does, `v1:data/iris.csv`), and the row where there is one.
+            a column has types in two files that do not go together. The error names the files, and the
+            row where there is one.
     """
-    files = source_files(project, source)
+    files = _source_files(project, source)
     try:
-        return pl.concat(FORMATS[files[0].suffix.lower()](source, files))
+        return pl.concat(FORMATS[next(iter(files)).suffix.lower()](source, list(files)))
     except ProjectError as error:
-        _name_origin(project, source, error)
+        for file, name in files.items():
+            error.what = error.what.replace(str(file), name)
+            error.where = error.where and error.where.replace(str(file), name)
         raise
 
 
-def _name_origin(project: Project, source: Source, error: ProjectError) -> None:
-    """Names the revision or the object in the error instead of its copy in the state folder."""
-    names: dict[str, str] = {}
+def _source_files(project: Project, source: Source) -> dict[Path, str]:
+    """The files of a source, sorted and all of one format → what errors name them: those of a git revision as
+    git does, `v1:data/iris.csv`, and an object by its address.
+
+    Raises:
+        ProjectError: the source has no files, or they are of several formats or of another.
+    """
+    where = f"{source.place}: source {source.name!r}"
     if source.is_remote:
-        names = {str(copy): address for copy, address in fetch_objects(project.settings, source).items()}
-    elif source.revision is not None:
-        names = {f"{_folder_of(project, source)}/": f"{source.revision}:"}
-    for copy, name in names.items():
-        error.what = error.what.replace(copy, name)
-        error.where = error.where and error.where.replace(copy, name)
+        files = fetch_objects(project.settings, source)
+    else:
+        folder = _folder_of(project, source)
+        path, revision = folder / source.path, source.revision
+        files = {
+            file: str(file) if revision is None else f"{revision}:{file.relative_to(folder)}"
+            for file in list_files(path, source.glob)
+        }
+        if not files:
+            which = "" if source.glob == "*" else f" whose names match {source.glob!r}"
+            raise ProjectError(
+                f"source {source.name!r} has no files at {source.path}{which}",
+                where=str(source.place),
+                remedy=f"Put its files at {path}, or correct the path.",
+            )
+    ends = {file.suffix.lower() for file in files}
+    if len({FORMATS.get(end) for end in ends}) > 1 or not ends <= FORMATS.keys():
+        raise ProjectError(
+            f"{source.path} holds {', '.join(sorted(end or 'names without an end' for end in ends))}",
+            where=where,
+            remedy=f"Keep files of one format there, or choose them: source(..., glob=...). The formats are"
+            f" {', '.join(FORMATS)}.",
+        )
+    return files

@@ -18,7 +18,8 @@ __all__ = ["watch_calls"]
 
 _CLOCKS = {"now", "utcnow", "today", "time", "time_ns", "localtime", "gmtime", "monotonic", "perf_counter"}
 _CLOCK_MODULES = {"datetime", "time"}
-_RANDOM_MODULES = {"random", "secrets", "uuid", "numpy.random"}
+_RANDOM_MODULES = {"random", "secrets", "numpy.random"}
+_RANDOM_IDS = {"uuid1", "uuid4"}  # uuid3 and uuid5 are hashes of a name
 _RANDOM_POLARS = {"shuffle", "sample"}
 _ENVIRONMENT_MODULES = {"os", "collections.abc"}
 _ENVIRONMENT = {"getenv", "__getitem__"}
@@ -63,10 +64,8 @@ def watch_calls(table: Table, call: Callable[[], Any], environment: Collection[s
 def _describe_builtin(function: Any) -> str | None:
     """What a function in C reads; None: nothing that changes."""
     name, owner = getattr(function, "__name__", ""), getattr(function, "__self__", None)
-    module = getattr(owner, "__module__", None) or getattr(owner, "__name__", "") or ""
-    if isinstance(owner, type) or module in _CLOCK_MODULES:
-        module = getattr(owner, "__module__", module)
-    if name in _CLOCKS and (module in _CLOCK_MODULES or getattr(owner, "__name__", "") in _CLOCK_MODULES):
+    owner_names = {getattr(owner, "__module__", None), getattr(owner, "__name__", None)}
+    if name in _CLOCKS and owner_names & _CLOCK_MODULES:
         return f"reads the clock: {name}()"
     kind = type(owner).__module__
     if name == "urandom" or kind.startswith(("random", "_random", "numpy.random")):
@@ -81,7 +80,8 @@ def _describe_function(frame: FrameType, environment: Collection[str]) -> str | 
         key = frame.f_locals.get("key")
         if isinstance(key, str) and key not in environment and not _is_read_by_polars(frame):
             return f"reads the environment variable {key}"
-    if module in _RANDOM_MODULES and not name.startswith("_"):
+    is_random_id = module == "uuid" and name in _RANDOM_IDS
+    if is_random_id or (module in _RANDOM_MODULES and not name.startswith("_")):
         return f"draws random numbers: {module}.{name}()"
     if module.startswith("polars.") and name in _RANDOM_POLARS and frame.f_locals.get("seed") is None:
         return f"draws random numbers: {name}() without seed="

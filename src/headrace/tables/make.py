@@ -17,7 +17,7 @@ from headrace.declare.partitioning import Partitioning, name_partition
 from headrace.declare.table import Table
 from headrace.kernel.errors import ProjectError, Refused
 from headrace.tables.call import call_function, collect_frames, concat_results
-from headrace.tables.partitions import is_key, is_moment, partition_numbers, select_partitions
+from headrace.tables.partitions import input_numbers, is_key, is_moment, select_partitions
 from headrace.tables.plan import RebuildPlan
 from headrace.tables.rowwise import RowwiseCalls
 
@@ -277,8 +277,7 @@ def _rowwise_calls(
 
 
 def _numbers(rows: pl.DataFrame, partitioning: Partitioning, column: str) -> pl.Expr:
-    numbers = partition_numbers(partitioning, column, rows.schema[column])
-    return numbers if partitioning.is_time else numbers.fill_null(0)  # a row without a key is in the first part
+    return input_numbers(partitioning, column, rows.schema[column])
 
 
 def _count_partitions(rows: pl.DataFrame, partitioning: Partitioning) -> dict[int, int]:

@@ -9,7 +9,7 @@ import polars as pl
 from headrace.declare.partitioning import Partitioning, start_of
 from headrace.lake.partitions import bucket_numbers
 
-__all__ = ["is_key", "is_moment", "partition_numbers", "select_partitions"]
+__all__ = ["input_numbers", "is_key", "is_moment", "partition_numbers", "select_partitions"]
 
 _EPOCH_HOUR = 3_600_000_000  # microseconds
 _MAX_OFFSET = timedelta(days=1)  # no time zone is further from UTC
@@ -55,15 +55,21 @@ def partition_numbers(
     return values.dt.date().cast(pl.Int32) if isinstance(dtype, pl.Datetime) else values.cast(pl.Int32)
 
 
+def input_numbers(partitioning: Partitioning, column: str, dtype: pl.DataType | type[pl.DataType]) -> pl.Expr:
+    """The partition that each row of an input is read for: its own; the first part for a row without a key."""
+    numbers = partition_numbers(partitioning, column, dtype)
+    return numbers if partitioning.is_time else numbers.fill_null(0)
+
+
 def select_partitions(
     frame: pl.LazyFrame, partitioning: Partitioning, column: str, first: int, last: int
 ) -> pl.LazyFrame:
     """The rows whose partition is from `first` to `last`. Whole files are skipped where their bounds allow."""
     dtype = frame.collect_schema()[column]
-    numbers = partition_numbers(partitioning, column, dtype)
+    numbers = input_numbers(partitioning, column, dtype)
     if not partitioning.is_time:
         is_all = (first, last) == partitioning.limits
-        return frame if is_all else frame.filter(numbers.fill_null(0).is_between(first, last))
+        return frame if is_all else frame.filter(numbers.is_between(first, last))
     lowest, highest = partitioning.limits
     begin = start_of(partitioning.grain, max(first, lowest))
     end = None if last >= highest else start_of(partitioning.grain, last + 1)  # later moments do not exist

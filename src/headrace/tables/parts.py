@@ -23,7 +23,7 @@ from headrace.tables.plan import RebuildPlan
 from headrace.tables.read import Readable, read_input
 from headrace.tables.rowwise import RowwiseCalls
 
-__all__ = ["ComputedPart", "compute_parts", "function_options"]
+__all__ = ["ComputedPart", "check_failures", "compute_parts", "function_options"]
 
 _MAX_INPUT_ROWS = 2_000_000  # input rows that are in memory at once
 _MAX_PARTITIONS = 32  # partitions whose rows are written before the next are computed
@@ -35,13 +35,11 @@ class ComputedPart(msgspec.Struct, frozen=True):
     Attributes:
         partitions: their numbers; none if the table is made as a whole.
         rows: the audited rows.
-        read: how many rows of the input were read for them, if the table is rowwise.
         failed: the rows of the input that its function failed on.
     """
 
     partitions: list[int]
     rows: pa.Table
-    read: int = 0
     failed: list[FailedRow] = []
 
 
@@ -68,17 +66,18 @@ def compute_parts(
     options = function_options(table, plan)
     partitioning = table.partition_by
     if partitioning is None or not plan.partitions:
-        rows, read, failed = _compute_whole(table, reads, frames, options)
+        rows, failed = _compute_whole(table, reads, frames, options)
         if partitioning is not None:
             check_partition_column(table, partitioning, rows)
             refuse_lost_rows(table, partitioning, plan, rows)
-        yield ComputedPart([], _arrow(audit(table, rows)), read, failed)
+        yield ComputedPart([], _arrow(audit(table, rows)), failed)
         return
     for group in _groups(plan, partitioning, without):
-        read = _rows_read(plan, partitioning, group)
-        calls = RowwiseCalls(table, reads[0], read, options) if table.rowwise else None
+        calls = None
+        if table.rowwise:
+            calls = RowwiseCalls(table, reads[0], _rows_read(plan, partitioning, group), options)
         rows = make_partitions(table, partitioning, plan, frames, options, group, calls)
-        yield ComputedPart(group, _arrow(audit(table, rows)), read, [] if calls is None else calls.failed)
+        yield ComputedPart(group, _arrow(audit(table, rows)), [] if calls is None else calls.failed)
 
 
 def _compute_whole(
@@ -86,17 +85,28 @@ def _compute_whole(
     reads: Sequence[Readable],
     frames: Sequence[pl.LazyFrame],
     options: Mapping[str, datetime],
-) -> tuple[pl.DataFrame, int, list[FailedRow]]:
-    """The rows of a table without partitions; how many rows were read and which failed, if some failed."""
+) -> tuple[pl.DataFrame, list[FailedRow]]:
+    """The rows of a table that is made as a whole, and the rows of its input that the function failed on."""
     try:
-        return collect_frames(table, [call_function(table, frames, options)])[0], 0, []
+        return collect_frames(table, [call_function(table, frames, options)])[0], []
     except ProjectError:
         if not table.rowwise:
             raise
     rows = frames[0].collect()
     calls = RowwiseCalls(table, reads[0], len(rows), options)
     result = calls.call(rows)
-    return result, len(rows), calls.failed
+    check_failures(calls.failed, len(rows))
+    return result, calls.failed
+
+
+def check_failures(failed: Sequence[FailedRow], rows: int) -> None:
+    """Refuses a table whose function fails on every row: then the function is wrong, not the rows.
+
+    Raises:
+        ProjectError: the function failed on all `rows` of the input.
+    """
+    if failed and len(failed) >= rows:
+        raise ProjectError(f"{failed[0].error} (on every row)", where=failed[0].where)
 
 
 def function_options(table: Table, plan: RebuildPlan) -> dict[str, datetime]:

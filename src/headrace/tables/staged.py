@@ -1,9 +1,9 @@
 """The data files that a build has written and not published yet, so that the next build continues a killed one.
 
-A journal in the lake's local folder names them, a line for each group of partitions. It is valid as long as
-everything that the rows depend on is as it was: the plan, the code, and the table that they are for. Files of a
-journal that is no longer valid are left to the removal of orphan files, because a commit whose answer was lost
-may have published them.
+A journal in the state folder, beside the lake, names them, a line for each group of partitions. It is valid
+as long as everything that the rows depend on is as it was: the plan, the code, and the table that they are for.
+Files of a journal that is no longer valid are left to the removal of orphan files, because a commit whose
+answer was lost may have published them.
 """
 
 from __future__ import annotations
@@ -40,7 +40,6 @@ class _Part(msgspec.Struct, frozen=True):
 
     partitions: list[int]
     files: list[WrittenFile]
-    read: int
     failed: list[FailedRow]
     digest: str | None = None
 
@@ -76,8 +75,13 @@ class StagedParts:
 
     @property
     def failed(self) -> list[FailedRow]:
-        """The rows of the input that a rowwise function failed on."""
-        return [row for part in self._parts for row in part.failed]
+        """The rows of the input that a rowwise function failed on. Two parts may read one input partition."""
+        failed: list[FailedRow] = []
+        known: set[str | None] = set()
+        for part in self._parts:
+            failed += [row for row in part.failed if row.partition not in known]
+            known |= {row.partition for row in part.failed}
+        return failed
 
     @property
     def is_empty(self) -> bool:
@@ -85,20 +89,19 @@ class StagedParts:
         return not self._parts
 
     @property
-    def read(self) -> int:
-        """How many rows of the input were read, if the table is rowwise."""
-        return sum(part.read for part in self._parts)
-
-    @property
     def digest(self) -> str | None:
-        """The digest of all rows (tables.twin), if the table is made as a whole and not from topics."""
-        return self._parts[0].digest if len(self._parts) == 1 else None
+        """The digest of all rows (tables.twin), if the table is made as a whole and not from topics. That of a
+        table with partitions also tells which of them were made together, which the plan decides."""
+        digests = [part.digest for part in self._parts]
+        if not digests or None in digests:
+            return None
+        return digests[0] if len(digests) == 1 else digest_value(digests)
 
     def add(self, computed: ComputedPart, files: Sequence[WrittenFile]) -> None:
         """Records files that are written. The first call must come after the table has its columns."""
-        has_digest = self._plan.whole and self._plan.clock is None and not computed.partitions
+        has_digest = self._plan.whole and self._plan.clock is None
         digest = digest_rows(computed.rows) if has_digest else None
-        part = _Part(computed.partitions, list(files), computed.read, computed.failed, digest)
+        part = _Part(computed.partitions, list(files), computed.failed, digest)
         if not self._parts:
             self.written_at = now_micros()
             self._path.parent.mkdir(parents=True, exist_ok=True)

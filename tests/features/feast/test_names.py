@@ -10,11 +10,13 @@ import pandas as pd
 import polars as pl
 import pyarrow as pa
 import pytest
-from feast import FeatureStore
+from feast import FeatureStore, FeatureView, Field
+from feast.types import Int64
 
-from headrace import lake
+from headrace import TableSource, lake
 from headrace.features import online
 from headrace.features.feast import apply, compile  # noqa: A004
+from headrace.features.feast.repository import settings_of
 from headrace.features.offline.point_in_time import join
 from headrace.features.online.backfill import fill
 from headrace.features.plan.sources import source_columns
@@ -156,3 +158,33 @@ def test_of_two_rows_of_one_time_the_one_that_was_made_last_counts(small: Callab
     offline = store.get_historical_features(asked, ["facts:clicks"]).to_df()
     assert values_of(offline, "clicks") == [[3, 0, 4]]
     assert read(store, ["facts:clicks"], {"item": "a"}, {"item": "b"}) == {"facts__clicks": [3, 4]}
+
+
+def test_of_two_pushed_rows_of_one_time_the_one_that_was_made_last_counts(
+    small: Callable[..., Project],
+) -> None:
+    project = small(
+        ("TableSource(item_facts)", "TableSource(item_facts, created_timestamp_column='made')"),
+        tables=(("class Facts(dy.Schema):\n", "class Facts(dy.Schema):\n    made = dy.Int64()\n"),),
+    )
+    store = fill_table(project, made=[1, 1, 1])
+    pushed = {"item": ["a", "a"], "event_timestamp": [NOW - HOUR / 2] * 2, "mean_price": [1.0, 1.0]}
+    store.write_to_online_store("facts", pd.DataFrame({**pushed, "clicks": [9, 6], "made": [1, 2]}))
+    assert read(store, ["facts:clicks"], {"item": "a"}) == {"facts__clicks": [6]}
+
+
+def test_rows_are_written_to_a_table_whose_columns_have_other_names(small: Callable[..., Project]) -> None:
+    store = fill_table(small())
+    rows = pa.table({"item": ["a"], "at": pa.array([NOW - HOUR], INSTANT), "taps": [1]})
+    lake.open(settings_of(store.config)).ensure("taps", rows.schema).append(rows)
+    source = TableSource.of_table("taps", "at", field_mapping={"at": "event_timestamp", "taps": "clicks"})
+    view = FeatureView(
+        name="taps",
+        entities=[store.get_entity("item")],
+        source=source,
+        schema=[Field(name="clicks", dtype=Int64)],
+    )
+    store.apply(view)
+    store.write_to_offline_store("taps", pd.DataFrame({"item": ["a"], "at": [NOW], "taps": [2]}))
+    asked = labels([NOW - HOUR / 2, NOW], item=["a", "a"])
+    assert values_of(store.get_historical_features(asked, ["taps:clicks"]).to_df(), "clicks") == [[1, 2]]

@@ -68,7 +68,7 @@ def store(small: Callable[..., Project]) -> FeatureStore:
     result = ", ".join(f'"same_{field}": inputs["{field}"]' for field in NAMES)
     project = small(
         ("import item_facts,", "import typed_facts, item_facts,"),
-        ("\nasked = ", FUNCTIONS.format(schema=schema, result=result).replace("asked = ", "asked = ")),
+        ("\nasked = ", FUNCTIONS.format(schema=schema, result=result)),
         ("facts = FeatureView(", VIEW.replace("DAY = ", "facts = FeatureView(")),
         tables=(("class Labels", TABLE.lstrip("\n")),),
     )

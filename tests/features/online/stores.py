@@ -15,7 +15,7 @@ from headrace.features.online.postgres import open_postgres
 from headrace.features.online.redis import open_redis
 from headrace.features.online.sqlite import open_sqlite
 from headrace.features.plan import AsOfView, EntityKey, FeaturePlan, FeatureRef, PlanField
-from headrace.kernel.position import LogPosition
+from headrace.kernel.position import LogPosition, SnapshotPosition
 from headrace.kernel.postgres import schema_of
 
 NOW = 1_760_000_000_000_000 + 17 * MINUTE + 123_457
@@ -35,6 +35,22 @@ def plan_of(*views, entities=(USER,), **rest):
 
 def at_offset(offset, topic="clicks"):
     return LogPosition(topic, "one", {0: offset})
+
+
+PLAN = plan_of(ACTIVITY, FACTS)
+EVENTS = [(user, NOW - 1 - user, user, 1.5, "a", True) for user in range(1, 60)]
+
+
+def fill(store, events=EVENTS):
+    """Fills the views of PLAN: from these events, at their number, and from facts of 2,000 users."""
+    store.prepare(PLAN)
+    store.fill(ACTIVITY, events_frame(events).to_arrow(), at_offset(len(events)))
+    rows = facts([(user, NOW - HOUR, user, 0.5) for user in range(2000)])
+    store.load(FACTS, rows, SnapshotPosition("facts", 1))
+
+
+def look_up(store, users):
+    return store.lookup(PLAN, [{"user_id": user} for user in users], NOW)
 
 
 class Clock:

@@ -1,45 +1,28 @@
-"""What only the online store in PostgreSQL does: round trips, deadlines, lost connections, other clients."""
+"""What only the online store in PostgreSQL does: rights, schemas, tables that are left behind."""
 
 from contextlib import closing
 
 import psycopg
 import pytest
 from tests.features.online.stores import (
-    ACTIVITY,
-    FACTS,
-    NOW,
+    EVENTS,
+    PLAN,
     Clock,
     at_offset,
-    facts,
+    fill,
+    look_up,
     plan_of,
 )
 from tests.features.views import DAY, HOUR, events_frame, view_of_all_functions
 
 from headrace.features.online.postgres import open_postgres
-from headrace.features.plan import EntityKey
 from headrace.kernel.errors import Unavailable
-from headrace.kernel.position import SnapshotPosition
 from headrace.kernel.postgres import schema_of
-
-SHOP = EntityKey("shop", "shop", "string")
-PLAN = plan_of(ACTIVITY, FACTS)
-EVENTS = [(user, NOW - 1 - user, user, 1.5, "a", True) for user in range(1, 60)]
 
 
 @pytest.fixture
 def project(request):
     return request.node.name.replace("[", "_").replace("]", "")
-
-
-def fill(store, count=59):
-    store.prepare(PLAN)
-    store.fill(ACTIVITY, events_frame(EVENTS[:count]).to_arrow(), at_offset(count))
-    rows = facts([(user, NOW - HOUR, user, 0.5) for user in range(2000)])
-    store.load(FACTS, rows, SnapshotPosition("facts", 1))
-
-
-def look_up(store, users):
-    return store.lookup(PLAN, [{"user_id": user} for user in users], NOW)
 
 
 def test_a_database_that_does_not_exist_is_told(postgres, project):

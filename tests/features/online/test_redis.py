@@ -14,12 +14,13 @@ from tests.features.online.stores import (
     ACTIVITY,
     FACTS,
     NOW,
+    PLAN,
     Clock,
     at_offset,
     exact_text,
     facts,
+    fill,
     offline_rows,
-    plan_of,
 )
 from tests.features.views import HOUR, events_frame
 from tests.until import until
@@ -28,7 +29,6 @@ from headrace.features.online.redis import open_redis
 from headrace.kernel.errors import CallError, Conflict, ProjectError, Unavailable
 from headrace.kernel.position import SnapshotPosition
 
-PLAN = plan_of(ACTIVITY, FACTS)
 EVENTS = [(user % 7, NOW - 1 - user, user, 1.5, "a", True) for user in range(300)]
 USERS = list(range(8))
 
@@ -49,13 +49,6 @@ def server(empty_redis):
 def store(empty_redis, project):
     with closing(open_redis(empty_redis, project, clock=Clock())) as store:
         yield store
-
-
-def fill(store, count=100):
-    store.prepare(PLAN)
-    store.fill(ACTIVITY, events_frame(EVENTS[:count]).to_arrow(), at_offset(count))
-    rows = facts([(user, NOW - HOUR, user, 0.5) for user in range(2000)])
-    store.load(FACTS, rows, SnapshotPosition("facts", 1))
 
 
 def apply(store, begin, end):
@@ -96,7 +89,7 @@ def config(server, **values):
 def test_a_killed_server_comes_back_with_states_of_its_position(tmp_path):
     """SIGKILL while batches arrive; then ingest goes on from the store's position."""
     with run_redis(tmp_path) as running, closing(open_redis(running.url, "shop", clock=Clock())) as store:
-        fill(store)
+        fill(store, EVENTS[:100])
         killer = threading.Timer(0.15, os.kill, (running.pid, signal.SIGKILL))
         killer.start()
         with pytest.raises(Unavailable):
@@ -113,7 +106,7 @@ def test_a_killed_server_comes_back_with_states_of_its_position(tmp_path):
 def test_a_server_that_lost_the_end_of_its_file_has_states_of_an_earlier_position(tmp_path):
     """A power cut loses the last second: the file of changes ends anywhere."""
     with run_redis(tmp_path) as running, closing(open_redis(running.url, "shop", clock=Clock())) as store:
-        fill(store)
+        fill(store, EVENTS[:100])
         first = sum(file.stat().st_size for file in (tmp_path / "appendonlydir").glob("*.incr.aof"))
         for begin in range(100, 300, 20):
             apply(store, begin, begin + 20)
@@ -146,7 +139,7 @@ def _position(store):
 
 
 def test_a_writer_that_lost_its_lock_changes_nothing(store, server, monkeypatch):
-    fill(store)
+    fill(store, EVENTS[:100])
     database = store._database
     write = database.write_states
 
@@ -165,7 +158,7 @@ def test_a_writer_that_lost_its_lock_changes_nothing(store, server, monkeypatch)
 
 def test_a_new_state_that_lost_rows_does_not_replace_the_old_one(store, server, monkeypatch):
     """The server was restarted during a load, without its last changes."""
-    fill(store)
+    fill(store, EVENTS[:100])
     replace = store._database.replace_states
 
     def replace_and_lose(view, states):
@@ -186,7 +179,7 @@ def test_a_new_state_that_lost_rows_does_not_replace_the_old_one(store, server, 
 
 
 def test_a_view_that_is_dropped_while_it_is_written_stays_dropped(store, server, empty_redis, project):
-    fill(store)
+    fill(store, EVENTS[:100])
     write = store._database.write_states
 
     def drop_and_write(view, states):
@@ -203,7 +196,7 @@ def test_a_view_that_is_dropped_while_it_is_written_stays_dropped(store, server,
 
 
 def test_nothing_is_left_of_a_dropped_view(store, server):
-    fill(store)
+    fill(store, EVENTS[:100])
     for snapshot in (2, 3):
         store.load(FACTS, facts([]), SnapshotPosition("facts", snapshot))
     for view in PLAN.stored:
@@ -212,7 +205,7 @@ def test_nothing_is_left_of_a_dropped_view(store, server):
 
 
 def test_a_server_whose_memory_is_full_refuses_writes_and_answers_lookups(store, server):
-    fill(store)
+    fill(store, EVENTS[:100])
     with config(server, maxmemory=1_000_000):
         with pytest.raises(Unavailable, match=r"Redis refuses it: .*memory"):
             apply(store, 100, 200)

@@ -16,9 +16,8 @@ from headrace.features.plan import Dtype
 
 __all__ = ["First", "FirstN", "Last", "LastN"]
 
-_MAX_VALUES = (
-    1000  # the largest n of first(n) and last(n), because an entity's state holds n values for each tile
-)
+# The largest n of first(n) and last(n), because an entity's state holds n values for each tile.
+_MAX_VALUES = 1000
 
 
 class First(Aggregate):
@@ -77,34 +76,11 @@ class FirstN(Aggregate):
 
     def tile_parts(self, column: Dtype) -> tuple[TilePart, ...]:
         """See Aggregate."""
-        n = self.n
-        return (
-            TilePart(
-                "first_n",
-                lambda times, values: sorted(zip(times, values, strict=True))[:n],
-                lambda a, b: sorted(tuple(pair) for pair in chain(a, b))[:n],
-                n,
-            ),
-        )
+        return (_end_part("first_n", self.n, latest=False),)
 
     def tile_reader(self, indexes: Mapping[str, int], column: Dtype) -> TileReader:
         """See Aggregate."""
-        index, restore, n = indexes["first_n"], restore_of(column), self.n
-
-        def read(track: Track, first: int, times: list[int], unsettled: list[Any]) -> object:
-            pairs = _pairs(times, unsettled)
-            count = 0
-            for tile in track[index][first:]:
-                pairs.extend((time, value) for time, value in tile)
-                count += len(tile)
-                if count >= n:
-                    break
-            if not pairs:
-                return None
-            pairs.sort()
-            return [value if restore is None else restore(value) for _, value in pairs[:n]]
-
-        return read
+        return _end_reader(indexes["first_n"], self.n, column, latest=False)
 
 
 class Last(Aggregate):
@@ -123,11 +99,11 @@ class Last(Aggregate):
 
     def tile_parts(self, column: Dtype) -> tuple[TilePart, ...]:
         """See Aggregate."""
-        return (_last_part(1),)
+        return (_end_part("last", 1, latest=True),)
 
     def tile_reader(self, indexes: Mapping[str, int], column: Dtype) -> TileReader:
         """See Aggregate."""
-        read_values = _last_reader(indexes, 1, column)
+        read_values = _end_reader(indexes["last"], 1, column, latest=True)
 
         def read(track: Track, first: int, times: list[int], unsettled: list[Any]) -> object:
             values: Any = read_values(track, first, times, unsettled)
@@ -153,11 +129,11 @@ class LastN(Aggregate):
 
     def tile_parts(self, column: Dtype) -> tuple[TilePart, ...]:
         """See Aggregate."""
-        return (_last_part(self.n),)
+        return (_end_part("last", self.n, latest=True),)
 
     def tile_reader(self, indexes: Mapping[str, int], column: Dtype) -> TileReader:
         """See Aggregate."""
-        return _last_reader(indexes, self.n, column)
+        return _end_reader(indexes["last"], self.n, column, latest=True)
 
 
 def _pick(column: SortedColumn, indexes: Ints, present: Any) -> pl.Series:
@@ -179,23 +155,26 @@ def _lists(column: SortedColumn, low: Ints, high: Ints) -> pl.Series:
     return pl.Series(values=pa.LargeListArray.from_arrays(offsets, values.to_arrow(), mask=empty))
 
 
-def _last_part(n: int) -> TilePart:
+def _end_part(name: str, n: int, *, latest: bool) -> TilePart:
+    """The part with the n earliest or latest values, each with its time, in order."""
+    end = _end_of(n, latest)
     return TilePart(
-        "last",
-        lambda times, values: sorted(zip(times, values, strict=True))[-n:],
-        lambda a, b: sorted(tuple(pair) for pair in chain(a, b))[-n:],
+        name,
+        lambda times, values: sorted(zip(times, values, strict=True))[end],
+        lambda a, b: sorted(tuple(pair) for pair in chain(a, b))[end],
         n,
     )
 
 
-def _last_reader(indexes: Mapping[str, int], n: int, column: Dtype) -> TileReader:
-    """The reader of the n latest values, the oldest first; it returns None for no values."""
-    index, restore = indexes["last"], restore_of(column)
+def _end_reader(index: int, n: int, column: Dtype, *, latest: bool) -> TileReader:
+    """The reader of the n earliest or latest values, the oldest first; it returns None for no values."""
+    restore, end = restore_of(column), _end_of(n, latest)
 
     def read(track: Track, first: int, times: list[int], unsettled: list[Any]) -> object:
         pairs = _pairs(times, unsettled)
+        tiles = track[index][first:]
         count = 0
-        for tile in reversed(track[index][first:]):
+        for tile in reversed(tiles) if latest else tiles:
             pairs.extend((time, value) for time, value in tile)
             count += len(tile)
             if count >= n:
@@ -203,9 +182,13 @@ def _last_reader(indexes: Mapping[str, int], n: int, column: Dtype) -> TileReade
         if not pairs:
             return None
         pairs.sort()
-        return [value if restore is None else restore(value) for _, value in pairs[-n:]]
+        return [value if restore is None else restore(value) for _, value in pairs[end]]
 
     return read
+
+
+def _end_of(n: int, latest: bool) -> slice:
+    return slice(-n, None) if latest else slice(n)
 
 
 def _pairs(times: list[int], values: list[Any]) -> list[tuple[int, Any]]:

@@ -2,9 +2,8 @@
 
 A served value has a position: the events before it (a windowed view), or a row of a snapshot (an as-of view).
 So it can be recomputed from the lake, however many late events have arrived since. The features are computed
-as for a
-training set: by the window kernel and the as-of join, the on-demand functions over whole columns, and the
-matrix that the model learns from.
+as for a training set: by the window kernel and the as-of join, the on-demand functions over whole columns, and
+the matrix that the model learns from.
 """
 
 from __future__ import annotations

@@ -125,6 +125,8 @@ def check_skew(
 ) -> SkewReport:
     """Compares predictions with the rows that a training set made now would have for their moments.
 
+    For a windowed view with differences, all good events of its topic are read into memory to find the reasons.
+
     Args:
         project: the project that declares the topics and rowwise tables of the plan's views.
         lake: the lake.
@@ -244,10 +246,8 @@ class _ReasonFinder:
         """Recomputes the predictions with the events that had arrived, and with all events by their times."""
         events = read_input(self._project, self._lake, self._project.contract(view.topic)).collect()
         chosen = [self._served[index] for index in indexes]
-        arrivals, ends = (
-            _Arrivals(events),
-            dict(events.group_by(_PARTITION).agg(pl.col(_OFFSET).max() + 1).rows()),
-        )
+        arrivals = _Arrivals(events)
+        ends = dict(events.group_by(_PARTITION).agg(pl.col(_OFFSET).max() + 1).rows())
         results = [
             self._at(view, events, predictions)
             for predictions in (

@@ -62,7 +62,8 @@ def to_instants(column: pl.Series, what: str) -> pl.Series:
 
 
 def to_view_rows(frame: pl.DataFrame, view: AsOfView, keys: Mapping[str, str]) -> pl.DataFrame:
-    """Converts rows to those of an as-of view: its keys, time and features, of its types.
+    """Converts rows to those of an as-of view: its keys, time and features, of its types; and the column that
+    decides between rows of one key and time, if they have it.
 
     Args:
         frame: the rows, with the view's columns and any others.
@@ -86,6 +87,8 @@ def to_view_rows(frame: pl.DataFrame, view: AsOfView, keys: Mapping[str, str]) -
             raise CallError(
                 f"{what} have no {name} in row {place}", remedy="Leave the row out, or complete it."
             )
+    if view.created in frame.columns and view.created not in types:
+        rows = rows.with_columns(frame[view.created])
     return rows
 
 

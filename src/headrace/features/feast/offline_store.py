@@ -208,6 +208,10 @@ class HeadraceOfflineStore(OfflineStore):  # type: ignore[misc]
     ) -> None:
         """Appends rows to a table that is written through Feast alone (`TableSource.of_table`).
 
+        Args:
+            config, feature_view, progress: see Feast's OfflineStore.
+            table: the rows. Feast has given the columns their names in the view.
+
         Raises:
             CallError: the table is made by a function, or is a topic's.
         """
@@ -218,11 +222,12 @@ class HeadraceOfflineStore(OfflineStore):  # type: ignore[misc]
                 remedy="Send the events that the table is made from, or push to the online store alone.",
             )
         stored = lake.open(settings_of(config)).table(source.name)
-        columns = stored.schema().names
+        names = {column: source.field_mapping.get(column, column) for column in stored.schema().names}
         structs = pl.col(pl.Struct)  # as text, because no feature has such a type
         texts = pl.when(structs.is_not_null()).then(structs.struct.json_encode())
         rows = pl.DataFrame(table).with_columns(texts)
-        stored.append(rows.select(columns).to_arrow().cast(stored.schema()))
+        rows = rows.select(pl.col(name).alias(column) for column, name in names.items())
+        stored.append(rows.to_arrow().cast(stored.schema()))
         if progress is not None:
             progress(len(table))
 

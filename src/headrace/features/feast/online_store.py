@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from feast.type_map import feast_value_type_to_python_type, python_values_to_pro
 from pydantic import StrictStr
 
 from headrace.features import online
-from headrace.features.feast.frames import to_view_rows
+from headrace.features.feast.frames import to_view_rows, utc
 from headrace.features.feast.repository import open_repository, settings_of
 from headrace.features.feast.types import value_type
 from headrace.features.feast.views import compile_entity_keys, compile_stored_view, entity_names
@@ -118,7 +118,7 @@ class HeadraceOnlineStore(OnlineStore):  # type: ignore[misc]
                 zip(key.join_keys, map(feast_value_type_to_python_type, key.entity_values), strict=True)
             )
             row |= {f.name: feast_value_type_to_python_type(values[f.name]) for f in view.features}
-            rows.append(row | {view.time: time.replace(tzinfo=UTC) if time.tzinfo is None else time})
+            rows.append(row | {view.time: utc(time)})
         self.push(config, table, pl.DataFrame(rows, infer_schema_length=None))
         if progress is not None:
             progress(len(rows))

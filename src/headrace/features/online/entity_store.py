@@ -123,16 +123,19 @@ class EntityStore:
 
     def forget(self, entities: Sequence[Mapping[str, object]]) -> int:
         """See OnlineStore."""
-        names = [set(entity) for entity in entities]
         views: list[tuple[StoredView, list[PackedKey]]] = []
         for view in self._database.views():
-            pack = _keys_of(self._database, view).packer()
+            schema = _keys_of(self._database, view)
+            pack = schema.packer()
             keys: dict[PackedKey, None] = {}
-            for entity, given in zip(entities, names, strict=True):
-                if given.issuperset(view.keys):
-                    keys[pack(tuple(entity[name] for name in view.keys))] = None
-                elif not given.isdisjoint(view.keys):
-                    raise _lacking_key(view, given)
+            for entity in entities:
+                if entity.keys().isdisjoint(view.keys):  # so is a view without keys: its row is of no entity
+                    continue
+                if not entity.keys() >= set(view.keys):
+                    raise _lacking_key(view, entity)
+                key = tuple(entity[name] for name in view.keys)
+                schema.check_key(view, key)
+                keys[pack(key)] = None
             if present := [key for key in keys if key is not None]:
                 views.append((view, list[PackedKey](present)))
         count = 0
@@ -338,7 +341,7 @@ def _keys_of(database: StateDatabase, view: StoredView) -> KeySchema:
     return keys
 
 
-def _lacking_key(view: StoredView, given: set[str]) -> CallError:
+def _lacking_key(view: StoredView, given: Mapping[str, object]) -> CallError:
     lacks = ", ".join(repr(name) for name in view.keys if name not in given)
     return CallError(
         f"the values of view {view.name!r} belong to {', '.join(view.keys)}, and {lacks} is not given",

@@ -87,7 +87,6 @@ class OnlineSink:
             except (Conflict, CallError):  # another process moved the views, or dropped one
                 if attempt == _TRIES - 1:
                     raise
-        return
 
     def _apply(self, good: pa.Table, position: LogPosition) -> None:
         # Views of one table at one position share the work.

@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from headrace.features.plan import FeaturePlan, StoredView
 from headrace.kernel.digest import short_digest
-from headrace.kernel.errors import ProjectError
+from headrace.kernel.errors import CallError, ProjectError
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -26,6 +26,7 @@ PackedKey = int | bytes | None
 
 _LONGEST = 1_000  # bytes; an index of PostgreSQL takes no key of more than 2,700
 _DIGEST = b"\xc1"  # begins neither text in UTF-8 nor MessagePack
+_TYPES = {"int64": int, "string": str}
 _encode = msgspec.msgpack.Encoder().encode
 
 
@@ -70,6 +71,19 @@ class KeySchema(Struct, frozen=True, array_like=True):
                     f" in table {view.table}",
                     where=f"feature view {view.name}",
                     remedy="Give the entity the value_type of the column, or convert the column in the table.",
+                )
+
+    def check_key(self, view: StoredView, key: Key) -> None:
+        """Checks that the values of a key have the entity's types; null has each.
+
+        Raises:
+            CallError: a value has another type.
+        """
+        for (name, dtype), value in zip(self.columns, key, strict=True):
+            if value is not None and type(value) is not _TYPES[dtype]:
+                raise CallError(
+                    f"the key {name!r} of view {view.name!r} is declared as {dtype}, but it is {value!r}",
+                    remedy="Give each join key a value of its type.",
                 )
 
     def packer(self) -> Callable[[Key], PackedKey]:

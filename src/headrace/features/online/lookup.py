@@ -28,8 +28,7 @@ class RequestFeatures(NamedTuple):
 
     Attributes:
         matrix: the model's input, float32 [n, features], in the order of `plan.features`. NaN is missing;
-            defaults
-            of the plan are filled in.
+            defaults of the plan are filled in.
         values: for each request, the features to log: float64, not yet rounded for the model, or text; NaN or
             None is missing.
         missing: for each request, the columns (`view__feature`) that were missing, with or without a default.

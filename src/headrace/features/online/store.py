@@ -140,13 +140,15 @@ class OnlineStore(Protocol):
         there first. New events of an entity count from then on.
 
         Args:
-            entities: the values of join keys. Views with other join keys do not change.
+            entities: the values of join keys, of their types. Views with other join keys, or with none, do not
+                change.
 
         Returns:
             How many values of entities in views were removed.
 
         Raises:
-            CallError: a view has one of these join keys and another one that is not given; nothing was removed.
+            CallError: a view has one of these join keys and another one that is not given, or a value has
+                another type than its key; nothing was removed.
         """
 
     def count_broken(self, view: WindowedView) -> int:

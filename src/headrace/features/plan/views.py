@@ -77,13 +77,14 @@ class AsOfView(_Digested, frozen=True, tag="as_of"):
         name: the view's name.
         keys: the join keys of its entity, in their order; none if all rows are of one entity.
         table: the lake table that it reads.
-        time: the table's column with the time from which a row is valid.
-        features: feature name and dtype; the table has a column of each name.
+        time: the column with the time from which a row is valid.
+        features: feature name and dtype.
         ttl: the greatest age of a row, microseconds; None for any age.
         delay: how long after its time a row is known to serving, microseconds.
         topics: the topics that its table is made from.
-        field_mapping: column of the table → its name in this view, for columns whose name differs.
-        created: the table's column that decides between rows of one key and time: the greatest is visible.
+        field_mapping: column of the table → its name in this view, for columns whose name differs. Keys, time,
+            features and `created` are names in the view.
+        created: the column that decides between rows of one key and time: the greatest is visible.
     """
 
     name: str

@@ -21,8 +21,9 @@ from headrace.features.applied.registry import registry_digest
 from headrace.features.online import filled_views
 from headrace.flows.build.drift import FILE as DRIFT
 from headrace.flows.build.pointers import write_if_changed
+from headrace.flows.build.published import is_published
 from headrace.kernel.digest import digest_value
-from headrace.kernel.errors import HeadraceError, Unavailable
+from headrace.kernel.errors import HeadraceError
 from headrace.kernel.time import now
 from headrace.lake.table_state import current_snapshot_ids, rows_snapshot_ids
 from headrace.projects.checkout import find_revision
@@ -53,7 +54,7 @@ def is_unchanged(workspace: Workspace) -> bool:
         and rows_snapshot_ids(workspace.lake, tables) == tables
         and _digest(settings, record["files"], record["env"]) == record["digest"]
         and all(_objects_are(*recorded) for recorded in objects)
-        and all(_is_published(settings, *recorded) for recorded in published)
+        and all(is_published(settings, *recorded) for recorded in published)
     )
 
 
@@ -63,18 +64,6 @@ def _objects_are(address: str, glob: str, versions: dict[str, str]) -> bool:
 
     try:
         return object_versions(address, glob, address) == versions
-    except HeadraceError:  # the build reports it
-        return False
-
-
-def _is_published(settings: Settings, name: str, database: str, snapshots: dict[str, int]) -> bool:
-    """Whether PostgreSQL still has these snapshots, as far as it can be reached."""
-    from headrace.tables.warehouse.publication import published_snapshots
-
-    try:
-        return published_snapshots(name, settings.databases.addresses[database], f"publish-{name}") == snapshots
-    except Unavailable:
-        return True
     except HeadraceError:  # the build reports it
         return False
 

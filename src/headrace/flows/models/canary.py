@@ -17,8 +17,9 @@ from msgspec import Struct
 
 from headrace.config.settings import Settings
 from headrace.features.plan import decode_plan
+from headrace.flows.models.aliases import find_moved_aliases
 from headrace.flows.models.predictions import TABLE
-from headrace.flows.models.release import parse_arm, put_in_force, try_arms
+from headrace.flows.models.release import parse_arm, put_in_force, set_aliases, try_arms
 from headrace.kernel.errors import CallError, HeadraceError
 from headrace.kernel.ids import new_id
 from headrace.serving import release as releases
@@ -38,6 +39,7 @@ _logger = logging.getLogger(__name__)
 _EVERY = 30.0  # seconds between two reviews
 _COLUMNS = ("id", "at", "arm", "entity", "value", "latency_ms", "error", "release", "shadow_of")
 _CHAMPION, _CANARY = "champion", "canary"
+_BY = "canary"  # who decides
 
 
 class CanaryReview(Struct, frozen=True):
@@ -71,15 +73,16 @@ def start(
         model: the model's name.
         arm: `canary=4`.
         steps: the canary's share in each step, rising, above 0 and up to 1.
-        min_requests: how many requests the canary must have answered in a step before the next one; 1 or more.
-        min_outcomes: how many of them must have a known outcome; 0 or more.
+        min_requests: how many requests the canary must have answered in a step before the next one.
+        min_outcomes: how many of them must have a known outcome.
         better: see CanaryPlan.
         why: the reason.
         override: whether a version that the gate refused may get traffic.
 
     Raises:
-        CallError: the arm, a step or a number is not valid, the model has no champion, or it is the same version.
-        Refused, Unavailable: as flows.models.release.release.
+        CallError: the arm, a step or a number is not valid, the model has no champion, or it is the same
+            version.
+        Refused, Unavailable: as flows.models.release.release; or someone has released meanwhile.
     """
     name, version, share = parse_arm(arm)
     if name != _CANARY or share is not None:
@@ -89,9 +92,9 @@ def start(
             f"{', '.join(f'{step:g}' for step in steps)} are not valid steps",
             remedy="Write rising shares, such as --steps 1%,5%,25%,100%",
         )
-    for option, number, least in (("min_requests", min_requests, 1), ("min_outcomes", min_outcomes, 0)):
-        if number < least:
-            raise CallError(f"{option}={number} must be at least {least}")
+    for option, number in (("min_requests", min_requests), ("min_outcomes", min_outcomes)):
+        if number < 0:
+            raise CallError(f"{option}={number} must be at least 0")
     current = releases.find_current(workspace.log, model)
     if current is None:
         raise CallError(f"model {model!r} has no champion yet", remedy=f"headrace release {model} champion=1")
@@ -101,7 +104,7 @@ def start(
     plan = CanaryPlan(
         new_id(), champion, version, list(steps), 0, min_requests, min_outcomes, better, current.id
     )
-    new = _make_step(model, plan, by=getpass.getuser(), why=why, override=override)
+    new = _make_step(current, plan, by=getpass.getuser(), why=why, override=override)
     try_arms(workspace, new)
     return put_in_force(workspace, new)
 
@@ -116,7 +119,8 @@ def review(workspace: Workspace, model: str) -> CanaryReview:
     release = find_canaries(workspace).get(model)
     if release is None:
         raise CallError(
-            f"model {model!r} has no canary", remedy=f"headrace release {model} canary=VERSION --steps 1%,5%,25%,100%"
+            f"model {model!r} has no canary",
+            remedy=f"headrace release {model} canary=VERSION --steps 1%,5%,25%,100%",
         )
     return _review(workspace, release)
 
@@ -124,14 +128,21 @@ def review(workspace: Workspace, model: str) -> CanaryReview:
 def review_all(workspace: Workspace) -> list[CanaryReview]:
     """Reviews every canary, and puts its next step or its rollback in force.
 
+    If a process was killed between a decision's record and the aliases, they are set now.
+
     Returns:
         The canaries that were advanced or rolled back, with the release before the decision.
     """
     changed = []
-    for release in find_canaries(workspace).values():
+    for release in _read_in_force(workspace).values():
         try:
+            if release.by == _BY and find_moved_aliases(workspace, [release]):
+                set_aliases(workspace, release)
+            if release.canary is None:
+                continue
             reviewed = _review(workspace, release)
-            if reviewed.decision.action != "hold" and _apply(workspace, reviewed):
+            if reviewed.decision.action != "hold":
+                _apply(workspace, reviewed)
                 changed.append(reviewed)
         except HeadraceError as error:  # the next review tries again
             _logger.warning("the canary of %s cannot be reviewed: %s", release.model, error)
@@ -156,39 +167,48 @@ def run_canaries(settings: Settings, stop: threading.Event) -> None:
 
 def find_canaries(workspace: Workspace) -> dict[str, Release]:
     """Model → its release in force, for each model whose release is a step of a canary."""
+    in_force = _read_in_force(workspace)
+    return {model: release for model, release in in_force.items() if release.canary is not None}
+
+
+def _read_in_force(workspace: Workspace) -> dict[str, Release]:
+    """Model → its release in force."""
     follower = ReleaseFollower(workspace.log)
     follower.poll()
-    return {model: release for model, release in follower.in_force.items() if release.canary is not None}
+    return follower.in_force
 
 
-def _make_step(model: str, plan: CanaryPlan, *, by: str, why: str, override: bool = False) -> Release:
-    arms = [Arm(plan.version, plan.share, name=_CANARY)]
+def _make_step(before: Release, plan: CanaryPlan, *, by: str, why: str, override: bool) -> Release:
+    """A step of a canary, which is void if another release than `before` is in force when it is appended."""
     if plan.share < 1:
-        arms.insert(0, Arm(plan.champion, 1 - plan.share, name=_CHAMPION))
+        arms = [Arm(plan.champion, 1 - plan.share, name=_CHAMPION), Arm(plan.version, plan.share, name=_CANARY)]
     else:
         arms = [Arm(plan.version, name=_CHAMPION)]
-    return releases.make(model, arms, by=by, why=why, override=override, canary=plan)
+    return releases.make(before.model, arms, by=by, why=why, override=override, canary=plan, follows=before.id)
 
 
-def _apply(workspace: Workspace, reviewed: CanaryReview) -> bool:
-    """Puts what was decided in force, unless someone has released meanwhile. Returns whether it was."""
+def _apply(workspace: Workspace, reviewed: CanaryReview) -> None:
+    """Puts what was decided in force. Raises Refused if someone has released meanwhile."""
     release, decision = reviewed.release, reviewed.decision
     plan = release.canary
     assert plan is not None  # only canaries are reviewed
-    history = releases.history(workspace.log, release.model)
-    if history[-1].id != release.id:
-        return False
     why = f"{decision.action}: {decision.why}"
     if decision.action == "advance":
         following = msgspec.structs.replace(plan, step=plan.step + 1)
-        new = _make_step(release.model, following, by="canary", why=why, override=release.override)
+        new = _make_step(release, following, by=_BY, why=why, override=release.override)
     else:
+        history = releases.history(workspace.log, release.model)
         (before,) = [earlier for earlier in history if earlier.id == plan.restores]
         new = releases.make(
-            release.model, before.arms, by="canary", why=why, override=before.override, restores=before.id
+            release.model,
+            before.arms,
+            by=_BY,
+            why=why,
+            override=before.override,
+            restores=before.id,
+            follows=release.id,
         )
     put_in_force(workspace, new)
-    return True
 
 
 def _review(workspace: Workspace, release: Release) -> CanaryReview:

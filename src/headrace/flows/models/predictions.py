@@ -27,7 +27,7 @@ PredictionPlace = Literal["table", "log", "spool"]
 _AROUND = timedelta(minutes=10)  # between the time in an id and the time of its features
 _READ = 10_000
 _decode = msgspec.json.Decoder(Prediction).decode
-_JSON_COLUMNS = {"entity", "request", "features", "positions", "value"}
+_JSON_COLUMNS = {"entity", "request", "features", "positions", "value", "probabilities"}
 
 
 def find_prediction(workspace: Workspace, prediction_id: str) -> tuple[Prediction, PredictionPlace]:
@@ -75,7 +75,7 @@ def _find_in_table(lake: Lake, id: str, time: datetime) -> Prediction | None:
     if rows.is_empty():
         return None
     row = rows.select(Prediction.__struct_fields__).row(0, named=True)
-    row |= {name: msgspec.json.decode(row[name]) for name in _JSON_COLUMNS}
+    row |= {name: msgspec.json.decode(row[name]) for name in _JSON_COLUMNS if row[name] is not None}
     return msgspec.convert(row, Prediction)
 
 

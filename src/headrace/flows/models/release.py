@@ -18,6 +18,7 @@ from msgspec import Struct
 from headrace.features.plan import decode_plan
 from headrace.flows.models.aliases import aliases_of
 from headrace.flows.models.endpoint import await_release
+from headrace.kernel import faults
 from headrace.kernel.errors import CallError, Refused
 from headrace.kernel.properties import GATE
 from headrace.kernel.run import Dataset, current_run, record_with, run
@@ -29,7 +30,7 @@ from headrace.training.files import PLAN, REPORT
 from headrace.training.report import TrainingSet
 from headrace.workspace import Workspace
 
-__all__ = ["parse_arm", "put_in_force", "release", "rollback", "try_arms"]
+__all__ = ["parse_arm", "put_in_force", "release", "rollback", "set_aliases", "try_arms"]
 
 _ARM = re.compile(r"(?P<name>[a-z][a-z0-9_-]*)=(?P<version>[1-9][0-9]*)(:(?P<share>[0-9.]+))?")
 _ROWS_TRIED = 20  # of each version
@@ -197,20 +198,27 @@ def _record(workspace: Workspace) -> Iterator[None]:
         yield
 
 
+def set_aliases(workspace: Workspace, release: Release) -> None:
+    """Makes the registry's aliases name the versions of a release."""
+    for alias, version in aliases_of(release).items():
+        if version is None:
+            workspace.registry.delete_alias(release.model, alias)
+        else:
+            workspace.registry.set_alias(release.model, alias, version)
+
+
 def put_in_force(workspace: Workspace, new: Release) -> Release:
     """Records the release, sets the aliases, and waits for the endpoint if it runs.
 
     Raises:
-        Refused, Unavailable: the running endpoint cannot activate it.
+        Refused: the release that it follows is no longer in force, or the running endpoint cannot activate it.
+        Unavailable: the running endpoint cannot activate it.
     """
     registry = workspace.registry
     with _record(workspace), run(f"release {new.model}") as job:
         partition, offset = releases.append(workspace.log, new)
-        for alias, version in aliases_of(new).items():
-            if version is None:
-                registry.delete_alias(new.model, alias)
-            else:
-                registry.set_alias(new.model, alias, version)
+        faults.reach("release.after_record")
+        set_aliases(workspace, new)
         metrics = {arm.name: registry.version(new.model, arm.version).metrics for arm in new.arms}
         for arm in new.arms:
             job.add_input(Dataset("model", f"{new.model}@{arm.version}", facts={"metrics": metrics[arm.name]}))

@@ -186,6 +186,8 @@ def why(workspace: Workspace, prediction_id: str, *, events: int = _EVENTS) -> W
     plan = decode_plan((bundle / PLAN).read_bytes())
     views = _views(project, lake, plan, prediction, events)
     notes: list[str] = []
+    if prediction.error is not None:
+        notes.append(f"the version failed to answer ({prediction.error}), so no feature was logged")
     release = _release(workspace.log, prediction, notes)
     origin = _version_origin(lake, bundle)
     version = _version(workspace.registry, prediction, plan, origin, notes)
@@ -315,7 +317,8 @@ def _part_of_on_demand(view: OnDemandView, served: ServedPrediction, recomputed:
 
 def _feature(column: str, prediction: Prediction, recomputed: Any, part: _ViewPart, name: str) -> FeatureWhy:
     served = prediction.features.get(column)
-    if not part.comparable or column in prediction.request:  # the client gave the feature itself
+    is_given = column in prediction.request  # by the client
+    if not part.comparable or is_given or column not in prediction.features:
         return FeatureWhy(column, served, None, None)
     return FeatureWhy(column, served, recomputed, served == recomputed, part.counts.get(name))
 

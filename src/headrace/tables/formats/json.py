@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import combinations
 from pathlib import Path
 
 import polars as pl
@@ -79,6 +80,5 @@ def _common_type(column: str, files: Sequence[JsonFile]) -> pl.DataType:
     if kinds == {"nested"}:
         message = f"column {column!r} has {_WORDS['nested']}"
         raise ProjectError(message, where=places["nested"], remedy=f"{text} as JSON.")
-    first, *others = places
-    other = next(kind for kind in others if frozenset({first, kind}) not in _TYPES)
+    first, other = next(pair for pair in combinations(places, 2) if frozenset(pair) not in _TYPES)
     raise conflict(column, _WORDS[other], places[other], _WORDS[first], places[first])

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Self
 from headrace.config.settings import Settings
 from headrace.flows.build.pointers import Pointers
 from headrace.flows.build.project_code import ProjectCode
+from headrace.flows.build.published import is_published
 from headrace.flows.build.reasons import LOCK, Parameter
 from headrace.flows.build.stage import Stage, StageResult
-from headrace.kernel.errors import Unavailable
 
 if TYPE_CHECKING:
     from headrace.flows.build.context import BuildContext
@@ -57,13 +57,8 @@ class PublishStage(Stage):
 
     def is_lost(self, context: BuildContext) -> bool:
         """Whether PostgreSQL has other rows than the pointer says: it was restored, or is another server."""
-        from headrace.tables.warehouse.publication import published_snapshots
-
         pointer = context.pointers.read(self.out)
-        if pointer is None:
-            return False
-        address = context.settings.databases.addresses[context.code.publications[self.subject].database]
-        try:
-            return bool(pointer["snapshots"] != published_snapshots(self.subject, address, self.name))
-        except Unavailable:  # a stage that must run says so
-            return False
+        database = context.code.publications[self.subject].database
+        return pointer is not None and not is_published(
+            context.settings, self.subject, database, pointer["snapshots"]
+        )
