@@ -12,7 +12,10 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 from services.catalog import catalog
 from services.kafka import broker
@@ -21,7 +24,7 @@ from services.redis import redis
 from services.registry import registry
 from services.s3 import store
 
-SERVERS = {
+SERVERS: dict[str, Callable[[Path], AbstractContextManager[Any]]] = {
     "catalog": catalog,
     "kafka": broker,
     "postgres": postgres,

@@ -9,9 +9,10 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["CACHE", "Missing", "accepts", "free_port", "jars", "serving"]
+__all__ = ["CACHE", "Missing", "Server", "accepts", "free_port", "jars", "serving"]
 
 HERE = Path(__file__).parent
 # What was fetched or built for the servers; kept between runs, safe to delete.
@@ -20,6 +21,21 @@ CACHE = Path(os.environ.get("HEADRACE_SERVICES") or Path.home() / ".cache" / "he
 
 class Missing(RuntimeError):
     """A program or a package that the server needs is not on this machine; it says which."""
+
+
+@dataclass(frozen=True)
+class Server:
+    """A running server.
+
+    Attributes:
+        url: its address, as the setting of a profile has it.
+        port: its port on the loopback address.
+        pid: its process.
+    """
+
+    url: str
+    port: int
+    pid: int
 
 
 def free_port() -> int:

@@ -8,10 +8,9 @@ from __future__ import annotations
 import contextlib
 import http.client
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
-from services.server import free_port, jars, serving
+from services.server import Server, free_port, jars, serving
 
 __all__ = ["JAVA", "Catalog", "catalog"]
 
@@ -19,19 +18,8 @@ JAVA = ("java", "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn", "-XX:+UseSerial
         "-XX:TieredStopAtLevel=1")  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Catalog:
-    """A running catalog.
-
-    Attributes:
-        url: what a profile's `catalog` setting takes.
-        port: its port.
-        pid: its process.
-    """
-
-    url: str
-    port: int
-    pid: int
+class Catalog(Server):
+    """A running catalog; its URL is what a profile's `catalog` setting takes."""
 
     @property
     def environment(self) -> dict[str, str]:

@@ -9,10 +9,9 @@ import pwd
 import shutil
 import subprocess
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
-from services.server import Missing, free_port, serving
+from services.server import Missing, Server, free_port, serving
 
 __all__ = ["Postgres", "postgres"]
 
@@ -25,19 +24,8 @@ _SETTINGS = {
 }
 
 
-@dataclass(frozen=True)
-class Postgres:
-    """A running server.
-
-    Attributes:
-        url: `postgresql://...`, of the database `postgres` and the superuser of that name.
-        port: its port on the loopback address.
-        pid: its process.
-    """
-
-    url: str
-    port: int
-    pid: int
+class Postgres(Server):
+    """A running server; its URL is `postgresql://...`, of the database `postgres` and its superuser."""
 
     @property
     def environment(self) -> dict[str, str]:

@@ -8,10 +8,9 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
-from services.server import CACHE, Missing, accepts, free_port, serving
+from services.server import CACHE, Missing, Server, accepts, free_port, serving
 
 __all__ = ["Redis", "redis"]
 
@@ -27,19 +26,8 @@ _PACKAGES = (
 )
 
 
-@dataclass(frozen=True)
-class Redis:
-    """A running server.
-
-    Attributes:
-        url: `redis://...`, of database 0.
-        port: its port on the loopback address.
-        pid: its process.
-    """
-
-    url: str
-    port: int
-    pid: int
+class Redis(Server):
+    """A running server; its URL is `redis://...`, of database 0."""
 
     @property
     def environment(self) -> dict[str, str]:

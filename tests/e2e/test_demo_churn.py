@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
-from tests.e2e.demos import EXAMPLES, DemoRun, check_readme, processes_of, run_demo
+from tests.e2e.demos import EXAMPLES, HEADRACE, DemoRun, check_readme, processes_of, run_demo
 from tests.lineage.conformance import make_event_check
 
 import headrace
@@ -111,6 +112,21 @@ def test_lineage_conforms_and_nothing_is_open(demo: DemoRun) -> None:
 
 def test_readme_shows_what_is_printed(demo: DemoRun) -> None:
     assert check_readme(demo, EXAMPLES / "churn" / "README.md") >= 4
+
+
+def test_readme_shows_the_figures_of_the_demo(demo: DemoRun) -> None:
+    """check_readme lets numbers differ."""
+    readme = (EXAMPLES / "churn" / "README.md").read_text()
+    printed = subprocess.run([HEADRACE, "lineage", "churn@2"], cwd=demo.folder, capture_output=True, text=True)
+    assert metrics_of(readme) == pytest.approx(metrics_of(printed.stdout), abs=2e-4)
+    assert f"all {demo.report['facts']['runs']} runs are closed" in readme
+
+
+def metrics_of(text: str) -> dict[str, float]:
+    """The metrics of version 2, as `headrace lineage` prints them."""
+    match = re.search(r"^model churn@2 .*\n +metrics: (.*)$", text, re.MULTILINE)
+    assert match is not None
+    return {name: float(value) for name, value in (metric.split() for metric in match[1].split(", "))}
 
 
 def test_no_process_is_left_running(demo: DemoRun) -> None:

@@ -149,7 +149,10 @@ def test_a_list_needs_one_order_of_the_features():
 def test_a_feature_of_two_types_cannot_be_given():
     views = (PlanField("mean_price", "float64"), PlanField("views", "string"))
     other = type(FACTS)(FACTS.name, FACTS.keys, FACTS.table, FACTS.time, views)
-    plan = FeaturePlan("purchase", PLAN.entities, (other,), (FeatureRef("facts", "views", "string"),))
+    features = (FeatureRef("facts", "mean_price", "float64"), FeatureRef("facts", "views", "string"))
+    schema = RequestSchema([plan_of(), FeaturePlan("purchase", PLAN.entities, (other,), features)])
     with pytest.raises(UnknownField) as caught:
-        convert_instances(RequestSchema([plan_of(), plan]), [{**INSTANCE, "facts__views": 1}])
+        convert_instances(schema, [{**INSTANCE, "facts__views": 1}])
     assert caught.value.field == "facts__views"
+    with pytest.raises(WrongValue, match="different features"):
+        convert_instances(schema, [[1.0, 2]])

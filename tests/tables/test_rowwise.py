@@ -23,6 +23,7 @@ from headrace.tables.rowwise import RowwiseCalls
 
 START = datetime(2024, 1, 1, tzinfo=UTC)
 FRAGILE = """
+from headrace import by
 
 def checked(user: int) -> int:
     if user % 7 == 3:
@@ -32,6 +33,10 @@ def checked(user: int) -> int:
 @table(reads=Click, partition_by=day("at"), rowwise=True)
 def by_day(clicks: pl.LazyFrame) -> pl.LazyFrame:
     return clicks.select("at", "_known_at", user=pl.col("user").map_elements(checked, return_dtype=pl.Int64))
+
+@table(reads=Click, partition_by=by("user", parts=4), rowwise=True)
+def by_user(clicks: pl.LazyFrame) -> pl.LazyFrame:
+    return clicks.select("_known_at", user=pl.col("user").map_elements(checked, return_dtype=pl.Int64))
 
 @table(reads=Click, rowwise=True)
 def whole(clicks: pl.LazyFrame) -> pl.LazyFrame:
@@ -145,7 +150,7 @@ def test_a_failing_row_of_a_table_is_named_by_its_values(
 
 
 @pytest.mark.parametrize("users", [[3], [3, 10, 17] * 30, [*range(101)] + [3] * 101])
-@pytest.mark.parametrize("name", ["by_day", "whole"])
+@pytest.mark.parametrize("name", ["by_day", "by_user", "whole"])
 def test_a_function_that_fails_on_most_rows_is_an_error_that_names_its_line(
     fragile: Project, lake: Lake, clicks: LakeTable, name: str, users: list[int]
 ) -> None:
@@ -154,6 +159,15 @@ def test_a_function_that_fails_on_most_rows_is_an_error_that_names_its_line(
         build(fragile, lake, name)
     assert "tables.py:" in str(refused.value.where)
     assert not lake.table_exists(name) or lake.table(name).current_snapshot() is None
+
+
+@pytest.mark.parametrize("name", ["by_day", "by_user", "whole"])
+def test_a_function_that_fails_on_all_rows_but_one_makes_that_one(
+    fragile: Project, lake: Lake, clicks: LakeTable, name: str
+) -> None:
+    append(clicks, [3, 10, 4, 17, 24], 0, 3, 0)
+    build(fragile, lake, name)
+    assert users_in(lake, name) == [4]
 
 
 def test_a_day_on_which_every_event_fails_stops_no_later_build(

@@ -2,6 +2,7 @@
 
 from datetime import UTC, datetime
 
+import dataframely as dy
 import polars as pl
 
 from churn.source import customers_file, rename
@@ -22,7 +23,13 @@ def customers(rows: pl.LazyFrame) -> pl.LazyFrame:
     )
 
 
-@table(reads=customers)
+class ChurnLabels(dy.Schema):
+    CustomerId = dy.String(nullable=False, primary_key=True)  # a customer is in the file once
+    event_timestamp = dy.Datetime(time_unit="us", time_zone="UTC", nullable=False)
+    Churned = dy.Int64(nullable=True)
+
+
+@table(reads=customers, schema=ChurnLabels)
 def churn_labels(customers: pl.LazyFrame) -> pl.LazyFrame:
     """Whether a customer has left: 1 or 0; null while it is not known."""
     return customers.select(

@@ -140,7 +140,7 @@ class SpoolingPredictor:
         at = now_micros()
         try:
             return self._predict_by_servable(model, arm, servable, instances, indexes, shadow_of, at)
-        except Unavailable:  # of the store or the spool, which all arms use
+        except Unavailable:  # of the store, which all arms use
             raise
         except Exception as error:
             if shadow_of is None:

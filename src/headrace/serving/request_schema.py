@@ -68,6 +68,9 @@ class RequestSchema:
         self.features = _features(plans, {*required, *optional})
         self.nullable = self.features.keys()
         self._plans = plans
+        order, *others = {tuple(feature.column for feature in plan.features) for plan in plans}
+        # Of the values of a list; None: the plans differ in the features or in their types.
+        self._order = order if not others and self.features.keys() >= {*order} else None
         self._names = (*required, *optional)
         self._cleaners = [
             (name, cleaner)
@@ -131,9 +134,8 @@ class RequestSchema:
         return values
 
     def _read_list(self, instance: list[Any], index: int | None) -> dict[str, Any]:
-        orders = [tuple(feature.column for feature in plan.features) for plan in self._plans]
-        columns = orders[0]
-        if any(order != columns for order in orders):
+        columns = self._order
+        if columns is None:
             raise WrongValue("The released versions have different features: name each value.", instance=index)
         if not instance or len(instance) != len(columns):
             raise WrongValue(

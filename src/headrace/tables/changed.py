@@ -78,7 +78,7 @@ class RestrictedInput:
     column: str
 
     def rows_per_partition(self) -> dict[int, int]:
-        """Partition → the input's rows for it. Rows of a hash are taken to be spread evenly.
+        """Partition → the input's rows for it. Those of a hash are taken to be spread evenly.
 
         Raises:
             ProjectError: the column has no hours, or cannot be a key.
@@ -87,8 +87,9 @@ class RestrictedInput:
         stored, partitioning = self.lake.table(self.name), self.partitioning
         if not partitioning.is_time:
             self._check_type()
-            rows = stored.snapshot(self.snapshot).rows
-            return {number: max(rows // partitioning.parts, 1) for number in range(partitioning.parts) if rows}
+            rows, parts = stored.snapshot(self.snapshot).rows, partitioning.parts
+            # The sum is that of the rows: whether a function failed on every row is decided by it.
+            return {number: (rows + number) // parts for number in range(parts) if rows}
         nesting = self._nesting()
         if nesting is None:
             return self._count_rows()

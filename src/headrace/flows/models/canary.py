@@ -217,7 +217,11 @@ def _review(workspace: Workspace, release: Release) -> CanaryReview:
 
 
 def _observe(workspace: Workspace, release: Release) -> list[Observations]:
-    """What was observed in each step of the canary, from the ingested predictions and outcomes."""
+    """What was observed in each step of the canary, from the ingested predictions and outcomes.
+
+    A step with all of the traffic has no champion to compare with. It can be in force for months, so its
+    predictions are not read.
+    """
     import polars as pl
 
     plan = release.canary
@@ -225,9 +229,9 @@ def _observe(workspace: Workspace, release: Release) -> list[Observations]:
     steps = {
         earlier.id: earlier.canary.share
         for earlier in releases.history(workspace.log, release.model)
-        if earlier.canary is not None and earlier.canary.id == plan.id
+        if earlier.canary is not None and earlier.canary.id == plan.id and earlier.canary.share < 1
     }
-    if not workspace.lake.table_exists(TABLE):
+    if not steps or not workspace.lake.table_exists(TABLE):
         return []
     rows = (
         workspace.lake.table(TABLE)

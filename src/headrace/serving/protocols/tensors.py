@@ -147,12 +147,11 @@ def _decode_json(tensor: InputTensor, data: list[Any], size: int, width: int) ->
     elif kind is None:
         limits = np.iinfo(_NUMPY[tensor.datatype])
         kind = Annotated[int, Meta(ge=int(limits.min), le=min(int(limits.max), 2**63 - 1))]
-    values: list[Any] = []
-    for index, value in enumerate(flat):
-        try:
-            values.append(msgspec.convert(value, kind))
-        except msgspec.ValidationError as error:
-            raise _wrong_element(tensor.name, f"{error}.", index, width) from error
+    try:
+        values = msgspec.convert(flat, list[kind])
+    except msgspec.ValidationError as error:
+        what, _, place = str(error).rpartition(" - at `$[")  # such as "$[3]"
+        raise _wrong_element(tensor.name, f"{what}.", int(place.removesuffix("]`")), width) from error
     if tensor.datatype in ("FP16", "FP32"):
         return _round(tensor, values, width)
     return values
