@@ -91,8 +91,9 @@ def table(
         env: environment variables that the function reads. Another value makes the table stale.
 
     Raises:
-        ProjectError: an input in `reads` or the partitioning is not valid, the function does not take one frame for each, a rowwise
-            table reads several inputs or a source, or a path in `reads_files` leads out of the project.
+        ProjectError: an input in `reads` or the partitioning is not valid, the function does not take one frame
+            for each, a rowwise table reads several inputs or a source, or a path in `reads_files` leads out of
+            the project.
     """
 
     def declare(function: Callable[..., pl.LazyFrame]) -> Table:
