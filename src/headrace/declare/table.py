@@ -105,12 +105,6 @@ def table(
             raise ProjectError(
                 f"{function.__name__} takes {len(frames)} frames but reads {len(inputs)}", where=str(place)
             )
-        if partition_by is not None and not isinstance(partition_by, Partitioning):
-            raise ProjectError(
-                f"partition_by={partition_by!r} is not a partitioning",
-                where=str(place),
-                remedy='Write hour("at"), day("at"), month("at") or by("user_id", parts=64).',
-            )
         if rowwise and (len(inputs) != 1 or isinstance(inputs[0], Source)):
             raise ProjectError("a rowwise table reads one event or one table", where=str(place))
         return Table(
@@ -118,7 +112,7 @@ def table(
             function=function,
             reads=inputs,
             place=place,
-            partition_by=partition_by,
+            partition_by=_check_partitioning(partition_by, place),
             rowwise=rowwise,
             schema=schema,
             reads_files=_check_files(to_tuple(reads_files), place),
@@ -126,6 +120,16 @@ def table(
         )
 
     return declare
+
+
+def _check_partitioning(value: Any, place: Place) -> Partitioning | None:
+    if value is None or isinstance(value, Partitioning):
+        return value
+    raise ProjectError(
+        f"partition_by={value!r} is not a partitioning",
+        where=str(place),
+        remedy='Write hour("at"), day("at"), month("at") or by("user_id", parts=64).',
+    )
 
 
 def _check_files(paths: tuple[str, ...], place: Place) -> tuple[str, ...]:

@@ -123,7 +123,7 @@ def attempt_table(
         refusal = error.what
     stored_rows = rows
     try:
-        stored_rows = rows.cast(dict(_stored_types(lake, table, rows)))
+        stored_rows = rows.cast(_stored_types(lake, table, rows))
     except ProjectError as error:
         refusal = refusal or f"{error.what}: {error.where}"
     published = None
