@@ -311,6 +311,29 @@ def test_a_server_that_goes_away_in_the_midst_leaves_the_last_state(warehouse: W
     assert len(warehouse.facts()) == 20_000
 
 
+def test_texts_are_not_keys_of_numbers(warehouse: Warehouse) -> None:
+    """As numbers `1` and `01` would be one member, and a fact of 1 two facts."""
+    warehouse.write_members([("1", "A"), ("01", "B")], {"user": pl.String, "city": pl.String})
+    warehouse.write_events([(START, 1, 1.0, "a")])
+    with pytest.raises(ProjectError, match="'user' is Int64, and the key of dim_user is String"):
+        warehouse.publish(declare())
+
+
+def test_numbers_of_another_size_are_the_same_keys(warehouse: Warehouse) -> None:
+    plain_members(warehouse, [(1, "Bern"), (2**40, "large")])
+    schema: dict[str, Any] = {
+        "at": pl.Datetime("us", "UTC"),
+        "user": pl.Int32,
+        "price": pl.Float64,
+        "note": pl.String,
+    }
+    rows = pl.DataFrame([(START, 1, 1.0, "a"), (START, None, 2.0, "b")], schema, orient="row")
+    frame = rows.to_arrow(compat_level=pl.CompatLevel.oldest())
+    warehouse.lake.ensure("events", frame.schema, (("at", "day"),)).overwrite(frame)
+    warehouse.publish(declare())
+    assert [row[2:5] for row in warehouse.facts()] == [("a", 1, "Bern"), ("b", None, None)]
+
+
 def test_what_cannot_be_published_is_named(warehouse: Warehouse) -> None:
     plain_members(warehouse, [(1, "Bern")])
     warehouse.write_events([(START, 1, 1.0, "a\0b")])

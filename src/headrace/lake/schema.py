@@ -10,7 +10,7 @@ import pyarrow as pa
 from pyiceberg.partitioning import PartitionField, PartitionSpec
 from pyiceberg.schema import Schema
 from pyiceberg.table.update.schema import UpdateSchema
-from pyiceberg.transforms import Transform, parse_transform
+from pyiceberg.transforms import parse_transform
 from pyiceberg.types import (
     BinaryType,
     BooleanType,
@@ -40,7 +40,6 @@ __all__ = [
     "iceberg_schema",
     "partition_name",
     "partition_spec",
-    "transform_of",
 ]
 
 PartitionBy = Sequence[tuple[str, str]]
@@ -111,13 +110,8 @@ def partition_spec(schema: Schema, partition_by: PartitionBy) -> PartitionSpec:
     for number, (column, transform) in enumerate(partition_by):
         source = schema.find_field(column).field_id
         name = partition_name(column, transform)
-        fields.append(PartitionField(source, 1000 + number, transform_of(transform), name))
+        fields.append(PartitionField(source, 1000 + number, parse_transform(transform), name))
     return PartitionSpec(*fields)
-
-
-def transform_of(name: str) -> Transform[Any, Any]:
-    """PyIceberg's transform of this name."""
-    return parse_transform(name)
 
 
 def partition_name(column: str, transform: str) -> str:

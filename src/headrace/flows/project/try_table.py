@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from time import perf_counter
 
+import polars as pl
 from msgspec import Struct
 
 from headrace.tables.attempt import RowDifference, attempt_table, compare_rows
@@ -71,8 +72,9 @@ def try_table(
     seconds = perf_counter() - start
     impure = None
     if strict:
-        impure = watch_calls(table, attempt.call, table.env)
-        rows = attempt.keep_partition(attempt.call())
+        runs: list[pl.DataFrame] = []
+        impure = watch_calls(table, lambda: runs.append(attempt.call()), table.env)
+        rows = attempt.keep_partition(runs[0])
         again = compare_rows(attempt.rows, rows.select(attempt.rows.columns))
         if again.added or again.removed:
             impure.append(f"two runs give other rows for the same input: {'; '.join(again.examples)}")

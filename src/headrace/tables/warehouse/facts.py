@@ -106,6 +106,7 @@ class FactTable:
             columns: the columns of the table.
 
         Raises:
+            ProjectError: a reference is not of the type of its dimension's key.
             Refused: a fact refers to a member that its dimension does not have, or has no time.
         """
         by = self.fact.reads.partition_by
@@ -148,7 +149,7 @@ class FactTable:
     def _look_up(
         self, rows: pl.DataFrame, column: str, keys: pl.DataFrame, surrogate: str, since: str | None
     ) -> pl.DataFrame:
-        keys = keys.rename({"surrogate": surrogate}).with_columns(pl.col("key").cast(rows.schema[column]))
+        keys = self._as_type(keys, column, rows.schema[column]).rename({"surrogate": surrogate})
         if since is None:
             facts = rows.join(keys.drop("since"), left_on=column, right_on="key", how="left")
         else:
@@ -174,3 +175,20 @@ class FactTable:
                 remedy="Add the members to the dimension, or leave such facts out.",
             )
         return facts.drop(_SINCE, strict=False)
+
+    def _as_type(self, keys: pl.DataFrame, column: str, dtype: pl.DataType) -> pl.DataFrame:
+        """The keys that a column of this type can hold, as that type. Each stays a key of its own: a number
+        has one text, but several texts (`1`, `01`) are one number.
+
+        Raises:
+            ProjectError: keys of their type could become equal in the column's.
+        """
+        own = keys.schema["key"]
+        if dtype != pl.String and not (dtype.is_integer() and own.is_integer()):
+            dimension = self.fact.references[column].name
+            raise ProjectError(
+                f"{column!r} is {dtype}, and the key of {dimension} is {own}",
+                where=self._where,
+                remedy="Give both the same type.",
+            )
+        return keys.with_columns(pl.col("key").cast(dtype, strict=False)).drop_nulls("key")
