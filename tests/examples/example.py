@@ -28,6 +28,9 @@ def load_script(example: str, name: str) -> ModuleType:
 
 def import_package_module(example: str, name: str) -> ModuleType:
     """Imports a module of the example's package, such as `sales.tables`."""
+    package = name.partition(".")[0]
     with pytest.MonkeyPatch.context() as patch:
+        for module in [module for module in sys.modules if module.partition(".")[0] == package]:
+            patch.delitem(sys.modules, module)  # of a project of the same name in a test before
         patch.syspath_prepend(str(EXAMPLES / example))
         return importlib.import_module(name)

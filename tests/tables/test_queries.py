@@ -137,6 +137,17 @@ def test_a_row_without_a_cursor_and_a_key_that_is_there_twice_are_refused(shop: 
     assert len(shop.rows(orders)) == 2
 
 
+def test_a_numeric_has_the_digits_that_its_declaration_allows(postgresql: Shop) -> None:
+    postgresql.execute(
+        "create table orders (large numeric(3, -2), small numeric(1, 2), whole numeric(5), wide numeric(39, 1))"
+    )
+    postgresql.execute("insert into orders values (99949, -0.09, 12345, 1.5)")
+    postgresql.build(query("orders", SQL, database="shop"))
+    rows = postgresql.lake.table("orders").scan().collect()
+    assert rows.rows() == [(Decimal(99900), Decimal("-0.09"), Decimal(12345), "1.5")]
+    assert list(rows.dtypes) == [pl.Decimal(5, 0), pl.Decimal(2, 2), pl.Decimal(5, 0), pl.String]
+
+
 def test_postgres_types_keep_their_values(postgresql: Shop) -> None:
     postgresql.execute(
         "create table orders (total numeric(12, 2), at timestamptz, local timestamp, day date, code uuid,"

@@ -9,6 +9,7 @@ from pyiceberg.exceptions import CommitFailedException, NoSuchTableError, TableA
 from pyiceberg.io import load_file_io
 from pyiceberg.schema import Schema
 from pyiceberg.table import Table, Transaction
+from pyiceberg.transforms import parse_transform
 
 from headrace.kernel.errors import ProjectError, Unavailable
 from headrace.kernel.ids import new_id
@@ -21,7 +22,6 @@ from headrace.lake.schema import (
     iceberg_schema,
     partition_name,
     partition_spec,
-    transform_of,
 )
 
 if TYPE_CHECKING:
@@ -121,4 +121,4 @@ def _add_partitions(change: Transaction, partition_by: PartitionBy) -> None:
     if partition_by:
         with change.update_spec() as update:
             for column, transform in partition_by:
-                update.add_field(column, transform_of(transform), partition_name(column, transform))
+                update.add_field(column, parse_transform(transform), partition_name(column, transform))

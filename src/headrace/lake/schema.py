@@ -11,7 +11,7 @@ from pyiceberg.io.pyarrow import schema_to_pyarrow
 from pyiceberg.partitioning import PartitionField, PartitionSpec
 from pyiceberg.schema import Schema
 from pyiceberg.table.update.schema import UpdateSchema
-from pyiceberg.transforms import Transform, parse_transform
+from pyiceberg.transforms import parse_transform
 from pyiceberg.types import (
     BinaryType,
     BooleanType,
@@ -42,7 +42,6 @@ __all__ = [
     "partition_name",
     "partition_spec",
     "stored_schema",
-    "transform_of",
 ]
 
 PartitionBy = Sequence[tuple[str, str]]
@@ -122,13 +121,8 @@ def partition_spec(schema: Schema, partition_by: PartitionBy) -> PartitionSpec:
     for number, (column, transform) in enumerate(partition_by):
         source = schema.find_field(column).field_id
         name = partition_name(column, transform)
-        fields.append(PartitionField(source, 1000 + number, transform_of(transform), name))
+        fields.append(PartitionField(source, 1000 + number, parse_transform(transform), name))
     return PartitionSpec(*fields)
-
-
-def transform_of(name: str) -> Transform[Any, Any]:
-    """PyIceberg's transform of this name."""
-    return parse_transform(name)
 
 
 def partition_name(column: str, transform: str) -> str:

@@ -123,7 +123,7 @@ class LakeTable(TableReader):
         return write(self, pieces)
 
     def scan_files(self, files: Sequence[WrittenFile]) -> pl.LazyFrame:
-        """The rows of files that `write` has written, not yet read.
+        """The rows of files that `write` has written: of local files not yet read, of others in memory.
 
         Raises:
             FileNotFoundError: a file no longer exists.

@@ -23,7 +23,8 @@ __all__ = ["Database", "open_database"]
 _DRIVERS = {"postgres": "postgresql"}
 _PARAMETERS = {"postgresql": "$1"}  # other drivers take ?
 _SAMPLES = {"integer": "0", "real": "0.0", "text": "''", "blob": "x''"}  # SQLite's types → a value of each
-_DIGITS = 0xFFFF
+_SCALE, _SCALE_SIGN = 0x7FF, 0x400  # the bits of a numeric's modifier that are its scale, and its sign
+_MAX_DIGITS = 38  # of a Decimal
 
 
 class Database:
@@ -113,9 +114,10 @@ def _reading(field: pa.Field[Any], where: str) -> pa.DataType | None:
     metadata = field.metadata or {}
     if metadata.get(b"POSTGRESQL:type") == b"numeric":
         size = int(metadata.get(b"POSTGRESQL:typmod", b"-1")) - 4
-        if size < 0:
-            return pa.string()
-        return pa.decimal128(size >> 16, size & _DIGITS) if size >> 16 <= 38 else pa.string()
+        scale = ((size & _SCALE) ^ _SCALE_SIGN) - _SCALE_SIGN
+        digits = max((size >> 16) - min(scale, 0), scale)  # numeric(3, -2) holds 99900, numeric(1, 2) 0.09
+        is_known = size >= 0 and digits <= _MAX_DIGITS
+        return pa.decimal128(digits, max(scale, 0)) if is_known else pa.string()
     return None
 
 

@@ -17,6 +17,7 @@ import msgspec
 from headrace.kernel.digest import digest_value
 from headrace.kernel.faults import reach
 from headrace.kernel.files import write_file
+from headrace.kernel.private import make_private
 from headrace.kernel.time import now_micros
 from headrace.lake import Lake, LakeTable
 from headrace.lake.files import WrittenFile
@@ -104,7 +105,7 @@ class StagedParts:
         part = _Part(computed.partitions, list(files), computed.failed, digest)
         if not self._parts:
             self.written_at = now_micros()
-            self._path.parent.mkdir(parents=True, exist_ok=True)
+            make_private(self._path.parent)
             write_file(self._path, msgspec.json.encode(_Header(self._key(), self.written_at)) + b"\n")
         with self._path.open("ab") as journal:
             journal.write(msgspec.json.encode(part) + b"\n")

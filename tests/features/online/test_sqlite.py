@@ -1,14 +1,15 @@
-"""The online store in a SQLite file whose disk is full, or that is no longer a database."""
+"""The online store in a SQLite file: a full disk, a file that is no longer a database, forgotten keys."""
 
 from __future__ import annotations
 
 import resource
+import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
-from tests.features.online.stores import ACTIVITY, at_offset, plan_of
+from tests.features.online.stores import ACTIVITY, FACTS, NOW, PLAN, Clock, at_offset, fill, plan_of
 from tests.features.views import events_frame
 
 from headrace.features.online import OnlineStore
@@ -65,3 +66,14 @@ def test_a_damaged_file_is_unavailable(tmp_path: Path, sound: int) -> None:
     with pytest.raises(Unavailable, match="the online store cannot be") as error:
         open_sqlite(path)
     assert error.value.where == str(path)
+
+
+def test_a_forgotten_key_is_no_longer_in_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "online.db"
+    with closing(open_sqlite(path, clock=Clock())) as store:
+        fill(store)
+        assert store.forget([{"user_id": 7}]) == 2
+        assert store.lookup(PLAN, [{"user_id": 8}], NOW).rows[0][-2:] == [8, 0.5]
+    with closing(sqlite3.connect(path)) as db:
+        (table,) = db.execute("select entities from views where digest = ?", (FACTS.digest,)).fetchone()
+        assert db.execute(f"select key from {table} where key in (6, 7, 8)").fetchall() == [(6,), (8,)]

@@ -9,9 +9,10 @@ import signal
 import subprocess
 import sys
 import textwrap
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -26,6 +27,13 @@ from headrace.serving.mlflow_models.signature import Column, Signature
 
 SIGNATURE = Signature([Column(str(column["name"]), str(column["type"])) for column in COLUMNS])
 Test = Callable[[ModelProcess], Awaitable[None]]
+
+
+@pytest.fixture
+def tmp_path() -> Iterator[Path]:
+    """A folder with a short name, because the path of a socket has at most 100 bytes or so."""
+    with TemporaryDirectory(prefix="headrace-") as folder:
+        yield Path(folder)
 
 
 @asynccontextmanager

@@ -324,8 +324,7 @@ class RedisDatabase:
 
     def _release_abandoned(self) -> None:
         """Gives up the locks and the new states of transactions that failed."""
-        while self._abandoned:
-            transaction = self._abandoned[-1]
+        for transaction in self._abandoned.copy():
             self._call(_RELEASE, transaction.locks, transaction.token)
             if transaction.staged:
                 self._read("UNLINK", *transaction.staged)

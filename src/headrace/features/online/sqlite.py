@@ -223,9 +223,13 @@ class SqliteDatabase:
 
     def remove_states(self, view: StoredView, keys: Sequence[PackedKey]) -> None:
         """See StateDatabase."""
-        statement = f"update {self._table(view)[0]} set {_column(view)} = null where key = ?"
+        table, packed_keys = self._table(view)[0], [(key,) for key in keys]
         with self._answering() as db:
-            db.executemany(statement, [(key,) for key in keys])
+            db.executemany(f"update {table} set {_column(view)} = null where key = ?", packed_keys)
+            # A key may be the name of a person: it goes with its last state.
+            columns = [row[1] for row in db.execute(f"pragma table_info({table})") if row[1] != "key"]
+            is_empty = " and ".join(f"{column} is null" for column in columns)
+            db.executemany(f"delete from {table} where key = ? and {is_empty}", packed_keys)
 
     def replace_states(self, view: StoredView, states: Iterable[tuple[PackedKey, bytes]]) -> None:
         """See StateDatabase."""

@@ -262,9 +262,11 @@ def _observations_of(
     rows, first, scores = (
         frame.filter(pl.col("release") == step, pl.col("arm") == arm) for frame in (rows, first, scores)
     )
+    # The instances of one request that an arm answers together have one time and one latency.
+    answers = rows.filter(pl.col("error").is_null()).unique(["at", "latency_ms"], maintain_order=True)
     return StepObservations(
         failed=first["error"].is_not_null().to_list(),
-        latencies=rows.filter(pl.col("error").is_null())["latency_ms"].to_list(),
+        latencies=answers["latency_ms"].to_list(),
         scores=scores["score"].to_list(),
     )
 
