@@ -91,9 +91,8 @@ def table(
         env: environment variables that the function reads. Another value makes the table stale.
 
     Raises:
-        ProjectError: an input in `reads` or the partitioning is not valid, the function does not take one frame
-            for each, a rowwise table reads several inputs or a source, or a path in `reads_files` leads out of
-            the project.
+        ProjectError: an input or the partitioning is not valid, the function does not take one frame for each
+            input, a rowwise table reads several or a source, or a path in `reads_files` leaves the project.
     """
 
     def declare(function: Callable[..., pl.LazyFrame]) -> Table:
