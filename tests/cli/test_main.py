@@ -155,6 +155,11 @@ WRONG_CALLS = {
     "no value": ({}, ["predict", "m", "user_id"], ["'user_id' is not KEY=VALUE"]),
     "two values": ({}, ["predict", "m", "user_id=5", "user_id=6"], ["'user_id' has two values: '5' and '6'"]),
     "unknown model": ({}, ["release", "lost", "champion=1"], ["model 'lost' does not exist", "declares none"]),
+    "canary options without steps": (
+        {},
+        ["release", "lost", "champion=1", "--better", "higher"],
+        ["--better is for a canary", "--steps"],
+    ),
     "missing source": ({"data/prices.csv": None}, ["build"], ["prices", "data"]),
 }
 

@@ -111,6 +111,15 @@ def test_a_table_holds_what_it_reads_and_calls_its_function() -> None:
     assert both(frame, frame, now=datetime.now()).collect().height == 1
 
 
+@pytest.mark.parametrize("partition_by", ["at", day])
+def test_what_is_no_partitioning_is_refused(partition_by: object) -> None:
+    with pytest.raises(ProjectError, match="is not a partitioning"):
+
+        @table(reads=click(), partition_by=partition_by)  # type: ignore[arg-type]
+        def lost(events: pl.LazyFrame) -> pl.LazyFrame:
+            return events
+
+
 def test_a_model_holds_its_arguments() -> None:
     @table(reads=click())
     def labels(events: pl.LazyFrame) -> pl.LazyFrame:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import shutil
 import threading
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import msgspec
 import numpy as np
+import polars as pl
 import pytest
 from sklearn.metrics import roc_auc_score
 from tests.flows.traced import TracedShop, make_traced_shop
@@ -17,7 +18,7 @@ from tests.flows.traced import TracedShop, make_traced_shop
 from headrace.config.settings import load_settings
 from headrace.declare.event import Contract, contract_of
 from headrace.events.ingest.ingest import Ingest
-from headrace.flows.models.canary import find_canaries, review, review_all
+from headrace.flows.models.canary import _observations_of, find_canaries, review, review_all
 from headrace.flows.models.outcomes import outcomes
 from headrace.kernel.errors import CallError
 from headrace.kernel.ids import new_id
@@ -138,6 +139,7 @@ def log_canary(
     for number in range(240):
         arm = release.arms[number % 2]
         user = first_user + number
+        at = shop.prediction.at + timedelta(seconds=number)
         asked.append(
             msgspec.structs.replace(
                 shop.prediction,
@@ -146,11 +148,11 @@ def log_canary(
                 arm=arm.name,
                 version=arm.version,
                 release=release.id,
+                at=at,
             )
         )
         share = 0.5 if arm.name == "champion" else success
         is_paid = number // 2 % 10 < share * 10
-        at = shop.prediction.at + timedelta(seconds=number)
         receipts.append({"user_id": user, "product_id": 7, "at": at, "is_paid": is_paid})
     predictions = contract_of(Prediction)
     assert predictions is not None
@@ -195,6 +197,22 @@ def test_a_canary_is_rolled_back_or_advances_by_what_was_ingested(shop: TracedSh
                 assert current.arms == [Arm(other)]
                 assert review(workspace, "purchase").decision.action == "hold"
             assert workspace.registry.version("purchase", "champion").version == current.arms[0].version
+
+
+def test_a_request_with_many_instances_has_one_latency() -> None:
+    moments = [datetime(2026, 1, 1, tzinfo=UTC) + timedelta(seconds=second) for second in (0, 0, 0, 1, 2, 3)]
+    rows = pl.DataFrame(
+        {
+            "release": "step",
+            "arm": ["canary"] * 5 + ["champion"],
+            "at": moments,
+            "latency_ms": [2.0, 2.0, 2.0, 2.0, 9.0, 7.0],
+            "error": [None] * 4 + ["internal", None],
+            "score": 1.0,
+        }
+    )
+    canary = _observations_of(rows, rows, rows, "step", "canary")
+    assert (canary.latencies, canary.failed) == ([2.0, 2.0], [False] * 4 + [True])
 
 
 def test_a_release_by_a_person_ends_a_canary(workspace: Workspace) -> None:

@@ -206,6 +206,14 @@ def test_a_canary_that_is_not_valid_is_refused(settings, arm, steps, text):
             start(workspace, "purchase", arm, steps)
 
 
+@pytest.mark.parametrize("numbers", [{"min_requests": -5}, {"min_outcomes": -1}])
+def test_a_canary_without_a_valid_number_of_observations_is_refused(settings, numbers):
+    with Workspace(settings) as workspace:
+        release(workspace, "purchase", ["champion=1"])
+        with pytest.raises(CallError, match="must be at least"):
+            start(workspace, "purchase", "canary=2", [0.1, 1.0], **numbers)
+
+
 def test_a_release_between_a_canarys_review_and_its_decision_stays_in_force(settings, monkeypatch):
     with Workspace(settings) as workspace:
         release(workspace, "purchase", ["champion=1"])

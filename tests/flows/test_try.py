@@ -48,6 +48,15 @@ def plain(prices):
     return prices
 
 @table(reads=prices)
+def counted(prices):
+    kinds = prices.collect().group_by(pl.col("price").cast(pl.String).cast(pl.Categorical)).len().lazy()
+    return kinds.with_columns(at=pl.lit(datetime.datetime(2026, 11, 1)).dt.replace_time_zone("Europe/Berlin"))
+
+@table(reads=prices)
+def empty_column(prices):
+    return prices.with_columns(x=pl.lit(None))
+
+@table(reads=prices)
 def clocked(prices):
     return prices.with_columns(at=pl.lit(datetime.datetime.now()), on=pl.lit(time.time()))
 
@@ -106,6 +115,26 @@ def test_a_trial_shows_the_audit_and_the_difference(workspace: Workspace) -> Non
     assert workspace.lake.table("dated").scan().collect()["price"].sort().to_list() == [1, 2]
 
 
+def test_a_trial_compares_columns_that_the_lake_stores_with_another_type(workspace: Workspace) -> None:
+    build(workspace, "counted")
+    unchanged = try_table(workspace, "counted")
+    assert unchanged.columns["price"].startswith("Categorical")
+    assert unchanged.columns["len"] == "UInt32"
+    assert unchanged.difference is not None
+    assert (unchanged.difference.added, unchanged.difference.removed) == (0, 0)
+    assert unchanged.difference.columns == []
+    (workspace.settings.root / "data" / "prices.csv").write_text("price\n1\n2\n2\n")
+    changed = try_table(workspace, "counted").difference
+    assert changed is not None
+    assert (changed.added, changed.removed) == (1, 1)  # 2 stands twice now
+
+
+def test_a_trial_refuses_a_column_that_cannot_be_stored(workspace: Workspace) -> None:
+    trial = try_table(workspace, "empty_column")
+    assert trial.refusal == "type null cannot be stored in a table: empty_column.x"
+    assert trial.rows == 2
+
+
 @pytest.mark.parametrize(
     ("table", "findings"),
     [
@@ -113,6 +142,7 @@ def test_a_trial_shows_the_audit_and_the_difference(workspace: Workspace) -> Non
         ("drawn", ["draws random numbers: random() at", "uuid.uuid4() at", "shuffle() without seed= at"]),
         ("from_environment", ["reads the environment variable HOME at"]),
         ("plain", []),
+        ("counted", []),
         ("named", []),
     ],
 )

@@ -1,10 +1,12 @@
 """Releases: which are refused, which is in force, and what a rollback restores."""
 
+import msgspec
 import pytest
 
 from headrace import log
 from headrace.kernel.errors import CallError, Refused
 from headrace.serving import release
+from headrace.serving.canary import CanaryPlan
 from headrace.serving.release import Arm
 
 
@@ -67,6 +69,21 @@ def test_each_rollback_goes_one_release_further_back(topics):
     assert roll_back(topics).arms == first.arms
     assert len(release.history(topics, "purchase")) == 7
     assert third.restores is None
+
+
+def test_a_rollback_from_any_step_of_a_canary_restores_the_release_before_it(topics):
+    before = append_release(topics, Arm(1))
+    plan = CanaryPlan("canary-1", 1, 2, [0.1, 0.5, 1.0], 0, 10, 0, "right", before.id)
+    for step, share in enumerate(plan.steps):
+        arms = [Arm(1, 1 - share), Arm(2, share, name="canary")] if share < 1 else [Arm(2)]
+        present = msgspec.structs.replace(plan, step=step)
+        release.append(topics, release.make("purchase", arms, by="canary", why="", canary=present))
+        records = release.history(topics, "purchase")
+        assert release.find_restored(records) == before
+    restored = roll_back(topics)
+    assert (restored.arms, restored.restores, restored.canary) == (before.arms, before.id, None)
+    with pytest.raises(CallError, match="no earlier release to roll back to"):
+        roll_back(topics)
 
 
 def test_a_follower_reads_new_releases_and_skips_other_records(topics):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import click
+from click.core import ParameterSource
 
 from headrace.cli import show
 from headrace.cli.call import Call, command
@@ -61,6 +62,7 @@ def release(
     """
     workspace = call.workspace()
     if steps is None:
+        _refuse_canary_options()
         print_release(call, divide(workspace, model, arms, why=why, override=override))
         return
     if len(arms) != 1:
@@ -81,6 +83,16 @@ def release(
     print_release(call, new)
 
 
+def _refuse_canary_options() -> None:
+    context = click.get_current_context()
+    for name in ("min_requests", "min_outcomes", "better"):
+        if context.get_parameter_source(name) == ParameterSource.COMMANDLINE:
+            raise CallError(
+                f"--{name.replace('_', '-')} is for a canary",
+                remedy="headrace release MODEL canary=VERSION --steps 1%,100%",
+            )
+
+
 def _parse_steps(text: str) -> list[float]:
     """The shares of `1%,5%,25%,100%`, or of `0.01,0.05`."""
     try:
@@ -99,5 +111,7 @@ def print_release(call: Call, release: Release) -> None:
         f"Release {release.id} of {release.model}, by {release.by}"
         + (f": {release.why}" if release.why else "")
     )
-    rows = [(arm.name, arm.version, "shadow" if arm.shadow else f"{arm.weight:.0%}") for arm in release.arms]
+    rows = [
+        (arm.name, arm.version, "shadow" if arm.shadow else f"{100 * arm.weight:.6g}%") for arm in release.arms
+    ]
     show.table(None, ["arm", "version", "share"], rows)

@@ -91,8 +91,8 @@ def table(
         env: environment variables that the function reads. Another value makes the table stale.
 
     Raises:
-        ProjectError: an input in `reads` is not valid, the function does not take one frame for each, a rowwise
-            table reads several inputs or a source, or a path in `reads_files` leads out of the project.
+        ProjectError: an input or the partitioning is not valid, the function does not take one frame for each
+            input, a rowwise table reads several or a source, or a path in `reads_files` leaves the project.
     """
 
     def declare(function: Callable[..., pl.LazyFrame]) -> Table:
@@ -111,7 +111,7 @@ def table(
             function=function,
             reads=inputs,
             place=place,
-            partition_by=partition_by,
+            partition_by=_check_partitioning(partition_by, place),
             rowwise=rowwise,
             schema=schema,
             reads_files=_check_files(to_tuple(reads_files), place),
@@ -119,6 +119,16 @@ def table(
         )
 
     return declare
+
+
+def _check_partitioning(value: Any, place: Place) -> Partitioning | None:
+    if value is None or isinstance(value, Partitioning):
+        return value
+    raise ProjectError(
+        f"partition_by={value!r} is not a partitioning",
+        where=str(place),
+        remedy='Write hour("at"), day("at"), month("at") or by("user_id", parts=64).',
+    )
 
 
 def _check_files(paths: tuple[str, ...], place: Place) -> tuple[str, ...]:

@@ -116,6 +116,16 @@ class Lake:
         ensure(self, name, schema, partition_by, exact=exact)
         return LakeTable(self, name)
 
+    def stored_schema(self, name: str, schema: pa.Schema) -> pa.Schema:
+        """The types that the columns of a schema have once a table of this name stores them.
+
+        Raises:
+            ProjectError: a column has a type that no table can store.
+        """
+        from headrace.lake.schema import stored_schema
+
+        return stored_schema(schema, name)
+
     def drop_table(self, name: str) -> None:
         """Removes the table and its tags from the catalog; its files stay.
 

@@ -7,6 +7,7 @@ from itertools import count
 from typing import Any
 
 import pyarrow as pa
+from pyiceberg.io.pyarrow import schema_to_pyarrow
 from pyiceberg.partitioning import PartitionField, PartitionSpec
 from pyiceberg.schema import Schema
 from pyiceberg.table.update.schema import UpdateSchema
@@ -40,6 +41,7 @@ __all__ = [
     "iceberg_schema",
     "partition_name",
     "partition_spec",
+    "stored_schema",
 ]
 
 PartitionBy = Sequence[tuple[str, str]]
@@ -76,6 +78,15 @@ def iceberg_schema(schema: pa.Schema, table: str) -> Schema:
             for i, field in zip(top, schema, strict=True)
         )
     )
+
+
+def stored_schema(schema: pa.Schema, table: str) -> pa.Schema:
+    """The types that the columns have once they are stored: text for a dictionary, int64 for uint32.
+
+    Raises:
+        ProjectError: as `iceberg_schema`.
+    """
+    return schema_to_pyarrow(iceberg_schema(schema, table), include_field_ids=False)
 
 
 def _type(arrow: pa.DataType, ids: Iterator[int], where: str) -> IcebergType:

@@ -77,7 +77,7 @@ class StepObservations:
 
     Attributes:
         failed: for each request of another entity, whether the arm failed to answer it.
-        latencies: milliseconds of each answer.
+        latencies: milliseconds of the answer to each request.
         scores: for each known outcome of another entity, how good it is: True or False, or a number.
     """
 

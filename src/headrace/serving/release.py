@@ -34,6 +34,7 @@ __all__ = [
     "append",
     "champion_version",
     "find_current",
+    "find_restored",
     "history",
     "make",
     "make_rollback",
@@ -162,15 +163,29 @@ def champion_version(release: Release) -> int:
     return max(champions or answering, key=lambda arm: arm.weight).version
 
 
-def make_rollback(log: Log, model: str, *, by: str, why: str) -> Release:
-    """Makes a release with the arms of the release before the present one. It is not in force before `append`.
+def find_restored(records: Sequence[Release]) -> Release | None:
+    """The release that a rollback would restore; None if there is none.
 
-    A rollback after a rollback goes one release further back.
+    The steps of a canary count as one release: a smaller share of a bad version would be no way back.
+
+    Args:
+        records: every release of one model, oldest first.
+    """
+    last_steps = {record.canary.id: record.id for record in records if record.canary is not None}
+    return find_previous(
+        [record for record in records if record.canary is None or last_steps[record.canary.id] == record.id]
+    )
+
+
+def make_rollback(log: Log, model: str, *, by: str, why: str) -> Release:
+    """Makes a release with the arms of the release before the present one, or before the present canary.
+
+    It is not in force before `append`. A rollback after a rollback goes one release further back.
 
     Raises:
         CallError: the model has no release before the present one.
     """
-    target = find_previous(history(log, model))
+    target = find_restored(history(log, model))
     if target is None:
         raise CallError(f"model {model!r} has no earlier release to roll back to")
     return make(model, target.arms, by=by, why=why, override=target.override, restores=target.id)

@@ -11,7 +11,7 @@ import polars as pl
 
 from headrace.declare.partitioning import name_partition
 from headrace.declare.table import Table
-from headrace.kernel.errors import CallError, Refused
+from headrace.kernel.errors import CallError, ProjectError, Refused
 from headrace.lake import Lake
 from headrace.projects.project import Project
 from headrace.tables.audit import audit
@@ -52,7 +52,8 @@ class Attempt:
         inputs: the rows of each input that the function read, by the name of the input.
         options: `now`, if the function takes it.
         rows: the rows of the partition.
-        refusal: why the audit refuses them; None: it does not.
+        stored: the rows with the types that the lake would store.
+        refusal: why the audit or the lake refuses them; None: they do not.
         published: the published rows of the partition; None: the table was never published.
     """
 
@@ -62,6 +63,7 @@ class Attempt:
     inputs: Mapping[str, pl.DataFrame]
     options: Mapping[str, datetime]
     rows: pl.DataFrame
+    stored: pl.DataFrame
     refusal: str | None
     published: pl.DataFrame | None
 
@@ -110,20 +112,27 @@ def attempt_table(
     collected = dict(zip(inputs, collect_frames(table, list(inputs.values())), strict=True))
     options = function_options(table, plan)
     partitioning = table.partition_by
-    attempt = Attempt(table, number, limit is not None, collected, options, pl.DataFrame(), None, None)
+    attempt = Attempt(
+        table, number, limit is not None, collected, options, pl.DataFrame(), pl.DataFrame(), None, None
+    )
     rows = attempt.keep_partition(attempt.call())
     refusal = None
     try:
         rows = audit(table, rows)
     except Refused as error:
         refusal = error.what
+    stored_rows = rows
+    try:
+        stored_rows = rows.cast(_stored_types(lake, table, rows))
+    except ProjectError as error:
+        refusal = refusal or f"{error.what}: {error.where}"
     published = None
     if lake.table_exists(table.name) and lake.table(table.name).current_snapshot() is not None:
         stored = lake.table(table.name).scan()
         if partitioning is not None and number is not None and partitioning.column in stored.collect_schema():
             stored = select_partitions(stored, partitioning, partitioning.column, number, number)
         published = stored.collect()
-    return attrs.evolve(attempt, rows=rows, refusal=refusal, published=published)
+    return attrs.evolve(attempt, rows=rows, stored=stored_rows, refusal=refusal, published=published)
 
 
 def compare_rows(rows: pl.DataFrame, published: pl.DataFrame, examples: int = 3) -> RowDifference:
@@ -150,6 +159,11 @@ def compare_rows(rows: pl.DataFrame, published: pl.DataFrame, examples: int = 3)
         examples=[f"{sign} {row}" for sign, row in zip(signs, shown, strict=False)],
         columns=columns,
     )
+
+
+def _stored_types(lake: Lake, table: Table, rows: pl.DataFrame) -> pl.Schema:
+    schema = rows.head(0).to_arrow(compat_level=pl.CompatLevel.oldest()).schema
+    return pl.Schema(lake.stored_schema(table.name, schema))
 
 
 def _choose_partition(table: Table, plan: RebuildPlan, name: str | None) -> int | None:

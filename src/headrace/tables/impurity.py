@@ -21,6 +21,7 @@ _CLOCK_MODULES = {"datetime", "time"}
 _RANDOM_MODULES = {"random", "secrets", "numpy.random"}
 _RANDOM_IDS = {"uuid1", "uuid4"}  # uuid3 and uuid5 are hashes of a name
 _RANDOM_POLARS = {"shuffle", "sample"}
+_ENVIRONMENT_MODULES = {"os", "collections.abc"}
 _ENVIRONMENT = {"getenv", "__getitem__"}
 
 
@@ -77,7 +78,7 @@ def _describe_function(frame: FrameType, environment: Collection[str]) -> str | 
     module, name = frame.f_globals.get("__name__", ""), frame.f_code.co_name
     if module == "os" and name in _ENVIRONMENT:
         key = frame.f_locals.get("key")
-        if isinstance(key, str) and key not in environment:
+        if isinstance(key, str) and key not in environment and not _is_read_by_polars(frame):
             return f"reads the environment variable {key}"
     is_random_id = module == "uuid" and name in _RANDOM_IDS
     if is_random_id or (module in _RANDOM_MODULES and not name.startswith("_")):
@@ -85,3 +86,11 @@ def _describe_function(frame: FrameType, environment: Collection[str]) -> str | 
     if module.startswith("polars.") and name in _RANDOM_POLARS and frame.f_locals.get("seed") is None:
         return f"draws random numbers: {name}() without seed="
     return None
+
+
+def _is_read_by_polars(frame: FrameType) -> bool:
+    """Whether Polars itself asks for an environment variable, such as its own settings in `collect`."""
+    caller = frame.f_back
+    while caller is not None and caller.f_globals.get("__name__") in _ENVIRONMENT_MODULES:
+        caller = caller.f_back
+    return caller is not None and caller.f_globals.get("__name__", "").partition(".")[0] == "polars"

@@ -80,7 +80,8 @@ def start(
         override: whether a version that the gate refused may get traffic.
 
     Raises:
-        CallError: the arm or a step is not valid, the model has no champion, or it is the same version.
+        CallError: the arm, a step or a number is not valid, the model has no champion, or it is the same
+            version.
         Refused, Unavailable: as flows.models.release.release; or someone has released meanwhile.
     """
     name, version, share = parse_arm(arm)
@@ -91,6 +92,9 @@ def start(
             f"{', '.join(f'{step:g}' for step in steps)} are not valid steps",
             remedy="Write rising shares, such as --steps 1%,5%,25%,100%",
         )
+    for option, number in (("min_requests", min_requests), ("min_outcomes", min_outcomes)):
+        if number < 0:
+            raise CallError(f"{option}={number} must be at least 0")
     current = releases.find_current(workspace.log, model)
     if current is None:
         raise CallError(f"model {model!r} has no champion yet", remedy=f"headrace release {model} champion=1")
@@ -115,7 +119,8 @@ def review(workspace: Workspace, model: str) -> CanaryReview:
     release = find_canaries(workspace).get(model)
     if release is None:
         raise CallError(
-            f"model {model!r} has no canary", remedy=f"headrace release {model} canary=VERSION --steps"
+            f"model {model!r} has no canary",
+            remedy=f"headrace release {model} canary=VERSION --steps 1%,5%,25%,100%",
         )
     return _review(workspace, release)
 
@@ -257,9 +262,11 @@ def _observations_of(
     rows, first, scores = (
         frame.filter(pl.col("release") == step, pl.col("arm") == arm) for frame in (rows, first, scores)
     )
+    # The instances of one request that an arm answers together have one time and one latency.
+    answers = rows.filter(pl.col("error").is_null()).unique(["at", "latency_ms"], maintain_order=True)
     return StepObservations(
         failed=first["error"].is_not_null().to_list(),
-        latencies=rows.filter(pl.col("error").is_null())["latency_ms"].to_list(),
+        latencies=answers["latency_ms"].to_list(),
         scores=scores["score"].to_list(),
     )
 

@@ -12,7 +12,6 @@ from headrace.flows.build import hold_build_lock
 from headrace.flows.build.pointers import FEATURES, Pointers
 from headrace.kernel.errors import Unavailable
 from headrace.serving import release as releases
-from headrace.serving.history import find_previous
 from headrace.training.files import PLAN
 from headrace.workspace import Workspace
 
@@ -72,7 +71,7 @@ def _released_views(workspace: Workspace) -> Iterator[str]:
     for release in follower.poll():
         histories.setdefault(release.model, []).append(release)
     for model, history in histories.items():
-        named = [history[-1], find_previous(history)]
+        named = [history[-1], releases.find_restored(history)]
         for version in {arm.version for release in named if release is not None for arm in release.arms}:
             file = workspace.registry.bundle(model, version) / PLAN
             if file.is_file():  # a model that is served as it is has no features of the store

@@ -87,7 +87,7 @@ def try_table(
         rows=attempt.rows.height,
         sample=attempt.rows.head(_SHOWN).to_dicts(),
         refusal=attempt.refusal,
-        difference=None if published is None else compare_rows(attempt.rows, published),
+        difference=None if published is None else compare_rows(attempt.stored, published),
         impure=impure,
         seconds=seconds,
     )
