@@ -45,7 +45,7 @@ class CanaryPlan(Struct, frozen=True):
     """A canary, as its releases carry it.
 
     Attributes:
-        id: the id of its first release.
+        id: what its releases have in common.
         champion, version: the versions that are compared.
         steps: the canary's share of the traffic in each step, rising.
         step: the index of the step that this release puts in force.
