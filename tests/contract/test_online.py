@@ -4,6 +4,7 @@ import sys
 import threading
 from functools import partial
 
+import msgspec
 import polars as pl
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -451,6 +452,25 @@ def test_forgetting_by_a_value_of_another_type_is_refused_and_removes_nothing(st
     with pytest.raises(CallError, match=r"is declared as (int64|string), but it is ('1'|5)"):
         store.forget([key])
     assert store.lookup(plan, [{"user_id": 1, "shop": "a"}], NOW).rows == [[5, 0.5, 5, 0.5]]
+
+
+def test_a_view_that_was_stored_under_another_digest_is_prepared_and_filled_anew(store):
+    """As after an update of Headrace that computes digests in another way."""
+    plan, rows, old = plan_of(FACTS), [(1, NOW - 1, 7, 0.5)], "0" * 32
+    before = msgspec.structs.replace(FACTS)
+    vars(before)["digest"] = old
+    store.prepare(plan_of(before))
+    store.load(before, facts(rows), SnapshotPosition("facts", 1))
+    assert store.views() == []
+    store.prepare(plan)
+    assert store.position(FACTS) is None
+    store.load(FACTS, facts(rows), SnapshotPosition("facts", 2))
+    assert store.lookup(plan, [{"user_id": 1}], NOW).rows == [[7, 0.5]]
+    assert store.views() == [FACTS]
+    assert store.positions().keys() == {old, FACTS.digest}
+    store.drop(old)
+    assert store.positions().keys() == {FACTS.digest}
+    assert store.lookup(plan, [{"user_id": 1}], NOW).rows == [[7, 0.5]]
 
 
 def test_two_plans_live_side_by_side_and_one_is_dropped(store):

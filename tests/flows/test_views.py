@@ -56,7 +56,8 @@ def stored(settings):
 
 def drop(settings):
     with Workspace(settings) as workspace:
-        return sorted(view.ttl for view in drop_unused_views(workspace))
+        ttls = {plan_with(ttl).views[0].digest: ttl for ttl in (1, 2, 3, 4, 9)}
+        return sorted(ttls.get(digest, digest) for digest in drop_unused_views(workspace))
 
 
 def test_views_that_no_release_and_no_build_names_are_dropped(settings):

@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from typing import Any, NamedTuple, Protocol
+
+import msgspec
 
 from headrace.features.online.keys import KeySchema, PackedKey
 from headrace.features.plan import StoredView
 from headrace.kernel.position import Position
 
-__all__ = ["EntityGroup", "MissingView", "ReadStates", "StateDatabase", "StateRow", "StatesRead"]
+__all__ = [
+    "EntityGroup",
+    "MissingView",
+    "ReadStates",
+    "StateDatabase",
+    "StateRow",
+    "StatesRead",
+    "decode_views",
+]
+
+_decode_view = msgspec.json.Decoder(StoredView).decode
 
 StateRow = tuple[Any, ...]
 """An entity's packed key, and its packed state in each requested view; None if it has none there."""
@@ -81,7 +93,7 @@ class StateDatabase(Protocol):
         """Removes a view, its position and its states, if it exists."""
 
     def views(self) -> list[StoredView]:
-        """Every view, sorted by digest."""
+        """Every view whose digest is still that of its record (decode_views), sorted by digest."""
 
     def positions(self) -> dict[str, Position]:
         """The digest of each view that has a position → the position."""
@@ -119,3 +131,18 @@ class StateDatabase(Protocol):
 
     def close(self) -> None:
         """Closes the connections."""
+
+
+def decode_views(records: Iterable[tuple[str, str | bytes]]) -> list[StoredView]:
+    """The views of stored records, each a digest and a view as JSON.
+
+    A view whose digest is another one now was stored by another version of Headrace, which computes values from
+    other parts of a view. Its state is not that of the view: it is left out, until the view is filled again.
+    """
+    views = []
+    for digest, text in records:
+        with suppress(msgspec.ValidationError):
+            view = _decode_view(text)
+            if view.digest == digest:
+                views.append(view)
+    return views

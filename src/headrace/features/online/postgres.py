@@ -21,7 +21,14 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from psycopg import errors
 
-from headrace.features.online.database import EntityGroup, MissingView, ReadStates, StateRow, StatesRead
+from headrace.features.online.database import (
+    EntityGroup,
+    MissingView,
+    ReadStates,
+    StateRow,
+    StatesRead,
+    decode_views,
+)
 from headrace.features.online.keys import KeySchema, PackedKey
 from headrace.features.plan import StoredView
 from headrace.kernel.position import Position, decode_position, encode_position
@@ -45,7 +52,6 @@ create table if not exists {schema}.views (
     position text                -- JSON; null: not filled
 ) with (fillfactor = 50)
 """
-_decode_view = msgspec.json.Decoder(StoredView).decode
 _decode_keys = msgspec.json.Decoder(KeySchema).decode
 
 
@@ -114,7 +120,7 @@ class PostgresDatabase:
 
     def views(self) -> list[StoredView]:
         """See StateDatabase."""
-        return [_decode_view(text) for (text,) in self._query_views("select view from {} order by digest")]
+        return decode_views(self._query_views("select digest, view from {} order by digest"))
 
     def positions(self) -> dict[str, Position]:
         """See StateDatabase."""

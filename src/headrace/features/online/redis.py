@@ -25,7 +25,14 @@ import msgspec
 from hiredis import pack_command
 from msgspec import Struct
 
-from headrace.features.online.database import EntityGroup, MissingView, ReadStates, StateRow, StatesRead
+from headrace.features.online.database import (
+    EntityGroup,
+    MissingView,
+    ReadStates,
+    StateRow,
+    StatesRead,
+    decode_views,
+)
 from headrace.features.online.keys import KeySchema, PackedKey
 from headrace.features.plan import StoredView
 from headrace.kernel.errors import Conflict, Unavailable
@@ -80,7 +87,12 @@ class _ViewRecord(Struct, frozen=True):
     view: StoredView
 
 
+class _RawRecord(Struct, frozen=True):
+    view: msgspec.Raw
+
+
 _decode_record = msgspec.json.Decoder(_ViewRecord).decode
+_decode_raw = msgspec.json.Decoder(_RawRecord).decode
 
 
 def open_redis(url: str, project: str, *, clock: Callable[[], int] = now_micros) -> EntityStore:
@@ -189,7 +201,8 @@ class RedisDatabase:
     def views(self) -> list[StoredView]:
         """See StateDatabase."""
         records = self._read("HGETALL", self._views)
-        views = [_decode_record(text).view for text in records[1::2]]
+        texts = zip(map(bytes.decode, records[::2]), records[1::2], strict=True)
+        views = decode_views((digest, _decode_raw(text).view) for digest, text in texts)
         return sorted(views, key=lambda view: view.digest)
 
     def positions(self) -> dict[str, Position]:

@@ -17,7 +17,14 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from headrace.features.online.database import EntityGroup, MissingView, ReadStates, StateRow, StatesRead
+from headrace.features.online.database import (
+    EntityGroup,
+    MissingView,
+    ReadStates,
+    StateRow,
+    StatesRead,
+    decode_views,
+)
 from headrace.features.online.keys import KeySchema, PackedKey
 from headrace.features.plan import StoredView
 from headrace.kernel.errors import Unavailable
@@ -45,7 +52,6 @@ create table if not exists views (
     position text                -- JSON; null: not filled
 ) without rowid;
 """
-_decode_view = msgspec.json.Decoder(StoredView).decode
 _decode_keys = msgspec.json.Decoder(KeySchema).decode
 
 
@@ -152,8 +158,7 @@ class SqliteDatabase:
 
     def views(self) -> list[StoredView]:
         """See StateDatabase."""
-        rows = self._query("select view from views order by digest")
-        return [_decode_view(text) for (text,) in rows]
+        return decode_views(self._query("select digest, view from views order by digest"))
 
     def keys_of(self, view: StoredView) -> KeySchema | None:
         """See StateDatabase."""

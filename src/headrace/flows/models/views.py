@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 
 from headrace.features.applied.registry import is_registry_as_applied
-from headrace.features.plan import StoredView, decode_plan
+from headrace.features.plan import decode_plan
 from headrace.flows.build import hold_build_lock
 from headrace.flows.build.pointers import FEATURES, Pointers
 from headrace.kernel.errors import Unavailable
@@ -20,8 +20,8 @@ __all__ = ["drop_unused_views"]
 _logger = logging.getLogger(__name__)
 
 
-def drop_unused_views(workspace: Workspace) -> list[StoredView]:
-    """Drops the views that no release names. Returns them.
+def drop_unused_views(workspace: Workspace) -> list[str]:
+    """Drops the views that no release names. Returns their digests, sorted.
 
     Kept are the views of each model's release in force, of the release that a rollback restores, of the last
     build's plans, and those that the last build declared to Feast. Nothing is dropped while a build runs, or
@@ -38,23 +38,24 @@ def drop_unused_views(workspace: Workspace) -> list[StoredView]:
         except Unavailable:  # a build is running
             return []
         unused = _find_unused_views(workspace)  # a build may have ended meanwhile
-        for view in unused:
-            workspace.online.drop(view.digest)
-            _logger.info("view %s (%s) was dropped: no release names it", view.name, view.digest[:8])
+        for digest in unused:
+            workspace.online.drop(digest)
+            _logger.info("view %s was dropped: no release names it", digest)
     return unused
 
 
-def _find_unused_views(workspace: Workspace) -> list[StoredView]:
+def _find_unused_views(workspace: Workspace) -> list[str]:
     pointers = Pointers(workspace.settings.root)
     if "views" not in (pointers.read(FEATURES) or {}) or not is_registry_as_applied(workspace.settings):
         return []
-    stored = workspace.online.views()
+    # The positions also name views that another version of Headrace stored under other digests.
+    stored = {*workspace.online.positions(), *(view.digest for view in workspace.online.views())}
     # Read after the store: a build writes them before it fills their views.
     declared = pointers.read(FEATURES) or {}
     needed = {*declared["views"].values(), *_plan_views(workspace, declared["plans"])}
-    if any(view.digest not in needed for view in stored):
+    if not needed.issuperset(stored):
         needed.update(_released_views(workspace))
-    return [view for view in stored if view.digest not in needed]
+    return sorted(stored - needed)
 
 
 def _plan_views(workspace: Workspace, models: Iterable[str]) -> Iterator[str]:
