@@ -75,7 +75,7 @@ class CodeIndex:
         """`module.name` → digest, for the piece and every piece of the project that it reaches.
 
         A declaration (under a decorator of Headrace, or a source) that another declaration's decorator names is
-        an input, not code: it is left out.
+        an input, not code: it is left out. So are the `renames=` of a decorator, unless the piece is a module.
 
         Args:
             module: the module's name.
@@ -94,8 +94,10 @@ class CodeIndex:
             digests[key] = ""
             texts: list[str] = []
             for statement in self._statements(ref):
-                texts.append(canonical_text(statement.node))
-                refs, outside = self._names_in(self._module(statement.module), statement.node)
+                source = self._module(statement.module)
+                node = self._without_renames(source, statement.node) if name else statement.node
+                texts.append(canonical_text(node))
+                refs, outside = self._names_in(source, node)
                 texts += outside
                 pending += sorted(refs)
             digests[key] = digest_value(texts)
@@ -272,6 +274,19 @@ class CodeIndex:
         assert isinstance(bare, (ast.FunctionDef, ast.ClassDef))
         bare.decorator_list = []
         yield bare, False
+
+    def _without_renames(self, module: SourceModule, statement: ast.stmt) -> ast.stmt:
+        """The statement without the `renames=` of a decorator of Headrace: new names do not change any row."""
+        for number, decorator in enumerate(getattr(statement, "decorator_list", ())):
+            has_renames = isinstance(decorator, ast.Call) and any(
+                k.arg == "renames" for k in decorator.keywords
+            )
+            if has_renames and self._is_declarer(module, decorator):
+                statement = copy.deepcopy(statement)
+                assert isinstance(statement, (ast.FunctionDef, ast.ClassDef))
+                without = _KeywordRemover(frozenset({"renames"})).visit(statement.decorator_list[number])
+                statement.decorator_list[number] = without
+        return statement
 
     def _is_declarer(self, module: SourceModule, decorator: ast.expr) -> bool:
         chain = chain_of(decorator_target(decorator))

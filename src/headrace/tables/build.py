@@ -16,7 +16,7 @@ from headrace.kernel.run import Dataset, run
 from headrace.lake import Lake, LakeTable, Snapshot
 from headrace.projects.project import Project
 from headrace.tables.current import keep_current
-from headrace.tables.evolution import check_change
+from headrace.tables.evolution import OtherColumns, check_change, check_parts
 from headrace.tables.failures import FailedRow, describe_failures, merge_failures
 from headrace.tables.parts import ComputedPart, check_failures, compute_parts
 from headrace.tables.pins import pin_inputs, unpin_older
@@ -51,7 +51,8 @@ class TableBuild(msgspec.Struct, frozen=True):
     Attributes:
         name: the name of the table.
         snapshot: the table's current snapshot.
-        partitions: the names of the partitions that were made; None for the whole table.
+        partitions: the names of the partitions that were made; None for the whole table. None of them if only
+            columns got other names.
         rows: how many rows the table has.
         inputs: input → its snapshot, or its files' digest.
         skipped: whether the table was already up to date.
@@ -104,7 +105,26 @@ def build_table(
         Conflict: another build has committed to the table in the meantime.
         Unavailable: the catalog is locked or cannot be reached.
     """
+    if table.renames and lake.table_exists(table.name):
+        lake.rename_columns(table.name, table.renames)
     plan = plan_rebuild(project, lake, table, code=code, at=at, only=only)
+    try:
+        return _carry_out(project, lake, table, plan, code, twin, progress)
+    except OtherColumns as other:
+        plan = plan_rebuild(project, lake, table, code=code, at=at, other_columns=str(other))
+        return _carry_out(project, lake, table, plan, code, twin, progress)
+
+
+def _carry_out(
+    project: Project,
+    lake: Lake,
+    table: Table,
+    plan: RebuildPlan,
+    code: str,
+    twin: TwinSnapshot | None,
+    progress: Callable[[PartProgress], None],
+) -> TableBuild:
+    """Carries out the plan. Raises OtherColumns if the table must be made whole, else as `build_table`."""
     versions = {source.name: source.version for source in plan.inputs}
     datasets = [_dataset(project, source) for source in plan.inputs]
     if not plan.stale:
@@ -113,7 +133,7 @@ def build_table(
         pin_inputs(lake, plan)
         snapshot, schema, failed = _publish(project, lake, table, plan, code, twin, progress)
         unpin_older(lake, plan)
-        names = None if plan.whole else _names(table, plan)
+        names = None if plan.whole else _names(table, plan) or []
         facts = {"rows": snapshot.rows, "schema": {column.name: str(column.type) for column in schema}}
         table_run.add_output(Dataset("table", table.name, SnapshotPosition(table.name, snapshot.id), facts))
         left_out = describe_failures(table.name, failed) if failed else None
@@ -183,6 +203,8 @@ def _publish(
     Returns:
         The snapshot, the columns, and the rows of the input that a rowwise function failed on.
     """
+    if not plan.has_rows:
+        return _commit_renames(lake, plan, code)
     if table.current:
         return (*keep_current(project, lake, table, plan, plan.properties(code)), [])
     staged = StagedParts(lake, plan, code)
@@ -222,6 +244,14 @@ def _publish(
     return snapshot, stored.schema(), failed
 
 
+def _commit_renames(lake: Lake, plan: RebuildPlan, code: str) -> tuple[Snapshot, pa.Schema, list[FailedRow]]:
+    """Commits a snapshot with the present names of the columns, and with the data files of the one before."""
+    stored, properties = lake.table(plan.table), plan.properties(code)
+    facts = {**properties, **plan.revisions}
+    schema = stored.schema()
+    return stored.append(schema.empty_table(), facts=facts, properties=properties), schema, []
+
+
 def _write_parts(
     project: Project,
     lake: Lake,
@@ -244,6 +274,8 @@ def _write_parts(
         columns = columns or set(part.rows.column_names)
         _check_columns(table, part, columns)
         if stored is None:
+            if not plan.whole and lake.table_exists(table.name):
+                check_parts(table, lake.table(table.name), part.rows.schema, is_range=plan.is_range)
             stored = _prepare_table(project, lake, table, plan, part)
         staged.add(part, stored.write([part.rows]))
         progress(msgspec.structs.replace(state, done=len(staged.partitions)))

@@ -20,7 +20,14 @@ from headrace.declare.params import find_param, read_params
 from headrace.declare.publish import Publication
 from headrace.declare.source import Source
 from headrace.declare.table import Table
-from headrace.flows.build.project_code import ModelCode, ProjectCode, PublicationCode, Read, SourceCode
+from headrace.flows.build.project_code import (
+    RENAMES,
+    ModelCode,
+    ProjectCode,
+    PublicationCode,
+    Read,
+    SourceCode,
+)
 from headrace.kernel.digest import digest_value, short_digest
 from headrace.projects.loader import project_files
 from headrace.projects.project import Project
@@ -160,6 +167,7 @@ def _table_pieces(project: Project, table: Table, index: CodeIndex, external: Ex
         typed = sorted((column, repr(dtype)) for column, dtype in table.query.schema.items())
         arguments += [attrs.astuple(attrs.evolve(table.query, schema={}), recurse=False), typed]
     pieces[f"@table of {table.name}"] = fingerprint(arguments, index)
+    pieces |= {f"{RENAMES}{table.name}: {old}": digest_value(new) for old, new in table.renames.items()}
     pieces |= {f"file {path}": external.files[path] or "none" for path in table.reads_files}
     pieces |= {f"variable {name}": external.env[name] or "none" for name in table.env}
     for read in table.reads:

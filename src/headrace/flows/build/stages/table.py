@@ -84,6 +84,8 @@ class TableStage(LakeStage):
         )
         if built.skipped:
             return StageResult("was up to date", built.rows)
+        if built.partitions == []:
+            return StageResult("; ".join(built.because), built.rows)
         count = "all of it" if built.partitions is None else _count(table, len(built.partitions))
         left_out = "" if built.left_out is None else f"; {built.left_out}"
         return StageResult(f"made {count}: {'; '.join(built.because)}{left_out}", built.rows)
