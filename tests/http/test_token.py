@@ -78,8 +78,8 @@ def test_a_token_is_replaced_without_a_restart(tmp_path: Path) -> None:
 
 
 INVALID = {
-    "empty": (b"", "has no token"),
-    "blank": (b" \n\r\n\t\n", "has no token"),
+    "empty": (b"", "lacks a token"),
+    "blank": (b" \n\r\n\t\n", "lacks a token"),
     "short": (b"short", "line 1"),
     "cut": (NEW.encode() + b"\nnew-tok", "line 2"),
     "a space": (b"two words of some length", "line 1"),

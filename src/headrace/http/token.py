@@ -139,7 +139,7 @@ def read_token_file(path: Path) -> list[str]:
     """The tokens of a file, one a line; empty lines do not count. They are masked in this process's messages.
 
     Raises:
-        ProjectError: the file cannot be read, is no regular file, is larger than 64 KiB, has no token, or a
+        ProjectError: the file cannot be read, is not a regular file, is larger than 64 KiB, lacks tokens, or a
             line is not a valid token (the message has its number and not its text).
     """
     try:
@@ -168,7 +168,7 @@ def read_token_file(path: Path) -> list[str]:
         if line:
             tokens.append(token)
     if not tokens:
-        raise _file_error(path, "the token file has no token")
+        raise _file_error(path, "the token file lacks a token")
     mask_secrets(tokens)
     return tokens
 
