@@ -163,7 +163,7 @@ def status(workspace: Workspace, *, load_features: bool = True) -> Status:
     releases = dict(on_log.releases or {})
     built = [releases[model] for model in declared.models if model in releases]
     up = find_up(settings)
-    failed_releases, endpoint_error = _ask_endpoint(up)
+    failed_releases, endpoint_error = _ask_endpoint(workspace.settings, up)
     names = [*declared.topics.values(), *declared.tables]
     return Status(
         project=settings.project,
@@ -279,13 +279,13 @@ def _contract_note(workspace: Workspace, topic: str, old: dict[str, Any]) -> str
     return "its contract was edited; the next ingest adopts it: headrace ingest --until-end"
 
 
-def _ask_endpoint(up: Up | None) -> tuple[dict[str, ReleaseFailure], str | None]:
+def _ask_endpoint(settings: Settings, up: Up | None) -> tuple[dict[str, ReleaseFailure], str | None]:
     """The releases that the endpoint could not activate, and why the endpoint does not answer, or None."""
     if up is None:
         return {}, None
     try:
-        return describe(up).failed, None
-    except Unavailable as error:
+        return describe(settings, up).failed, None
+    except (ProjectError, Unavailable) as error:
         return {}, error.what
 
 
