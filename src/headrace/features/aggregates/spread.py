@@ -116,4 +116,5 @@ def _pack_squares(squares: int) -> list[int | str]:
 
 
 def _unpack_squares(packed: list[Any]) -> int:
-    return unpack_whole(packed[0]) << packed[1]
+    zeros: int = packed[1]
+    return unpack_whole(packed[0]) << zeros
