@@ -72,7 +72,8 @@ class Status(Struct, frozen=True):
         oversized: how many predictions were answered and are larger than their topic accepts.
         releases: the releases in force, by model.
         deployed: the MLflow models that are deployed, by name.
-        moved_aliases: aliases that were moved by hand. Traffic follows the release, not the alias.
+        moved_aliases: aliases that do not name the released version: they were moved by hand, or a release was
+            interrupted. Traffic follows the release, not the alias.
         failed_releases: model → the release that the running endpoint could not activate; the previous one
             answers.
         endpoint_error: why the endpoint of the running `up` does not answer, or None.
