@@ -21,8 +21,22 @@ COLUMNS = (
 )
 FUNCTIONS = [
     AggregateFunction(name)
-    for name in ("count", "sum", "mean", "min", "max", "count_distinct", "first", "last")
+    for name in (
+        "count",
+        "count_if",
+        "sum",
+        "mean",
+        "var",
+        "std",
+        "min",
+        "max",
+        "count_distinct",
+        "first",
+        "last",
+    )
 ] + [AggregateFunction("first_n", 2), AggregateFunction("last_n", 3)]
+_NUMBERS = ("int64", "float64", "bool")
+_ACCEPTED = {"count_if": ("bool",), "sum": _NUMBERS, "mean": _NUMBERS, "var": _NUMBERS, "std": _NUMBERS}
 
 
 def view_of_all_functions(windows=(5 * MINUTE, HOUR, DAY, 15 * DAY), *, name="activity", keys=("user_id",)):
@@ -32,7 +46,7 @@ def view_of_all_functions(windows=(5 * MINUTE, HOUR, DAY, 15 * DAY), *, name="ac
         hop = hop_of(timedelta(microseconds=window)) // timedelta(microseconds=1)
         for column in COLUMNS:
             for function in FUNCTIONS:
-                if column.dtype == "string" and function.name in ("sum", "mean"):
+                if column.dtype not in _ACCEPTED.get(function.name, (column.dtype,)):
                     continue
                 aggregations.append(
                     Aggregation(

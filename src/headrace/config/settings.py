@@ -84,6 +84,11 @@ class Settings(Struct, frozen=True):
         """Where the replicas of the predict endpoint run: `processes` or `ray_serve`."""
         return self.serving.chosen_deployment or ("processes" if self.cluster.is_local else "ray_serve")
 
+    @property
+    def token_paths(self) -> tuple[Path, ...]:
+        """The paths of the files with bearer tokens."""
+        return tuple(self.root / path for path in self.http.token_files)
+
     def with_values(self, **values: Any) -> Settings:
         """These settings with other values. Raises ProjectError on an unknown setting or a wrong value."""
         return make_settings(

@@ -20,6 +20,7 @@ _STEADY = 60.0  # a child that lived this many seconds is started again without 
 _CHECK_EVERY = 0.02  # seconds between two checks of a child that starts
 _SILENT = 20.0  # a child that sends heartbeats counts as hung after this many seconds without one
 _GRACE = 10.0  # seconds that a child has to end
+_LARGEST_LOG = 16 << 20  # bytes of a log; the older half of a larger one is removed
 
 
 class Child:
@@ -30,7 +31,7 @@ class Child:
     Args:
         name: its name in messages.
         command: the program and its arguments.
-        log: the file for its standard error; it is emptied at the start.
+        log: the file for its standard error; it is emptied at the start, and keeps the newest 8 to 16 MiB.
         environment: its environment variables.
         files: file descriptors that it inherits.
         longest_start: seconds that it may take to report that it is ready.
@@ -120,8 +121,9 @@ class Child:
     def supervise(self, report: Callable[[str], None]) -> None:
         """Starts it again if it has died: at once, or after a growing pause if it keeps dying soon.
 
-        Kills it if its heartbeats have stopped.
+        Kills it if its heartbeats have stopped. Removes the older half of a log that is too large.
         """
+        self._shorten_log()
         if self._due is not None:
             if time.monotonic() >= self._due:
                 self._close()
@@ -162,6 +164,20 @@ class Child:
             log.seek(self._log_start)
             lines = [line for line in log.read().decode(errors="replace").splitlines() if line.strip()]
         return f"{lines[-1].strip()} ({self._log})" if lines else f"its log is empty ({self._log})"
+
+    def _shorten_log(self) -> None:
+        size = self._log.stat().st_size
+        if size <= _LARGEST_LOG:
+            return
+        with self._log.open("r+b") as log:
+            log.seek(size - _LARGEST_LOG // 2)
+            log.readline()  # the rest of a line whose beginning is removed
+            removed = log.tell()
+            newest = log.read()
+            log.truncate(0)  # the child appends at the new end; what it wrote since the read is lost
+        with self._log.open("ab") as log:
+            log.write(newest)
+        self._log_start = max(0, self._log_start - removed)
 
     def terminate(self) -> None:
         """Sends SIGTERM; call `end` to wait."""

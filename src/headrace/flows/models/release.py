@@ -227,5 +227,5 @@ def put_in_force(workspace: Workspace, new: Release) -> Release:
         job.add_facts(release=new.id, by=new.by, why=new.why, override=new.override)
     up = find_up(workspace.settings)
     if up is not None:
-        await_release(up, new)
+        await_release(workspace.settings, up, new)
     return new

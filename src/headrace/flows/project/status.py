@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
+
+from msgspec import Struct
 
 from headrace.alerts.record import TABLE as ALERTS
 from headrace.alerts.record import Alert, has_forgotten, open_alerts
@@ -43,8 +44,7 @@ from headrace.workspace import Workspace
 __all__ = ["StaleStage", "Status", "status"]
 
 
-@dataclass(frozen=True)
-class StaleStage:
+class StaleStage(Struct, frozen=True):
     """A stage that a build would run.
 
     Attributes:
@@ -56,8 +56,7 @@ class StaleStage:
     reasons: tuple[tuple[str, str], ...]
 
 
-@dataclass(frozen=True)
-class Status:
+class Status(Struct, frozen=True):
     """The state of a project on a profile.
 
     Attributes:
@@ -106,8 +105,7 @@ class Status:
     up: Up | None
 
 
-@dataclass(frozen=True)
-class _Declared:
+class _Declared(Struct, frozen=True):
     """The declarations that a status needs.
 
     Attributes:
@@ -123,8 +121,7 @@ class _Declared:
     contracts: Mapping[str, str]
 
 
-@dataclass(frozen=True)
-class _OnLog:
+class _OnLog(Struct, frozen=True):
     """What a status reads from the log."""
 
     topics: tuple[TopicStatus, ...] = ()
@@ -166,7 +163,7 @@ def status(workspace: Workspace, *, load_features: bool = True) -> Status:
     releases = dict(on_log.releases or {})
     built = [releases[model] for model in declared.models if model in releases]
     up = find_up(settings)
-    failed_releases, endpoint_error = _ask_endpoint(up)
+    failed_releases, endpoint_error = _ask_endpoint(workspace.settings, up)
     names = [*declared.topics.values(), *declared.tables]
     return Status(
         project=settings.project,
@@ -282,13 +279,13 @@ def _contract_note(workspace: Workspace, topic: str, old: dict[str, Any]) -> str
     return "its contract was edited; the next ingest adopts it: headrace ingest --until-end"
 
 
-def _ask_endpoint(up: Up | None) -> tuple[dict[str, ReleaseFailure], str | None]:
+def _ask_endpoint(settings: Settings, up: Up | None) -> tuple[dict[str, ReleaseFailure], str | None]:
     """The releases that the endpoint could not activate, and why the endpoint does not answer, or None."""
     if up is None:
         return {}, None
     try:
-        return describe(up).failed, None
-    except Unavailable as error:
+        return describe(settings, up).failed, None
+    except (ProjectError, Unavailable) as error:
         return {}, error.what
 
 
