@@ -237,7 +237,7 @@ def test_declared_types_are_read_exactly_or_refused(sqlite: Shop) -> None:
         ("'infinity'::date", "infinite, or outside of the years 1 to 9999"),
         ("'0044-03-15 BC'::date", "infinite, or outside of the years 1 to 9999"),
         ("'{2026-01-01,10000-01-01}'::date[]", "infinite, or outside of the years 1 to 9999"),
-        ("'24:00:00'::time", "no time of day: 24:00:00"),
+        ("'24:00:00'::time", "outside of a day: 24:00:00"),
         ("'NaN'::numeric(10, 2)", r"that decimal128\(10, 2\) cannot hold"),
         ("'4294967295'::oid", "is of the type oid"),
         ("'12:00+05'::timetz", "is of the type timetz"),

@@ -167,7 +167,7 @@ def _check_range(name: str, values: pa.Array[Any], where: str) -> None:
         scale = _PER_SECOND[type_.unit]
         limits, what = (_SECONDS[0] * scale, _SECONDS[1] * scale), _NO_MOMENT
     elif pa.types.is_time(type_):
-        limits, what = (0, 86_400 * _PER_SECOND[type_.unit]), "that is no time of day: 24:00:00"
+        limits, what = (0, 86_400 * _PER_SECOND[type_.unit]), "outside of a day: 24:00:00"
     else:
         return
     numbers = values.cast(pa.int32() if type_.bit_width == 32 else pa.int64())
