@@ -115,8 +115,8 @@ def check_postgres_password(url: str, setting: str) -> None:
         raise ProjectError(
             "the password in the address has a sign that must be encoded",
             where=f"setting {setting}",
-            remedy="Write / as %2F, ? as %3F, # as %23 and @ as %40; or take the password out of the address and"
-            " set PGPASSWORD, or write ~/.pgpass.",
+            remedy="Write / as %2F, ? as %3F, # as %23 and @ as %40; or take the password out of the address,"
+            " and set PGPASSWORD or write ~/.pgpass.",
         )
 
 
