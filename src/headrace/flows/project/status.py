@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from headrace.alerts.record import TABLE as ALERTS
 from headrace.alerts.record import Alert, has_forgotten, open_alerts
@@ -39,6 +39,9 @@ from headrace.serving.models import ReleaseFailure
 from headrace.serving.release import Release, ReleaseFollower
 from headrace.serving.spool import find_oversized
 from headrace.workspace import Workspace
+
+if TYPE_CHECKING:
+    from headrace.flows.models.canary import CanaryReview
 
 __all__ = ["StaleStage", "Status", "status"]
 
@@ -72,6 +75,7 @@ class Status:
         alerts: the open alerts, the oldest first.
         oversized: how many predictions were answered and are larger than their topic accepts.
         releases: the releases in force, by model.
+        canaries: model → its canary with what will be done with it, or why that is unknown.
         deployed: the MLflow models that are deployed, by name.
         moved_aliases: aliases that were moved by hand. Traffic follows the release, not the alias.
         failed_releases: model → the release that the running endpoint could not activate; the previous one
@@ -96,6 +100,7 @@ class Status:
     alerts: tuple[Alert, ...]
     oversized: int
     releases: dict[str, Release]
+    canaries: dict[str, CanaryReview | str]
     deployed: tuple[DeployedStatus, ...]
     moved_aliases: tuple[MovedAlias, ...]
     failed_releases: dict[str, ReleaseFailure]
@@ -184,6 +189,7 @@ def status(workspace: Workspace, *, load_features: bool = True) -> Status:
         alerts=on_log.alerts,
         oversized=len(find_oversized(settings.place("serving", "spool"))),
         releases=releases,
+        canaries=_review_canaries(workspace, releases),
         deployed=read_deployed(settings, on_log.deployed, is_running=up is not None),
         moved_aliases=_find_moved_aliases(workspace, releases),
         failed_releases=failed_releases,
@@ -193,6 +199,15 @@ def status(workspace: Workspace, *, load_features: bool = True) -> Status:
         building=_building(settings),
         up=up,
     )
+
+
+def _review_canaries(workspace: Workspace, releases: Mapping[str, Release]) -> dict[str, CanaryReview | str]:
+    canaries = [release for release in releases.values() if release.canary is not None]
+    if not canaries:
+        return {}
+    from headrace.flows.models.canary import review_each  # reads predictions and outcomes
+
+    return review_each(workspace, canaries)
 
 
 def _find_stale(
