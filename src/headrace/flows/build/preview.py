@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from msgspec import Struct
 
 from headrace.code.source_files import PARAMS_FILE
 from headrace.declare.params import find_param, read_params
@@ -23,8 +24,7 @@ from headrace.workspace import Workspace
 __all__ = ["PlannedStage", "Preview", "plan_build"]
 
 
-@dataclass(frozen=True)
-class PlannedStage:
+class PlannedStage(Struct, frozen=True):
     """A stage, and the reasons why a build would run it; without reasons it is up to date."""
 
     stage: Stage

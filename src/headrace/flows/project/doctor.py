@@ -9,9 +9,10 @@ import socket
 import stat
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from urllib.parse import urlsplit
+
+from msgspec import Struct
 
 from headrace.alerts.channels import channels
 from headrace.alerts.delivery import DeliveryLedger
@@ -39,8 +40,7 @@ _PACKAGES = ("polars", "pyarrow", "pyiceberg", "feast", "ray", "mlflow", "dvc", 
 _LOG_PACKAGES = {"kafka": "confluent_kafka"}  # scheme of the log's address → package
 
 
-@dataclass(frozen=True)
-class Diagnosis:
+class Diagnosis(Struct, frozen=True):
     """The result of one check.
 
     Attributes:

@@ -6,8 +6,9 @@ import importlib.util
 import keyword
 import re
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from headrace.config.settings import FILE
 from headrace.kernel.errors import CallError
@@ -32,8 +33,7 @@ _PACKAGE = '''\
 '''
 
 
-@dataclass(frozen=True)
-class NewProject:
+class NewProject(Struct, frozen=True):
     """A new project.
 
     Attributes:

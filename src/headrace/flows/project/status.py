@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
 
 from headrace.alerts.record import TABLE as ALERTS
 from headrace.alerts.record import Alert, has_forgotten, open_alerts
@@ -46,8 +47,7 @@ if TYPE_CHECKING:
 __all__ = ["StaleStage", "Status", "status"]
 
 
-@dataclass(frozen=True)
-class StaleStage:
+class StaleStage(Struct, frozen=True):
     """A stage that a build would run.
 
     Attributes:
@@ -59,8 +59,7 @@ class StaleStage:
     reasons: tuple[tuple[str, str], ...]
 
 
-@dataclass(frozen=True)
-class Status:
+class Status(Struct, frozen=True):
     """The state of a project on a profile.
 
     Attributes:
@@ -111,8 +110,7 @@ class Status:
     up: Up | None
 
 
-@dataclass(frozen=True)
-class _Declared:
+class _Declared(Struct, frozen=True):
     """The declarations that a status needs.
 
     Attributes:
@@ -128,8 +126,7 @@ class _Declared:
     contracts: Mapping[str, str]
 
 
-@dataclass(frozen=True)
-class _OnLog:
+class _OnLog(Struct, frozen=True):
     """What a status reads from the log."""
 
     topics: tuple[TopicStatus, ...] = ()

@@ -13,7 +13,7 @@ from headrace.declare.publish import Fact, Publication
 from headrace.kernel.errors import ProjectError, Refused
 from headrace.lake import Lake
 from headrace.tables.partitions import select_partitions
-from headrace.tables.warehouse.copy import copy_rows, sql_type
+from headrace.tables.warehouse.copy import NO_ZERO, ZERO, copy_rows, sql_type
 
 __all__ = ["DATES", "FactTable"]
 
@@ -150,6 +150,8 @@ class FactTable:
         self, rows: pl.DataFrame, column: str, keys: pl.DataFrame, surrogate: str, since: str | None
     ) -> pl.DataFrame:
         keys = self._as_type(keys, column, rows.schema[column]).rename({"surrogate": surrogate})
+        if rows.schema[column] == pl.String:  # as the keys came back from PostgreSQL
+            rows = rows.with_columns(pl.col(column).str.replace_all(ZERO, NO_ZERO, literal=True))
         if since is None:
             facts = rows.join(keys.drop("since"), left_on=column, right_on="key", how="left")
         else:
