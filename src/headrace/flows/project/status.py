@@ -167,9 +167,8 @@ def status(workspace: Workspace, *, load_features: bool = True) -> Status:
             problems.append(str(error))
     releases = dict(on_log.releases or {})
     built = [releases[model] for model in declared.models if model in releases]
-    up = find_up(settings)
-    failed_releases, endpoint_error = _ask_endpoint(workspace.settings, up)
-    names = [*declared.topics.values(), *declared.tables]
+    up, names = find_up(settings), [*declared.topics.values(), *declared.tables]
+    failed_releases, endpoint_error = _ask_endpoint(settings, up)
     return Status(
         project=settings.project,
         profile=settings.profile_name,
