@@ -1,4 +1,4 @@
-"""What a build is told to make of a table, stale or not."""
+"""The range of a table that a build makes, stale or not."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["BuildRange"]
 
 
 class BuildRange(Struct, frozen=True):
-    """The partitions that a build is told to make.
+    """The partitions that a build was asked to make.
 
     Attributes:
         first, last: the first and the last day; both None: the whole table.

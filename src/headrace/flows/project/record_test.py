@@ -105,8 +105,8 @@ def _run(file: Path, test: str, before: bytes | None, table: str) -> None:
 
 def _write_test(attempt: Attempt, expected: pl.DataFrame, test: str) -> str:
     table = attempt.table
-    frames = [f"    {name} = {_spell(rows)}" for name, rows in _named(attempt.inputs).items()]
-    arguments = [f"{name}.lazy()" for name in _named(attempt.inputs)]
+    frames = [f"    {name} = {_spell(rows)}" for name, rows in _rename_inputs(attempt.inputs).items()]
+    arguments = [f"{name}.lazy()" for name in _rename_inputs(attempt.inputs)]
     arguments += [f"{name}={_spell_moment(moment)}" for name, moment in attempt.options.items()]
     body = "\n".join(
         [
@@ -137,7 +137,7 @@ def _write_test(attempt: Attempt, expected: pl.DataFrame, test: str) -> str:
     )
 
 
-def _named(inputs: Mapping[str, pl.DataFrame]) -> dict[str, pl.DataFrame]:
+def _rename_inputs(inputs: Mapping[str, pl.DataFrame]) -> dict[str, pl.DataFrame]:
     """The inputs by names that are valid in Python and differ from the table's function."""
     return {"read_" + re.sub(r"\W", "_", name): rows for name, rows in inputs.items()}
 
