@@ -6,6 +6,7 @@ import click
 
 from headrace.cli import show
 from headrace.cli.call import Call, command
+from headrace.cli.canary_text import describe_canary, show_steps
 from headrace.flows.models.aliases import MovedAlias
 from headrace.flows.project.status import Status
 from headrace.flows.project.status import status as read_status
@@ -36,6 +37,7 @@ def _print(state: Status) -> None:
         click.echo(f"{click.style('problem:', fg='red', bold=True)} {problem}\n")
     _print_build(state)
     _print_releases(state)
+    _print_canaries(state)
     _print_deployed(state)
     _print_lineage(state)
     if state.oversized:
@@ -96,6 +98,16 @@ def _print_releases(state: Status) -> None:
             f"Version {mismatch.champion} of {model} is champion; the last build of this commit released"
             f" version {built}.\n  To release that version: headrace release {model} champion={built}\n"
         )
+
+
+def _print_canaries(state: Status) -> None:
+    for model, reviewed in state.canaries.items():
+        if isinstance(reviewed, str):
+            click.echo(f"Canary of {model}: how it does is unknown: {reviewed}\n")
+        else:
+            click.echo(f"Canary of {model}: {describe_canary(reviewed)}")
+            show_steps(reviewed)
+            click.echo(f"  To see the evidence: headrace canary {model}\n")
 
 
 def _print_deployed(state: Status) -> None:

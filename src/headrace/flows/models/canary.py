@@ -9,7 +9,7 @@ from __future__ import annotations
 import getpass
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -24,6 +24,7 @@ from headrace.kernel.errors import CallError, HeadraceError
 from headrace.kernel.ids import new_id
 from headrace.serving import release as releases
 from headrace.serving.canary import Better, CanaryPlan, Decision, Observations, StepObservations, decide
+from headrace.serving.canary_steps import StepSummary, summarize
 from headrace.serving.outcomes import join_outcomes
 from headrace.serving.release import Arm, Release, ReleaseFollower
 from headrace.tables.read import read_input
@@ -33,7 +34,7 @@ from headrace.workspace import Workspace
 if TYPE_CHECKING:
     import polars as pl
 
-__all__ = ["CanaryReview", "find_canaries", "review", "review_all", "run_canaries", "start"]
+__all__ = ["CanaryReview", "find_canaries", "review", "review_all", "review_each", "run_canaries", "start"]
 
 _logger = logging.getLogger(__name__)
 _EVERY = 30.0  # seconds between two reviews
@@ -48,10 +49,12 @@ class CanaryReview(Struct, frozen=True):
     Attributes:
         release: the release in force.
         decision: what to do now, and why.
+        steps: how the arms did in each step so far that had a champion to compare with.
     """
 
     release: Release
     decision: Decision
+    steps: list[StepSummary]
 
 
 def start(
@@ -125,6 +128,22 @@ def review(workspace: Workspace, model: str) -> CanaryReview:
             remedy=f"headrace release {model} canary=VERSION --steps 1%,5%,25%,100%",
         )
     return _review(workspace, release)
+
+
+def review_each(workspace: Workspace, canaries: Iterable[Release]) -> dict[str, CanaryReview | str]:
+    """Model → its canary and what to do with it now, or why that is unknown. Nothing is changed.
+
+    Args:
+        workspace: the project to work on.
+        canaries: releases in force that are steps of a canary.
+    """
+    reviews: dict[str, CanaryReview | str] = {}
+    for release in canaries:
+        try:
+            reviews[release.model] = _review(workspace, release)
+        except HeadraceError as error:  # the other canaries are shown
+            reviews[release.model] = error.what
+    return reviews
 
 
 def review_all(workspace: Workspace) -> list[CanaryReview]:
@@ -219,7 +238,8 @@ def _apply(workspace: Workspace, reviewed: CanaryReview) -> None:
 
 def _review(workspace: Workspace, release: Release) -> CanaryReview:
     assert release.canary is not None  # the caller has chosen it so
-    return CanaryReview(release, decide(release.canary, _observe(workspace, release)))
+    observations = _observe(workspace, release)
+    return CanaryReview(release, decide(release.canary, observations), summarize(observations))
 
 
 def _observe(workspace: Workspace, release: Release) -> list[Observations]:
