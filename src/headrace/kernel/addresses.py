@@ -128,13 +128,15 @@ def find_passwords(address: str) -> list[str]:
     """
     scheme = _SCHEME.match(address)
     rest = address[scheme.end() :] if scheme else ""
-    found = [match["value"].strip("{}") for match in _PARAMETER.finditer(rest) if looks_secret(match["key"])]
+    passwords = [
+        match["value"].strip("{}") for match in _PARAMETER.finditer(rest) if looks_secret(match["key"])
+    ]
     user, colon, _ = rest.partition(":")
     if colon and not set("@/[") & set(user):  # a path or the [host] of IPv6, which no user precedes
         start = len(user) + 1
         ends = [match.start() for match in re.finditer("@", rest)]
-        found += [rest[start:end] for end in ends if not _PORT.match(rest[start:end])]
-    return [*dict.fromkeys(text for word in found for text in (word, unquote(word)) if text)]
+        passwords += [rest[start:end] for end in ends if not _PORT.match(rest[start:end])]
+    return [*dict.fromkeys(text for word in passwords for text in (word, unquote(word)) if text)]
 
 
 def _check_address(url: str, setting: str, server: str, source: str) -> None:
