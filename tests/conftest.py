@@ -53,6 +53,15 @@ def _skipped_where_missing() -> Iterator[None]:
         pytest.skip(str(missing))
 
 
+@pytest.fixture(autouse=True)
+def umask() -> Iterator[None]:
+    """The umask after each test is that before it: a verb of the command line sets a private one."""
+    before = os.umask(0)
+    os.umask(before)
+    yield
+    os.umask(before)
+
+
 @pytest.fixture(scope="session")
 def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
     with started_broker(Path(tmp_path_factory.mktemp("kafka"))) as running:

@@ -62,6 +62,38 @@ def test_a_suspended_child_ends_when_its_parent_is_killed(tmp_path: Path) -> Non
     until(lambda: _state(pid) in ("Z", None))
 
 
+LINES = """
+import os, sys
+for number in range(3000):
+    print(f"line {number} of a library that prints", file=sys.stderr)
+os.write(1, b"ready\\n")
+input()
+print("line 3000 of a library that prints", file=sys.stderr)
+input()
+"""
+
+
+def test_a_log_that_grows_keeps_its_newest_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("headrace.kernel.children._LARGEST_LOG", 8_000)
+    log = tmp_path / "work" / "log"
+    child = Child("work", [sys.executable, "-c", LINES], log, os.environ)
+    try:
+        until(lambda: child.ready)
+        assert log.stat().st_size > 100_000
+        child.supervise(lambda _: None)
+        assert 3_900 < log.stat().st_size <= 4_000
+        assert child.last_log_line == f"line 2999 of a library that prints ({log})"
+        assert child.process.stdin is not None
+        child.process.stdin.write(b"\n")
+        child.process.stdin.flush()
+        until(lambda: child.last_log_line.startswith("line 3000 "))
+        numbers = [int(line.split()[1]) for line in log.read_text().splitlines()]
+        assert numbers == list(range(numbers[0], 3001))
+    finally:
+        child.process.kill()
+        child.end(0.0)
+
+
 def _state(pid: int) -> str | None:
     """The process' state as /proc writes it; None where it has ended."""
     try:

@@ -85,11 +85,10 @@ def table(
             elsewhere; or a list of these.
         partition_by: the partitioning (`hour`, `day`, `month` or `by`). Only the partitions whose input changed
             are rebuilt. None: the table is replaced as a whole.
-        rowwise: whether the function handles every row by itself, f(a + b) = f(a) + f(b). Such a table reads
-            one event or table, and also runs on the stream.
-        schema: a dataframely schema that every published row must satisfy; None: no check.
-        renames: column of the function's rows → its name in the table. A rename that is added here later is
-            made in the table without making its rows again.
+        rowwise: whether the function handles every row by itself: such a table reads one event or table, and
+            also runs on the stream.
+        schema: a dataframely schema of every published row; None: no check.
+        renames: column of the function's rows → its name in the table; a later rename makes no row again.
         reads_files: files that the function reads by itself, relative to the project's folder. A change in
             one of them makes the table stale.
         env: environment variables that the function reads. Another value makes the table stale.

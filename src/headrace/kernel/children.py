@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
+from headrace.kernel.backoff import Backoff
 from headrace.kernel.errors import Unavailable
 from headrace.kernel.private import make_private
 
@@ -20,6 +21,7 @@ _STEADY = 60.0  # a child that lived this many seconds is started again without 
 _CHECK_EVERY = 0.02  # seconds between two checks of a child that starts
 _SILENT = 20.0  # a child that sends heartbeats counts as hung after this many seconds without one
 _GRACE = 10.0  # seconds that a child has to end
+_LARGEST_LOG = 16 << 20  # bytes of a log; the older half of a larger one is removed
 
 
 class Child:
@@ -30,7 +32,7 @@ class Child:
     Args:
         name: its name in messages.
         command: the program and its arguments.
-        log: the file for its standard error; it is emptied at the start.
+        log: the file for its standard error; it is emptied at the start, and keeps the newest 8 to 16 MiB.
         environment: its environment variables.
         files: file descriptors that it inherits.
         longest_start: seconds that it may take to report that it is ready.
@@ -58,6 +60,7 @@ class Child:
         self._log = log
         make_private(log.parent)
         log.write_bytes(b"")
+        self._backoff = Backoff(_SHORTEST_PAUSE, _LONGEST_PAUSE)
         self._pause = 0.0
         self._due: float | None = None
         self.process = self._start()
@@ -120,8 +123,9 @@ class Child:
     def supervise(self, report: Callable[[str], None]) -> None:
         """Starts it again if it has died: at once, or after a growing pause if it keeps dying soon.
 
-        Kills it if its heartbeats have stopped.
+        Kills it if its heartbeats have stopped. Removes the older half of a log that is too large.
         """
+        self._shorten_log()
         if self._due is not None:
             if time.monotonic() >= self._due:
                 self._close()
@@ -137,15 +141,16 @@ class Child:
                 self.process.wait()
             return
         if time.monotonic() - self._since > _STEADY:
+            self._backoff.reset()
             self._pause = 0.0
         if code == os.EX_TEMPFAIL:  # it requests a restart: nothing is wrong
             self._due = time.monotonic()
             report(f"{self.name} starts again: {self.last_log_line}")
             return
         self._due = time.monotonic() + self._pause
-        again = "it is started again" + (f" in {self._pause:g} s" if self._pause else "")
+        again = "it is started again" + (f" in {self._pause:.1f} s" if self._pause else "")
         report(f"{self.name} ended ({_describe_end(code)}): {self.last_log_line}; {again}")
-        self._pause = min(max(self._pause * 2, _SHORTEST_PAUSE), _LONGEST_PAUSE)
+        self._pause = self._backoff.next_pause()
 
     def _describe_silence(self) -> str | None:
         """Describes the silence if it has been silent for too long; otherwise None."""
@@ -162,6 +167,20 @@ class Child:
             log.seek(self._log_start)
             lines = [line for line in log.read().decode(errors="replace").splitlines() if line.strip()]
         return f"{lines[-1].strip()} ({self._log})" if lines else f"its log is empty ({self._log})"
+
+    def _shorten_log(self) -> None:
+        size = self._log.stat().st_size
+        if size <= _LARGEST_LOG:
+            return
+        with self._log.open("r+b") as log:
+            log.seek(size - _LARGEST_LOG // 2)
+            log.readline()  # the rest of a line whose beginning is removed
+            removed = log.tell()
+            newest = log.read()
+            log.truncate(0)  # the child appends at the new end; what it wrote since the read is lost
+        with self._log.open("ab") as log:
+            log.write(newest)
+        self._log_start = max(0, self._log_start - removed)
 
     def terminate(self) -> None:
         """Sends SIGTERM; call `end` to wait."""

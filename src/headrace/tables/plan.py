@@ -108,8 +108,7 @@ def plan_rebuild(
         code: the fingerprint of its code.
         at: input table → the snapshot to read; the newest for tables that it does not name.
         only: what to make, stale or not; None: what is stale.
-        other_columns: how its rows differ from those of the table, so that all of it must be made; None: it is
-            not known that they do.
+        other_columns: the reason to make all of it because its rows have other columns; None: there is none.
 
     Raises:
         CallError: a table that it reads does not exist, or the table has no days to choose from.
@@ -128,11 +127,10 @@ def plan_rebuild(
     names = [CODE, LATEST_ARRIVAL, PENDING, *(f"{INPUT}{source.name}" for source in inputs)]
     expect = {name: None if current is None else current.property(name) for name in names}
     because = _reasons_for_whole(lake, table, current, code, expect, inputs)
-    if other_columns is not None and not because:
-        because = [other_columns]
+    because = because or ([] if other_columns is None else [other_columns])
     files = _changed_files(code, expect, inputs) if because else []
-    is_told = only is not None and only.is_whole
-    if is_told and not because:
+    is_whole_requested = only is not None and only.is_whole
+    if is_whole_requested and not because:
         because, files = ["all of it was asked for"], []
     if partitioning is None:
         if only is not None and not only.is_whole:
