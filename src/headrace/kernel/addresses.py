@@ -15,7 +15,6 @@ __all__ = [
     "check_postgres_address",
     "check_redis_address",
     "is_postgres_address",
-    "is_redis_address",
     "is_remote",
     "path_of",
     "path_of_sqlalchemy",
@@ -26,7 +25,6 @@ __all__ = [
 
 _SQLITE = "sqlite://"
 _POSTGRES = ("postgresql://", "postgres://")  # as libpq has them
-_REDIS = ("redis://", "rediss://", "unix://")  # as redis-py has them; rediss is TLS, unix a socket's path
 
 
 def is_remote(path: str) -> bool:
@@ -68,11 +66,6 @@ def path_of_sqlalchemy(url: str) -> Path | None:
 def is_postgres_address(url: str) -> bool:
     """Whether the URL is the address of a PostgreSQL database."""
     return url.startswith(_POSTGRES)
-
-
-def is_redis_address(url: str) -> bool:
-    """Whether the URL is the address of a Redis server."""
-    return url.startswith(_REDIS)
 
 
 def check_postgres_address(url: str, setting: str) -> None:
