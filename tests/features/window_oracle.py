@@ -1,11 +1,13 @@
 """Windows by brute force, from the definition alone. It shares no code with the kernel.
 
-The value of an aggregation at t: of the events of the entity with floor(t - W, hop) <= time < t whose
-value counts (not null, a finite number), the function. Equal times are ordered by value. A sum of floats
-is the true sum, rounded once, an infinity beyond the range of a double; a sum of whole numbers wraps
-around as int64. A mean is the true sum, rounded to a double, over the count; where that is an infinity,
-the true mean, rounded once. A variance is the true sum of squared deviations from the true mean, over n - 1,
-rounded once; a standard deviation is its root, and that of the true variance where no normal double holds it.
+The value of an aggregation at t: of the events of the entity with floor(t - W, hop) <= time < t, the function.
+With an offset these are the events with floor(t - offset - W, hop) <= time < floor(t - offset, hop); over a
+lifetime those with time < t. Only values that count are taken: not null, a finite number. Equal times are
+ordered by value. A sum of floats is the true sum, rounded once, an infinity beyond the range of a double; a sum
+of whole numbers wraps around as int64. A mean is the true sum, rounded to a double, over the count; where that
+is an infinity, the true mean, rounded once. A variance is the true sum of squared deviations from the true
+mean, over n - 1, rounded once; a standard deviation is its root, and that of the true variance where no normal
+double holds it.
 """
 
 from decimal import Decimal, localcontext
@@ -13,11 +15,13 @@ from fractions import Fraction
 from math import inf, isfinite, sqrt
 
 
-def expect_value(function, n, window, hop, t, events):
-    """`events`: (time, value) pairs of one entity; times, window and hop in microseconds."""
-    begin = t - window
-    begin = begin - begin % hop
-    inside = [(time, value) for time, value in events if begin <= time < t and value is not None]
+def expect_value(function, n, window, hop, t, events, offset=0):
+    """`events`: (time, value) pairs of one entity; all times in microseconds; window None is a lifetime."""
+    end = t - offset
+    begin = -inf if window is None else end - window - (end - window) % hop
+    if offset:
+        end = end - end % hop
+    inside = [(time, value) for time, value in events if begin <= time < end and value is not None]
     inside = [(time, value) for time, value in inside if not isinstance(value, float) or isfinite(value)]
     inside.sort()
     values = [value for _, value in inside]
@@ -72,4 +76,5 @@ def spread(function, values):
         return sqrt(variance)
     with localcontext() as context:
         context.prec, context.Emin, context.Emax = 60, -9999, 9999
-        return float((Decimal(true.numerator) / Decimal(true.denominator)).sqrt())
+        root = (Decimal(true.numerator) / Decimal(true.denominator)).sqrt()
+        return float(root)  # an infinity beyond the range of a double

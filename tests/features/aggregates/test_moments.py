@@ -16,6 +16,7 @@ COLUMNS = {
     "of every size": DRAW.lognormal(0, 60, 400) * DRAW.choice([-1, 1], 400),
     "too small for a square": DRAW.choice([0.0, 5e-324, 1e-310, 1e-300], 400),
     "too large for a square": np.where(DRAW.random(400) < 0.05, 1e200, PRICES),
+    "as far apart as doubles are": DRAW.choice([-1.7e308, 1.7e308], 400),
     "microseconds": 1_700_000_000_000_000 + DRAW.integers(0, 10**9, 400),
     "any int64": DRAW.integers(-(2**63), 2**63 - 1, 400),
 }

@@ -147,7 +147,10 @@ def root_of(count: int, total: int, squares: int) -> float:
     root = math.isqrt(scaled // over)
     root |= root * root * over != scaled
     exponent = (SQUARE_UNIT - shift) // 2
-    return root / (1 << -exponent) if exponent < 0 else float(root << exponent)
+    try:
+        return root / (1 << -exponent) if exponent < 0 else float(root << exponent)
+    except OverflowError:
+        return math.inf
 
 
 def _ratios(sums: ExactSums, squares: ExactSums, low: Ints, high: Ints) -> Iterator[tuple[int, int, int]]:
