@@ -211,11 +211,11 @@ def _restrict_plan(
     left = stored - chosen
     if left and plan.expect[CODE] != code:
         raise CallError(
-            f"the code of table {table.name} changed, and {spell_partitions(partitioning, left)} made by the old"
-            f" code would stay beside the range",
+            f"the code of table {table.name} changed, and {spell_partitions(partitioning, left)} made by the"
+            " old code would stay beside the range",
             where=str(table.place),
-            remedy=f"Build all of it: headrace build {table.name}. headrace try {table.name} runs a partition by"
-            " the new code, without publishing.",
+            remedy=f"Build all of it: headrace build {table.name}. headrace try {table.name} runs a partition"
+            " by the new code, without publishing.",
         )
     stale = known if plan.whole else set(plan.partitions or ())
     because = [*plan.because, f"{spell_partitions(partitioning, chosen)} was asked for"]
