@@ -30,8 +30,6 @@ class OtherColumns(Exception):
 def check_parts(table: Table, stored: LakeTable, schema: pa.Schema, *, is_range: bool) -> None:
     """Checks that some partitions have the columns of the table, whose other partitions stay as they are.
 
-    A range of changed code may add columns: they are null in the partitions that a later build makes.
-
     Args:
         table: the declared table.
         stored: the table in the lake.
@@ -46,6 +44,7 @@ def check_parts(table: Table, stored: LakeTable, schema: pa.Schema, *, is_range:
     changes = [f"column {name!r} is gone" for name in old.names if name not in schema.names]
     conflicts = sorted(stored.type_conflicts(schema).items())
     changes += [f"column {name!r} is {after}, not {before}" for name, (before, after) in conflicts]
+    changes += [f"column {name!r} is new" for name in schema.names if name not in old.names]
     if changes and is_range:
         raise Refused(
             f"a range of table {table.name} cannot be made: {', '.join(changes)}",
@@ -53,7 +52,6 @@ def check_parts(table: Table, stored: LakeTable, schema: pa.Schema, *, is_range:
             remedy="All partitions have the same columns, so build all of it:"
             f" headrace build {table.name} --full",
         )
-    changes += [] if is_range else [f"column {name!r} is new" for name in schema.names if name not in old.names]
     if changes:
         raise OtherColumns(f"its columns changed: {', '.join(changes)}")
 
