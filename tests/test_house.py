@@ -170,6 +170,22 @@ def test_records_are_structs_or_attrs_classes() -> None:
     assert [str(path) for path, text in TEXTS.items() if "object.__setattr__" in text] == []
 
 
+@pytest.mark.parametrize(
+    ("call", "homes"),
+    [
+        # The journal of a table's parts is appended to; Ray's agent loads the standard library alone.
+        (r"\bos\.replace\(|\bos\.fsync\(", {"kernel/files.py", "tables/staged.py", "cluster/lean_agent.py"}),
+        (r"\bfcntl\.", {"kernel/lock.py"}),
+        (r"\bhashlib\.blake2b|\bblake2b\(", {"serving/split.py", "training/splits/hashing.py"}),
+        (r"\*\*\*\"", {"kernel/secrets.py"}),
+    ],
+    ids=["atomic files", "locks", "shares", "masks"],
+)
+def test_a_tool_of_the_kernel_has_no_second_form(call: str, homes: set[str]) -> None:
+    users = {str(path.relative_to(SOURCE)) for path, text in TEXTS.items() if re.search(call, text)}
+    assert users == homes
+
+
 def test_no_import_goes_round_the_layers() -> None:
     """Modules of Headrace are imported by statements, which import-linter sees. Only a package looks up its own
     modules by name: where a name is first used, or a setting chooses. A database's driver is chosen too."""

@@ -234,7 +234,10 @@ def test_metrics_count_answers_and_predictions(client):
     client.post("/predict/purchase", json={})
     text = client.get("/metrics").text
     assert 'headrace_predictions_total{model="purchase",version="1",arm="champion"} 2' in text
-    assert 'headrace_missing_features_total{model="purchase",feature="facts__views"} 1' in text
+    assert (
+        'headrace_missing_features_total{model="purchase",version="1",arm="champion",feature="facts__views"} 1'
+        in text
+    )
     assert 'headrace_predict_answers_total{status="200"} 2' in text
     assert 'headrace_predict_answers_total{status="422"} 1' in text
     assert "headrace_predict_seconds_count 3" in text

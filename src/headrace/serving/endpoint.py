@@ -38,6 +38,7 @@ MAX_BODY = 16 << 20  # bytes
 _MAX_INLINE = 4096  # bytes of a body; a larger one is answered in a thread: it would delay other requests
 _PROBES = frozenset({"/healthz", "/ping", "/health", "/v2/health/live", "/v2/health/ready"})
 _POLL = 0.5  # seconds between two polls of the releases
+_BEHIND = 5.0  # seconds between two looks at how far the windowed views are behind
 _CompiledRoute = tuple[re.Pattern[str], Route, Callable[[HttpError], bytes]]
 _METRICS_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
 
@@ -93,10 +94,14 @@ class Endpoint:
         self._models.close()
 
     def _follow_releases(self) -> None:
+        due = 0.0
         while not self._stop.wait(_POLL):
             try:
                 self._models.poll()
                 self._update_max_bytes()
+                if time.monotonic() >= due:
+                    due = time.monotonic() + _BEHIND
+                    self._metrics.behind = self._models.count_events_behind()
             except Exception as error:  # the present releases stay in force, and the next poll may succeed
                 _log.error("the releases cannot be followed: %s", error)
 

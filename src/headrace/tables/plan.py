@@ -116,8 +116,8 @@ def plan_rebuild(
     expect = {name: None if current is None else current.property(name) for name in names}
     because = _reasons_for_whole(table, current, code, expect, inputs)
     files = _changed_files(code, expect, inputs) if because else []
-    is_told = only is not None and only.is_whole
-    if is_told and not because:
+    is_whole_requested = only is not None and only.is_whole
+    if is_whole_requested and not because:
         because, files = ["all of it was asked for"], []
     if partitioning is None:
         if only is not None and not only.is_whole:

@@ -348,7 +348,7 @@ class RedisDatabase:
         """Keeps this thread's locks for longer. Raises Conflict if one was lost."""
         transaction: _Transaction = self._local.transaction
         if not self._call(_RENEW, transaction.locks, transaction.token, _LOCKED):
-            raise self._lost()
+            raise self._conflict()
 
     def _check_views(self, digests: list[str]) -> None:
         texts = self._read("HMGET", self._positions, *digests)
@@ -371,16 +371,16 @@ class RedisDatabase:
         try:
             _, tokens, *counts = connection.execute(*checks)
             if set(tokens) != {transaction.token.encode()} or counts != list(staged.values()):
-                raise self._lost()
+                raise self._conflict()
             transaction.add("DEL", *transaction.locks)
             commands = [_MULTI, *transaction.commands, _EXEC]
             if _execute_multi(connection, commands, len(commands)) is None:
-                raise self._lost()
+                raise self._conflict()
         except self._pool.errors as error:
             raise self._pool.describe(error) from error
         connection.is_watching = False
 
-    def _lost(self) -> Conflict:
+    def _conflict(self) -> Conflict:
         return Conflict(
             "this process was stopped while it wrote to the online store, and another one may have written"
             " meanwhile",

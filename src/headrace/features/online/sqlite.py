@@ -231,7 +231,7 @@ class SqliteDatabase:
         table, packed_keys = self._table(view)[0], [(key,) for key in keys]
         with self._answering() as db:
             db.executemany(f"update {table} set {_column(view)} = null where key = ?", packed_keys)
-            # A key may be the name of a person: it goes with its last state.
+            # A key may be a person's name, so it is deleted with its last state.
             columns = [row[1] for row in db.execute(f"pragma table_info({table})") if row[1] != "key"]
             is_empty = " and ".join(f"{column} is null" for column in columns)
             db.executemany(f"delete from {table} where key = ? and {is_empty}", packed_keys)

@@ -136,7 +136,7 @@ class OnlineStore(Protocol):
     def forget(self, entities: Sequence[Mapping[str, object]]) -> int:
         """Removes the values of these entities from every view: one transaction.
 
-        What the log and the tables still hold of them comes back with the next fill or load, so remove it
+        The next fill or load restores what the log and the tables still hold of them, so remove it
         there first. New events of an entity count from then on.
 
         Args:
@@ -206,8 +206,8 @@ def open(settings: Settings) -> OnlineStore:  # noqa: A001
 
 
 def filled_views(settings: Settings) -> list[str]:
-    """The digests of the views in the project's online store that are filled, sorted; after that of an as-of
-    view stands its snapshot. Loads no engine.
+    """The digests of the views in the project's online store that are filled, sorted; that of an as-of
+    view is followed by its snapshot. Loads no engine.
 
     Raises:
         ProjectError: as `open`.

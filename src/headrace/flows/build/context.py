@@ -142,7 +142,7 @@ class BuildContext:
                     fetch_revision(self.settings, source.path, source.revision, source.describe(read.name))
 
     def choose_tables(self, targets: Sequence[str], only: BuildRange | None) -> dict[str, BuildRange]:
-        """Table → what to make of it, for a build of the targets that is told what to make.
+        """Table → what to make of it, for a build of a range or of whole tables.
 
         Raises:
             CallError: a range of days is not to be made of exactly one table.

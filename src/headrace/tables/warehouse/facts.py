@@ -120,7 +120,7 @@ class FactTable:
                 select_partitions(frame, by, by.column, number, number).collect()
                 for number in sorted(partitions)
             )
-        return copy_rows(self._cursor, self.name, columns, self._keyed(parts, keys, columns))
+        return copy_rows(self._cursor, self.name, columns, self._add_keys(parts, keys, columns))
 
     def _delete(self, by: Partitioning, number: int) -> None:
         """Removes the facts of a partition, a span of time in UTC."""
@@ -131,7 +131,7 @@ class FactTable:
         wanted = sql.SQL(" and ").join(sql.SQL("{} {}").format(time, limit) for limit in limits)
         self._cursor.execute(sql.SQL("delete from {} where {}").format(self.name, wanted))
 
-    def _keyed(
+    def _add_keys(
         self, parts: Iterable[pl.DataFrame], keys: Mapping[str, pl.DataFrame], columns: Sequence[str]
     ) -> Iterator[pl.DataFrame]:
         time = pl.col(self.fact.time)
