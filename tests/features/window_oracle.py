@@ -16,7 +16,7 @@ import struct
 from collections import Counter
 from decimal import Decimal, localcontext
 from fractions import Fraction
-from hashlib import blake2b
+from hashlib import sha256
 from math import ceil, frexp, inf, isfinite, log, sqrt
 
 
@@ -110,7 +110,7 @@ def estimate_distinct(values):
     registers = [0] * 4096
     for value in values:
         if isinstance(value, str):
-            code = int.from_bytes(blake2b(value.encode(), digest_size=8).digest(), "little")
+            code = int.from_bytes(sha256(value.encode()).digest()[:8], "big")
         elif isinstance(value, float):
             code = splitmix(struct.unpack("<Q", struct.pack("<d", value + 0.0))[0])
         else:

@@ -9,7 +9,6 @@ error is 1.04 / sqrt(4096) = 1.6 %.
 from __future__ import annotations
 
 import math
-from hashlib import blake2b
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from headrace.features.plan import Dtype
+from headrace.kernel.digest import short_digest
 
 __all__ = ["estimate", "estimates", "register_of", "registers_of", "terms"]
 
@@ -93,7 +93,7 @@ _SIGMAS = [_REGISTERS * _sigma(empty / _REGISTERS) for empty in range(_REGISTERS
 
 
 def _hash_text(text: str) -> int:
-    return int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "little")
+    return int(short_digest(text)[:16], 16)
 
 
 def _mix(code: int) -> int:
