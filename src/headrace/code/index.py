@@ -84,7 +84,7 @@ class CodeIndex:
         Raises:
             ProjectError: a file is not valid Python.
         """
-        return self._reach([_Ref(module, name)])
+        return self._reach([_Ref(module, name)], has_renames=not name)
 
     def lambda_pieces(self, module: str, line: int) -> dict[str, str]:
         """As `pieces`, of the lambdas at the top of the module that begin in a line of its file.
@@ -107,8 +107,8 @@ class CodeIndex:
             texts += [canonical_text(node), *outside]
         return {f"{module}.<lambda>": digest_value(texts), **self._reach(sorted(refs))}
 
-    def _reach(self, pending: list[_Ref]) -> dict[str, str]:
-        """The digests of these pieces, and of every piece that they reach."""
+    def _reach(self, pending: list[_Ref], *, has_renames: bool = False) -> dict[str, str]:
+        """The digests of these pieces, and of every piece that they reach; with or without `renames=`."""
         digests: dict[str, str] = {}
         while pending:
             ref = pending.pop()
@@ -119,7 +119,7 @@ class CodeIndex:
             texts: list[str] = []
             for statement in self._statements(ref):
                 source = self._module(statement.module)
-                node = self._without_renames(source, statement.node) if name else statement.node
+                node = statement.node if has_renames else _without_renames(source, statement.node)
                 texts.append(canonical_text(node))
                 refs, outside = self._names_in(source, node)
                 texts += outside
@@ -214,7 +214,7 @@ class CodeIndex:
         decorators = [
             decorator
             for decorator in getattr(statement, "decorator_list", ())
-            if not self._is_declarer(module, decorator)
+            if not _is_declarer(module, decorator)
         ]
         # An object's decorator (`@registry.add("x")`) changes that object: it registers the function.
         targets = [chain_of(decorator_target(decorator)) for decorator in decorators]
@@ -293,35 +293,17 @@ class CodeIndex:
             yield statement, False
             return
         for decorator in statement.decorator_list:
-            yield decorator, self._is_declarer(module, decorator)
+            yield decorator, _is_declarer(module, decorator)
         bare = ast.parse(ast.unparse(statement)).body[0]
         assert isinstance(bare, (ast.FunctionDef, ast.ClassDef))
         bare.decorator_list = []
         yield bare, False
 
-    def _without_renames(self, module: SourceModule, statement: ast.stmt) -> ast.stmt:
-        """The statement without the `renames=` of a decorator of Headrace: new names do not change any row."""
-        for number, decorator in enumerate(getattr(statement, "decorator_list", ())):
-            has_renames = isinstance(decorator, ast.Call) and any(
-                k.arg == "renames" for k in decorator.keywords
-            )
-            if has_renames and self._is_declarer(module, decorator):
-                statement = copy.deepcopy(statement)
-                assert isinstance(statement, (ast.FunctionDef, ast.ClassDef))
-                without = _KeywordRemover(frozenset({"renames"})).visit(statement.decorator_list[number])
-                statement.decorator_list[number] = without
-        return statement
-
-    def _is_declarer(self, module: SourceModule, decorator: ast.expr) -> bool:
-        chain = chain_of(decorator_target(decorator))
-        target = module.imports.get(chain[0]) if chain else None
-        return target is not None and target.split(".")[0] == _DECLARERS
-
     def _is_declaration(self, ref: _Ref) -> bool:
         module = self._module(ref.module)
         for statement in module.bindings.get(ref.name, []):
             if isinstance(statement, (ast.FunctionDef, ast.ClassDef)):
-                if any(self._is_declarer(module, decorator) for decorator in statement.decorator_list):
+                if any(_is_declarer(module, decorator) for decorator in statement.decorator_list):
                     return True
             elif isinstance(statement, ast.Assign) and isinstance(statement.value, ast.Call):
                 chain = chain_of(statement.value.func)
@@ -365,6 +347,24 @@ class CodeIndex:
             target = self._resolve(self._module(name), tuple(parts[length:]), {})
             return target if target is not None else _Ref(name, parts[length])
         return ".".join(parts)
+
+
+def _is_declarer(module: SourceModule, decorator: ast.expr) -> bool:
+    chain = chain_of(decorator_target(decorator))
+    target = module.imports.get(chain[0]) if chain else None
+    return target is not None and target.split(".")[0] == _DECLARERS
+
+
+def _without_renames(module: SourceModule, statement: ast.stmt) -> ast.stmt:
+    """The statement without the `renames=` of a decorator of Headrace: new names do not change any row."""
+    for number, decorator in enumerate(getattr(statement, "decorator_list", ())):
+        has_renames = isinstance(decorator, ast.Call) and any(k.arg == "renames" for k in decorator.keywords)
+        if has_renames and _is_declarer(module, decorator):
+            statement = copy.deepcopy(statement)
+            assert isinstance(statement, (ast.FunctionDef, ast.ClassDef))
+            without = _KeywordRemover(frozenset({"renames"})).visit(statement.decorator_list[number])
+            statement.decorator_list[number] = without
+    return statement
 
 
 class _KeywordRemover(ast.NodeTransformer):

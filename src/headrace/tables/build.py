@@ -274,7 +274,7 @@ def _write_parts(
         columns = columns or set(part.rows.column_names)
         _check_columns(table, part, columns)
         if stored is None:
-            if not plan.whole and lake.table_exists(table.name):
+            if not (plan.whole or plan.replaces_all) and lake.table_exists(table.name):
                 check_parts(table, lake.table(table.name), part.rows.schema, is_range=plan.is_range)
             stored = _prepare_table(project, lake, table, plan, part)
         staged.add(part, stored.write([part.rows]))
@@ -307,7 +307,7 @@ def _prepare_table(
     if plan.files:
         sources = [project.sources[name] for name in plan.files]
         check_change(table, lake.table(table.name), part.rows, sources)
-    return lake.ensure(table.name, part.rows.schema, partition_by(table), exact=plan.whole)
+    return lake.ensure(table.name, part.rows.schema, partition_by(table), exact=plan.whole or plan.replaces_all)
 
 
 def _merge_failures(

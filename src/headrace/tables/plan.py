@@ -43,6 +43,7 @@ class RebuildPlan(msgspec.Struct, frozen=True):
         pending: the stale partitions that this build does not make.
         renames: the columns of the table that get another name (declare.table.table).
         is_range: whether the partitions to make were asked for.
+        replaces_all: whether no partition of the table stays as it is.
     """
 
     table: str
@@ -57,6 +58,7 @@ class RebuildPlan(msgspec.Struct, frozen=True):
     pending: list[int] = []
     renames: dict[str, str] = {}
     is_range: bool = False
+    replaces_all: bool = False
 
     @property
     def has_rows(self) -> bool:
@@ -254,6 +256,7 @@ def _restrict_plan(
         files=[],
         pending=sorted(stale - chosen),
         is_range=True,
+        replaces_all=not left,
     )
 
 
