@@ -8,16 +8,25 @@ import os
 import re
 import subprocess
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import mlflow
+import numpy as np
+import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
+from sklearn.calibration import CalibratedClassifierCV
 from sklearn.datasets import load_iris
-from sklearn.metrics import accuracy_score, f1_score
+from sklearn.metrics import accuracy_score, f1_score, log_loss
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.svm import SVC
 from tests.e2e.demos import EXAMPLES, HEADRACE, DemoRun, check_readme, processes_of, run_demo
 
 import headrace
+from headrace.declare.splits import Stratified
+from headrace.training.splits import divide
 
 README = EXAMPLES / "iris" / "README.md"
 BIN = HEADRACE.parent
@@ -59,6 +68,49 @@ def test_metrics_and_confusion_matrix_are_those_of_scikit_learn(demo: DemoRun) -
     metrics = json.loads((demo.folder / "metrics" / "species.json").read_text())
     assert metrics["accuracy"] == pytest.approx(accuracy_score(actual, predicted))
     assert metrics["macro_f1"] == pytest.approx(f1_score(actual, predicted, average="macro"))
+
+
+def test_metrics_and_served_probabilities_are_those_of_scikit_learn_on_the_same_rows(demo: DemoRun) -> None:
+    """The same estimator fitted on the same rows by scikit-learn alone. The model has no entities: each feature
+    comes from the request."""
+    project = headrace.project(demo.folder)
+    rows = project.training_set("species").to_polars()
+    measurements = ["sepal_length", "sepal_width", "petal_length", "petal_width"]
+    features = [name for name in rows.columns if name.startswith("shape__")]
+    rows = rows.select(*measurements, "event_timestamp", "species", *features)
+    ((train, _, test),) = divide(
+        rows, Stratified(validation=0.2, test=0.3, seed=7), "species", by_class=True
+    ).folds
+
+    def numbers(frame: pl.DataFrame) -> np.ndarray:
+        return frame.select(pl.col(features).cast(pl.Float32).cast(pl.Float64)).to_numpy()
+
+    report = project.training_report("species")
+    chosen = {name: report.parameters[f"estimator__{name}"] for name in ("C", "gamma")}
+    estimator = CalibratedClassifierCV(SVC(**chosen, random_state=0), ensemble=False)
+    alone = make_pipeline(StandardScaler(), estimator).fit(numbers(train), train["species"].to_numpy())
+    predicted, probabilities = alone.predict(numbers(test)), alone.predict_proba(numbers(test))
+    assert report.test.metrics == pytest.approx(
+        {
+            "accuracy": accuracy_score(test["species"], predicted),
+            "macro_f1": f1_score(test["species"], predicted, average="macro"),
+            "log_loss": log_loss(test["species"], probabilities),
+        },
+        abs=1e-6,
+    )
+    (served,) = project.table("headrace_predictions").to_polars().iter_rows(named=True)
+    flower = json.loads(served["request"])
+    areas = {
+        f"shape__{part}_area_cm": flower[f"{part}_length"] * flower[f"{part}_width"]
+        for part in ("sepal", "petal")
+    }
+    asked = pl.DataFrame({**{f"shape__{name}_cm": flower[name] for name in measurements}, **areas})
+    (expected,) = alone.predict_proba(numbers(asked))
+    assert json.loads(served["probabilities"]) == pytest.approx(
+        dict(zip(alone.classes_, expected, strict=True)), abs=1e-6
+    )
+    assert json.loads(served["value"]) == alone.classes_[expected.argmax()]
+    assert json.loads(served["entity"]) == {}
 
 
 def test_both_versions_of_the_data_are_the_published_and_the_corrected_flowers(demo: DemoRun) -> None:
@@ -129,31 +181,47 @@ def test_in_a_clone_with_a_state_of_its_own_the_build_trains_nothing(demo: DemoR
     assert "up to date" in succeed(clone, "dvc", "status")
 
 
-@pytest.fixture
-def project(tmp_path: Path) -> Path:
-    """The project before its data have a tag."""
-    root = tmp_path / "iris"
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The project before its data have a tag. Git tracks them, which takes less time than DVC."""
+    root = tmp_path_factory.mktemp("wrong") / "iris"
     root.mkdir()
     succeed(root, "git", "init", "--quiet")
-    succeed(tmp_path, "headrace", "init", "iris", "--example", "iris")
+    succeed(root.parent, "headrace", "init", "iris", "--example", "iris")
     return root
 
 
 def tag(project: Path, name: str) -> None:
-    succeed(project, "dvc", "add", "--quiet", "data/iris.csv")
     succeed(project, "git", "add", "--all")
-    succeed(project, "git", "commit", "--quiet", "--message", name)
-    succeed(project, "git", "tag", name)
+    succeed(project, "git", "commit", "--quiet", "--allow-empty", "--message", name)
+    succeed(project, "git", "tag", "--force", name)
+
+
+def replace(old: str, new: str) -> Callable[[str], bytes]:
+    """An edit that replaces a text, once."""
+
+    def edit(text: str) -> bytes:
+        assert old in text
+        return text.replace(old, new, 1).encode()
+
+    return edit
 
 
 PARAMS, DATA = "params.yaml", "data/iris.csv"
-WRONG = {
-    "an unknown name in the grid": (PARAMS, lambda text: text.replace("    C:", "    c:")),
-    "an unknown estimator": (PARAMS, lambda text: text.replace("estimator: log", "estimator: forest  # log")),
-    "an unknown entry": (PARAMS, lambda text: text.replace("\ngrid:", "\ngirds:")),
-    "an unknown tag": (PARAMS, lambda text: text.replace("data: v1", "data: v9")),
-    "a target with one class": (DATA, lambda text: "\n".join(text.split("\n")[:51]) + "\n"),
-    "an empty file": (DATA, lambda text: ""),
+WRONG: dict[str, tuple[str, Callable[[str], bytes]]] = {
+    "an unknown name in the grid": (PARAMS, replace("    C:", "    c:")),
+    "an unknown estimator": (PARAMS, replace("estimator: log", "estimator: forest  # log")),
+    "an unknown entry": (PARAMS, replace("\ngrid:", "\ngirds:")),
+    "an unknown tag": (PARAMS, replace("data: v1", "data: v9")),
+    "another name of a column": (DATA, replace("species", "Species")),
+    "a text among the numbers": (DATA, replace("\n4,4.6,", "\n4,n.a.,")),
+    "no measurement": (DATA, replace("\n4,4.6,", "\n4,,")),
+    "another encoding": (
+        DATA,
+        lambda text: text.replace("1.5,0.2,setosa", "1.5,0.2,sétosa", 1).encode("latin-1"),
+    ),
+    "a target with one class": (DATA, lambda text: "\n".join(text.split("\n")[:51]).encode()),
+    "an empty file": (DATA, lambda _: b""),
 }
 MESSAGES = re.findall(r"^```\n(error: .*?)^```", README.read_text(), re.MULTILINE | re.DOTALL)
 
@@ -162,8 +230,10 @@ MESSAGES = re.findall(r"^```\n(error: .*?)^```", README.read_text(), re.MULTILIN
 def test_wrong_input_gets_the_message_of_the_readme(project: Path, case: str, message: str) -> None:
     name, change = WRONG[case]
     file = project / name
-    file.write_text(change(file.read_text()))
+    good = file.read_text()
+    file.write_bytes(change(good))
     tag(project, "v1")
     done = call(project, "headrace", "build")
+    file.write_text(good)
     assert done.returncode != 0
     assert done.stderr.replace(f"{project}/", "").endswith(message)
