@@ -92,7 +92,6 @@ def send(
     _check_options(rate, skip, shift_to_now, shift_by)
     contract = workspace.project.contract(topic)
     _check_format(contract)
-    workspace.settings.make_state()
     started, shift = time.perf_counter(), None if shift_by is None else TimeShift(contract, shift_by)
     sending = _Sending(contract, file, skip, rate, shift, live)
     with (
