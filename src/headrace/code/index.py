@@ -71,7 +71,7 @@ class CodeIndex:
         """Whether a statement of the module makes this name, rather than an import."""
         return self.has(module) and name in self._module(module).bindings
 
-    def pieces(self, module: str, name: str) -> dict[str, str]:
+    def pieces(self, module: str, name: str, *, without: frozenset[str] = frozenset()) -> dict[str, str]:
         """`module.name` → digest, for the piece and every piece of the project that it reaches.
 
         A declaration (under a decorator of Headrace, or a source) that another declaration's decorator names is
@@ -80,12 +80,14 @@ class CodeIndex:
         Args:
             module: the module's name.
             name: a name at its top; "" for the whole module.
+            without: arguments of Headrace's decorators of the piece itself that are left out, such as `audits`.
 
         Raises:
             ProjectError: a file is not valid Python.
         """
         digests: dict[str, str] = {}
-        pending = [_Ref(module, name)]
+        first = _Ref(module, name)
+        pending = [first]
         while pending:
             ref = pending.pop()
             key = f"{ref.module}.{ref.name}".rstrip(".")
@@ -94,8 +96,11 @@ class CodeIndex:
             digests[key] = ""
             texts: list[str] = []
             for statement in self._statements(ref):
-                texts.append(canonical_text(statement.node))
-                refs, outside = self._names_in(self._module(statement.module), statement.node)
+                source, node = self._module(statement.module), statement.node
+                if ref == first and without:
+                    node = self._without_arguments(source, node, without)
+                texts.append(canonical_text(node))
+                refs, outside = self._names_in(source, node)
                 texts += outside
                 pending += sorted(refs)
             digests[key] = digest_value(texts)
@@ -260,6 +265,18 @@ class CodeIndex:
                 elif target is not None and not (is_declarer and self._is_declaration(target)):
                     refs.add(target)
         return refs, outside
+
+    def _without_arguments(
+        self, module: SourceModule, statement: ast.stmt, keywords: frozenset[str]
+    ) -> ast.stmt:
+        """The statement without these arguments of its decorators that make declarations."""
+        if not isinstance(statement, (ast.FunctionDef, ast.ClassDef)):
+            return statement
+        bare = copy.deepcopy(statement)
+        for decorator in bare.decorator_list:
+            if isinstance(decorator, ast.Call) and self._is_declarer(module, decorator):
+                decorator.keywords = [part for part in decorator.keywords if part.arg not in keywords]
+        return bare
 
     def _parts(self, module: SourceModule, statement: ast.stmt) -> Iterator[tuple[ast.AST, bool]]:
         """The statement's decorators, then the rest; each with whether it is a decorator of Headrace."""
