@@ -156,6 +156,36 @@ def test_all_lists_what_other_modules_import() -> None:
     assert missing == set()
 
 
+def test_records_are_structs_or_attrs_classes() -> None:
+    """No dataclass, and no `__init__` that sets the attributes of a frozen record. A NamedTuple is a tuple."""
+    of_dataclasses = {
+        name
+        for name, tree in modules()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom)
+        and node.module == "dataclasses"
+        and any(alias.name == "dataclass" for alias in node.names)
+    }
+    assert of_dataclasses == set()
+    assert [str(path) for path, text in TEXTS.items() if "object.__setattr__" in text] == []
+
+
+@pytest.mark.parametrize(
+    ("call", "homes"),
+    [
+        # The journal of a table's parts is appended to; Ray's agent loads the standard library alone.
+        (r"\bos\.replace\(|\bos\.fsync\(", {"kernel/files.py", "tables/staged.py", "cluster/lean_agent.py"}),
+        (r"\bfcntl\.", {"kernel/lock.py"}),
+        (r"\bhashlib\.blake2b|\bblake2b\(", {"serving/split.py", "training/splits/hashing.py"}),
+        (r"\*\*\*\"", {"kernel/secrets.py"}),
+    ],
+    ids=["atomic files", "locks", "shares", "masks"],
+)
+def test_a_tool_of_the_kernel_has_no_second_form(call: str, homes: set[str]) -> None:
+    users = {str(path.relative_to(SOURCE)) for path, text in TEXTS.items() if re.search(call, text)}
+    assert users == homes
+
+
 def test_no_import_goes_round_the_layers() -> None:
     """Modules of Headrace are imported by statements, which import-linter sees. Only a package looks up its own
     modules by name: where a name is first used, or a setting chooses. A database's driver is chosen too."""
@@ -163,6 +193,7 @@ def test_no_import_goes_round_the_layers() -> None:
     assert dynamic <= {
         "cli/main.py",
         "__init__.py",
+        "features/online/store.py",
         "lake/__init__.py",
         "projects/loader.py",
         "serving/deployment/__init__.py",

@@ -173,10 +173,14 @@ def _effects(people: pl.DataFrame, column: str, effects: dict[str, float] | dict
 def _mean_over_extras(score: Floats) -> Floats:
     """The mean probability over the payment methods and risk scores, which are independent of the rest."""
 
-    def below(risk: float) -> float:  # the normal distribution's
+    def share_below(risk: float) -> float:  # of the normal distribution
         return 0.5 * (1 + erf((risk - RISK_MEAN) / (RISK_SPREAD * sqrt(2))))
 
-    edges = [0.0, *(below(risk + 0.5) for risk in range(100)), 1.0]  # a score is rounded, and clipped to 0..100
+    edges = [
+        0.0,
+        *(share_below(risk + 0.5) for risk in range(100)),
+        1.0,
+    ]  # a score is rounded, and clipped to 0..100
     mean = np.zeros(len(score))
     for share, effect in PAYMENTS.values():
         for risk, weight in enumerate(np.diff(edges)):

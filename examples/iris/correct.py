@@ -2,8 +2,8 @@
 
     python correct.py
 
-The file is the one of the UCI Machine Learning Repository, whose flowers 35 and 38 differ from the paper
-(https://doi.org/10.24432/C56C76).
+The file comes from the UCI Machine Learning Repository (https://doi.org/10.24432/C56C76). Its flowers 35 and 38
+differ from the paper.
 """
 
 from pathlib import Path

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from collections import Counter, defaultdict
 from contextlib import closing
-from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
 import polars as pl
+from msgspec.structs import replace
 
 from headrace.config.settings import Settings
 from headrace.declare.event import Contract

@@ -68,7 +68,7 @@ class FaultRun:
         fork_server: the process that forks the children.
         journal: the read end of the pipe to which the children report.
         own_disk: whether the project lies on a small disk that only this run uses. Where it does not, a limit
-            on the size of the workers' files stands in for a full disk.
+            on the size of the workers' files acts as a full disk.
         broker: the broker of the log; None on SQLite.
         catalog_proxy: the proxy of the REST catalog; None on SQLite.
         reports: the lines of the journal so far.

@@ -6,7 +6,7 @@ import polars as pl
 from hypothesis import strategies as st
 
 from headrace.features.aggregates import result_dtype
-from headrace.features.plan import AggregateFunction, Aggregation, PlanField, WindowedView, hop_of
+from headrace.features.plan import LIFETIME, AggregateFunction, Aggregation, PlanField, WindowedView, hop_of
 
 SECOND = 1_000_000
 MINUTE = 60 * SECOND
@@ -21,30 +21,64 @@ COLUMNS = (
 )
 FUNCTIONS = [
     AggregateFunction(name)
-    for name in ("count", "sum", "mean", "min", "max", "count_distinct", "first", "last")
+    for name in (
+        "count",
+        "count_if",
+        "sum",
+        "mean",
+        "var",
+        "std",
+        "min",
+        "max",
+        "count_distinct",
+        "first",
+        "last",
+    )
 ] + [AggregateFunction("first_n", 2), AggregateFunction("last_n", 3)]
+_NUMBERS = ("int64", "float64", "bool")
+_ACCEPTED = {"count_if": ("bool",), "sum": _NUMBERS, "mean": _NUMBERS, "var": _NUMBERS, "std": _NUMBERS}
 
 
-def view_of_all_functions(windows=(5 * MINUTE, HOUR, DAY, 15 * DAY), *, name="activity", keys=("user_id",)):
-    """A view with every function over every column that it accepts, for each window."""
+WINDOWS = (5 * MINUTE, HOUR, DAY, 15 * DAY, (HOUR, 5 * MINUTE), (7 * DAY, 3 * HOUR + 1), LIFETIME)
+"""Lengths of windows, some with an offset."""
+
+
+def view_of_all_functions(windows=WINDOWS, *, name="activity", keys=("user_id",)):
+    """A view with every function over every column that it accepts, for each window.
+
+    Windows with an offset and lifetimes are over fewer columns, because their functions are the same.
+    """
     aggregations = []
     for window in windows:
-        hop = hop_of(timedelta(microseconds=window)) // timedelta(microseconds=1)
+        window, offset = window if isinstance(window, tuple) else (window, 0)
+        if window == LIFETIME:
+            hop = LIFETIME
+        else:
+            hop = hop_of(timedelta(microseconds=window)) // timedelta(microseconds=1)
         for column in COLUMNS:
             for function in FUNCTIONS:
-                if column.dtype == "string" and function.name in ("sum", "mean"):
+                if (offset or window == LIFETIME) and column.name not in ("amount", "flag"):
+                    continue
+                if column.dtype not in _ACCEPTED.get(function.name, (column.dtype,)):
                     continue
                 aggregations.append(
                     Aggregation(
-                        f"{function.name}_{column.name}_{window // MINUTE}",
+                        f"{function.name}_{column.name}_{_name_of(window, offset)}",
                         column.name,
                         function,
                         window,
                         hop,
                         result_dtype(function, column.dtype),
+                        offset,
                     )
                 )
     return WindowedView(name, tuple(keys), "clicks", "clicks", None, "time", COLUMNS, tuple(aggregations))
+
+
+def _name_of(window, offset):
+    if window == LIFETIME:
+        return "lifetime"
+    return f"{window // MINUTE}_{offset // MINUTE}_before" if offset else str(window // MINUTE)
 
 
 def instant(micros):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import html
 import shutil
 import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import httpx
 import msgspec
 import numpy as np
 import polars as pl
@@ -15,11 +17,15 @@ import pytest
 from sklearn.metrics import roc_auc_score
 from tests.flows.traced import TracedShop, make_traced_shop
 
+from headrace.cli.canary_text import describe_canary
 from headrace.config.settings import load_settings
+from headrace.console.app import app
 from headrace.declare.event import Contract, contract_of
 from headrace.events.ingest.ingest import Ingest
-from headrace.flows.models.canary import _observations_of, find_canaries, review, review_all
+from headrace.flows.models.canary import CanaryReview, _observations_of, find_canaries, review, review_all
 from headrace.flows.models.outcomes import outcomes
+from headrace.flows.project.status import status
+from headrace.http.serve import serve
 from headrace.kernel.errors import CallError
 from headrace.kernel.ids import new_id
 from headrace.serving import release as releases
@@ -160,6 +166,24 @@ def log_canary(
     ingest(workspace, workspace.project.contract("receipts"), list(receipts))
 
 
+def check_display(workspace: Workspace, success: float) -> None:
+    """The status and the console show how each arm did in the only step."""
+    shown = status(workspace, load_features=False).canaries["purchase"]
+    assert isinstance(shown, CanaryReview)
+    assert shown == review(workspace, "purchase")
+    (step,) = shown.steps
+    for arm, score in ((step.champion, 0.5), (step.canary, success)):
+        assert (arm.requests, arm.entities, arm.failed, arm.outcomes) == (120, 120, 0, 120)
+        assert arm.mean_score == pytest.approx(score)
+        assert arm.p50_ms == arm.p99_ms
+    assert describe_canary(shown).endswith(f"{shown.decision.action}, because {shown.decision.why}")
+    with serve(app(workspace.settings), "127.0.0.1", 0) as server:
+        page = html.unescape(httpx.get(server.url, timeout=60).text)
+    assert f"{shown.decision.action}</span>, because {shown.decision.why}" in page
+    cells = [">50 %<", ">canary<", ">120<", ">0.000 %<", f">{step.canary.p50_ms:.3g}<"]
+    assert sum(all(cell in row for cell in cells) for row in page.split("<tr>")) == 1
+
+
 def test_a_canary_is_rolled_back_or_advances_by_what_was_ingested(shop: TracedShop, tmp_path: Path) -> None:
     with Workspace(load_settings(shop.settings.root)) as workspace:
         registry = workspace.registry
@@ -184,6 +208,7 @@ def test_a_canary_is_rolled_back_or_advances_by_what_was_ingested(shop: TracedSh
             comparison = decision.comparisons[-1]
             assert (comparison.champion, comparison.canary) == (120, 120)
             assert (comparison.champion_bad, comparison.canary_bad) == (0.5, 1 - success)
+            check_display(workspace, success)
             (changed,) = review_all(workspace)
             assert (changed.release, changed.decision) == (step, decision)
             assert review_all(workspace) == []

@@ -20,7 +20,7 @@ def test_an_error_crosses_processes_whole(kind: type[errors.HeadraceError]) -> N
     assert str(again) == "headrace.toml: log: it broke\n  Mend it."
 
 
-def test_exit_codes_tell_a_wrong_call_from_a_failure() -> None:
+def test_exit_codes_distinguish_a_wrong_call_from_a_failure() -> None:
     codes = {kind.__name__: kind.exit_code for kind in KINDS}
     assert {name for name, code in codes.items() if code == 2} == {"ProjectError", "CallError"}
     assert set(codes.values()) == {1, 2}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import re
 import tomllib
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,8 @@ ROOT = Path(__file__).parents[2]
 @pytest.mark.parametrize("distribution", FOREIGN)
 def test_bounds_are_those_of_the_package_and_what_is_listed_exists(distribution: str) -> None:
     package = FOREIGN[distribution]
-    dependencies = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    dependencies = [*project["dependencies"], *chain(*project["optional-dependencies"].values())]
     bounds = [
         re.sub(r"^[\w-]+(\[[^]]*])?", "", line)
         for line in dependencies

@@ -234,7 +234,10 @@ def test_metrics_count_answers_and_predictions(client):
     client.post("/predict/purchase", json={})
     text = client.get("/metrics").text
     assert 'headrace_predictions_total{model="purchase",version="1",arm="champion"} 2' in text
-    assert 'headrace_missing_features_total{model="purchase",feature="facts__views"} 1' in text
+    assert (
+        'headrace_missing_features_total{model="purchase",version="1",arm="champion",feature="facts__views"} 1'
+        in text
+    )
     assert 'headrace_predict_answers_total{status="200"} 2' in text
     assert 'headrace_predict_answers_total{status="422"} 1' in text
     assert "headrace_predict_seconds_count 3" in text
@@ -293,3 +296,16 @@ def test_a_replica_imports_no_engine_that_it_does_not_need(project):
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.split() == []
+
+
+def test_probes_need_no_token_and_metrics_only_by_choice(project, monkeypatch, tmp_path):
+    monkeypatch.delenv("HEADRACE_TOKEN", raising=False)
+    (tmp_path / "tokens").write_text("a-token-of-enough-length\n")
+    for is_open in (False, True):
+        access = {"token_files": [tmp_path / "tokens"], "open_metrics": is_open}
+        with run_endpoint(project, host="0.0.0.0", **access) as client:
+            for probe in ("/healthz", "/ping", "/health", "/v2/health/live", "/v2/health/ready"):
+                assert client.get(probe).status_code == 200, probe
+            assert client.get("/metrics").status_code == (200 if is_open else 401)
+            assert client.get("/v2/models/purchase/ready").status_code == 401
+            assert client.post("/predict/purchase", json=INSTANCE).status_code == 401

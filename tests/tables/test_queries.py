@@ -10,7 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from headrace.config.settings import Settings, load_settings
 from headrace.declare.query import query
 from headrace.declare.table import Table
 from headrace.kernel.errors import ProjectError, Refused, Unavailable
+from headrace.kernel.secrets import clean_text
 from headrace.lake import Lake
 from headrace.lake import open as open_lake
 from headrace.projects.project import Project, load_project
@@ -194,8 +195,12 @@ def test_sqlite_values_of_several_types_are_refused(sqlite: Shop, values: list[A
     sqlite.execute("create table orders (a)")
     for value in (None, *values):
         sqlite.execute("insert into orders values (?)", value)
-    with pytest.raises(ProjectError, match=f"column 'a' of the query has values of the types {types}"):
+    with pytest.raises(
+        ProjectError, match=f"column 'a' of the query has values of the types {types}"
+    ) as caught:
         sqlite.build(query("orders", SQL, database="shop"))
+    wanted = "cast(a as integer) or as real" if types == "integer and real" else "cast(a as text)"
+    assert wanted in (caught.value.remedy or "")
 
 
 def test_sqlite_columns_that_begin_with_nulls_keep_their_values(sqlite: Shop) -> None:
@@ -229,6 +234,91 @@ def test_declared_types_are_read_exactly_or_refused(sqlite: Shop) -> None:
             sqlite.build(declared)
 
 
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("'infinity'::timestamptz", "infinite, or outside of the years 1 to 9999"),
+        ("'-infinity'::timestamp", "infinite, or outside of the years 1 to 9999"),
+        ("'infinity'::date", "infinite, or outside of the years 1 to 9999"),
+        ("'0044-03-15 BC'::date", "infinite, or outside of the years 1 to 9999"),
+        ("'{2026-01-01,10000-01-01}'::date[]", "infinite, or outside of the years 1 to 9999"),
+        ("'24:00:00'::time", "outside of a day: 24:00:00"),
+        ("'NaN'::numeric(10, 2)", r"that decimal128\(10, 2\) cannot hold"),
+        ("'4294967295'::oid", "is of the type oid"),
+        ("'12:00+05'::timetz", "is of the type timetz"),
+        ("'192.168.0.1'::inet", "is of the type inet"),
+        ("'{0.1}'::numeric[]", "is of the type _numeric"),
+        ("'{1.5}'::money[]", "is of the type _money"),
+    ],
+)
+def test_values_without_an_equal_are_refused_with_their_column(
+    postgresql: Shop, value: str, message: str
+) -> None:
+    with pytest.raises(ProjectError, match=f"column 'x' of the query .*{message}"):
+        postgresql.build(query("orders", f"select {value} as x", database="shop"))
+    as_text = query("orders", f"select cast({value} as text) as x", database="shop")
+    postgresql.build(as_text)
+    assert postgresql.rows(as_text) == postgresql.execute(as_text.query.sql)  # type: ignore[union-attr]
+
+
+def test_the_limits_of_dates_and_times_are_read(postgresql: Shop) -> None:
+    select = (
+        "select '0001-01-01'::timestamp as a, '9999-12-31 23:59:59.999999'::timestamptz as b,"
+        " '0001-01-01'::date as c, '9999-12-31'::date as d, '23:59:59.999999'::time as e, '{}'::date[] as f"
+    )
+    orders = query("orders", select, database="shop")
+    postgresql.build(orders)
+    assert postgresql.rows(orders) == [
+        (datetime.min, datetime.max.replace(tzinfo=UTC), date.min, date.max, time.max, [])
+    ]
+
+
+def test_a_changed_column_is_read_whole(postgresql: Shop) -> None:
+    """Its first row does not come again by its cursor."""
+    postgresql.execute("create table orders (id integer, version integer, note integer, gone text)")
+    postgresql.execute("insert into orders values (1, 1, 1, 'x')")
+    orders = query("orders", SQL, database="shop", cursor="version", overlap=0)
+    postgresql.build(orders)
+    for version, (change, columns) in enumerate(
+        [
+            ("alter note type bigint", "id, version, note"),
+            ("add column more text default 'y'", "id, version, note"),
+            ("drop column gone", "id, version, note"),
+        ],
+        2,
+    ):
+        postgresql.execute(f"alter table orders {change}")
+        postgresql.execute(f"insert into orders ({columns}) values ({version}, {version}, {2**40})")
+        assert postgresql.build(orders).what == f"read all {version} rows"
+        stored = postgresql.lake.table("orders").scan().collect()
+        names = ", ".join(stored.columns)
+        assert sorted(stored.rows()) == sorted(postgresql.execute(f"select {names} from orders"))
+    assert stored.columns == ["id", "version", "note", "more"]
+    assert "none has changed" in postgresql.build(orders).what
+
+
+@pytest.mark.parametrize("value", [5, 0.5, "abc", b"\xff"])
+def test_a_column_that_was_null_so_far_has_the_type_of_its_first_value(sqlite: Shop, value: Any) -> None:
+    sqlite.execute("create table orders (id, note, version)")
+    orders = query("orders", SQL, database="shop", cursor="version", overlap=0)
+    for version, note in enumerate([None, value, None, value]):
+        sqlite.execute("insert into orders values (?, ?, ?)", version, note, version)
+        sqlite.build(orders)
+        assert sqlite.rows(orders) == sqlite.oracle()
+
+
+def test_a_column_of_numbers_does_not_become_one_of_texts(sqlite: Shop) -> None:
+    sqlite.execute("create table orders (id, note, version)")
+    orders = query("orders", SQL, database="shop", cursor="version", overlap=0)
+    for version, note in enumerate(["0870", None]):
+        sqlite.execute("insert into orders values (?, ?, ?)", version, note, version)
+        sqlite.build(orders)
+    sqlite.execute("insert into orders values (2, 870, 2)")
+    with pytest.raises(ProjectError, match="'note' of the query has values of the types text and integer"):
+        sqlite.build(orders)
+    assert [row[1] for row in sqlite.rows(orders)] == ["0870", None]
+
+
 def test_a_database_that_cannot_be_read_is_told_apart_from_a_wrong_query(sqlite: Shop, tmp_path: Path) -> None:
     with pytest.raises(ProjectError, match=r"refuses the query: .*no such table"):
         sqlite.build(query("orders", "select * from nowhere", database="shop"))
@@ -240,6 +330,25 @@ def test_a_database_that_cannot_be_read_is_told_apart_from_a_wrong_query(sqlite:
     unknown = Shop(project_with(tmp_path / "unknown", "nosuchdb://x"), sqlite.execute)
     with pytest.raises(Unavailable, match="needs the package adbc_driver_nosuchdb"):
         unknown.build(query("orders", SQL, database="shop"))
+
+
+def test_a_password_in_an_address_is_in_no_error(sqlite: Shop, tmp_path: Path) -> None:
+    for number, address in enumerate(
+        ["snowflake+ada:pa/ss%40word@account/shop", "nosuch+sa:pa/ss%40word@tcp(host)"]
+    ):
+        shop = Shop(project_with(tmp_path / str(number), address), sqlite.execute)
+        with pytest.raises(Unavailable, match="needs the package") as caught:
+            shop.build(query("orders", SQL, database="shop"))
+        assert "pa/ss" not in str(caught.value)
+        assert clean_text("the driver says: pa/ss@word is wrong") == "the driver says: *** is wrong"
+    shop = Shop(project_with(tmp_path / "encoded", "postgresql://ada:pa%zzs@host/db"), sqlite.execute)
+    with pytest.raises(Unavailable, match=r"percent-encoded token: \"\*\*\*\""):
+        shop.build(query("orders", SQL, database="shop"))
+    for number, address in enumerate(["postgresql://ada:pa/ss@host/db", "postgresql://ada:5pa?ss@host/db"]):
+        shop = Shop(project_with(tmp_path / f"postgresql{number}", address), sqlite.execute)
+        with pytest.raises(ProjectError, match="has a sign that must be encoded") as refused:
+            shop.build(query("orders", SQL, database="shop"))
+        assert "ss@" not in str(refused.value)
 
 
 BUILD = """

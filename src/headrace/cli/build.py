@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
 from datetime import date
 
+import attrs
 import click
 
 from headrace.cli.call import Call, command
@@ -70,7 +70,7 @@ def _day(text: str | None, default: date) -> date:
         raise click.BadParameter(f"{text!r} is not a valid day: write it as 2026-11-03.") from error
 
 
-@dataclass
+@attrs.define
 class _Printer:
     """Prints the stages of a build as they run.
 

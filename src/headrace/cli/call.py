@@ -7,11 +7,11 @@ import json
 import os
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from msgspec import Struct
 
 from headrace.kernel.errors import HeadraceError
 
@@ -33,8 +33,7 @@ _REMEDIES = {
 __all__ = ["OPTIONS", "Call", "command", "group", "print_error"]
 
 
-@dataclass
-class Call:
+class Call(Struct):
     """The options of one call of the command line.
 
     Attributes:

@@ -6,6 +6,7 @@ import click
 
 from headrace.cli import show
 from headrace.cli.call import Call, command
+from headrace.cli.canary_text import describe_canary, show_steps
 from headrace.flows.models.canary import review
 
 __all__ = ["canary"]
@@ -19,12 +20,8 @@ def canary(call: Call, model: str) -> None:
     if call.json:
         show.json(reviewed)
         return
-    plan, decision = reviewed.release.canary, reviewed.decision
-    assert plan is not None  # review finds canaries only
-    click.echo(
-        f"Version {plan.version} beside {plan.champion}, step {plan.step + 1} of {len(plan.steps)}"
-        f" ({plan.share:.4g} of the traffic): {decision.action}, because {decision.why}"
-    )
+    decision = reviewed.decision
+    click.echo(describe_canary(reviewed))
     rows = [
         (
             comparison.metric,
@@ -41,3 +38,4 @@ def canary(call: Call, model: str) -> None:
     ]
     columns = ["metric", "bad", "champion", "canary", "of champion", "of canary", "evidence"]
     show.table(None, columns, rows)
+    show_steps(reviewed)

@@ -10,6 +10,8 @@ import click
 from headrace.cli.call import Call, command, group
 from headrace.export import TARGETS
 from headrace.export.target import Target
+from headrace.kernel.errors import CallError
+from headrace.kernel.files import write_file
 
 __all__ = ["export"]
 
@@ -25,8 +27,10 @@ def _make_command(target: Target) -> click.Command:
         if out is None:
             click.echo(result.text, nl=False)
             return
+        if out.exists() and not out.is_file():
+            raise CallError(f"{out} is not a plain file", remedy="Name a file, or leave out --out to print it.")
         out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(result.text, encoding="utf-8")
+        write_file(out.resolve(), result.text)
         click.echo(f"Wrote {out}: {result.summary}.")
 
     run.__doc__ = target.help

@@ -18,7 +18,7 @@ __all__ = ["json", "line", "number", "readable", "seconds", "table", "working"]
 
 
 def json(value: Any) -> None:
-    """Prints a value (dataclasses, structs, datetimes, paths and containers of them) as one JSON object."""
+    """Prints a value (records, datetimes, paths and containers of them) as one JSON object."""
     # Keys become strings first, because a position's log partitions are numbers and only strings can be sorted.
     plain = msgspec.to_builtins(value, str_keys=True, enc_hook=str)
     text = msgspec.json.format(msgspec.json.encode(plain, order="deterministic"), indent=1).decode()

@@ -6,6 +6,7 @@ import click
 
 from headrace.cli import show
 from headrace.cli.call import Call, command
+from headrace.cli.canary_text import describe_canary, show_steps
 from headrace.flows.models.aliases import MovedAlias
 from headrace.flows.project.status import Status
 from headrace.flows.project.status import status as read_status
@@ -36,6 +37,7 @@ def _print(state: Status) -> None:
         click.echo(f"{click.style('problem:', fg='red', bold=True)} {problem}\n")
     _print_build(state)
     _print_releases(state)
+    _print_canaries(state)
     _print_deployed(state)
     _print_lineage(state)
     if state.oversized:
@@ -98,6 +100,16 @@ def _print_releases(state: Status) -> None:
         )
 
 
+def _print_canaries(state: Status) -> None:
+    for model, reviewed in state.canaries.items():
+        if isinstance(reviewed, str):
+            click.echo(f"Canary of {model}: how it does is unknown: {reviewed}\n")
+        else:
+            click.echo(f"Canary of {model}: {describe_canary(reviewed)}")
+            show_steps(reviewed)
+            click.echo(f"  To see the evidence: headrace canary {model}\n")
+
+
 def _print_deployed(state: Status) -> None:
     if not state.deployed:
         return
@@ -122,14 +134,19 @@ def _print_deployed(state: Status) -> None:
 
 
 def _print_moved_alias(moved: MovedAlias) -> None:
-    what = "was deleted" if moved.current is None else f"was moved to version {moved.current}"
-    release = "has no such arm" if moved.released is None else f"says version {moved.released}"
+    names = "is deleted" if moved.current is None else f"names version {moved.current}"
+    arm = "has no such arm" if moved.released is None else f"says version {moved.released}"
     share = ":0.1" if moved.alias == "challenger" else ""
+    remedies = [
+        f"To release version {version}: headrace release {moved.model} {moved.alias}={version}{share}"
+        for version in (moved.current, moved.released)
+        if version is not None
+    ]
     click.echo(
-        f"Alias {moved.alias} of {moved.model} {what} by hand; the release in force {release}."
-        f"\n  To release that version: headrace release {moved.model}"
-        f" {moved.alias}={moved.current or moved.released}{share}\n"
+        f"Alias {moved.alias} of {moved.model} {names}, and the release in force {arm}: the alias was moved by"
+        " hand, or a release was interrupted."
     )
+    click.echo("".join(f"  {remedy}\n" for remedy in remedies))
 
 
 def _print_lineage(state: Status) -> None:

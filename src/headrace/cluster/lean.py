@@ -1,7 +1,7 @@
 """Starts a local Ray without the processes that Headrace does not use: half the CPU of a start, 300 MB less.
 
-Skipped are the API server and its agent on the node (which `include_dashboard=False` does not prevent), the
-autoscaler's monitor (one machine does not grow) and the log monitor (commands do not print workers' logs). Ray
+It starts no API server and no agent of it on the node (`include_dashboard=False` does not prevent them), no
+autoscaler's monitor (one machine does not grow) and no log monitor (commands do not print workers' logs). Ray
 has no settings for that, so the functions that start them are replaced while Ray starts.
 """
 

@@ -15,10 +15,11 @@ import contextlib
 import sys
 import weakref
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import FunctionType
 from typing import Any
+
+import attrs
 
 from headrace.code.effects import changes_in, walk_executed
 from headrace.code.param_names import reads_params
@@ -78,7 +79,7 @@ def serialize_function(function: Callable[..., Any], *, decorator: str = "") -> 
     return text
 
 
-@dataclass
+@attrs.define
 class _Module:
     """One module of the project: its statements, and the names that each statement binds or changes."""
 
@@ -112,7 +113,7 @@ class _Module:
         return None
 
 
-@dataclass
+@attrs.define
 class _Serializer:
     """Collects the statements of the text, in the order in which they ran.
 
@@ -128,11 +129,11 @@ class _Serializer:
 
     project: str
     decorator: str
-    modules: dict[str, _Module] = field(default_factory=dict)
-    done: set[tuple[str, str | int]] = field(default_factory=set)
-    homes: dict[str, str] = field(default_factory=dict)
-    texts: dict[str, dict[int, list[str]]] = field(default_factory=dict)
-    bases: dict[str, dict[str, None]] = field(default_factory=dict)
+    modules: dict[str, _Module] = attrs.field(factory=dict)
+    done: set[tuple[str, str | int]] = attrs.field(factory=set)
+    homes: dict[str, str] = attrs.field(factory=dict)
+    texts: dict[str, dict[int, list[str]]] = attrs.field(factory=dict)
+    bases: dict[str, dict[str, None]] = attrs.field(factory=dict)
 
     def add_name(self, module: _Module, name: str, where: str) -> None:
         """Adds the statements that determine the name's value in the module, and all that they reach."""

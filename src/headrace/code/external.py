@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from headrace.kernel.digest import digest_file, digest_value
 
 __all__ = ["ExternalDigests", "external_digests"]
 
 
-@dataclass(frozen=True)
-class ExternalDigests:
+class ExternalDigests(Struct, frozen=True):
     """Digests of what code reads besides its arguments.
 
     Attributes:

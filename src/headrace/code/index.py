@@ -85,9 +85,33 @@ class CodeIndex:
         Raises:
             ProjectError: a file is not valid Python.
         """
+        return self._reach([_Ref(module, name)], without)
+
+    def lambda_pieces(self, module: str, line: int) -> dict[str, str]:
+        """As `pieces`, of the lambdas at the top of the module that begin in a line of its file.
+
+        Raises:
+            ProjectError: a file is not valid Python.
+        """
+        source = self._module(module)
+        nodes = [
+            node
+            for statement in source.statements
+            for node in ast.walk(statement)
+            if isinstance(node, ast.Lambda) and node.lineno == line
+        ]
+        refs: set[_Ref] = set()
+        texts: list[str] = []
+        for node in nodes:
+            named, outside = self._names_in(source, node)
+            refs |= named
+            texts += [canonical_text(node), *outside]
+        return {f"{module}.<lambda>": digest_value(texts), **self._reach(sorted(refs))}
+
+    def _reach(self, pending: list[_Ref], without: frozenset[str] = frozenset()) -> dict[str, str]:
+        """The digests of these pieces, and of all that they reach. `without` (see `pieces`) is of the first."""
         digests: dict[str, str] = {}
-        first = _Ref(module, name)
-        pending = [first]
+        first = pending[0] if without else None
         while pending:
             ref = pending.pop()
             key = f"{ref.module}.{ref.name}".rstrip(".")
@@ -97,8 +121,8 @@ class CodeIndex:
             texts: list[str] = []
             for statement in self._statements(ref):
                 source, node = self._module(statement.module), statement.node
-                if ref == first and without:
-                    node = self._without_arguments(source, node, without)
+                if ref == first:
+                    node = _without_arguments(source, node, without)
                 texts.append(canonical_text(node))
                 refs, outside = self._names_in(source, node)
                 texts += outside
@@ -193,7 +217,7 @@ class CodeIndex:
         decorators = [
             decorator
             for decorator in getattr(statement, "decorator_list", ())
-            if not self._is_declarer(module, decorator)
+            if not _is_declarer(module, decorator)
         ]
         # An object's decorator (`@registry.add("x")`) changes that object: it registers the function.
         targets = [chain_of(decorator_target(decorator)) for decorator in decorators]
@@ -252,12 +276,12 @@ class CodeIndex:
         definitions = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
         return any(isinstance(statement, definitions) for statement in statements)
 
-    def _names_in(self, module: SourceModule, statement: ast.stmt) -> tuple[set[_Ref], list[str]]:
+    def _names_in(self, module: SourceModule, statement: ast.AST) -> tuple[set[_Ref], list[str]]:
         """The pieces of the project that a statement names, and the dotted names outside the project."""
         refs: set[_Ref] = set()
         outside: list[str] = []
         local = {imported.local: imported.target for imported in module.imports_in(statement)}
-        for part, is_declarer in self._parts(module, statement):
+        for part, is_declarer in _parts(module, statement):
             for chain in sorted(set(chains_in(part, names_used_by(part) | set(local)))):
                 target = self._resolve(module, chain, local)
                 if isinstance(target, str):
@@ -266,40 +290,11 @@ class CodeIndex:
                     refs.add(target)
         return refs, outside
 
-    def _without_arguments(
-        self, module: SourceModule, statement: ast.stmt, keywords: frozenset[str]
-    ) -> ast.stmt:
-        """The statement without these arguments of its decorators that make declarations."""
-        if not isinstance(statement, (ast.FunctionDef, ast.ClassDef)):
-            return statement
-        bare = copy.deepcopy(statement)
-        for decorator in bare.decorator_list:
-            if isinstance(decorator, ast.Call) and self._is_declarer(module, decorator):
-                decorator.keywords = [part for part in decorator.keywords if part.arg not in keywords]
-        return bare
-
-    def _parts(self, module: SourceModule, statement: ast.stmt) -> Iterator[tuple[ast.AST, bool]]:
-        """The statement's decorators, then the rest; each with whether it is a decorator of Headrace."""
-        if not isinstance(statement, (ast.FunctionDef, ast.ClassDef)):
-            yield statement, False
-            return
-        for decorator in statement.decorator_list:
-            yield decorator, self._is_declarer(module, decorator)
-        bare = ast.parse(ast.unparse(statement)).body[0]
-        assert isinstance(bare, (ast.FunctionDef, ast.ClassDef))
-        bare.decorator_list = []
-        yield bare, False
-
-    def _is_declarer(self, module: SourceModule, decorator: ast.expr) -> bool:
-        chain = chain_of(decorator_target(decorator))
-        target = module.imports.get(chain[0]) if chain else None
-        return target is not None and target.split(".")[0] == _DECLARERS
-
     def _is_declaration(self, ref: _Ref) -> bool:
         module = self._module(ref.module)
         for statement in module.bindings.get(ref.name, []):
             if isinstance(statement, (ast.FunctionDef, ast.ClassDef)):
-                if any(self._is_declarer(module, decorator) for decorator in statement.decorator_list):
+                if any(_is_declarer(module, decorator) for decorator in statement.decorator_list):
                     return True
             elif isinstance(statement, ast.Assign) and isinstance(statement.value, ast.Call):
                 chain = chain_of(statement.value.func)
@@ -343,6 +338,36 @@ class CodeIndex:
             target = self._resolve(self._module(name), tuple(parts[length:]), {})
             return target if target is not None else _Ref(name, parts[length])
         return ".".join(parts)
+
+
+def _without_arguments(module: SourceModule, statement: ast.stmt, keywords: frozenset[str]) -> ast.stmt:
+    """The statement without these arguments of its decorators that make declarations."""
+    if not isinstance(statement, (ast.FunctionDef, ast.ClassDef)):
+        return statement
+    bare = copy.deepcopy(statement)
+    for decorator in bare.decorator_list:
+        if isinstance(decorator, ast.Call) and _is_declarer(module, decorator):
+            decorator.keywords = [part for part in decorator.keywords if part.arg not in keywords]
+    return bare
+
+
+def _parts(module: SourceModule, statement: ast.AST) -> Iterator[tuple[ast.AST, bool]]:
+    """The statement's decorators, then the rest; each with whether it is a decorator of Headrace."""
+    if not isinstance(statement, (ast.FunctionDef, ast.ClassDef)):
+        yield statement, False
+        return
+    for decorator in statement.decorator_list:
+        yield decorator, _is_declarer(module, decorator)
+    bare = ast.parse(ast.unparse(statement)).body[0]
+    assert isinstance(bare, (ast.FunctionDef, ast.ClassDef))
+    bare.decorator_list = []
+    yield bare, False
+
+
+def _is_declarer(module: SourceModule, decorator: ast.expr) -> bool:
+    chain = chain_of(decorator_target(decorator))
+    target = module.imports.get(chain[0]) if chain else None
+    return target is not None and target.split(".")[0] == _DECLARERS
 
 
 class _KeywordRemover(ast.NodeTransformer):

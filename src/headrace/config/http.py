@@ -19,6 +19,8 @@ class HttpSettings(Struct, frozen=True):
         state: the state folder.
         host: the address that all of them listen on.
         predict_port, collector_port, console_port: their ports; 0: any free port.
+        token_files: files with bearer tokens, one a line; a path is relative to the project's folder.
+        open_metrics: whether GET /metrics needs no token.
     """
 
     state: Path
@@ -26,3 +28,5 @@ class HttpSettings(Struct, frozen=True):
     predict_port: Port = 8100
     collector_port: Port = 8101
     console_port: Port = 8102
+    token_files: tuple[str, ...] = ()
+    open_metrics: bool = False

@@ -30,8 +30,10 @@ from headrace.config.log import LogSettings
 from headrace.config.online import OnlineSettings
 from headrace.config.registry import RegistrySettings
 from headrace.config.serving import ServingSettings
+from headrace.kernel.addresses import find_passwords
 from headrace.kernel.errors import ProjectError
 from headrace.kernel.private import make_private
+from headrace.kernel.secrets import mask_secrets
 
 __all__ = ["FILE", "Settings", "find_root", "has_project", "load_settings", "make_settings"]
 
@@ -83,6 +85,11 @@ class Settings(Struct, frozen=True):
     def deployment(self) -> str:
         """Where the replicas of the predict endpoint run: `processes` or `ray_serve`."""
         return self.serving.chosen_deployment or ("processes" if self.cluster.is_local else "ray_serve")
+
+    @property
+    def token_paths(self) -> tuple[Path, ...]:
+        """The paths of the files with bearer tokens."""
+        return tuple(self.root / path for path in self.http.token_files)
 
     def with_values(self, **values: Any) -> Settings:
         """These settings with other values. Raises ProjectError on an unknown setting or a wrong value."""
@@ -144,6 +151,8 @@ def make_settings(
     state = root / ".headrace" / profile if state is None else state
     _check_names(values, _TYPES, where)
     typed = {name: _convert(value, name, f"{where}.{name}", strict=True) for name, value in values.items()}
+    for address in typed.get("databases", {}).values():
+        mask_secrets(word for word in find_passwords(address) if len(word) > 2)  # shorter: every text has it
     parts = {}
     for name, part in _PARTS.items():
         fields = [field for field in msgspec.structs.fields(part) if field.encode_name in typed]

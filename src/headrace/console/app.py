@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from headrace.config.settings import Settings
 from headrace.console.filters import FILTERS
-from headrace.console.session import COOKIE, ConsoleGuard, sign_in
+from headrace.console.session import COOKIE, ConsoleGuard
 from headrace.flows.project.check_tables import check_table
 from headrace.flows.project.freshness import VerdictCounts, count_verdicts
 from headrace.flows.project.status import Status, status
@@ -61,11 +61,18 @@ def app(settings: Settings) -> App:
         routes=routes,
         exception_handlers={HeadraceError: console.show_error, 404: console.show_not_found},  # type: ignore[dict-item]
     )
-    return ConsoleGuard(_add_headers(inner), settings.http.host)
+    console.guard = ConsoleGuard(_add_headers(inner), settings.http.host, settings.token_paths)
+    return console.guard
 
 
 class Console:
-    """The pages. The templates escape every value that they print."""
+    """The pages. The templates escape every value that they print.
+
+    Attributes:
+        guard: the guard before the pages.
+    """
+
+    guard: ConsoleGuard
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -150,7 +157,7 @@ class Console:
         if request.method == "GET":
             return self._page("login.html", wrong=False)
         token = parse_qs((await request.body()).decode("latin-1")).get("token", [""])[0]
-        session = sign_in(token, self._settings.http.host)
+        session = self.guard.sign_in(token)
         if session is None:
             return self._page("login.html", 401, wrong=True)
         response = RedirectResponse("/", 303)

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+from collections.abc import Sequence
 from http.cookies import CookieError, SimpleCookie
+from pathlib import Path
 
 from headrace.http.asgi import App, Scope, find_header
 from headrace.http.middleware import GuardMiddleware
 from headrace.http.responses import HttpError
-from headrace.http.token import has_token, token_for
 
-__all__ = ["COOKIE", "ConsoleGuard", "session_of", "sign_in"]
+__all__ = ["COOKIE", "ConsoleGuard", "session_of"]
 
 COOKIE = "headrace_console"
 _FORMS = frozenset({b"application/x-www-form-urlencoded"})
@@ -25,35 +26,34 @@ def session_of(token: str) -> str:
 class ConsoleGuard(GuardMiddleware):
     """A guard that also accepts the console's cookie, and redirects a browser without one to /login."""
 
-    def __init__(self, app: App, host: str) -> None:
+    def __init__(self, app: App, host: str, token_files: Sequence[Path] = ()) -> None:
         super().__init__(
             app,
             host,
+            token_files=token_files,
             max_body=4096,
             content_types=_FORMS,
             open_paths=frozenset({"/healthz", "/login", "/style.css"}),
         )
-        token = token_for(host)
-        self._session = None if token is None else session_of(token)
 
     def _is_authorized(self, scope: Scope) -> bool:
         if super()._is_authorized(scope):
             return True
-        assert self._session is not None
-        cookie = _cookie(find_header(scope, b"cookie"))
-        if hmac.compare_digest(cookie.encode(), self._session.encode()):
+        cookie = _cookie(find_header(scope, b"cookie")).encode()
+        matches = [
+            hmac.compare_digest(cookie, session.encode()) for session in self._tokens.sessions(session_of)
+        ]
+        if any(matches):
             return True
         if find_header(scope, b"authorization") is None and scope["method"] == "GET":
             raise HttpError(303, "token", "Sign in first.", headers={"Location": "/login"})
         return False
 
-
-def sign_in(token: str, host: str) -> str | None:
-    """The cookie for this host's token; None for a wrong token."""
-    expected = token_for(host)
-    if expected is None or not has_token(b"Bearer " + token.encode(), expected):
-        return None
-    return session_of(expected)
+    def sign_in(self, token: str) -> str | None:
+        """The cookie for this token; None for a wrong token."""
+        if not self._tokens.are_required or not self._tokens.accept(b"Bearer " + token.encode()):
+            return None
+        return session_of(token.strip())
 
 
 def _cookie(line: bytes | None) -> str:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Literal
+
+import attrs
 
 from headrace.declare.metrics import find_metric
 from headrace.declare.place import Place
@@ -15,7 +16,7 @@ __all__ = ["Rule", "Unknown", "at_least", "at_most", "better_than_baseline", "no
 Unknown = Literal["fail", "pass"]
 
 
-@dataclass(frozen=True)
+@attrs.frozen
 class Rule:
     """One rule on one metric of the held-out test part.
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Literal
+
+import attrs
 
 from headrace.declare.place import Place
 from headrace.kernel.errors import ProjectError
@@ -16,7 +17,7 @@ Task = Literal["binary", "multiclass", "regression"]
 TASKS: tuple[Task, ...] = ("binary", "multiclass", "regression")
 
 
-@dataclass(frozen=True)
+@attrs.frozen
 class Metric:
     """A metric.
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
+
+import attrs
 
 from headrace.declare.metrics import find_metric
 from headrace.declare.place import Place
@@ -24,7 +25,7 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True)
+@attrs.frozen
 class IntegerSpace:
     """Whole numbers from `low` to `high`, both included."""
 
@@ -32,7 +33,7 @@ class IntegerSpace:
     high: int
 
 
-@dataclass(frozen=True)
+@attrs.frozen
 class FloatSpace:
     """Numbers from `low` to `high`, evenly on a linear or a logarithmic scale."""
 
@@ -41,7 +42,7 @@ class FloatSpace:
     log: bool
 
 
-@dataclass(frozen=True)
+@attrs.frozen
 class ChoiceSpace:
     """One of the listed values."""
 
@@ -71,7 +72,7 @@ def choice(*values: Any) -> ChoiceSpace:
     return ChoiceSpace(values)
 
 
-@dataclass(frozen=True)
+@attrs.frozen
 class Tune:
     """A search for hyperparameters.
 
@@ -89,10 +90,10 @@ class Tune:
 
     metric: str
     n_trials: int | None = 10
-    space: Mapping[str, Space] = field(default_factory=dict)
+    space: Mapping[str, Space] = attrs.field(factory=dict)
     seed: int = 0
 
-    def __post_init__(self) -> None:
+    def __attrs_post_init__(self) -> None:
         place = Place.of_caller()
         find_metric(self.metric, place)
         if self.n_trials is not None and self.n_trials < 1:

@@ -13,10 +13,11 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+
+from msgspec import Struct, field
 
 from headrace.api import OpenProject
 from headrace.config.settings import Settings, load_settings
@@ -33,8 +34,7 @@ FILE = "demo.py"
 VARIANTS = "variants"
 
 
-@dataclass
-class Step:
+class Step(Struct):
     """One step. The block of `Demo.step` may set `what` and `rows`.
 
     Attributes:
@@ -50,16 +50,14 @@ class Step:
     seconds: float = 0.0
 
 
-@dataclass(frozen=True)
-class Check:
+class Check(Struct, frozen=True):
     """A promise of the demo, and whether it was kept."""
 
     what: str
     passed: bool
 
 
-@dataclass(frozen=True)
-class DemoOptions:
+class DemoOptions(Struct, frozen=True):
     """The options of a demo.
 
     Attributes:
@@ -73,8 +71,7 @@ class DemoOptions:
     data: Path | None = None
 
 
-@dataclass
-class DemoReport:
+class DemoReport(Struct):
     """The summary of a demo.
 
     Attributes:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import timedelta
+
+from msgspec import Struct
 
 from headrace.config.settings import Settings
 from headrace.export.target import Export, Target
@@ -50,8 +51,7 @@ with DAG(
 '''
 
 
-@dataclass(frozen=True)
-class Task:
+class Task(Struct, frozen=True):
     """One stage: its name, the command that brings it up to date, and the stages before it."""
 
     stage: str

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 __all__ = ["Export", "Option", "Target"]
 
 
-@dataclass(frozen=True)
-class Option:
+class Option(Struct, frozen=True):
     """One option of a target: `--NAME VALUE`, or a flag.
 
     Attributes:
@@ -23,8 +23,7 @@ class Option:
     metavar: str | None = None
 
 
-@dataclass(frozen=True)
-class Export:
+class Export(Struct, frozen=True):
     """What a target wrote.
 
     Attributes:
@@ -36,8 +35,7 @@ class Export:
     summary: str
 
 
-@dataclass(frozen=True)
-class Target:
+class Target(Struct, frozen=True):
     """A tool that a project can be exported for.
 
     Attributes:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 from headrace.http.asgi import App, Disconnected, Message, Receive, Scope, Send, find_header, read_body
 from headrace.http.responses import HttpError, error_body, send_error, to_http_error
-from headrace.http.token import has_token, is_local_host, is_loopback, token_for
+from headrace.http.token import AccessTokens, is_local_host, is_loopback
 
 __all__ = ["MAX_BODY", "GuardMiddleware"]
 
@@ -34,6 +35,7 @@ class GuardMiddleware:
     Args:
         app: the application.
         host: the address that the server listens on.
+        token_files: files with the tokens that are accepted beside HEADRACE_TOKEN (http.token.AccessTokens).
         max_body: the most bytes of a body; a larger body is answered with 413.
         body_seconds: how long a body may take to arrive; after that the answer is 408.
         content_types: the allowed types of a body, which must be UTF-8 and not compressed; others are answered
@@ -46,7 +48,7 @@ class GuardMiddleware:
         encode_error: the JSON body of an error.
 
     Raises:
-        ProjectError: the address is not loopback and the token is not set.
+        ProjectError: the address is not loopback and there is no token, or a token is not valid.
     """
 
     def __init__(
@@ -54,6 +56,7 @@ class GuardMiddleware:
         app: App,
         host: str,
         *,
+        token_files: Sequence[Path] = (),
         max_body: int = MAX_BODY,
         body_seconds: float = 30.0,
         content_types: frozenset[bytes] = _JSON,
@@ -64,7 +67,7 @@ class GuardMiddleware:
     ) -> None:
         self._app = app
         self._loopback = is_loopback(host)
-        self._token = token_for(host)
+        self._tokens = AccessTokens(host, token_files)
         self._max_body = max_body
         self._body_seconds = body_seconds
         self._content_types = content_types
@@ -146,7 +149,7 @@ class GuardMiddleware:
             raise HttpError(415, "content_type", f"The content type must be one of {known}.", close=True)
 
     def _is_authorized(self, scope: Scope) -> bool:
-        return self._token is None or has_token(find_header(scope, b"authorization"), self._token)
+        return not self._tokens.are_required or self._tokens.accept(find_header(scope, b"authorization"))
 
     async def _read_body(self, scope: Scope, receive: Receive) -> bytes:
         length = find_header(scope, b"content-length")

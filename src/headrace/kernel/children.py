@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
+from headrace.kernel.backoff import Backoff
 from headrace.kernel.errors import Unavailable
 from headrace.kernel.private import make_private
 
@@ -59,6 +60,7 @@ class Child:
         self._log = log
         make_private(log.parent)
         log.write_bytes(b"")
+        self._backoff = Backoff(_SHORTEST_PAUSE, _LONGEST_PAUSE)
         self._pause = 0.0
         self._due: float | None = None
         self.process = self._start()
@@ -139,15 +141,16 @@ class Child:
                 self.process.wait()
             return
         if time.monotonic() - self._since > _STEADY:
+            self._backoff.reset()
             self._pause = 0.0
         if code == os.EX_TEMPFAIL:  # it requests a restart: nothing is wrong
             self._due = time.monotonic()
             report(f"{self.name} starts again: {self.last_log_line}")
             return
         self._due = time.monotonic() + self._pause
-        again = "it is started again" + (f" in {self._pause:g} s" if self._pause else "")
+        again = "it is started again" + (f" in {self._pause:.1f} s" if self._pause else "")
         report(f"{self.name} ended ({_describe_end(code)}): {self.last_log_line}; {again}")
-        self._pause = min(max(self._pause * 2, _SHORTEST_PAUSE), _LONGEST_PAUSE)
+        self._pause = self._backoff.next_pause()
 
     def _describe_silence(self) -> str | None:
         """Describes the silence if it has been silent for too long; otherwise None."""

@@ -53,6 +53,13 @@ FOREIGN = {
     "polars": Foreign(
         "Polars", "2.1", "2.2", ("headrace.lake.reading.scan",), "tests/lake/test_polars_internals.py"
     ),
+    "pydbzengine": Foreign(
+        "pydbzengine",
+        "3.6",
+        "4",
+        ("headrace.flows.events.capture",),
+        "tests/flows/test_capture_internals.py",
+    ),
     "pyiceberg": Foreign(
         "PyIceberg",
         "0.12",

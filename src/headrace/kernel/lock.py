@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-__all__ = ["find_holder", "hold_lock", "try_lock"]
+__all__ = ["find_holder", "hold_lock", "try_lock", "try_lock_open"]
 
 
 def try_lock(path: Path) -> IO[str] | None:
@@ -34,6 +34,15 @@ def hold_lock(path: Path) -> Iterator[None]:
     assert file is not None
     with file:
         yield
+
+
+def try_lock_open(descriptor: int) -> bool:
+    """Locks an open file until it is closed; False if another process has the lock. Writes nothing into it."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def find_holder(path: Path) -> str | None:

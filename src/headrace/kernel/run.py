@@ -10,9 +10,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Literal, Protocol
+
+import attrs
+from msgspec import Struct, field
 
 from headrace.kernel.ids import new_id
 from headrace.kernel.position import Position
@@ -34,8 +36,7 @@ DatasetKind = Literal["topic", "table", "file", "online", "model", "endpoint"]
 Outcome = Literal["START", "RUNNING", "COMPLETE", "FAIL", "ABORT"]
 
 
-@dataclass(frozen=True)
-class Dataset:
+class Dataset(Struct, frozen=True):
     """Data that a run reads or writes.
 
     Attributes:
@@ -53,7 +54,7 @@ class Dataset:
     facts: dict[str, Any] = field(default_factory=dict)
 
 
-@dataclass
+@attrs.define
 class Run:
     """One execution of a job."""
 
@@ -62,8 +63,8 @@ class Run:
     parent: Run | None
     started: datetime
     inputs: list[Dataset]
-    outputs: list[Dataset] = field(default_factory=list)
-    facts: dict[str, Any] = field(default_factory=dict)
+    outputs: list[Dataset] = attrs.field(factory=list)
+    facts: dict[str, Any] = attrs.field(factory=dict)
     ended: datetime | None = None
     _last_report: datetime | None = None
 
@@ -87,8 +88,7 @@ class Run:
             _report(RunEvent("RUNNING", self, moment))
 
 
-@dataclass(frozen=True)
-class RunEvent:
+class RunEvent(Struct, frozen=True):
     """An event for the recorders: the outcome so far, the run, and the error of a FAIL or ABORT."""
 
     outcome: Outcome

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
-__all__ = ["clean", "clean_text", "environment_secrets", "looks_secret"]
+__all__ = ["clean", "clean_text", "looks_secret", "mask_secrets", "process_secrets"]
 
 _KEY = re.compile(
     r"passw(or)?d|passphrase|secret|credential|authorization|cookie|signature"
@@ -27,6 +27,8 @@ _ORDINARY = ("PWD", "SSH_AUTH_SOCK")  # paths that a shell or an agent sets, whi
 _OURS = "HEADRACE_"  # secrets under this prefix are masked however short they are
 _SHORTEST = 6  # any other environment secret shorter than this is also an ordinary word
 _DEEPEST = 32
+_FILES = ("_FILE", "_FILES")
+_read: set[str] = set()
 
 
 @lru_cache(4096)
@@ -35,15 +37,25 @@ def looks_secret(key: str) -> bool:
     return _KEY.search(_CAMEL.sub("_", key).replace("-", "_").replace(".", "_")) is not None
 
 
-def environment_secrets() -> list[str]:
-    """The values of the environment variables whose names look secret."""
-    return [
+def mask_secrets(values: Iterable[str]) -> None:
+    """Adds secrets that this process read to those that are masked, for as long as it runs."""
+    _read.update(values)
+
+
+def process_secrets() -> list[str]:
+    """The values of the environment variables whose names look secret, and those of `mask_secrets`.
+
+    A variable whose name ends in _FILE or _FILES names files.
+    """
+    values = [
         value
         for name, value in os.environ.items()
         if len(value) >= (1 if name.startswith(_OURS) else _SHORTEST)
         and looks_secret(name)
+        and not name.endswith(_FILES)
         and name not in _ORDINARY
     ]
+    return [*values, *_read]
 
 
 def clean_text(text: str, known: Sequence[str] | None = None) -> str:
@@ -55,7 +67,7 @@ def clean_text(text: str, known: Sequence[str] | None = None) -> str:
     text = _BEARER.sub(lambda m: f"{m['word']} ***", text)
     if "=" in text or ":" in text:
         text = _PAIR.sub(_clean_pair, text)
-    for value in environment_secrets() if known is None else known:
+    for value in process_secrets() if known is None else known:
         text = text.replace(value, "***")
     return text
 
@@ -65,7 +77,7 @@ def clean(value: Any, known: Sequence[str] | None = None, depth: int = 0) -> Any
 
     Nesting below 32 levels is cut off.
     """
-    known = environment_secrets() if known is None else known
+    known = process_secrets() if known is None else known
     if isinstance(value, str):
         return clean_text(value, known)
     if depth >= _DEEPEST:

@@ -7,7 +7,6 @@ retries are off (lake/pyiceberg_internals.py), and each attempt here loads the t
 from __future__ import annotations
 
 import logging
-import random
 import time
 from collections.abc import Callable, Iterable, Mapping
 
@@ -27,6 +26,7 @@ from pyiceberg.table import Table
 from pyiceberg.table.snapshots import Snapshot as IcebergSnapshot
 from sqlalchemy.exc import OperationalError
 
+from headrace.kernel.backoff import Backoff
 from headrace.kernel.errors import Conflict, HeadraceError, Unavailable
 from headrace.kernel.faults import reach
 from headrace.kernel.ids import new_id
@@ -107,7 +107,7 @@ def commit(load: Callable[[], Table], changes: FileChanges, *, where: str) -> Ic
     commit_id = new_id()
     reach("lake.before_commit")
     deadline = time.monotonic() + _DEADLINE
-    pause = 0.002
+    backoff = Backoff(0.002, 0.25)
     table = _load_unmarked(load, changes)
     while True:
         if changes.until is not None and now_micros() > changes.until:  # checked after the table was loaded
@@ -124,8 +124,7 @@ def commit(load: Callable[[], Table], changes: FileChanges, *, where: str) -> Ic
             if changes.first:
                 mark_first(table.catalog, load)
             else:
-                time.sleep(random.uniform(0, pause))  # noqa: S311 - so that two writers do not collide again
-                pause = min(pause * 2, 0.25)
+                time.sleep(backoff.next_pause())
         except (HeadraceError, *_REFUSED):
             raise
         except Exception as error:

@@ -15,7 +15,7 @@ from msgspec import Struct
 
 from headrace import __version__
 from headrace.kernel.run import Dataset, Outcome, RunEvent
-from headrace.kernel.secrets import clean, clean_text, environment_secrets
+from headrace.kernel.secrets import clean, clean_text, process_secrets
 from headrace.lineage.datasets import openlineage_dataset
 from headrace.lineage.facets import PRODUCER, SPEC, facet
 from headrace.lineage.names import Names, job_name
@@ -57,7 +57,7 @@ class RunRecord(Struct, frozen=True):
 
 def copy_event(event: RunEvent) -> RunRecord:
     """Copies the event's run as it is now, without secrets."""
-    run, secrets = event.run, environment_secrets()
+    run, secrets = event.run, process_secrets()
     parents = []
     parent = run.parent
     while parent is not None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
+from msgspec import Struct
 from numpy.typing import NDArray
 
 from headrace.kernel.errors import CallError, TooLarge
@@ -35,8 +35,7 @@ OVERHEAD = 100
 _HEADER_OVERHEAD = 10  # bytes, at most, that a log stores for one header beside its name and value
 
 
-@dataclass(frozen=True, eq=False)
-class Batch:
+class Batch(Struct, frozen=True, eq=False):
     """Records of one topic, in the order of their offsets within each log partition.
 
     Attributes:

@@ -6,9 +6,10 @@ Declarations are module-level objects. Importing a module fills no registry.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any, TypeVar
+
+from msgspec import Struct, field
 
 from headrace.config.settings import Settings
 from headrace.declare.changes import current
@@ -27,8 +28,7 @@ D = TypeVar("D")
 _RESERVED = "headrace_"  # prefix of the tables of Headrace's own topics
 
 
-@dataclass(frozen=True)
-class Project:
+class Project(Struct, frozen=True):
     """A project's declarations.
 
     Attributes:

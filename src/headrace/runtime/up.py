@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from headrace import log as logs
 from headrace.config.settings import FILE, Settings
 from headrace.http.serve import bind, stop_on_signals, url_of
-from headrace.http.token import token_for
+from headrace.http.token import check_tokens
 from headrace.kernel.children import Children
 from headrace.kernel.errors import Unavailable
 from headrace.kernel.time import now
@@ -58,7 +58,7 @@ def up(
             or the online store cannot be reached, or a process does not start.
     """
     stop, rolling = stop or threading.Event(), threading.Event()
-    token_for(settings.http.host)
+    check_tokens(settings.http.host, settings.token_paths)
     with running.hold_up_lock(settings), ExitStack() as stack:
         running.remove_up(settings)  # left behind by an `up` that was killed
         ports = _choose_ports(settings)

@@ -13,7 +13,7 @@ import logging
 import re
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -36,7 +36,9 @@ __all__ = ["MAX_BODY", "Endpoint", "reserved_names"]
 _log = logging.getLogger("headrace.serving")
 MAX_BODY = 16 << 20  # bytes
 _MAX_INLINE = 4096  # bytes of a body; a larger one is answered in a thread: it would delay other requests
+_PROBES = frozenset({"/healthz", "/ping", "/health", "/v2/health/live", "/v2/health/ready"})
 _POLL = 0.5  # seconds between two polls of the releases
+_BEHIND = 5.0  # seconds between two looks at how far the windowed views are behind
 _CompiledRoute = tuple[re.Pattern[str], Route, Callable[[HttpError], bytes]]
 _METRICS_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
 
@@ -48,13 +50,23 @@ class Endpoint:
         models: the models to predict with.
         spool: the folder that keeps predictions until they are on the log.
         host: the address that clients connect to. On loopback, requests to localhost are answered; on any other
-            address, requests with the token.
+            address, requests with a token.
+        token_files: files with the tokens that are accepted beside HEADRACE_TOKEN.
+        open_metrics: whether GET /metrics needs no token.
 
     Attributes:
         app: the ASGI application.
     """
 
-    def __init__(self, models: Models, spool: Path, host: str) -> None:
+    def __init__(
+        self,
+        models: Models,
+        spool: Path,
+        host: str,
+        *,
+        token_files: Sequence[Path] = (),
+        open_metrics: bool = False,
+    ) -> None:
         self._models = models
         self._predictor = SpoolingPredictor(spool)
         self._metrics = self._predictor.metrics
@@ -66,6 +78,8 @@ class Endpoint:
         self.app: App = GuardMiddleware(
             self._handle,
             host,
+            token_files=token_files,
+            open_paths=_PROBES | {"/metrics"} if open_metrics else _PROBES,
             max_body=MAX_BODY,
             content_types=frozenset({JSON}),
             more_types=self._find_content_types,
@@ -80,10 +94,14 @@ class Endpoint:
         self._models.close()
 
     def _follow_releases(self) -> None:
+        due = 0.0
         while not self._stop.wait(_POLL):
             try:
                 self._models.poll()
                 self._update_max_bytes()
+                if time.monotonic() >= due:
+                    due = time.monotonic() + _BEHIND
+                    self._metrics.behind = self._models.count_events_behind()
             except Exception as error:  # the present releases stay in force, and the next poll may succeed
                 _log.error("the releases cannot be followed: %s", error)
 

@@ -28,7 +28,7 @@ R = TypeVar("R", bound=_Record)
 def find_previous(records: Sequence[R]) -> R | None:
     """The record that a rollback would restore; None if there is none.
 
-    After a rollback it is the one before the restored record, so that a second rollback goes one further back.
+    After a rollback it is the one before the restored record, so that a second rollback restores an older one.
 
     Args:
         records: every record, oldest first.

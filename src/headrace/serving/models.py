@@ -20,6 +20,7 @@ from headrace.config.settings import Settings
 from headrace.features import online
 from headrace.kernel.errors import HeadraceError, Unavailable
 from headrace.kernel.files import write_file
+from headrace.kernel.position import LogPosition
 from headrace.kernel.private import make_private
 from headrace.serving.errors import UnknownModel, unknown_version
 from headrace.serving.mlflow_models.served import ServedModel, ServedModels
@@ -191,6 +192,29 @@ class Models:
             return None if self._log is None else self._log.largest(topic)
         except HeadraceError:
             return None
+
+    def count_events_behind(self) -> dict[tuple[str, int, str], int]:
+        """Model, version, windowed view → how many events of its topic the online store has yet to take.
+
+        Raises:
+            HeadraceError: the log or the online store does not answer.
+        """
+        arms = [
+            (name, arm, servable.plan)
+            for name, model in self.released.items()
+            for arm, servable in (*model.answering, *model.shadows)
+            if servable.plan.windowed
+        ]
+        if not arms or self._log is None:
+            return {}
+        positions, behind = self._store.positions(), {}
+        for name, arm, plan in arms:
+            for view in plan.windowed:
+                position = positions.get(view.digest)
+                if isinstance(position, LogPosition):
+                    left = logs.lag(self._log, view.topic, position.offsets)
+                    behind[name, arm.version, view.name] = sum(left.values())
+        return behind
 
     def close(self) -> None:
         """Closes the connections."""

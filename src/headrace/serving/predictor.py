@@ -103,8 +103,9 @@ class SpoolingPredictor:
             OversizedPrediction: the record of a prediction is larger than `max_bytes`.
             Unavailable: the spool cannot be written.
         """
-        for prediction in predictions:
-            self.metrics.count_prediction(prediction.model, prediction.version, prediction.arm, ())
+        for prediction in predictions[:1]:  # they were made together
+            metrics = self.metrics.arm(prediction.model, prediction.version, prediction.arm)
+            metrics.count(prediction.latency_ms / 1_000, None, 0, [()] * len(predictions), ())
         self._append_to_spool(predictions)
 
     def _predict_arms(self, model: ReleasedModel, instances: Instances) -> list[Prediction]:
@@ -141,8 +142,12 @@ class SpoolingPredictor:
         try:
             return self._predict_by_servable(model, arm, servable, instances, indexes, shadow_of, at)
         except Unavailable:  # of the store, which all arms use
+            metrics = self.metrics.arm(model.release.model, arm.version, arm.name)
+            metrics.count_errors("unavailable", len(instances))
             raise
         except Exception as error:
+            metrics = self.metrics.arm(model.release.model, arm.version, arm.name)
+            metrics.count_errors(_code_of(error), len(instances))
             if shadow_of is None:
                 milliseconds = (time.perf_counter() - started) * 1_000
                 self._log_failures(model, arm, servable, instances, indexes, at, milliseconds, error)
@@ -160,7 +165,7 @@ class SpoolingPredictor:
         error: Exception,
     ) -> None:
         """Logs each instance that the arm failed to answer, so that arms can be compared by their errors."""
-        code = error.code if isinstance(error, RequestError) else "internal"
+        code = _code_of(error)
         failures = [
             Prediction(
                 id=new_id(),
@@ -202,15 +207,16 @@ class SpoolingPredictor:
         except OnDemandError as error:
             _log.warning("model %s version %d: %s", model.release.model, arm.version, error)
             raise _feature_failed(error, indexes) from error
+        lookup_seconds = time.perf_counter() - started
         if servable.plan.missing == "refuse" and any(answers.missing):
             raise _missing_features(answers.missing, indexes)
         values, probabilities = servable.predict(answers.matrix)
-        latency_ms = (time.perf_counter() - started) * 1_000
+        seconds = time.perf_counter() - started
         moment, name, entities = from_micros(at), model.release.model, model.entities
+        metrics = self.metrics.arm(name, arm.version, arm.name)
+        metrics.count(seconds, lookup_seconds, at, answers.missing, answers.positions)
         predictions = []
         for row, (instance, features) in enumerate(zip(instances, answers.values, strict=True)):
-            missing = answers.missing[row]
-            self.metrics.count_prediction(name, arm.version, arm.name, missing)
             predictions.append(
                 Prediction(
                     id=new_id(),
@@ -225,8 +231,8 @@ class SpoolingPredictor:
                     request={key: instance[key] for key in instance if key not in entities},
                     features=dict(zip(servable.columns, features, strict=True)),
                     value=values[row],
-                    latency_ms=latency_ms,
-                    missing=missing,
+                    latency_ms=seconds * 1_000,
+                    missing=answers.missing[row],
                     positions=answers.positions[row],
                     release=model.release.id,
                     shadow_of=None if shadow_of is None else shadow_of[row].id,
@@ -248,6 +254,10 @@ class SpoolingPredictor:
             self._spool.append(*records)
         except OSError as error:  # a prediction that cannot be traced must not be returned
             raise Unavailable(f"the prediction cannot be written to the spool: {error}") from error
+
+
+def _code_of(error: Exception) -> str:
+    return error.code if isinstance(error, RequestError) else "internal"
 
 
 def _missing_features(missing: Sequence[Sequence[str]], indexes: Sequence[int] | None) -> MissingFeatures:

@@ -180,7 +180,7 @@ def find_restored(records: Sequence[Release]) -> Release | None:
 def make_rollback(log: Log, model: str, *, by: str, why: str) -> Release:
     """Makes a release with the arms of the release before the present one, or before the present canary.
 
-    It is not in force before `append`. A rollback after a rollback goes one release further back.
+    It is not in force before `append`. A rollback after a rollback restores the release before that.
 
     Raises:
         CallError: the model has no release before the present one.

@@ -10,7 +10,6 @@ after the answer, the shipper moves the prediction to a separate file and ships 
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import threading
@@ -26,6 +25,7 @@ from headrace.config.settings import Settings
 from headrace.kernel.digest import short_digest
 from headrace.kernel.errors import HeadraceError
 from headrace.kernel.files import write_file
+from headrace.kernel.lock import try_lock_open
 from headrace.log import append_fitting
 from headrace.serving.prediction import TOPIC
 from headrace.serving.spool import (
@@ -99,7 +99,8 @@ def _ship_file(path: Path, log: Log, result: ShipResult) -> None:
     mark = path.with_suffix(".shipped")
     shipped = int(mark.read_text()) if mark.exists() else 0
     with path.open("rb") as file:
-        is_complete = _try_lock(file.fileno())  # locked before reading, so that nothing is written afterwards
+        # Unless its writer still has it. It is locked before it is read, so that nothing is written afterwards.
+        is_complete = try_lock_open(file.fileno())
         file.seek(shipped)
         while True:
             predictions, used = split_frames(file.read(BATCH_BYTES))
@@ -134,15 +135,6 @@ def _write_oversized(folder: Path, prediction: bytes) -> None:
         TOPIC,
         path,
     )
-
-
-def _try_lock(descriptor: int) -> bool:
-    """Locks the file unless its writer holds the lock. Returns whether it is locked now."""
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 @contextmanager

@@ -10,7 +10,6 @@ JSON. The writer holds a lock on its file. A file without a lock is complete, or
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import struct
 import threading
@@ -19,6 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from headrace.kernel.ids import new_id
+from headrace.kernel.lock import try_lock_open
 from headrace.kernel.private import make_private
 
 __all__ = [
@@ -91,7 +91,7 @@ class Spool:
         path = self._folder / f"{new_id()}.spool"
         unlocked = path.with_suffix(".opening")  # a shipper must not see the file before it is locked
         self._file = os.open(unlocked, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL, 0o600)
-        fcntl.flock(self._file, fcntl.LOCK_EX)
+        try_lock_open(self._file)  # nobody else knows the file yet
         unlocked.rename(path)
         self._size = 0
 

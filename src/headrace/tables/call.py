@@ -54,8 +54,9 @@ def collect_frames(table: Table, frames: Sequence[pl.LazyFrame]) -> list[pl.Data
 
 
 def concat_results(table: Table, parts: Sequence[pl.DataFrame]) -> pl.DataFrame:
-    """The rows that the function returned for the parts of its input, as one frame. A type that a part without
-    values does not have, or a wider number, is taken from the others.
+    """The rows that the function returned for the parts of its input, as one frame.
+
+    A column without values in one part takes its type from the others. Of two number types the wider is used.
 
     Raises:
         ProjectError: the parts have other columns or types.

@@ -8,12 +8,15 @@ from __future__ import annotations
 import importlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import date
 from typing import Any
 
 import polars as pl
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from headrace.config.settings import Settings
+from headrace.kernel.addresses import check_postgres_password
 from headrace.kernel.errors import ProjectError, Unavailable
 from headrace.kernel.extras import is_installed
 from headrace.kernel.secrets import clean_text
@@ -25,6 +28,12 @@ _PARAMETERS = {"postgresql": "$1"}  # other drivers take ?
 _SAMPLES = {"integer": "0", "real": "0.0", "text": "''", "blob": "x''"}  # SQLite's types → a value of each
 _SCALE, _SCALE_SIGN = 0x7FF, 0x400  # the bits of a numeric's modifier that are its scale, and its sign
 _MAX_DIGITS = 38  # of a Decimal
+_UNEQUAL = ("money", "oid")  # types of PostgreSQL that are read as numbers of other values
+_NO_MOMENT = "that is infinite, or outside of the years 1 to 9999"
+_PER_SECOND = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
+_DAYS = tuple(day.toordinal() - date(1970, 1, 1).toordinal() + n for day, n in ((date.min, 0), (date.max, 1)))
+_SECONDS = _DAYS[0] * 86_400, _DAYS[1] * 86_400
+"""From the first moment that Python has to the first after its last."""
 
 
 class Database:
@@ -67,10 +76,12 @@ class Database:
         samples = []
         for name, type_ in zip(names, types, strict=True):
             if type_ is not None and type_ not in _SAMPLES:
+                type_name = "integer) or as real" if set(type_.split(",")) == {"integer", "real"} else "text)"
                 raise ProjectError(
                     f"column {name!r} of the query has values of the types {type_.replace(',', ' and ')}",
                     where=self._where,
-                    remedy=f"Convert them in the query: cast({name} as text).",
+                    remedy=f"Convert them in the query: cast({name} as {type_name}. A cursor of numbers must"
+                    " remain a number: as text, 10 comes before 9.",
                 )
             samples.append(f"{_SAMPLES[type_ or 'text']} as {_quote(name)}")
         first = f"select {', '.join(samples)}"
@@ -98,21 +109,31 @@ class Database:
         empty = True
         for batch in reader:
             empty = False
-            yield _to_frame(pa.Table.from_batches([batch]), casts)
+            yield _to_frame(pa.Table.from_batches([batch]), casts, self._where)
         if empty:
-            yield _to_frame(reader.schema.empty_table(), casts)
+            yield _to_frame(reader.schema.empty_table(), casts, self._where)
 
 
 def _reading(field: pa.Field[Any], where: str) -> pa.DataType | None:
-    """The Arrow type to read a column as, if it is not its own."""
-    own = field.type
-    if not isinstance(own, pa.BaseExtensionType):
-        metadata = field.metadata or {}
-        if pa.types.is_interval(own) or metadata.get(b"POSTGRESQL:type") == b"money":
-            raise _type_error(field.name, "money" if pa.types.is_integer(own) else "interval", where)
+    """The Arrow type to read a column as, if it is not its own.
+
+    Raises:
+        ProjectError: the values are of a type that has no equal here: the driver returns the database's own
+            bytes, or for money and oid a number that means another one.
+    """
+    own, metadata = field.type, field.metadata or {}
+    declared = metadata.get(b"POSTGRESQL:type", b"").decode()
+    item = own
+    while pa.types.is_list(item):
+        item = item.value_type
+    if pa.types.is_interval(item) or declared.removeprefix("_") in _UNEQUAL:
+        raise _type_error(field.name, declared or "interval", where)
+    if not isinstance(item, pa.BaseExtensionType):
         return None
-    metadata = field.metadata or {}
-    if metadata.get(b"POSTGRESQL:type") == b"numeric":
+    is_text = pa.types.is_string(item.storage_type) or item.extension_name == "arrow.uuid"
+    if item is not own or not is_text:
+        raise _type_error(field.name, declared or str(own), where)
+    if declared == "numeric":
         size = int(metadata.get(b"POSTGRESQL:typmod", b"-1")) - 4
         scale = ((size & _SCALE) ^ _SCALE_SIGN) - _SCALE_SIGN
         digits = max((size >> 16) - min(scale, 0), scale)  # numeric(3, -2) holds 99900, numeric(1, 2) 0.09
@@ -121,7 +142,7 @@ def _reading(field: pa.Field[Any], where: str) -> pa.DataType | None:
     return None
 
 
-def _to_frame(batch: pa.Table, casts: dict[str, pa.DataType | None]) -> pl.DataFrame:
+def _to_frame(batch: pa.Table, casts: dict[str, pa.DataType | None], where: str) -> pl.DataFrame:
     columns: list[pl.Series] = []
     for name, dtype in casts.items():
         values: Any = batch[name].combine_chunks()
@@ -129,9 +150,41 @@ def _to_frame(batch: pa.Table, casts: dict[str, pa.DataType | None]) -> pl.DataF
             is_uuid = values.type.extension_name == "arrow.uuid"
             values = pa.array([str(v) for v in values.to_pylist()]) if is_uuid else values.storage
         if dtype is not None and values.type != dtype:
-            values = values.cast(dtype)
+            try:
+                values = values.cast(dtype)
+            except pa.ArrowInvalid as error:  # a numeric can be NaN
+                raise _value_error(name, f"that {dtype} cannot hold: {error}", where) from error
+        _check_range(name, values, where)
         columns.append(pl.Series(name, values))
     return pl.DataFrame(columns)
+
+
+def _check_range(name: str, values: pa.Array[Any], where: str) -> None:
+    """Refuses dates and times that a database has and Python has not: they would be read as others, or null."""
+    while pa.types.is_list(values.type):
+        values = values.flatten()  # type: ignore[attr-defined]
+    type_ = values.type
+    if pa.types.is_date32(type_):
+        limits, what = _DAYS, _NO_MOMENT
+    elif pa.types.is_timestamp(type_):
+        scale = _PER_SECOND[type_.unit]
+        limits, what = (_SECONDS[0] * scale, _SECONDS[1] * scale), _NO_MOMENT
+    elif pa.types.is_time(type_):
+        limits, what = (0, 86_400 * _PER_SECOND[type_.unit]), "outside of a day: 24:00:00"
+    else:
+        return
+    numbers = values.cast(pa.int32() if type_.bit_width == 32 else pa.int64())
+    extremes: Any = pc.min_max(numbers).as_py()
+    if extremes["min"] is not None and not limits[0] <= extremes["min"] <= extremes["max"] < limits[1]:
+        raise _value_error(name, what, where)
+
+
+def _value_error(name: str, what: str, where: str) -> ProjectError:
+    return ProjectError(
+        f"column {name!r} of the query has a value {what}",
+        where=where,
+        remedy=f"Convert it in the query: cast({name} as text), or nullif({name}, 'infinity').",
+    )
 
 
 def _type_error(name: str, type_: str, where: str) -> ProjectError:
@@ -152,7 +205,7 @@ def open_database(settings: Settings, name: str, where: str) -> Iterator[Databas
         where: the declaration that names it, for errors.
 
     Raises:
-        ProjectError: the setting has no such name.
+        ProjectError: the setting has no such name, or the password in it has a sign that must be encoded.
         Unavailable: the driver is not installed, or the database cannot be reached.
     """
     address = settings.databases.addresses.get(name)
@@ -166,6 +219,8 @@ def open_database(settings: Settings, name: str, where: str) -> Iterator[Databas
     driver, is_named, inner = scheme.partition("+")
     driver = _DRIVERS.get(driver, driver)
     uri = f"{inner}:{rest}" if is_named else address
+    if driver == "postgresql":
+        check_postgres_password(uri, f"databases.{name}")
     if driver == "sqlite":
         uri = str(settings.root / rest.removeprefix("//"))
     package = f"adbc_driver_{driver}"

@@ -23,6 +23,7 @@ from headrace.kernel.position import SnapshotPosition
 from headrace.kernel.properties import CODE, QUERY_ROWS
 from headrace.kernel.run import Dataset, run
 from headrace.lake import Lake, LakeTable, Snapshot
+from headrace.lake.schema import stored_schema
 from headrace.projects.project import Project
 from headrace.tables.audits.rows import audit
 from headrace.tables.csv_types import as_type
@@ -72,11 +73,8 @@ def build_query(project: Project, lake: Lake, table: Table, *, code: str) -> Que
         run(f"table {table.name}", inputs=[source]) as table_run,
         open_database(project.settings, query.database, str(table.place)) as database,
     ):
-        if is_whole:
-            snapshot, what = _replace_all(project, lake, table, query, database, stored, code)
-        else:
-            assert stored is not None
-            snapshot, what = _update(table, query, database, stored)
+        update = None if is_whole or stored is None else _update(table, query, database, stored)
+        snapshot, what = update or _replace_all(project, lake, table, query, database, stored, code)
         position = SnapshotPosition(table.name, snapshot.id)
         table_run.add_output(Dataset("table", table.name, position, {"rows": snapshot.rows}))
     return QueryBuild(snapshot.id, snapshot.rows, what)
@@ -112,14 +110,20 @@ def _replace_all(
     return snapshot, f"read all {rows:,} rows"
 
 
-def _update(table: Table, query: Query, database: Database, stored: LakeTable) -> tuple[Snapshot, str]:
-    """Reads the rows from the cursor on, which replace those of the same range and those of the same keys."""
+def _update(table: Table, query: Query, database: Database, stored: LakeTable) -> tuple[Snapshot, str] | None:
+    """Reads the rows from the cursor on, which replace those of the same range and those of the same keys.
+
+    Returns None if they have other columns than the table, or of other types: then all rows must be read.
+    """
     cursor, recorded = query.cursor, stored.property(QUERY_ROWS)
     assert cursor is not None
     frame = stored.scan()
     start = _start(table, query, frame)
     since = None if start is None else (cursor, start)
-    rows = pl.concat(_batches(table, query, database.read(query.sql, since=since)))
+    batches = _batches(table, query, database.read(query.sql, since=since))
+    rows = _as_stored(pl.concat(batches), stored)
+    if rows is None:
+        return None
     _check_keys(table, query, rows.lazy())
     replaced = pl.lit(True) if start is None else pl.col(cursor) >= start
     if query.key:
@@ -142,6 +146,20 @@ def _update(table: Table, query: Query, database: Database, stored: LakeTable) -
         expect={CODE: properties[CODE], QUERY_ROWS: recorded},
     )
     return snapshot, f"read {len(rows):,} rows{since_text}"
+
+
+def _as_stored(rows: pl.DataFrame, stored: LakeTable) -> pl.DataFrame | None:
+    """The rows, if they have the table's columns with their types; otherwise None.
+
+    A column of nulls has the table's type: SQLite knows only the types of values.
+    """
+    schema, empty = stored.schema(), [name for name in rows.columns if rows[name].null_count() == len(rows)]
+    if set(schema.names) != set(rows.columns):
+        return None
+    dtypes = pl.Schema(schema)
+    filled = rows.with_columns(pl.lit(None, dtypes[name]).alias(name) for name in empty)
+    own = stored_schema(_arrow(filled).schema, stored.name)
+    return filled if all(own.field(name).type == schema.field(name).type for name in schema.names) else None
 
 
 def _chain(first: pl.DataFrame, others: Iterable[pl.DataFrame]) -> Iterator[pl.DataFrame]:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import numpy.typing as npt
 import polars as pl
+from msgspec import Struct
 
 from headrace.declare.metrics import Task
 from headrace.features.plan import FeaturePlan
@@ -18,8 +17,7 @@ from headrace.training.trainers.port import Examples, Label, TrainingData
 __all__ = ["Matrices", "matrix_of", "to_matrices"]
 
 
-@dataclass(frozen=True)
-class Matrices:
+class Matrices(Struct, frozen=True):
     """The parts of a training set as numbers.
 
     Attributes:

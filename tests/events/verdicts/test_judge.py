@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import uuid
 from collections.abc import Sequence
@@ -13,6 +12,7 @@ from typing import Annotated, Any, Literal
 
 import attrs
 import msgspec
+import msgspec.structs
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -457,7 +457,7 @@ def test_an_invalid_nested_value_is_refused_with_its_top_level_field(
 
 def test_a_replay_is_not_too_late() -> None:
     old = encode_nested("2026-01-30T12:00:00Z")
-    replayed = dataclasses.replace(batch([old, old]), headers=[{FIRST_POSITION: b"0:7"}, None])
+    replayed = msgspec.structs.replace(batch([old, old]), headers=[{FIRST_POSITION: b"0:7"}, None])
     verdicts = Judge(contract_for(Nested), lambda _: set()).judge(replayed)
     assert (verdicts.good, verdicts.refused) == (1, {"late": 1})
     assert verdicts.rows["_first_offset"].to_pylist() == [7, None]
@@ -523,7 +523,7 @@ def test_an_event_is_known_from_its_arrival_and_history_from_its_own_time() -> N
     values = [click(1), click(2), b"broken", b"broken"]
     arrived = NOON + timedelta(days=1)
     headers = [None, {HISTORY: b"1"}, None, {HISTORY: b"1"}]
-    judged = Judge(contract_for(Click)).judge(dataclasses.replace(batch(values), headers=headers))
+    judged = Judge(contract_for(Click)).judge(msgspec.structs.replace(batch(values), headers=headers))
     rows = {row["_log_offset"]: row for row in judged.rows.to_pylist()}
     assert [rows[offset]["_known_at"] for offset in range(4)] == [arrived, rows[1]["at"], arrived, None]
 

@@ -14,6 +14,8 @@ MINUTES, HOURS, DAYS = (timedelta(**{unit: 1}) for unit in ("minutes", "hours", 
     [
         ("count", AggregateFunction("count")),
         ("avg", AggregateFunction("mean")),
+        ("variance", AggregateFunction("var")),
+        ("stddev", AggregateFunction("std")),
         (" last( 10 ) ", AggregateFunction("last_n", 10)),
     ],
 )
@@ -43,6 +45,10 @@ def test_results_have_a_dtype_and_sums_need_numbers():
     assert result_dtype(AggregateFunction("last_n", 2), "string") == "list[string]"
     with pytest.raises(ProjectError, match="needs numbers"):
         result_dtype(AggregateFunction("sum"), "string")
+    with pytest.raises(
+        ProjectError, match="count_if needs a condition, true or false, but the column is int64"
+    ):
+        result_dtype(AggregateFunction("count_if"), "int64")
 
 
 @pytest.mark.parametrize("kind", ["count", "count_distinct", "max", "last"])

@@ -9,6 +9,7 @@ import pytest
 
 from headrace.features.feast import compile, fingerprints  # noqa: A004
 from headrace.features.plan import (
+    LIFETIME,
     AsOfView,
     FeatureRef,
     OnDemandInput,
@@ -107,6 +108,20 @@ def test_a_windowed_view_reads_a_topics_own_table(small: Callable[..., Project])
     assert (view.table, view.topic, view.rowwise, view.time, view.code) == ("clicks", "clicks", None, "at", "")
 
 
+def test_windows_may_be_a_lifetime_or_end_before_the_moment(small: Callable[..., Project]) -> None:
+    week = 'aggregations=[Aggregation(column="price", function="sum", time_window=DAY, name="week_ago"), '
+    project = small(
+        ("aggregations=[", week),
+        ('time_window=DAY, name="spent")]', 'name="spent")], tags={"offset.week_ago": "7d"}'),
+        ('schema=[Field(name="spent"', 'schema=[Field(name="week_ago", dtype=Float64), Field(name="spent"'),
+    )
+    (view,) = compile(project, project.model("bought")).windowed
+    week_ago, spent = view.aggregations
+    day = 24 * 60 * MINUTE
+    assert (week_ago.window, week_ago.hop, week_ago.offset) == (day, 60 * MINUTE, 7 * day)
+    assert (spent.window, spent.hop, spent.offset) == (LIFETIME, LIFETIME, 0)
+
+
 def test_a_default_for_a_missing_feature_is_named_by_its_column(small: Callable[..., Project]) -> None:
     project = small(("trainer=XGBoost()", 'trainer=XGBoost(), missing={"spent": 0.0}'))
     assert compile(project, project.model("bought")).missing == {"activity__spent": 0.0}
@@ -132,7 +147,31 @@ WRONG = {
         "price",
     ),
     "unknown function": (('function="sum"', 'function="summ"'), "'summ' is not an aggregate function", "count"),
-    "no time window": (("time_window=DAY, ", ""), "no time_window", ""),
+    "a lifetime with an offset": (
+        ('time_window=DAY, name="spent")]', 'name="spent")], tags={"offset.spent": "7d"}'),
+        "activity:spent has an offset, but no time_window",
+        "remove the tag offset.spent",
+    ),
+    "a lifetime in steps": (
+        ("time_window=DAY, ", "slide_interval=DAY, "),
+        "activity:spent has a slide_interval, but no time_window",
+        "remove the slide_interval",
+    ),
+    "an offset of another name": (
+        ('name="spent")]', 'name="spent")], tags={"offset.spend": "7d"}'),
+        "tag 'offset.spend' of 'activity' does not end with the name of an aggregation",
+        "spent",
+    ),
+    "an offset that is no duration": (
+        ('name="spent")]', 'name="spent")], tags={"offset.spent": "a week"}'),
+        "tag offset.spent of 'activity': 'a week' is not a valid duration",
+        "",
+    ),
+    "an offset of nothing": (
+        ('name="spent")]', 'name="spent")], tags={"offset.spent": "0d"}'),
+        "tag offset.spent of 'activity' is '0d', which is not between 0 and 100 years",
+        "",
+    ),
     "batch view with aggregations": (
         (
             STREAM,

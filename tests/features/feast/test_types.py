@@ -102,8 +102,8 @@ def test_every_type_is_read_online_and_offline(store: FeatureStore) -> None:
             assert rows["nan"][field] is None
             assert rows["nan"][f"same_{field}"] is None
 
-    asked = pd.DataFrame({"item": ["full", "null", "empty"], "event_timestamp": [NOW] * 3})
-    offline = store.get_historical_features(asked, names).to_arrow().to_pylist()
+    entity_rows = pd.DataFrame({"item": ["full", "null", "empty"], "event_timestamp": [NOW] * 3})
+    offline = store.get_historical_features(entity_rows, names).to_arrow().to_pylist()
     for field, name in NAMES.items():
         _, value, _ = ALL[name]
         empty = [] if name in LISTS else value

@@ -8,17 +8,20 @@ from tests.features.views import (
     DAY,
     HOUR,
     MINUTE,
+    WINDOWS,
     instant,
     view_of_all_functions,
 )
 from tests.features.window_oracle import expect_value
+
+from headrace.features.plan import LIFETIME
 
 __all__ = ["COLUMN_AT", "NOW", "VIEW", "assert_same", "expect_features", "moments", "plain", "rows_of"]
 
 NOW = 1_760_000_000_000_000 + 17 * MINUTE + 123_457
 
 
-VIEW = view_of_all_functions()
+VIEW = view_of_all_functions(WINDOWS)
 
 
 COLUMN_AT = {"number": 2, "amount": 3, "word": 4, "flag": 5}
@@ -39,10 +42,11 @@ def expect_features(view, rows, events):
             expect_value(
                 aggregation.function.name,
                 aggregation.function.n,
-                aggregation.window,
+                None if aggregation.window == LIFETIME else aggregation.window,
                 aggregation.hop,
                 t,
                 [(e[1], e[at]) for e in events if e[0] == user],
+                aggregation.offset,
             )
             for user, t in rows
         ]

@@ -14,12 +14,12 @@ from headrace.features.offline.windows import aggregate
 from headrace.features.online.postgres import open_postgres
 from headrace.features.online.redis import open_redis
 from headrace.features.online.sqlite import open_sqlite
-from headrace.features.plan import AsOfView, EntityKey, FeaturePlan, FeatureRef, PlanField
+from headrace.features.plan import LIFETIME, AsOfView, EntityKey, FeaturePlan, FeatureRef, PlanField
 from headrace.kernel.position import LogPosition, SnapshotPosition
 from headrace.kernel.postgres import schema_of
 
 NOW = 1_760_000_000_000_000 + 17 * MINUTE + 123_457
-ACTIVITY = view_of_all_functions((HOUR, DAY, 15 * DAY))
+ACTIVITY = view_of_all_functions((HOUR, 15 * DAY, (DAY, 7 * DAY), (HOUR, 5 * MINUTE), LIFETIME))
 FACTS = AsOfView(
     "facts", ("user_id",), "facts", "time", (PlanField("x", "int64"), PlanField("y", "float64")), 2 * HOUR
 )

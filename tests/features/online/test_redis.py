@@ -87,7 +87,7 @@ def config(server, **values):
 
 
 def test_a_killed_server_comes_back_with_states_of_its_position(tmp_path):
-    """SIGKILL while batches arrive; then ingest goes on from the store's position."""
+    """SIGKILL while batches arrive; then ingest continues from the store's position."""
     with run_redis(tmp_path) as running, closing(open_redis(running.url, "shop", clock=Clock())) as store:
         fill(store, EVENTS[:100])
         killer = threading.Timer(0.15, os.kill, (running.pid, signal.SIGKILL))

@@ -11,7 +11,7 @@ def test_unreachable_tiles_are_dropped_by_the_wall_clock():
     for step in range(60):
         now = NOW + step * 10 * MINUTE
         state = unpack_state(
-            pack_state(tiles.add(state, [now - MINUTE], [[step], [1.5], ["a"], [1]], {0: step + 1}, now))
+            pack_state(tiles.add(state, [now - MINUTE], [[step % 3], [1.5], ["a"], [1]], {0: step + 1}, now))
         )
         sizes.append(len(pack_state(state)))
     # The state does not grow beyond an hour's tiles and the unsettled events.

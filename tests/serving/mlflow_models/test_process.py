@@ -1,4 +1,4 @@
-"""The process of a model: what it answers, how it fails, that it is started again and ends with its parent."""
+"""A model in a child process: its answers, its failures, its restarts, and that it ends with its parent."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ TYPES: dict[str, tuple[list[Any], str]] = {
 
 
 def test_columns_have_the_types_of_the_signature(tmp_path: Path) -> None:
-    """The model tells the dtypes of the frame that it gets."""
+    """The model answers the dtypes of the frame that it gets."""
     more = [Column(type_, type_) for type_ in TYPES]
 
     async def test(process: ModelProcess) -> None:
@@ -244,7 +244,7 @@ def test_requests_at_the_same_time_get_their_own_answers(tmp_path: Path) -> None
     run(tmp_path, test)
 
 
-def test_a_model_that_cannot_be_loaded_is_told_by_its_last_line(tmp_path: Path) -> None:
+def test_the_error_of_a_model_that_cannot_be_loaded_has_its_last_line(tmp_path: Path) -> None:
     async def test(process: ModelProcess) -> None:
         raise AssertionError("it is not ready")
 

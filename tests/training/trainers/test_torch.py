@@ -1,11 +1,11 @@
 """The Torch trainer: its network in numpy, its workers, its best epoch, and its scale."""
 
-import dataclasses
 import subprocess
 import sys
 from pathlib import Path
 
 import attrs
+import msgspec.structs
 import numpy as np
 import pytest
 
@@ -82,7 +82,7 @@ def test_the_scale_is_that_of_the_train_part_alone() -> None:
     assert scale.deviations.tolist() == pytest.approx([np.std([1, 3, 3, 8]), np.inf])
     assert scale.target.tolist() == [3, 1]
     data = make_data()
-    other = dataclasses.replace(
+    other = msgspec.structs.replace(
         data, validation=Examples(data.validation.matrix * 9, data.validation.target * 9)
     )
     assert TRAINER.prepare(data).scale.means.tolist() == TRAINER.prepare(other).scale.means.tolist()
@@ -133,7 +133,7 @@ def validation_error(declared: Torch, data: TrainingData, epoch: int) -> float:
 def test_patience_ends_a_fit_that_does_not_improve() -> None:
     data = make_data()
     noise = Examples(data.validation.matrix, data.validation.target[::-1].copy())
-    data = dataclasses.replace(data, validation=noise)
+    data = msgspec.structs.replace(data, validation=noise)
     fitted = fit(attrs.evolve(SMALL, epochs=200, patience=3), data)
     assert fitted.chosen["epochs"] < 20
 
@@ -182,7 +182,7 @@ def test_a_value_out_of_its_range_is_refused(options: dict[str, object], message
 
 def test_too_few_rows_are_refused() -> None:
     data = make_data(200)
-    tiny = dataclasses.replace(data, train=Examples(data.train.matrix[:1], data.train.target[:1]))
+    tiny = msgspec.structs.replace(data, train=Examples(data.train.matrix[:1], data.train.target[:1]))
     with pytest.raises(Refused, match="1 rows of the train part are too few"):
         fit(SMALL, tiny)
 
@@ -273,7 +273,7 @@ def test_two_workers_fit_one_model_and_the_same_one_again(
         first, second = fit_folds((data, data), declared, {}, tmp_path, seed=4)
         tiny = Examples(data.train.matrix[:3], data.train.target[:3])
         with pytest.raises(Refused, match="3 rows of the train part are too few for 2 workers"):
-            fit_folds((dataclasses.replace(data, train=tiny),), declared, {}, tmp_path, seed=4)
+            fit_folds((msgspec.structs.replace(data, train=tiny),), declared, {}, tmp_path, seed=4)
     assert first.files == second.files
     assert first.parameters["workers"] == 2
     assert r2(data, first.validation) > 0.95

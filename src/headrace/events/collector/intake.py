@@ -7,12 +7,12 @@ import asyncio
 import logging
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from typing import Any
 
 import attrs
 import msgspec
 import numpy as np
+from msgspec import Struct, field
 
 from headrace.declare.event import Contract
 from headrace.events.collector.requests import IdempotencyKey, IdempotencyStore, StoredAnswer
@@ -34,8 +34,7 @@ _LARGEST = 1 << 20  # bytes of an event with its key, even if the log accepts mo
 _encoder = msgspec.json.Encoder()
 
 
-@dataclass(eq=False)
-class OfferedEvents:
+class OfferedEvents(Struct, eq=False):
     """One request's events.
 
     Attributes:

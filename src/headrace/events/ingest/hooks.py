@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
 from time import monotonic
+
+from msgspec import Struct
 
 from headrace.events.ingest.progress import Progress
 
@@ -16,8 +17,7 @@ LONGEST_SILENCE = 300.0
 _INTERVAL = 1.0  # seconds between two heartbeats
 
 
-@dataclass(frozen=True)
-class IngestHooks:
+class IngestHooks(Struct, frozen=True):
     """Functions that an ingest calls.
 
     Attributes:

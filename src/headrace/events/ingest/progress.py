@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
 
 import pyarrow as pa
+from msgspec import Struct, field
 
 from headrace.kernel.position import LogPosition, SnapshotPosition
 from headrace.kernel.run import Dataset, Run
@@ -13,8 +13,7 @@ from headrace.kernel.run import Dataset, Run
 __all__ = ["Progress", "RunTotals"]
 
 
-@dataclass(frozen=True)
-class Progress:
+class Progress(Struct, frozen=True):
     """The counts and the position of one commit.
 
     Attributes:

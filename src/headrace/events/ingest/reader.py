@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import numpy as np
+from msgspec import Struct
 
 from headrace.declare.event import Contract
 from headrace.events.ingest.position import read_position
@@ -21,8 +21,7 @@ __all__ = ["ReadSpan", "TopicReader"]
 _logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class ReadSpan:
+class ReadSpan(Struct, frozen=True):
     """The span of the log that a batch holds.
 
     Attributes:

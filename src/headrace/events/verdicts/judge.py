@@ -172,7 +172,7 @@ class Judge:
         without = np.array(refused_places, np.int64)
         is_history = self._is_history(batch)
         known, known_refused = (
-            self._known_at(part, batch, at, is_history) for part, at in ((table, places), (nulls, without))
+            self._find_known_at(part, batch, at, is_history) for part, at in ((table, places), (nulls, without))
         )
         rows = pa.concat_tables(
             [
@@ -191,7 +191,7 @@ class Judge:
             is_history |= np.array([headers is not None and HISTORY in headers for headers in batch.headers])
         return is_history
 
-    def _known_at(
+    def _find_known_at(
         self, table: pa.Table, batch: Batch, places: NDArray[np.int64], is_history: NDArray[np.bool_]
     ) -> Any:
         """Column `_known_at` of rows at these places of the batch. A refused row has no time."""

@@ -12,7 +12,8 @@ from headrace.features.aggregates.by_time import First, FirstN, Last, LastN
 from headrace.features.aggregates.column import SortedColumn
 from headrace.features.aggregates.counts import Count, CountDistinct
 from headrace.features.aggregates.extremes import Max, Min
-from headrace.features.aggregates.sums import Mean, Sum
+from headrace.features.aggregates.spread import StandardDeviation, Variance
+from headrace.features.aggregates.sums import CountIf, Mean, Sum
 from headrace.features.plan import AggregateFunction, Dtype
 from headrace.kernel.errors import ProjectError
 
@@ -30,8 +31,11 @@ __all__ = [
 
 _AGGREGATES: tuple[type[Aggregate], ...] = (
     Count,
+    CountIf,
     Sum,
     Mean,
+    Variance,
+    StandardDeviation,
     Min,
     Max,
     CountDistinct,

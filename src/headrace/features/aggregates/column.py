@@ -10,11 +10,13 @@ import polars as pl
 from numpy.typing import NDArray
 
 from headrace.features.aggregates.exact import ExactSums, float_sums, whole_sums
+from headrace.features.aggregates.moments import square_sums
 from headrace.features.aggregates.ranges import prefix_counts
 
-__all__ = ["Ints", "SortedColumn", "Values"]
+__all__ = ["Floats", "Ints", "SortedColumn", "Values"]
 
 Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
 Values = NDArray[Any]
 
 
@@ -67,6 +69,11 @@ class SortedColumn:
     def sums(self) -> ExactSums:
         """Exact prefix sums of the values."""
         return float_sums(self.values) if self.is_float else whole_sums(self.values)
+
+    @cached_property
+    def squares(self) -> ExactSums:
+        """Exact prefix sums of the values' squares."""
+        return square_sums(self.values)
 
     @cached_property
     def wrapped_sums(self) -> Ints:

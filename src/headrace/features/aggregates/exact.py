@@ -19,14 +19,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 __all__ = [
+    "Band",
     "ExactSums",
     "Total",
     "float_sums",
     "mean_of",
     "range_means",
     "range_sums",
+    "range_units",
     "sum_of",
     "total_of",
+    "two_sum",
+    "units_of",
     "whole_sums",
 ]
 
@@ -42,7 +46,7 @@ _LOW = np.int64((1 << 31) - 1)
 _EXACT = 1 << 53  # doubles hold every whole number up to this one
 
 
-class _Band(NamedTuple):
+class Band(NamedTuple):
     """Prefix sums of some of n values: limb k counts multiples of 2^exponents[k].
 
     Attributes:
@@ -63,7 +67,7 @@ class _Band(NamedTuple):
             yield exponent, limb[high] - limb[low]
 
 
-ExactSums = list[_Band]
+ExactSums = list[Band]
 """Prefix sums of n values."""
 
 
@@ -87,7 +91,7 @@ def float_sums(values: Floats) -> ExactSums:
     return bands
 
 
-def _band(indexes: Ints | None, values: Floats, top: int) -> _Band:
+def _band(indexes: Ints | None, values: Floats, top: int) -> Band:
     """The prefix sums of floats below 2^top."""
     exponents: list[int] = []
     limbs: list[Ints] = []
@@ -101,15 +105,15 @@ def _band(indexes: Ints | None, values: Floats, top: int) -> _Band:
         limbs.append(_prefix(counts.astype(np.int64)))
         exponents.append(exponent)
         rest = rest - np.ldexp(counts, exponent)
-    return _Band(indexes, exponents, limbs)
+    return Band(indexes, exponents, limbs)
 
 
 def whole_sums(values: Ints) -> ExactSums:
     """The prefix sums of whole numbers [n], n < 2^31."""
     largest = max(abs(int(values.max(initial=0))), abs(int(values.min(initial=0))))
     if largest * len(values) < 1 << 63:
-        return [_Band(None, [0], [_prefix(values)])]
-    return [_Band(None, [32, 0], [_prefix(values >> 32), _prefix(values & ((1 << 32) - 1))])]
+        return [Band(None, [0], [_prefix(values)])]
+    return [Band(None, [32, 0], [_prefix(values >> 32), _prefix(values & ((1 << 32) - 1))])]
 
 
 def range_sums(sums: ExactSums, low: Ints, high: Ints) -> Floats:
@@ -121,11 +125,11 @@ def range_sums(sums: ExactSums, low: Ints, high: Ints) -> Floats:
             if number == 0:
                 total = term
                 continue
-            total, lost = _two_sum(total, term)
+            total, lost = two_sum(total, term)
             if number == 1:
                 error = lost
                 continue
-            error, lost = _two_sum(error, lost)
+            error, lost = two_sum(error, lost)
             slack += np.abs(lost)
         result = np.ldexp(total + error, base)
         certain = np.isfinite(total)  # an intermediate sum may have overflowed
@@ -135,7 +139,7 @@ def range_sums(sums: ExactSums, low: Ints, high: Ints) -> Floats:
             certain &= (slack == 0) | (least == total + np.nextafter(error + slack, np.inf))
     unsure = np.flatnonzero(~certain)
     if len(unsure):
-        result[unsure] = [_round(units) for units in _range_units(sums, low[unsure], high[unsure])]
+        result[unsure] = [_round(units) for units in range_units(sums, low[unsure], high[unsure])]
     return result
 
 
@@ -148,7 +152,7 @@ def range_means(sums: ExactSums, low: Ints, high: Ints) -> Floats:
     means: Floats = totals / counts
     over = np.flatnonzero(np.isinf(totals))
     if len(over):
-        units = _range_units(sums, low[over], high[over])
+        units = range_units(sums, low[over], high[over])
         means[over] = [_round(*pair) for pair in zip(units, counts[over].tolist(), strict=True)]
     return means
 
@@ -172,7 +176,7 @@ def total_of(values: Iterable[float | str]) -> Total:
             rest.append(-part)
         return parts
     except (OverflowError, TypeError):  # an intermediate sum is too large for a double, or an item is a string
-        return _total_of_units(_units_of(rest[:count]))
+        return _total_of_units(units_of(rest[:count]))
 
 
 def sum_of(values: Iterable[float | str]) -> float:
@@ -181,27 +185,29 @@ def sum_of(values: Iterable[float | str]) -> float:
     try:
         return math.fsum(items)
     except (OverflowError, TypeError):
-        return _round(_units_of(items))
+        return _round(units_of(items))
 
 
 def mean_of(values: Iterable[float | str], count: int) -> float:
     """The mean of `count` floats, given as values and totals' items, computed as by `range_means`."""
     items = list(values)
     total = sum_of(items)
-    return _round(_units_of(items), count) if math.isinf(total) else total / count
+    return _round(units_of(items), count) if math.isinf(total) else total / count
 
 
-def _range_units(sums: ExactSums, low: Ints, high: Ints) -> list[int]:
-    """The sum over each range in units of 2^-1074."""
+def range_units(sums: ExactSums, low: Ints, high: Ints, unit: int = _SMALLEST) -> list[int]:
+    """The sum over each range in units of 2^unit, of which every value is a multiple."""
     totals = [0] * len(low)
     for band in sums:
         for exponent, counts in band.counts(low, high):
-            shift = exponent - _SMALLEST
-            totals = [total + (count << shift) for total, count in zip(totals, counts.tolist(), strict=True)]
+            shift = exponent - unit
+            wholes = counts.tolist()
+            wholes = [n << shift for n in wholes] if shift >= 0 else [n >> -shift for n in wholes]
+            totals = [total + whole for total, whole in zip(totals, wholes, strict=True)]
     return totals
 
 
-def _units_of(values: list[float | str]) -> int:
+def units_of(values: list[float | str]) -> int:
     """The sum of floats and totals' items in units of 2^-1074."""
     return sum(int(value, 16) if isinstance(value, str) else _units(value) for value in values)
 
@@ -237,7 +243,7 @@ def _as_floats(count: Ints) -> list[Floats]:
     return [(count & ~_LOW).astype(np.float64), (count & _LOW).astype(np.float64)]
 
 
-def _two_sum(left: Floats, right: Floats) -> tuple[Floats, Floats]:
+def two_sum(left: Floats, right: Floats) -> tuple[Floats, Floats]:
     """The rounded sum and its rounding error (Knuth's two-sum)."""
     total = left + right
     shadow = total - left

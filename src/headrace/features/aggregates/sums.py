@@ -1,4 +1,4 @@
-"""Sum and mean. Both come from the exact sum of the values, so they do not depend on the order of adding."""
+"""Sum, mean and count_if. All come from the exact sum of the values, whatever the order of adding."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from headrace.features.aggregates.counts import COUNT_PART, count_reader
 from headrace.features.aggregates.exact import mean_of, range_means, range_sums, sum_of, total_of
 from headrace.features.plan import Dtype
 
-__all__ = ["Mean", "Sum"]
+__all__ = ["CountIf", "Mean", "Sum", "check_number", "pack_whole", "sum_part", "unpack_whole", "whole_total"]
 
 _FLOAT_SUM = TilePart("sum", lambda _, values: total_of(values), lambda a, b: total_of([*a, *b]))
 _WHOLE_SUM = TilePart(
-    "sum", lambda _, values: _pack_whole(sum(values)), lambda a, b: _pack_whole(_whole_total([a, b], []))
+    "sum", lambda _, values: pack_whole(sum(values)), lambda a, b: pack_whole(whole_total([a, b], []))
 )
 
 
@@ -30,7 +30,7 @@ class Sum(Aggregate):
 
     def result_dtype(self, column: Dtype) -> Dtype:
         """See Aggregate."""
-        _check_number(column)
+        check_number(column)
         return "float64" if column == "float64" else "int64"
 
     def compute_ranges(self, column: SortedColumn, low: Ints, high: Ints) -> pl.Series:
@@ -41,7 +41,7 @@ class Sum(Aggregate):
 
     def tile_parts(self, column: Dtype) -> tuple[TilePart, ...]:
         """See Aggregate."""
-        return (_sum_part(column),)
+        return (sum_part(column),)
 
     def tile_reader(self, indexes: Mapping[str, int], column: Dtype) -> TileReader:
         """See Aggregate."""
@@ -62,7 +62,7 @@ class Mean(Aggregate):
 
     def result_dtype(self, column: Dtype) -> Dtype:
         """See Aggregate."""
-        _check_number(column)
+        check_number(column)
         return "float64"
 
     def compute_ranges(self, column: SortedColumn, low: Ints, high: Ints) -> pl.Series:
@@ -71,7 +71,7 @@ class Mean(Aggregate):
 
     def tile_parts(self, column: Dtype) -> tuple[TilePart, ...]:
         """See Aggregate."""
-        return (COUNT_PART, _sum_part(column))
+        return (COUNT_PART, sum_part(column))
 
     def tile_reader(self, indexes: Mapping[str, int], column: Dtype) -> TileReader:
         """See Aggregate."""
@@ -85,12 +85,45 @@ class Mean(Aggregate):
         return read
 
 
-def _check_number(column: Dtype) -> None:
+class CountIf(Aggregate):
+    """The number of values that are true; 0 for no values."""
+
+    name = "count_if"
+    spellings = ("count_if",)
+
+    def result_dtype(self, column: Dtype) -> Dtype:
+        """See Aggregate."""
+        _check_condition(column)
+        return "int64"
+
+    def compute_ranges(self, column: SortedColumn, low: Ints, high: Ints) -> pl.Series:
+        """See Aggregate."""
+        return pl.Series(column.wrapped_sums[high] - column.wrapped_sums[low], dtype=pl.Int64)
+
+    def tile_parts(self, column: Dtype) -> tuple[TilePart, ...]:
+        """See Aggregate."""
+        return (sum_part(column),)
+
+    def tile_reader(self, indexes: Mapping[str, int], column: Dtype) -> TileReader:
+        """See Aggregate."""
+        _check_condition(column)
+        index = indexes["sum"]
+        return lambda track, first, _, unsettled: whole_total(track[index][first:], drop_nulls(unsettled))
+
+
+def _check_condition(column: Dtype) -> None:
+    if column != "bool":
+        raise TypeError(f"needs a condition, true or false, but the column is {column}")
+
+
+def check_number(column: Dtype) -> None:
+    """Raises TypeError unless the column has numbers or booleans."""
     if column not in ("int64", "float64", "bool"):
         raise TypeError(f"needs numbers, but the column is {column}")
 
 
-def _sum_part(column: Dtype) -> TilePart:
+def sum_part(column: Dtype) -> TilePart:
+    """The part with the exact sum."""
     return _FLOAT_SUM if column == "float64" else _WHOLE_SUM
 
 
@@ -104,27 +137,32 @@ def _mean_of_floats(totals: list[Any], values: list[Any], count: int) -> float:
 
 def _add_whole(totals: list[Any], values: list[Any]) -> int:
     """The sum, wrapped around as int64."""
-    total = _whole_total(totals, values)
+    total = whole_total(totals, values)
     return total if _is_int64(total) else (total + (1 << 63)) % (1 << 64) - (1 << 63)
 
 
 def _mean_of_whole(totals: list[Any], values: list[Any], count: int) -> float:
-    return float(_whole_total(totals, values)) / count
+    return float(whole_total(totals, values)) / count
 
 
-def _whole_total(totals: list[Any], values: list[Any]) -> int:
-    """The exact sum of whole numbers and of results of `_pack_whole`."""
+def whole_total(totals: list[Any], values: list[Any]) -> int:
+    """The exact sum of whole numbers and of results of `pack_whole`."""
     total: int = sum(values)
     try:
         total += sum(totals)
     except TypeError:  # a total is a string
-        total += sum(int(part, 16) if isinstance(part, str) else part for part in totals)
+        total += sum(map(unpack_whole, totals))
     return total
 
 
-def _pack_whole(total: int) -> int | str:
+def pack_whole(total: int) -> int | str:
     """A whole number in a form that MessagePack can hold: beyond int64, a string of hexadecimal digits."""
     return total if _is_int64(total) else hex(total)
+
+
+def unpack_whole(part: int | str) -> int:
+    """The whole number that `pack_whole` packed."""
+    return int(part, 16) if isinstance(part, str) else part
 
 
 def _is_int64(value: int) -> bool:

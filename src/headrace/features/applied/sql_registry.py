@@ -52,7 +52,7 @@ def sql_registry_config(settings: Settings) -> dict[str, Any]:
 def prepare_sql_registry(settings: Settings) -> None:
     """Creates the project's schema, in which Feast then creates its tables.
 
-    Removes the versions of views that are gone, which Feast's `teardown` leaves behind: with them, Feast cannot
+    Removes the versions of deleted views, which Feast's `teardown` leaves behind: with them, Feast cannot
     add the views again.
 
     Raises:

@@ -72,7 +72,7 @@ class AsOfReasons:
         more than the age of the row after it. Of the delays in whole seconds that the most predictions allow,
         the smallest is chosen.
         """
-        ranges = [span for index in indexes if (span := self._allowed(self._served[index])) is not None]
+        ranges = [span for index in indexes if (span := self._delay_limits(self._served[index])) is not None]
         starts = {-(-low // _SECOND) * _SECOND for low, _ in ranges} | {self._view.delay}
         begins, ends = sorted(low for low, _ in ranges), sorted(high for _, high in ranges)
         counts = {start: bisect_right(begins, start) - bisect_right(ends, start) for start in starts}
@@ -94,18 +94,18 @@ class AsOfReasons:
             visible = [time for time in visible if time >= prediction.at - self._view.ttl]
         trained = visible[-1] if visible else None
         if position.time is not None and position.time not in times:
-            return self._changed(position)
+            return self._reason_of_change(position)
         if trained == position.time:
-            return self._changed(position) if trained is not None else "unexplained"
+            return self._reason_of_change(position) if trained is not None else "unexplained"
         if position.time is None or (trained is not None and trained > position.time):
             return "table not yet built"
         return "delay too long"
 
-    def _changed(self, position: RowPosition) -> Reason:
+    def _reason_of_change(self, position: RowPosition) -> Reason:
         then = self._code(position.snapshot) if position.snapshot is not None else None
         return "code changed" if then is not None and then != self._code(0) else "row changed"
 
-    def _allowed(self, prediction: ServedPrediction) -> tuple[int, int] | None:
+    def _delay_limits(self, prediction: ServedPrediction) -> tuple[int, int] | None:
         """The smallest delay with which the prediction sees the row that was served, and the first one that is
         too long; None: no delay does it."""
         position = prediction.positions.get(self._view.name)

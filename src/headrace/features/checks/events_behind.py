@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import timedelta
 from typing import Any, NamedTuple
 
 import msgspec
@@ -68,7 +67,7 @@ def find_events_behind(
     events = (
         read_input(project, lake, contract)
         .filter(pl.any_horizontal(before) if before else pl.lit(False))
-        .filter(time < moment, time >= moment - timedelta(microseconds=view.longest))
+        .filter(time < moment, time >= from_micros(view.earliest(at)))
         .filter(*(pl.col(key) == entity[key] for key in view.keys if key in carried))
         .sort(contract.time, "_log_partition", "_log_offset", descending=True)
         .collect()

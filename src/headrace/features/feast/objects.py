@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 from feast import Entity, FeatureService, FeatureView, OnDemandFeatureView
 from feast.base_feature_view import BaseFeatureView
 from feast.data_source import DataSource
+from msgspec import Struct, field
 
 from headrace.declare.model import Model
 from headrace.kernel.errors import ProjectError
@@ -19,8 +19,7 @@ from headrace.kernel.errors import ProjectError
 __all__ = ["FeastObjects", "find_objects"]
 
 
-@dataclass
-class FeastObjects:
+class FeastObjects(Struct):
     """Feast's objects, by name.
 
     Attributes:

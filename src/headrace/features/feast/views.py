@@ -17,6 +17,7 @@ from headrace.features.aggregates import parse_function, result_dtype
 from headrace.features.feast.source import TableSource
 from headrace.features.feast.types import dtype_of
 from headrace.features.plan import (
+    LIFETIME,
     Aggregation,
     AsOfView,
     Dtype,
@@ -29,7 +30,7 @@ from headrace.features.plan import (
     hop_of,
 )
 from headrace.kernel.errors import ProjectError
-from headrace.kernel.time import format_duration
+from headrace.kernel.time import format_duration, parse_duration
 
 __all__ = [
     "TakenView",
@@ -46,6 +47,8 @@ TakenView = tuple[FeatureView, FeatureViewProjection]
 """A view, and the projection that says under which name and keys it is taken."""
 
 _MICROSECOND = timedelta(microseconds=1)
+_OFFSET = "offset."  # the tag of a view that says how long before the moment a feature's window ends
+_LONGEST_OFFSET = timedelta(days=36_525) // _MICROSECOND
 _KEYS: dict[ValueType, str] = {
     ValueType.INT64: "int64",
     ValueType.INT32: "int64",
@@ -198,26 +201,62 @@ def _compile_windowed(
 def _compile_aggregation(
     view: StreamFeatureView, declared: FeastAggregation, column: Dtype, where: str
 ) -> Aggregation:
-    window = declared.time_window
-    if not window:
-        raise ProjectError(
-            f"aggregation {declared.function}({declared.column}) of {view.name!r} has no time_window",
-            where=where,
-        )
-    name = declared.resolved_name(window)
+    name = declared.resolved_name(declared.time_window)
     function = parse_function(declared.function, where=where)
-    try:
-        hop = hop_of(window, slide=declared.slide_interval, tiling=view.tiling_hop_size)
-    except ProjectError as error:
-        raise ProjectError(f"{view.name}:{name}: {error.what}", where=where, remedy=error.remedy) from error
+    offset = _offset_of(view, name, where)
+    window, hop = _compile_window(view, declared, f"{view.name}:{name}", where)
+    if window == LIFETIME and offset:
+        raise ProjectError(
+            f"{view.name}:{name} has an offset, but no time_window",
+            where=where,
+            remedy=f"Give it a time_window, or remove the tag {_OFFSET}{name}: a lifetime ends now.",
+        )
     return Aggregation(
         name=name,
         column=declared.column,
         function=function,
-        window=window // _MICROSECOND,
-        hop=hop // _MICROSECOND,
+        window=window,
+        hop=hop,
         dtype=result_dtype(function, column, where=where),
+        offset=offset,
     )
+
+
+def _compile_window(
+    view: StreamFeatureView, declared: FeastAggregation, feature: str, where: str
+) -> tuple[int, int]:
+    """The window and its hop, microseconds. Without a time_window it is the lifetime of the entity."""
+    window = declared.time_window
+    if window is None:
+        if declared.slide_interval:
+            raise ProjectError(
+                f"{feature} has a slide_interval, but no time_window",
+                where=where,
+                remedy="Give it a time_window, or remove the slide_interval: it is over the entity's lifetime.",
+            )
+        return LIFETIME, LIFETIME
+    try:
+        hop = hop_of(window, slide=declared.slide_interval, tiling=view.tiling_hop_size)
+    except ProjectError as error:
+        raise ProjectError(f"{feature}: {error.what}", where=where, remedy=error.remedy) from error
+    return window // _MICROSECOND, hop // _MICROSECOND
+
+
+def _offset_of(view: StreamFeatureView, name: str, where: str) -> int:
+    """How long before the moment the window of this feature ends, microseconds: the tag `offset.NAME`."""
+    text = view.tags.get(f"{_OFFSET}{name}")
+    if text is None:
+        return 0
+    try:
+        offset = parse_duration(text) // _MICROSECOND
+    except ValueError as error:
+        raise ProjectError(f"tag {_OFFSET}{name} of {view.name!r}: {error}", where=where) from error
+    if not 0 < offset < _LONGEST_OFFSET:
+        raise ProjectError(
+            f"tag {_OFFSET}{name} of {view.name!r} is {text!r}, which is not between 0 and 100 years",
+            where=where,
+        )
+    return offset
 
 
 def _check_fields(
@@ -225,6 +264,13 @@ def _check_fields(
 ) -> None:
     """Raises ProjectError unless the view's schema has one field for each aggregation, of its dtype."""
     names = [aggregation.name for aggregation in aggregations]
+    for tag in view.tags:
+        if tag.startswith(_OFFSET) and tag.removeprefix(_OFFSET) not in names:
+            raise ProjectError(
+                f"tag {tag!r} of {view.name!r} does not end with the name of an aggregation",
+                where=where,
+                remedy=f"Its aggregations are {', '.join(names)}.",
+            )
     duplicates = {name for name in names if names.count(name) > 1}
     if duplicates:
         raise ProjectError(

@@ -1,7 +1,8 @@
 """The window kernel: computes the aggregations of a windowed view at many moments.
 
-The window of an aggregation at t is [floor(t - W, hop), t), so an event at exactly t is not in it. The online
-store computes the same values from tiles (`online.tiles`).
+The window of an aggregation at t is [floor(t - W, hop), t), so an event at exactly t is not in it; with an
+offset it is [floor(t - offset - W, hop), floor(t - offset, hop)). The online store computes the same values
+from tiles (`online.tiles`).
 
 An event counts only where serving could have counted it: it is known before t, too (`offline.known`).
 """
@@ -66,7 +67,7 @@ def _compute(view: WindowedView, codes: Ints, moments: Ints, events: pl.DataFram
     """The features of rows with these entities and moments, from all events, in the order of the rows."""
     indexes: list[Ints] = []
     results: list[list[pl.Series]] = []
-    for block in _blocks(codes, moments, events, view):
+    for block in _blocks(codes, moments, events):
         indexes.append(block.rows)
         results.append([block.compute(aggregation) for aggregation in view.aggregations])
     # Each row is in one block: the blocks' results are concatenated and put back into the order of the rows.
@@ -86,7 +87,7 @@ def _encode_entities(
     entities = rows.select(keys).drop_nulls().unique(maintain_order=True).with_row_index(CODE)
     entities = entities.with_columns(pl.col(CODE).cast(pl.Int64))
     codes = rows.select(keys).join(entities, on=keys, how="left", maintain_order="left")[CODE]
-    earliest, latest = int(moments.min()) - view.longest, int(moments.max())
+    earliest, latest = view.earliest(int(moments.min())), int(moments.max())
     aggregated = {aggregation.column for aggregation in view.aggregations}
     columns = [field for field in view.columns if field.name in aggregated]
     known = [] if known_at is None else [pl.coalesce(micros_of(known_at), micros_of(view.time)).alias(KNOWN)]
@@ -105,9 +106,9 @@ def _encode_entities(
     return codes.fill_null(len(entities)).to_numpy(), reachable
 
 
-def _blocks(codes: Ints, moments: Ints, events: pl.DataFrame, view: WindowedView) -> Iterator[_Block]:
+def _blocks(codes: Ints, moments: Ints, events: pl.DataFrame) -> Iterator[_Block]:
     """The rows and their events, in the fewest blocks in which (entity, time) fits into one int64."""
-    start = int(moments.min()) - view.longest
+    start = min(int(moments.min()), int(events[TIME].to_numpy().min(initial=moments.min())))
     span = int(moments.max()) - start + 1
     step = max(_MAX_KEYS // span, 1)
     entities = int(codes.max()) + 1
@@ -141,22 +142,24 @@ class _Block:
         self._event_keys: Ints = packed.gather(self._event_order).to_numpy()
         # For each row, how many events come before its moment; those of earlier entities count.
         self._high: Ints = np.searchsorted(self._event_keys, self._entity + (self._moments - start))
-        self._lows: dict[tuple[int, int], Ints] = {}
+        self._edges: dict[tuple[int, int], Ints] = {}
         self._columns: dict[str, SortedColumn] = {}
 
     def compute(self, aggregation: Aggregation) -> pl.Series:
         """Computes one feature of the block's rows, in the block's order."""
         column = self._column(aggregation.column)
-        low, high = column.ranges_of(self._low(aggregation.window, aggregation.hop), self._high)
+        hop, offset = aggregation.hop, aggregation.offset
+        low = self._edge(offset + aggregation.window, hop)
+        low, high = column.ranges_of(low, self._edge(offset, hop) if offset else self._high)
         results = aggregate_of(aggregation.function).compute_ranges(column, low, high)
         return results.cast(POLARS[aggregation.dtype]).alias(aggregation.name)
 
-    def _low(self, window: int, hop: int) -> Ints:
-        """For each row, the first event in its window."""
-        if (window, hop) not in self._lows:
-            begins = (self._moments - window) // hop * hop - self._start
-            self._lows[window, hop] = np.searchsorted(self._event_keys, self._entity + np.maximum(begins, 0))
-        return self._lows[window, hop]
+    def _edge(self, before: int, hop: int) -> Ints:
+        """For each row, the entity's first event not before floor(t - before, hop)."""
+        if (before, hop) not in self._edges:
+            edges = (self._moments - before) // hop * hop - self._start
+            self._edges[before, hop] = np.searchsorted(self._event_keys, self._entity + np.maximum(edges, 0))
+        return self._edges[before, hop]
 
     def _column(self, name: str) -> SortedColumn:
         if name not in self._columns:

@@ -105,7 +105,7 @@ def _fill_windowed(project: Project, lake: Lake, view: WindowedView, store: Onli
         return FillResult(view.name, view.digest, 0, 0, current)
     offsets = pl.col("_log_partition").replace_strict(position.offsets, default=0, return_dtype=pl.Int64)
     events = read_input(project, lake, contract).filter(pl.col("_log_offset") < offsets)
-    oldest = from_micros(now_micros() - 2 * view.longest)
+    oldest = from_micros(view.earliest(now_micros() - view.longest))
     rows, failed = rows_of(project, [view], since=oldest)(events)
     entities = store.fill(view, rows.to_arrow(), position)
     left_out = describe_failures(str(view.rowwise), failed) if failed else None

@@ -39,7 +39,7 @@ def events_by_entity(view: WindowedView, rows: pa.Table, now: int) -> Iterator[t
             *(countable(field.name, field.dtype).alias(f"_{at}") for at, field in enumerate(view.columns)),
         )
         .drop_nulls([*view.keys, _TIME])
-        .filter(pl.col(_TIME) >= now - SETTLED - view.longest)
+        .filter(pl.col(_TIME) >= view.earliest(now - SETTLED))
         .sort([*view.keys, _TIME])
         .collect()
     )

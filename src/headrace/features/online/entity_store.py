@@ -309,7 +309,9 @@ class _KeyGroup:
             for column, reader in enumerate(self._readers, 1):
                 if row is None or row[column] is None:
                     assert filled is not None
-                    reader.read_nothing(_filled(reader.view, filled[column - 1]), rows[index], positions[index])
+                    reader.read_nothing(
+                        _require_position(reader.view, filled[column - 1]), rows[index], positions[index]
+                    )
                     continue
                 try:
                     reader.read_state(row[column], at, rows[index], positions[index])
@@ -328,7 +330,7 @@ class _KeyGroup:
         )
 
 
-def _filled(view: StoredView, position: Position | None) -> Position:
+def _require_position(view: StoredView, position: Position | None) -> Position:
     if position is None:
         raise Unavailable(f"view {view.name!r} holds no values yet", remedy="headrace build fills it.")
     return position

@@ -65,6 +65,7 @@ class _Window(NamedTuple):
 
     window: int
     hop: int
+    offset: int
     reads: list[tuple[int, int, list[tuple[int, TileReader]]]]  # track, column, (index in the row, reader)
 
 
@@ -79,20 +80,21 @@ class Tiles:
         for aggregation in view.aggregations:
             by_track.setdefault((aggregation.column, aggregation.hop), []).append(aggregation)
         self.tracks: list[_TrackShape] = []
-        windows: dict[tuple[int, int], dict[int, list[tuple[int, TileReader]]]] = {}
+        windows: dict[tuple[int, int, int], dict[int, list[tuple[int, TileReader]]]] = {}
         row_indexes = {aggregation.name: index for index, aggregation in enumerate(view.aggregations)}
         for (column, hop), aggregations in by_track.items():
             parts = _parts_of(aggregations, dtypes[column])
             part_indexes = {name: index for index, name in enumerate(parts, 1)}
             for aggregation in aggregations:
                 reader = aggregate_of(aggregation.function).tile_reader(part_indexes, dtypes[column])
-                tracks = windows.setdefault((aggregation.window, aggregation.hop), {})
+                key = (aggregation.window, aggregation.hop, aggregation.offset)
+                tracks = windows.setdefault(key, {})
                 tracks.setdefault(len(self.tracks), []).append((row_indexes[aggregation.name], reader))
-            longest = max(aggregation.window for aggregation in aggregations)
+            longest = max(aggregation.offset + aggregation.window for aggregation in aggregations)
             self.tracks.append(_TrackShape(self._columns[column], hop, longest, list(parts.values())))
         self._windows = [
-            _Window(window, hop, [(track, self.tracks[track].column, reads) for track, reads in tracks.items()])
-            for (window, hop), tracks in windows.items()
+            _Window(*key, [(track, self.tracks[track].column, reads) for track, reads in tracks.items()])
+            for key, tracks in windows.items()
         ]
 
     def empty(self) -> EntityState:
@@ -157,13 +159,16 @@ class Tiles:
         _, times, raw, tracks = state
         row: list[object] = [None] * len(self.view.aggregations)
         low = high = 0
-        for window, hop, reads in self._windows:
-            begin = (at - window) // hop * hop
+        for window, hop, offset, reads in self._windows:
+            begin = (at - offset - window) // hop * hop
+            end = (at - offset) // hop * hop if offset else at
             if times:
-                low, high = bisect_left(times, begin), bisect_left(times, at)
+                low, high = bisect_left(times, begin), bisect_left(times, end)
             seen = times[low:high]
             for track_index, column, readers in reads:
                 track = tracks[track_index]
+                if offset:  # without one, a tile of settled events is before every moment
+                    track = [part[: bisect_left(track[0], end)] for part in track]
                 first = bisect_left(track[0], begin)
                 values = raw[column][low:high] if seen else seen
                 for index, read in readers:

@@ -5,6 +5,7 @@ from headrace.features.plan.hop import hop_of
 from headrace.features.plan.needed import Needed, find_needed
 from headrace.features.plan.plan import EntityKey, FeaturePlan, FeatureRef, decode_plan, encode_plan
 from headrace.features.plan.views import (
+    LIFETIME,
     AggregateFunction,
     Aggregation,
     AsOfView,
@@ -17,6 +18,7 @@ from headrace.features.plan.views import (
 )
 
 __all__ = [
+    "LIFETIME",
     "AggregateFunction",
     "Aggregation",
     "AsOfView",

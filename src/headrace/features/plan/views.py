@@ -12,6 +12,7 @@ from headrace.features.plan.digest import digest_of
 from headrace.features.plan.dtypes import Dtype
 
 __all__ = [
+    "LIFETIME",
     "AggregateFunction",
     "Aggregation",
     "AsOfView",
@@ -22,6 +23,13 @@ __all__ = [
     "View",
     "WindowedView",
 ]
+
+
+LIFETIME = 1 << 61
+"""The window and the hop of an aggregation over all events of an entity, microseconds: its begin, at whatever
+moment, is before every instant."""
+
+_OLDEST = -62_135_596_800_000_000  # the first instant of a datetime
 
 
 class PlanField(Struct, frozen=True):
@@ -49,6 +57,8 @@ class Aggregation(Struct, frozen=True):
         hop: the step by which the window's start moves, microseconds: the window at t is
             [floor(t - W, hop), t).
         dtype: the dtype of the result.
+        offset: how long before t the window ends, microseconds. If it is not 0, the end moves in steps,
+            too: the window is [floor(t - offset - W, hop), floor(t - offset, hop)).
     """
 
     name: str
@@ -57,10 +67,15 @@ class Aggregation(Struct, frozen=True):
     window: int
     hop: int
     dtype: Dtype
+    offset: int = 0
 
     def begin(self, at: int) -> int:
         """The first microsecond of the window at `at`, microseconds."""
-        return (at - self.window) // self.hop * self.hop
+        return max((at - self.offset - self.window) // self.hop * self.hop, _OLDEST)
+
+    def end(self, at: int) -> int:
+        """The first microsecond after the window at `at`, microseconds."""
+        return (at - self.offset) // self.hop * self.hop if self.offset else at
 
 
 class _Digested(Struct, frozen=True, dict=True):
@@ -138,7 +153,13 @@ class WindowedView(_Digested, frozen=True, tag="windowed"):
     @property
     def longest(self) -> int:
         """How far back the start of any of its windows can be, microseconds."""
-        return max(aggregation.window + aggregation.hop for aggregation in self.aggregations)
+        return max(
+            aggregation.offset + aggregation.window + aggregation.hop for aggregation in self.aggregations
+        )
+
+    def earliest(self, at: int) -> int:
+        """The earliest instant that any of its windows at `at` can hold, microseconds."""
+        return max(at - self.longest, _OLDEST)
 
 
 class OnDemandInput(Struct, frozen=True):

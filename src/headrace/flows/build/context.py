@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import attrs
 import msgspec
 
 from headrace.config.settings import Settings
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["BuildContext"]
 
 
-@dataclass
+@attrs.define
 class BuildContext:
     """What the stages of one build share. Each part is loaded when it is first needed.
 
@@ -46,9 +46,9 @@ class BuildContext:
     workspace: Workspace
     override: str | None = None
     by: str = "build"
-    only: Mapping[str, BuildRange] = field(default_factory=dict)
+    only: Mapping[str, BuildRange] = attrs.field(factory=dict)
     progress: Progress = silent
-    _projects: dict[bool, Project] = field(default_factory=dict)
+    _projects: dict[bool, Project] = attrs.field(factory=dict)
 
     @property
     def settings(self) -> Settings:
@@ -142,7 +142,7 @@ class BuildContext:
                     fetch_revision(self.settings, source.path, source.revision, source.describe(read.name))
 
     def choose_tables(self, targets: Sequence[str], only: BuildRange | None) -> dict[str, BuildRange]:
-        """Table → what to make of it, for a build of the targets that is told what to make.
+        """Table → what to make of it, for a build of a range or of whole tables.
 
         Raises:
             CallError: a range of days is not to be made of exactly one table.

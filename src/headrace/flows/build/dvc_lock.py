@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from dvc.exceptions import DvcException
 from dvc.lock import LockError
 from dvc.stage.serialize import to_lockfile
 from dvc.utils.serialize import dumps_yaml, load_yaml
+from msgspec import Struct
 
 from headrace.kernel.errors import HeadraceError, ProjectError, Unavailable
 from headrace.kernel.files import write_file
@@ -19,8 +19,7 @@ from headrace.kernel.files import write_file
 __all__ = ["StageRecord", "read_lock", "record_stage", "remove_stage", "translate_errors"]
 
 
-@dataclass(frozen=True)
-class StageRecord:
+class StageRecord(Struct, frozen=True):
     """A stage as it last ran: file → MD5, and file of parameters → entry → value."""
 
     files: dict[str, str]

@@ -13,6 +13,7 @@ from dvc.config import Config
 from dvc.repo import Repo
 
 from headrace.flows.build.dvc_lock import record_stage, translate_errors
+from headrace.kernel.files import write_file
 
 __all__ = ["Pipeline", "init"]
 
@@ -36,13 +37,13 @@ def init(root: Path) -> None:
             Repo.init(str(root), no_scm=git is None, subdir=git not in (None, root), force=True).close()
         _configure_git(root, git is not None)
     if not (root / ".dvc" / ".gitignore").is_file():
-        (root / ".dvc" / ".gitignore").write_text(_NOT_IN_GIT)
+        write_file(root / ".dvc" / ".gitignore", _NOT_IN_GIT)
     if not is_new:
         return
     ignore = root / ".dvcignore"
     text = ignore.read_text() if ignore.is_file() else ""
     if ".headrace" not in text.split():
-        ignore.write_text(text + _IGNORED)
+        write_file(ignore, text + _IGNORED)
 
 
 def _configure_git(root: Path, has_git: bool) -> None:

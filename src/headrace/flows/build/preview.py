@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from msgspec import Struct
 
 from headrace.code.source_files import PARAMS_FILE
 from headrace.declare.params import find_param, read_params
@@ -23,8 +24,7 @@ from headrace.workspace import Workspace
 __all__ = ["PlannedStage", "Preview", "plan_build"]
 
 
-@dataclass(frozen=True)
-class PlannedStage:
+class PlannedStage(Struct, frozen=True):
     """A stage, and the reasons why a build would run it; without reasons it is up to date."""
 
     stage: Stage
@@ -91,7 +91,7 @@ class Preview:
             return [StaleReason("new", "it was never made")]
         reasons: list[StaleReason] = []
         for parameter in stage.params:
-            reasons += parameter.reasons(self._recorded(recorded, parameter), self._present(parameter))
+            reasons += parameter.reasons(self._value_in_lock(recorded, parameter), self._value_now(parameter))
         for path in stage.deps:
             reasons += self._dependency_reasons(path, recorded.files.get(path))
         if not reasons:
@@ -107,11 +107,11 @@ class Preview:
         ]
         return reasons
 
-    def _recorded(self, stage: StageRecord, parameter: Parameter) -> Any:
+    def _value_in_lock(self, stage: StageRecord, parameter: Parameter) -> Any:
         entries = stage.params.get(parameter.file, {})
         return entries.get(parameter.key) if parameter.key else entries
 
-    def _present(self, parameter: Parameter) -> Any:
+    def _value_now(self, parameter: Parameter) -> Any:
         if parameter.file == CODE:
             return self.context.code.parameter(parameter.key)
         return find_param(self._params, parameter.key, str(self._root / PARAMS_FILE))

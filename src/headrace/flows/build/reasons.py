@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any, Literal
+
+from msgspec import Struct
 
 from headrace.code.source_files import PARAMS_FILE
 from headrace.flows.build.pointers import CODE
@@ -15,8 +16,7 @@ __all__ = ["LOCK", "Parameter", "ReasonKind", "StaleReason", "user_parameters"]
 ReasonKind = Literal["new", "code", "input", "parameter", "contract", "lock", "output", "upstream", "state"]
 
 
-@dataclass(frozen=True)
-class StaleReason:
+class StaleReason(Struct, frozen=True):
     """One reason why a build would run a stage.
 
     Attributes:
@@ -28,8 +28,7 @@ class StaleReason:
     what: str
 
 
-@dataclass(frozen=True)
-class Parameter:
+class Parameter(Struct, frozen=True):
     """An entry of pointers/code.json or of the project's params.yaml that a stage depends on.
 
     Attributes:

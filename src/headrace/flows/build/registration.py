@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import msgspec
+from msgspec import Struct
 
 from headrace import registry as registries
 from headrace.config.settings import Settings
@@ -31,8 +31,7 @@ __all__ = ["VersionRelease", "release_version"]
 _logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class VersionRelease:
+class VersionRelease(Struct, frozen=True):
     """A version that is champion.
 
     Attributes:

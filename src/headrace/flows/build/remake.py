@@ -1,7 +1,7 @@
 """Makes the tables that a project's pointers name in a lake that has never had them, as after `git clone`.
 
 Where the rows are the same, so is the snapshot (tables.twin): nothing that was made from it is stale. Otherwise
-the table gets a new snapshot, and the build goes on as if an input had changed.
+the table gets a new snapshot, and the build continues as if an input had changed.
 """
 
 from __future__ import annotations

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 __all__ = ["BuildReport", "Progress", "StageReport", "silent"]
 
 
-@dataclass(frozen=True)
-class StageReport:
+class StageReport(Struct, frozen=True):
     """One stage that ran, or is to run.
 
     Attributes:
@@ -25,8 +25,7 @@ class StageReport:
     seconds: float | None = None
 
 
-@dataclass(frozen=True)
-class BuildReport:
+class BuildReport(Struct, frozen=True):
     """What a build did.
 
     Attributes:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+
+import attrs
+from msgspec import Struct
 
 from headrace.flows.build.plots import PlotFile
 from headrace.flows.build.reasons import Parameter, StaleReason
@@ -23,15 +25,14 @@ Reporting = Literal["always", "on_change", "never"]
 """When a build reports that a stage has run: always, if its pointer has changed, or never."""
 
 
-@dataclass(frozen=True)
-class StageResult:
+class StageResult(Struct, frozen=True):
     """What a stage did, in words, and how many rows its table has; None if it makes no table."""
 
     what: str
     rows: int | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
+@attrs.frozen(kw_only=True)
 class Stage(ABC):
     """One stage of the build. Each kind is a subclass in a separate file, listed in `stages`.
 

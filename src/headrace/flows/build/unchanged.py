@@ -2,9 +2,9 @@
 
 The digest covers the project's files, its params.yaml, its lock, the pointers, dvc.yaml and dvc.lock, the
 profile, Feast's registry, which views of the online store are filled, and the files and environment variables
-that tables declare to read. Compared too are the commits of the git revisions that sources name, and the state
-of the lake: the topics' newest snapshots, and whether each table is at the snapshot in its pointer. A build
-that brings everything up to date records all this in the state folder.
+that tables declare to read. The commits of the git revisions that sources name are compared too, and so is the
+state of the lake: the topics' newest snapshots, and whether each table is at the snapshot in its pointer. A
+build that brings everything up to date records all this in the state folder.
 """
 
 from __future__ import annotations
@@ -53,12 +53,12 @@ def is_unchanged(workspace: Workspace) -> bool:
         and current_snapshot_ids(workspace.lake, heads) == heads
         and rows_snapshot_ids(workspace.lake, tables) == tables
         and _digest(settings, record["files"], record["env"]) == record["digest"]
-        and all(_objects_are(*recorded) for recorded in objects)
+        and all(_objects_have(*recorded) for recorded in objects)
         and all(is_published(settings, *recorded) for recorded in published)
     )
 
 
-def _objects_are(address: str, glob: str, versions: dict[str, str]) -> bool:
+def _objects_have(address: str, glob: str, versions: dict[str, str]) -> bool:
     """Whether the objects at the address still have these versions."""
     from headrace.tables.objects import object_versions
 

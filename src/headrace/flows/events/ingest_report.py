@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from headrace.events.ingest.progress import Progress
 
 __all__ = ["IngestReport", "TopicReport"]
 
 
-@dataclass
-class TopicReport:
+class TopicReport(Struct):
     """What was ingested from one topic.
 
     Attributes:
@@ -31,8 +31,7 @@ class TopicReport:
     lost: int = 0
 
 
-@dataclass
-class IngestReport:
+class IngestReport(Struct):
     """What was ingested.
 
     Attributes:

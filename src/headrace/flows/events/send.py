@@ -10,10 +10,11 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from datetime import timedelta
 from itertools import islice
 from pathlib import Path
+
+from msgspec import Struct, field
 
 from headrace.declare.event import Contract
 from headrace.events import formats
@@ -34,8 +35,7 @@ _BATCH = 20_000
 _SECOND = timedelta(seconds=1)
 
 
-@dataclass(frozen=True)
-class SendReport:
+class SendReport(Struct, frozen=True):
     """What was sent.
 
     Attributes:
@@ -119,8 +119,7 @@ def send(
     )
 
 
-@dataclass
-class _Sending:
+class _Sending(Struct):
     """The state of sending one file: `sent` counts events, `too_large` has numbers of events in the file."""
 
     contract: Contract

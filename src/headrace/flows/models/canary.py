@@ -9,7 +9,7 @@ from __future__ import annotations
 import getpass
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -19,11 +19,12 @@ from headrace.config.settings import Settings
 from headrace.features.plan import decode_plan
 from headrace.flows.models.aliases import find_moved_aliases
 from headrace.flows.models.predictions import TABLE
-from headrace.flows.models.release import parse_arm, put_in_force, set_aliases, try_arms
+from headrace.flows.models.release import check_model, parse_arm, put_in_force, set_aliases, try_arms
 from headrace.kernel.errors import CallError, HeadraceError
 from headrace.kernel.ids import new_id
 from headrace.serving import release as releases
 from headrace.serving.canary import Better, CanaryPlan, Decision, Observations, StepObservations, decide
+from headrace.serving.canary_steps import StepSummary, summarize
 from headrace.serving.outcomes import join_outcomes
 from headrace.serving.release import Arm, Release, ReleaseFollower
 from headrace.tables.read import read_input
@@ -33,7 +34,7 @@ from headrace.workspace import Workspace
 if TYPE_CHECKING:
     import polars as pl
 
-__all__ = ["CanaryReview", "find_canaries", "review", "review_all", "run_canaries", "start"]
+__all__ = ["CanaryReview", "find_canaries", "review", "review_all", "review_each", "run_canaries", "start"]
 
 _logger = logging.getLogger(__name__)
 _EVERY = 30.0  # seconds between two reviews
@@ -48,10 +49,12 @@ class CanaryReview(Struct, frozen=True):
     Attributes:
         release: the release in force.
         decision: what to do now, and why.
+        steps: how the arms did in each step so far that had a champion to compare with.
     """
 
     release: Release
     decision: Decision
+    steps: list[StepSummary]
 
 
 def start(
@@ -97,6 +100,7 @@ def start(
             raise CallError(f"{option}={number} must be at least 0")
     current = releases.find_current(workspace.log, model)
     if current is None:
+        check_model(workspace, model)
         raise CallError(f"model {model!r} has no champion yet", remedy=f"headrace release {model} champion=1")
     champion = releases.champion_version(current)
     if champion == version:
@@ -118,11 +122,28 @@ def review(workspace: Workspace, model: str) -> CanaryReview:
     """
     release = find_canaries(workspace).get(model)
     if release is None:
+        check_model(workspace, model)
         raise CallError(
             f"model {model!r} has no canary",
             remedy=f"headrace release {model} canary=VERSION --steps 1%,5%,25%,100%",
         )
     return _review(workspace, release)
+
+
+def review_each(workspace: Workspace, canaries: Iterable[Release]) -> dict[str, CanaryReview | str]:
+    """Model → its canary and what to do with it now, or why that is unknown. Nothing is changed.
+
+    Args:
+        workspace: the project to work on.
+        canaries: releases in force that are steps of a canary.
+    """
+    reviews: dict[str, CanaryReview | str] = {}
+    for release in canaries:
+        try:
+            reviews[release.model] = _review(workspace, release)
+        except HeadraceError as error:  # the other canaries are shown
+            reviews[release.model] = error.what
+    return reviews
 
 
 def review_all(workspace: Workspace) -> list[CanaryReview]:
@@ -146,6 +167,8 @@ def review_all(workspace: Workspace) -> list[CanaryReview]:
                 changed.append(reviewed)
         except HeadraceError as error:  # the next review tries again
             _logger.warning("the canary of %s cannot be reviewed: %s", release.model, error)
+        except Exception:  # an outcome that cannot be scored, a damaged bundle: the other canaries go on
+            _logger.exception("the canary of %s cannot be reviewed", release.model)
     return changed
 
 
@@ -163,6 +186,8 @@ def run_canaries(settings: Settings, stop: threading.Event) -> None:
                     )
         except HeadraceError as error:  # the project or the log cannot be read now
             _logger.warning("canaries: %s", error)
+        except Exception:  # the thread must not end
+            _logger.exception("canaries")
 
 
 def find_canaries(workspace: Workspace) -> dict[str, Release]:
@@ -213,7 +238,8 @@ def _apply(workspace: Workspace, reviewed: CanaryReview) -> None:
 
 def _review(workspace: Workspace, release: Release) -> CanaryReview:
     assert release.canary is not None  # the caller has chosen it so
-    return CanaryReview(release, decide(release.canary, _observe(workspace, release)))
+    observations = _observe(workspace, release)
+    return CanaryReview(release, decide(release.canary, observations), summarize(observations))
 
 
 def _observe(workspace: Workspace, release: Release) -> list[Observations]:

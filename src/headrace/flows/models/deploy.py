@@ -10,8 +10,10 @@ import getpass
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
 from pathlib import Path
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from headrace.config.settings import Settings
 from headrace.flows.models.deploy_file import read_deploy_file
@@ -39,8 +41,7 @@ _LONGEST_START = 300.0  # seconds within which the running endpoint must have st
 _POLL = 0.2
 
 
-@dataclass(frozen=True)
-class DeployReport:
+class DeployReport(Struct, frozen=True):
     """What a deployment did, or would do.
 
     Attributes:

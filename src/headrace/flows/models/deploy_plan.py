@@ -5,11 +5,11 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import msgspec
+from msgspec import Struct
 
 from headrace.config.settings import Settings
 from headrace.flows.models.deploy_file import DeployFile, Selection
@@ -30,8 +30,7 @@ Action = Literal["new", "changed", "unchanged", "kept", "removed", "refused"]
 _AT_ONCE = 3  # models that are prepared at the same time
 
 
-@dataclass(frozen=True)
-class PlannedModel:
+class PlannedModel(Struct, frozen=True):
     """What a deployment does with one model.
 
     Attributes:
@@ -49,8 +48,7 @@ class PlannedModel:
     what: str = ""
 
 
-@dataclass(frozen=True)
-class Candidate:
+class Candidate(Struct, frozen=True):
     """A model that the file selects.
 
     Attributes:

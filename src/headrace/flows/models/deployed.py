@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Literal
+
+from msgspec import Struct
 
 from headrace.config.settings import Settings
 from headrace.kernel.process import memory_of
@@ -16,8 +17,7 @@ __all__ = ["DeployedStatus", "read_deployed"]
 State = Literal["ready", "starting", "down", "idle", "not running"]
 
 
-@dataclass(frozen=True)
-class DeployedStatus:
+class DeployedStatus(Struct, frozen=True):
     """A deployed MLflow model.
 
     Attributes:

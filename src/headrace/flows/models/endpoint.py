@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import http.client
 import json
-import os
 import time
 from urllib.parse import urlsplit
 
 import msgspec
 from msgspec import Struct
 
-from headrace.http.token import TOKEN
+from headrace.config.settings import Settings
+from headrace.http.token import client_headers
 from headrace.kernel.errors import Refused, Unavailable
 from headrace.projects.running import Up
 from headrace.serving.models import ReleaseFailure
@@ -40,7 +40,7 @@ class EndpointReport(Struct):
     failed: dict[str, ReleaseFailure]
 
 
-def describe(up: Up) -> EndpointReport:
+def describe(settings: Settings, up: Up) -> EndpointReport:
     """Asks the endpoint for its releases.
 
     Raises:
@@ -48,9 +48,8 @@ def describe(up: Up) -> EndpointReport:
     """
     address = urlsplit(up.predict)
     connection = http.client.HTTPConnection(address.hostname or "", address.port, timeout=_TIMEOUT)
-    token = os.environ.get(TOKEN)
     try:
-        connection.request("GET", "/models", headers={"Authorization": f"Bearer {token}"} if token else {})
+        connection.request("GET", "/models", headers=client_headers(settings.token_paths))
         response = connection.getresponse()
         body = response.read()
     except (OSError, http.client.HTTPException) as error:
@@ -67,7 +66,7 @@ def describe(up: Up) -> EndpointReport:
         raise Unavailable(f"GET /models of the predict endpoint: {error}", where=up.predict) from error
 
 
-def await_release(up: Up, release: Release) -> None:
+def await_release(settings: Settings, up: Up, release: Release) -> None:
     """Returns when the endpoint has activated this release or a later one.
 
     Raises:
@@ -76,7 +75,7 @@ def await_release(up: Up, release: Release) -> None:
     """
     deadline = time.monotonic() + _ACTIVATION
     while True:
-        report = describe(up)
+        report = describe(settings, up)
         model = report.models.get(release.model)
         if model is not None and model.release.id >= release.id:  # ids rise with time
             return

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from typing import Any
 
 import httpx
 
 from headrace.config.settings import Settings
-from headrace.http.token import TOKEN
+from headrace.http.token import client_headers
 from headrace.kernel.errors import CallError, HeadraceError, Unavailable
 from headrace.projects.running import find_up
 
@@ -39,8 +38,7 @@ def predict(
         raise Unavailable(
             "the predict endpoint is not running", where=str(settings.root), remedy="Start it: headrace up"
         )
-    token = os.environ.get(TOKEN)
-    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    headers = client_headers(settings.token_paths)
     with httpx.Client(base_url=up.predict, headers=headers, timeout=_TIMEOUT, trust_env=False) as client:
         try:
             answer = _read_response(client.get("/models"))

@@ -23,9 +23,9 @@ _logger = logging.getLogger(__name__)
 def drop_unused_views(workspace: Workspace) -> list[str]:
     """Drops the views that no release names. Returns their digests, sorted.
 
-    Kept are the views of each model's release in force, of the release that a rollback restores, of the last
+    It keeps the views of each model's release in force, of the release that a rollback restores, of the last
     build's plans, and those that the last build declared to Feast. Nothing is dropped while a build runs, or
-    after stock Feast has changed its registry: the next build tells which views are declared.
+    after stock Feast has changed its registry: the next build records which views are declared.
 
     Raises:
         HeadraceError: a service cannot be reached or a bundle cannot be read; nothing was dropped.

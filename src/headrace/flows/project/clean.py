@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from headrace.config.settings import Settings
 from headrace.flows.build import hold_build_lock
@@ -18,8 +19,7 @@ __all__ = ["Leftovers", "clean", "find_leftovers"]
 _POINTERS = ("pointers", "dvc.lock", "dvc.yaml", "models")
 
 
-@dataclass(frozen=True)
-class Leftovers:
+class Leftovers(Struct, frozen=True):
     """What `clean` deletes: the paths that exist, and their size in bytes."""
 
     paths: tuple[Path, ...]

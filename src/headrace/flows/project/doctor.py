@@ -9,9 +9,10 @@ import socket
 import stat
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from urllib.parse import urlsplit
+
+from msgspec import Struct
 
 from headrace.alerts.channels import channels
 from headrace.alerts.delivery import DeliveryLedger
@@ -19,6 +20,7 @@ from headrace.config.settings import Settings
 from headrace.events.formats.schema_registry import SchemaRegistry
 from headrace.features.applied.registry import registry_digest
 from headrace.features.plan import WindowedView
+from headrace.http.token import read_token_file
 from headrace.kernel.errors import HeadraceError
 from headrace.kernel.extras import is_installed, remedy_for
 from headrace.kernel.private import is_open_to_others
@@ -38,8 +40,7 @@ _PACKAGES = ("polars", "pyarrow", "pyiceberg", "feast", "ray", "mlflow", "dvc", 
 _LOG_PACKAGES = {"kafka": "confluent_kafka"}  # scheme of the log's address → package
 
 
-@dataclass(frozen=True)
-class Diagnosis:
+class Diagnosis(Struct, frozen=True):
     """The result of one check.
 
     Attributes:
@@ -90,6 +91,7 @@ def doctor(workspace: Workspace | None) -> list[Diagnosis]:
     return [
         *diagnoses,
         *_state(settings),
+        *_tokens(settings),
         *_ports(settings),
         *_spool(settings),
         *_lineage(workspace),
@@ -102,6 +104,11 @@ def _state(settings: Settings) -> Iterator[Diagnosis]:
         mode = stat.S_IMODE(settings.state.stat().st_mode)
         detail = f"others on this machine may enter {settings.state} (mode {mode:o})"
         yield Diagnosis("state folder", False, detail, f"chmod 700 {shlex.quote(str(settings.state))}")
+
+
+def _tokens(settings: Settings) -> Iterator[Diagnosis]:
+    for path in settings.token_paths:
+        yield _run_check(f"tokens {path}", lambda path=path: f"{len(read_token_file(path))} tokens")  # type: ignore[misc]
 
 
 def _python() -> Diagnosis:

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+
+from msgspec import Struct, field
 
 from headrace import log as logs
 from headrace.kernel.position import LogPosition, decode_position
@@ -24,8 +25,7 @@ __all__ = ["TableStatus", "TopicStatus", "VerdictCounts", "count_verdicts", "tab
 _READER = "ingest"
 
 
-@dataclass(frozen=True)
-class TopicStatus:
+class TopicStatus(Struct, frozen=True):
     """A topic, and how far its table is behind it.
 
     Attributes:
@@ -44,8 +44,7 @@ class TopicStatus:
     contract: str | None = None
 
 
-@dataclass(frozen=True)
-class TableStatus:
+class TableStatus(Struct, frozen=True):
     """A table of the lake.
 
     Attributes:
@@ -68,8 +67,7 @@ class TableStatus:
     failures: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class VerdictCounts:
+class VerdictCounts(Struct, frozen=True):
     """How many events of a topic's table are good, and how many were refused."""
 
     good: int

@@ -6,11 +6,13 @@ import importlib.util
 import keyword
 import re
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from headrace.config.settings import FILE
 from headrace.kernel.errors import CallError
+from headrace.kernel.files import write_file
 
 __all__ = ["NewProject", "examples", "init"]
 
@@ -32,8 +34,7 @@ _PACKAGE = '''\
 '''
 
 
-@dataclass(frozen=True)
-class NewProject:
+class NewProject(Struct, frozen=True):
     """A new project.
 
     Attributes:
@@ -80,9 +81,9 @@ def init(folder: Path, example: str | None = None) -> NewProject:
             ignore=shutil.ignore_patterns("__pycache__", ".headrace", ".dvc"),
         )
     ignore = folder / ".gitignore"
-    kept = ignore.read_text() if ignore.is_file() else ""
-    if ".headrace/" not in kept:
-        ignore.write_text(kept + _IGNORED)
+    text = ignore.read_text() if ignore.is_file() else ""
+    if ".headrace/" not in text:
+        write_file(ignore, text + _IGNORED)
 
     from headrace.flows.build.pipeline import init as init_dvc  # takes 0.5 s, so only after all checks
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
 
 from headrace.alerts.record import TABLE as ALERTS
 from headrace.alerts.record import Alert, has_forgotten, open_alerts
@@ -40,11 +41,13 @@ from headrace.serving.release import Release, ReleaseFollower
 from headrace.serving.spool import find_oversized
 from headrace.workspace import Workspace
 
+if TYPE_CHECKING:
+    from headrace.flows.models.canary import CanaryReview
+
 __all__ = ["StaleStage", "Status", "status"]
 
 
-@dataclass(frozen=True)
-class StaleStage:
+class StaleStage(Struct, frozen=True):
     """A stage that a build would run.
 
     Attributes:
@@ -56,8 +59,7 @@ class StaleStage:
     reasons: tuple[tuple[str, str], ...]
 
 
-@dataclass(frozen=True)
-class Status:
+class Status(Struct, frozen=True):
     """The state of a project on a profile.
 
     Attributes:
@@ -72,8 +74,10 @@ class Status:
         alerts: the open alerts, the oldest first.
         oversized: how many predictions were answered and are larger than their topic accepts.
         releases: the releases in force, by model.
+        canaries: model → its canary with what will be done with it, or why that is unknown.
         deployed: the MLflow models that are deployed, by name.
-        moved_aliases: aliases that were moved by hand. Traffic follows the release, not the alias.
+        moved_aliases: aliases that do not name the released version: they were moved by hand, or a release was
+            interrupted. Traffic follows the release, not the alias.
         failed_releases: model → the release that the running endpoint could not activate; the previous one
             answers.
         endpoint_error: why the endpoint of the running `up` does not answer, or None.
@@ -96,6 +100,7 @@ class Status:
     alerts: tuple[Alert, ...]
     oversized: int
     releases: dict[str, Release]
+    canaries: dict[str, CanaryReview | str]
     deployed: tuple[DeployedStatus, ...]
     moved_aliases: tuple[MovedAlias, ...]
     failed_releases: dict[str, ReleaseFailure]
@@ -106,8 +111,7 @@ class Status:
     up: Up | None
 
 
-@dataclass(frozen=True)
-class _Declared:
+class _Declared(Struct, frozen=True):
     """The declarations that a status needs.
 
     Attributes:
@@ -123,8 +127,7 @@ class _Declared:
     contracts: Mapping[str, str]
 
 
-@dataclass(frozen=True)
-class _OnLog:
+class _OnLog(Struct, frozen=True):
     """What a status reads from the log."""
 
     topics: tuple[TopicStatus, ...] = ()
@@ -165,9 +168,8 @@ def status(workspace: Workspace, *, load_features: bool = True) -> Status:
             problems.append(str(error))
     releases = dict(on_log.releases or {})
     built = [releases[model] for model in declared.models if model in releases]
-    up = find_up(settings)
-    failed_releases, endpoint_error = _ask_endpoint(up)
-    names = [*declared.topics.values(), *declared.tables]
+    up, names = find_up(settings), [*declared.topics.values(), *declared.tables]
+    failed_releases, endpoint_error = _ask_endpoint(settings, up)
     return Status(
         project=settings.project,
         profile=settings.profile_name,
@@ -184,6 +186,7 @@ def status(workspace: Workspace, *, load_features: bool = True) -> Status:
         alerts=on_log.alerts,
         oversized=len(find_oversized(settings.place("serving", "spool"))),
         releases=releases,
+        canaries=_review_canaries(workspace, releases),
         deployed=read_deployed(settings, on_log.deployed, is_running=up is not None),
         moved_aliases=_find_moved_aliases(workspace, releases),
         failed_releases=failed_releases,
@@ -193,6 +196,15 @@ def status(workspace: Workspace, *, load_features: bool = True) -> Status:
         building=_building(settings),
         up=up,
     )
+
+
+def _review_canaries(workspace: Workspace, releases: Mapping[str, Release]) -> dict[str, CanaryReview | str]:
+    canaries = [release for release in releases.values() if release.canary is not None]
+    if not canaries:
+        return {}
+    from headrace.flows.models.canary import review_each  # reads predictions and outcomes
+
+    return review_each(workspace, canaries)
 
 
 def _find_stale(
@@ -282,13 +294,13 @@ def _contract_note(workspace: Workspace, topic: str, old: dict[str, Any]) -> str
     return "its contract was edited; the next ingest adopts it: headrace ingest --until-end"
 
 
-def _ask_endpoint(up: Up | None) -> tuple[dict[str, ReleaseFailure], str | None]:
+def _ask_endpoint(settings: Settings, up: Up | None) -> tuple[dict[str, ReleaseFailure], str | None]:
     """The releases that the endpoint could not activate, and why the endpoint does not answer, or None."""
     if up is None:
         return {}, None
     try:
-        return describe(up).failed, None
-    except Unavailable as error:
+        return describe(settings, up).failed, None
+    except (ProjectError, Unavailable) as error:
         return {}, error.what
 
 

@@ -149,8 +149,9 @@ def find_events(
 
 def _is_counted(aggregation: Aggregation, view: WindowedView, rows: pl.DataFrame, at: int) -> pl.Series:
     """For each row, whether the aggregation counts it at this moment."""
-    time, begin = pl.col(view.time), from_micros(aggregation.begin(at))
-    is_counted = pl.col(aggregation.column).is_not_null() & (time < from_micros(at)) & (time >= begin)
+    begin, end = from_micros(aggregation.begin(at)), from_micros(aggregation.end(at))
+    is_inside = pl.col(view.time).is_between(begin, end, closed="left")
+    is_counted = pl.col(aggregation.column).is_not_null() & is_inside
     return rows.select(is_counted.fill_null(False)).to_series()
 
 

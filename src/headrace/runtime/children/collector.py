@@ -17,7 +17,8 @@ def collect(settings: Settings, port: int, stop: threading.Event) -> None:
     with Workspace(settings) as workspace:
         folder = settings.make_state() / "collector"
         collector = Collector(workspace.project.contracts, workspace.log, folder)
-        serve_until(GuardMiddleware(collector, settings.http.host), settings, port, stop)
+        guarded = GuardMiddleware(collector, settings.http.host, token_files=settings.token_paths)
+        serve_until(guarded, settings, port, stop)
 
 
 if __name__ == "__main__":

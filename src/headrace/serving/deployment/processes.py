@@ -18,7 +18,7 @@ from headrace.config.settings import Settings
 from headrace.http.asgi import Receive, Scope, Send
 from headrace.http.responses import HttpError, send_error
 from headrace.http.serve import HttpServer, bind, serve, url_of
-from headrace.http.token import token_for
+from headrace.http.token import check_tokens
 from headrace.kernel.children import Child
 from headrace.kernel.errors import Unavailable
 from headrace.serving.shipper import run_shipper
@@ -156,7 +156,7 @@ class ProcessDeployment:
 
 def start(settings: Settings, models: Sequence[str] = (), *, port: int) -> ProcessDeployment:
     """Starts the replicas and returns when one answers; see serving.deployment.start."""
-    token_for(settings.http.host)
+    check_tokens(settings.http.host, settings.token_paths)
     with ExitStack() as stack:
         deployment = ProcessDeployment(settings, models, port, stack)
         deployment.await_ready()

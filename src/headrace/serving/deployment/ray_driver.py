@@ -64,7 +64,13 @@ class RayServeReplica:
 
         spool = settings.place("serving", "spool")
         served = ServedModels(settings, make_ask(_APPLICATION))
-        self._endpoint = Endpoint(Models(settings, names, served), spool, settings.http.host)
+        self._endpoint = Endpoint(
+            Models(settings, names, served),
+            spool,
+            settings.http.host,
+            token_files=settings.token_paths,
+            open_metrics=settings.http.open_metrics,
+        )
 
     def __serve_build_asgi_app__(self) -> App:
         return self._endpoint.app

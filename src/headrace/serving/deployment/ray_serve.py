@@ -15,7 +15,7 @@ from contextlib import ExitStack
 
 from headrace.config.settings import Settings
 from headrace.http.serve import url_of
-from headrace.http.token import token_for
+from headrace.http.token import check_tokens
 from headrace.kernel.children import Child
 from headrace.serving.shipper import run_shipper
 
@@ -90,5 +90,5 @@ class RayServeDeployment:
 
 def start(settings: Settings, models: Sequence[str] = (), *, port: int) -> RayServeDeployment:
     """Starts Ray Serve and returns when the endpoint answers; see serving.deployment.start."""
-    token_for(settings.http.host)
+    check_tokens(settings.http.host, settings.token_paths)
     return RayServeDeployment(settings, models, port)

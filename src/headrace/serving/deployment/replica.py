@@ -30,7 +30,13 @@ def run_replica(root: str, profile: str, descriptor: int, models: Sequence[str],
     settings = load_settings(Path(root), profile)
     shared = socket.socket(fileno=descriptor)
     shared.setblocking(False)
-    endpoint = Endpoint(Models(settings, models), settings.place("serving", "spool"), settings.http.host)
+    endpoint = Endpoint(
+        Models(settings, models),
+        settings.place("serving", "spool"),
+        settings.http.host,
+        token_files=settings.token_paths,
+        open_metrics=settings.http.open_metrics,
+    )
     with closing(endpoint), serve(endpoint.app, "", 0, bound=shared, beat=report_alive, drain=_DRAIN):
         report_ready()
         stop.wait()

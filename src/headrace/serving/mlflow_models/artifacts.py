@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import threading
 from collections.abc import Callable, Collection
@@ -41,7 +40,7 @@ def store_artifact(root: Path, download: Callable[[Path], Path]) -> str:
         with _placing:  # models that are prepared at the same time may have equal files
             if not is_intact(root, digest):
                 if folder.exists():
-                    os.replace(folder, make_private(draft / "changed") / digest)
+                    folder.rename(make_private(draft / "changed") / digest)
                 move_into_place(files, folder)
                 faults.reach("artifacts.after_place")
     finally:

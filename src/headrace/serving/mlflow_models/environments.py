@@ -5,7 +5,6 @@ An environment is the folder `environments/DIGEST`, named after the needs. It ap
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import subprocess
@@ -17,6 +16,7 @@ import msgspec
 
 from headrace.kernel import faults
 from headrace.kernel.errors import HeadraceError, Refused, Unavailable
+from headrace.kernel.files import move_into_place
 from headrace.kernel.ids import new_id
 from headrace.kernel.lock import hold_lock, try_lock
 from headrace.kernel.private import make_private
@@ -67,7 +67,7 @@ def ensure_environment(root: Path, needs: Needs) -> Path:
                 _make(draft, interpreter, needs)
                 faults.reach("environments.before_place")
                 shutil.rmtree(folder, ignore_errors=True)  # its interpreter is gone
-                os.replace(draft, folder)
+                move_into_place(draft, folder)
             finally:
                 shutil.rmtree(draft, ignore_errors=True)
     return folder / _PYTHON
@@ -112,7 +112,7 @@ def remove_environments(root: Path, keep: Collection[str]) -> list[str]:
                 shutil.rmtree(folder)
                 continue
             trash = root / f".{digest}.{new_id()}"
-            os.replace(folder, trash)  # a reader sees it whole or not at all
+            folder.rename(trash)  # a reader sees it whole or not at all
             shutil.rmtree(trash)
             Path(lock.name).unlink()
             removed.append(digest)

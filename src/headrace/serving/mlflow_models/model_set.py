@@ -119,7 +119,7 @@ def history(log: Log) -> list[ModelSet]:
 def make_rollback(log: Log, *, by: str) -> ModelSet:
     """Makes a set with the models of the set before the present one. It is not in force before `append`.
 
-    A rollback after a rollback goes one set further back.
+    A rollback after a rollback restores the set before that.
 
     Raises:
         CallError: there is no set before the present one.

@@ -1,4 +1,4 @@
-"""The process of a model as its parent sees it: started, asked over a Unix socket, started again if it dies."""
+"""Runs a model in a child process, asks it over a Unix socket, and starts it again if it dies."""
 
 from __future__ import annotations
 
@@ -173,7 +173,7 @@ class ModelProcess:
         body = _encode({"columns": columns})
         is_answered = False
         try:
-            # The answer to a question that is given up would come to the next one: the process must end.
+            # The answer to an abandoned question would be read as the next one's answer, so the process ends.
             writer.write(_HEAD.pack(len(body)) + body)
             await writer.drain()
             (size,) = _HEAD.unpack(await reader.readexactly(_HEAD.size))

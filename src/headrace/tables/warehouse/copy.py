@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Sequence
 
 import polars as pl
@@ -10,7 +11,13 @@ from psycopg import sql
 
 from headrace.kernel.errors import ProjectError
 
-__all__ = ["copy_rows", "read_rows", "sql_type"]
+__all__ = ["NO_ZERO", "ZERO", "copy_rows", "read_rows", "sql_type"]
+
+_logger = logging.getLogger(__name__)
+
+ZERO, NO_ZERO = "\0", "\ufffd"
+"""What a text of PostgreSQL cannot have, and what is published instead: one event would otherwise end every
+publication."""
 
 _TYPES: dict[type[pl.DataType], str] = {
     pl.Boolean: "boolean",
@@ -53,14 +60,24 @@ def sql_type(column: str, dtype: pl.DataType, where: str) -> str:
 def copy_rows(
     cursor: psycopg.Cursor, table: sql.Composable, columns: Sequence[str], frames: Iterable[pl.DataFrame]
 ) -> int:
-    """Loads the rows of the frames into these columns. Returns how many there were."""
+    """Loads the rows of the frames into these columns. Returns how many there were.
+
+    A zero byte in a text becomes the replacement character, and a warning says so.
+    """
     names = sql.SQL(", ").join(map(sql.Identifier, columns))
-    rows = 0
+    rows = zeros = 0
     with cursor.copy(sql.SQL("copy {} ({}) from stdin (format csv)").format(table, names)) as stream:
         for frame in frames:
             for part in frame.select(columns).iter_slices(_ROWS):
-                stream.write(_csv(part))
+                text = _csv(part)
+                zeros += text.count(ZERO)
+                stream.write(text.replace(ZERO, NO_ZERO).encode())
             rows += len(frame)
+    if zeros:
+        name = table.as_string(cursor)
+        _logger.warning(
+            "%s: %s zero bytes, which PostgreSQL cannot store, are published as \\ufffd", name, zeros
+        )
     return rows
 
 
@@ -75,8 +92,8 @@ def read_rows(cursor: psycopg.Cursor, query: sql.Composable, schema: dict[str, p
     )
 
 
-def _csv(rows: pl.DataFrame) -> bytes:
+def _csv(rows: pl.DataFrame) -> str:
     """The rows as PostgreSQL's CSV: every text in quotes, so that an empty one is not null."""
     times = [name for name, dtype in rows.schema.items() if isinstance(dtype, pl.Datetime)]
     text = rows.with_columns(pl.col(times).dt.to_string("iso:strict"))
-    return text.write_csv(include_header=False, quote_style="non_numeric").encode()
+    return text.write_csv(include_header=False, quote_style="non_numeric")

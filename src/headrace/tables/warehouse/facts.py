@@ -13,7 +13,7 @@ from headrace.declare.publish import Fact, Publication
 from headrace.kernel.errors import ProjectError, Refused
 from headrace.lake import Lake
 from headrace.tables.partitions import select_partitions
-from headrace.tables.warehouse.copy import copy_rows, sql_type
+from headrace.tables.warehouse.copy import NO_ZERO, ZERO, copy_rows, sql_type
 
 __all__ = ["DATES", "FactTable"]
 
@@ -120,7 +120,7 @@ class FactTable:
                 select_partitions(frame, by, by.column, number, number).collect()
                 for number in sorted(partitions)
             )
-        return copy_rows(self._cursor, self.name, columns, self._keyed(parts, keys, columns))
+        return copy_rows(self._cursor, self.name, columns, self._add_keys(parts, keys, columns))
 
     def _delete(self, by: Partitioning, number: int) -> None:
         """Removes the facts of a partition, a span of time in UTC."""
@@ -131,7 +131,7 @@ class FactTable:
         wanted = sql.SQL(" and ").join(sql.SQL("{} {}").format(time, limit) for limit in limits)
         self._cursor.execute(sql.SQL("delete from {} where {}").format(self.name, wanted))
 
-    def _keyed(
+    def _add_keys(
         self, parts: Iterable[pl.DataFrame], keys: Mapping[str, pl.DataFrame], columns: Sequence[str]
     ) -> Iterator[pl.DataFrame]:
         time = pl.col(self.fact.time)
@@ -150,6 +150,8 @@ class FactTable:
         self, rows: pl.DataFrame, column: str, keys: pl.DataFrame, surrogate: str, since: str | None
     ) -> pl.DataFrame:
         keys = self._as_type(keys, column, rows.schema[column]).rename({"surrogate": surrogate})
+        if rows.schema[column] == pl.String:  # as the keys came back from PostgreSQL
+            rows = rows.with_columns(pl.col(column).str.replace_all(ZERO, NO_ZERO, literal=True))
         if since is None:
             facts = rows.join(keys.drop("since"), left_on=column, right_on="key", how="left")
         else:

@@ -6,8 +6,6 @@ The metrics have the definitions and values of scikit-learn's. They are computed
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import numpy.typing as npt
 import polars as pl
@@ -150,8 +148,7 @@ class BinaryEvaluator:
         return draw([roc, precision, calibrated])
 
 
-@dataclass(frozen=True)
-class _Counts:
+class _Counts(Struct, frozen=True):
     """True and false positives at the threshold of each distinct score, from the highest on."""
 
     true: Floats

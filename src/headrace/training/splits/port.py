@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, NamedTuple
 
 import polars as pl
+from msgspec import Struct, field
 
 __all__ = ["MOMENT", "Divide", "Fold", "LabelledFrame", "Parts"]
 
@@ -55,8 +55,7 @@ class Fold(NamedTuple):
         return zip(self._fields, self, strict=True)
 
 
-@dataclass(frozen=True)
-class Parts:
+class Parts(Struct, frozen=True):
     """The parts of a training set.
 
     Attributes:

@@ -9,12 +9,13 @@ predicts needs numpy alone. It computes in float64, so that a row has the same o
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass, fields
 from pathlib import Path
 from zipfile import BadZipFile
 
 import numpy as np
 import numpy.typing as npt
+from msgspec import Struct
+from msgspec.structs import fields
 
 from headrace.features.values.matrix import Encoding
 from headrace.kernel.errors import HeadraceError
@@ -25,8 +26,7 @@ Floats32 = npt.NDArray[np.float32]
 _Floats = npt.NDArray[np.float64]
 
 
-@dataclass(frozen=True)
-class Inputs:
+class Inputs(Struct, frozen=True):
     """The rows for a network.
 
     Attributes:
@@ -38,8 +38,7 @@ class Inputs:
     codes: npt.NDArray[np.int64]
 
 
-@dataclass(frozen=True)
-class Scale:
+class Scale(Struct, frozen=True):
     """The scale of a network's inputs and of its output, learnt from the train part.
 
     Attributes:
@@ -75,8 +74,7 @@ class Scale:
         return (complete - self.means) / self.deviations
 
 
-@dataclass(frozen=True)
-class Network:
+class Network(Struct, frozen=True):
     """A fitted perceptron: linear layers with ReLU between them. Threads may share it.
 
     Attributes:

@@ -6,13 +6,13 @@ A trainer's module imports its library inside functions: a process that only pre
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
+from msgspec import Struct
 
 from headrace.declare.metrics import Task
 from headrace.features.values.matrix import Encoding
@@ -48,8 +48,7 @@ class Examples(NamedTuple):
     target: npt.NDArray[Any]
 
 
-@dataclass(frozen=True)
-class TrainingData:
+class TrainingData(Struct, frozen=True):
     """What a trainer learns from.
 
     Attributes:
@@ -72,8 +71,7 @@ class TrainingData:
         return self.encoding.features
 
 
-@dataclass(frozen=True)
-class Budget:
+class Budget(Struct, frozen=True):
     """The resources that a fit may use.
 
     Attributes:
@@ -85,8 +83,7 @@ class Budget:
     gpu: bool = False
 
 
-@dataclass(frozen=True)
-class Fitted:
+class Fitted(Struct, frozen=True):
     """A fitted model.
 
     Attributes:

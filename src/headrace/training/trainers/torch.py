@@ -72,7 +72,7 @@ class TorchTrainer:
         """
         declared = declared.with_settings(parameters)
         device = _find_device(budget)
-        with _fixed(seed, budget.threads, device):
+        with _run_deterministically(seed, budget.threads, device):
             module, epoch = _fit_module(data, declared, seed, device)
             network = export_network(module, data.scale)
         predict = _predict_function(network, data.source)
@@ -223,7 +223,7 @@ def _loss_function(task: Task, loss: str) -> Any:
 
 
 @contextmanager
-def _fixed(seed: int, threads: int, device: Any) -> Iterator[None]:
+def _run_deterministically(seed: int, threads: int, device: Any) -> Iterator[None]:
     """Runs the block with PyTorch's random numbers from the seed, this many threads, and deterministic
     algorithms. The process's own settings and random numbers are restored."""
     import torch

@@ -14,7 +14,7 @@ from headrace.flows.build.pointers import Pointers
 from headrace.flows.build.project_code import ProjectCode
 from headrace.flows.build.reasons import LOCK, Parameter, user_parameters
 from headrace.flows.build.stage import Stage, StageResult
-from headrace.kernel.files import move_into_place
+from headrace.kernel.files import move_into_place, write_file
 
 if TYPE_CHECKING:
     from headrace.flows.build.context import BuildContext
@@ -119,4 +119,4 @@ def _ignore_in_git(folder: Path) -> None:
     """Makes git ignore what is in the folder. DVC does so itself only if there is a git repository already."""
     ignore = folder / ".gitignore"
     if not ignore.is_file():
-        ignore.write_text("/*\n!/.gitignore\n")
+        write_file(ignore, "/*\n!/.gitignore\n")

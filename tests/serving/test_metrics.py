@@ -1,0 +1,116 @@
+"""Metrics: by model, version and arm, in the format that Prometheus' own client reads."""
+
+from __future__ import annotations
+
+from contextlib import closing
+
+import pyarrow as pa
+from prometheus_client.parser import text_string_to_metric_families
+from tests.serving.running import INSTANCE, run_endpoint
+from tests.serving.small_project import DAY, make_project, plan_of, put_bundle, put_features, put_release
+
+from headrace import log
+from headrace.features import online
+from headrace.features.online import RowPosition, StreamPosition
+from headrace.features.plan import AggregateFunction, Aggregation, FeatureRef, PlanField, WindowedView
+from headrace.kernel.position import LogPosition
+from headrace.serving.metrics import Metrics
+from headrace.serving.models import Models
+from headrace.serving.release import Arm
+
+HOUR = 3_600_000_000  # microseconds
+
+
+def samples_of(text: str) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
+    return {
+        (sample.name, tuple(sorted(sample.labels.items()))): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+def labels(**values: str) -> tuple[tuple[str, str], ...]:
+    return tuple(sorted(values.items()))
+
+
+def test_each_arm_has_its_counts_in_prometheus_format() -> None:
+    metrics, arm = Metrics(), {"model": 'a "b"\\', "version": "3", "arm": "champion"}
+    at = 100 * DAY
+    positions = [{"facts": RowPosition(41, at - HOUR // 2), "clicks": StreamPosition({0: 7})}, {}]
+    metrics.arm('a "b"\\', 3, "champion").count(0.004, 0.0015, at, [["x", "y"], ["x"]], positions)
+    metrics.arm('a "b"\\', 3, "champion").count(0.5, None, at, [[]], [{"facts": RowPosition(41, None)}])
+    metrics.arm('a "b"\\', 3, "champion").count_errors("feature_failed", 2)
+    metrics.arm('a "b"\\', 4, "canary").count_errors("internal", 1)
+    metrics.behind = {("purchase", 3, "clicks"): 12}
+
+    samples = samples_of(metrics.text().decode())
+
+    assert samples["headrace_predictions_total", labels(**arm)] == 3
+    assert samples["headrace_prediction_errors_total", labels(**arm, code="feature_failed")] == 2
+    assert samples["headrace_missing_features_total", labels(**arm, feature="x")] == 2
+    assert samples["headrace_missing_features_total", labels(**arm, feature="y")] == 1
+    assert samples["headrace_prediction_seconds_count", labels(**arm)] == 2
+    assert samples["headrace_prediction_seconds_sum", labels(**arm)] == 0.504
+    assert samples["headrace_prediction_seconds_bucket", labels(**arm, le="0.002")] == 0
+    assert samples["headrace_prediction_seconds_bucket", labels(**arm, le="0.005")] == 1
+    assert samples["headrace_lookup_seconds_count", labels(**arm)] == 1
+    assert samples["headrace_feature_age_seconds_count", labels(**arm, view="facts")] == 1
+    assert samples["headrace_feature_age_seconds_sum", labels(**arm, view="facts")] == 1800
+    assert samples["headrace_feature_age_seconds_bucket", labels(**arm, view="facts", le="600.0")] == 0
+    assert samples["headrace_feature_age_seconds_bucket", labels(**arm, view="facts", le="3600.0")] == 1
+    assert samples["headrace_view_events_behind", labels(model="purchase", version="3", view="clicks")] == 12
+    canary = arm | {"version": "4", "arm": "canary"}
+    assert samples["headrace_prediction_errors_total", labels(**canary, code="internal")] == 1
+    assert samples["headrace_predictions_total", labels(**canary)] == 0
+
+
+def test_an_endpoint_counts_by_version_and_arm(tmp_path, boosters):
+    settings, plan = make_project(tmp_path / "p"), plan_of(missing="refuse")
+    put_bundle(settings, boosters, 1, plan)
+    put_bundle(settings, boosters, 2, plan)
+    put_features(settings, plan, {7: (9.5, 190)})
+    put_release(settings, Arm(1, 0.5), Arm(2, 0.5, name="canary"))
+    users = range(40)
+    with run_endpoint(settings) as client:
+        given = {u: client.post("/predict/purchase", json=INSTANCE | {"user_id": u}).json() for u in users}
+        refused = client.post("/predict/purchase", json=INSTANCE | {"product_id": 404})
+        samples = samples_of(client.get("/metrics").text)
+    assert refused.status_code == 422
+    for version, arm in (("1", "champion"), ("2", "canary")):
+        names = {"model": "purchase", "version": version, "arm": arm}
+        number = sum(body["arm"] == arm for body in given.values())
+        assert number > 5
+        assert samples["headrace_predictions_total", labels(**names)] == number
+        for histogram in ("prediction_seconds", "lookup_seconds"):
+            assert samples[f"headrace_{histogram}_count", labels(**names)] == number
+        ages = {**names, "view": "facts"}  # the rows are an hour old
+        assert samples["headrace_feature_age_seconds_count", labels(**ages)] == number
+        assert 3_600 * number <= samples["headrace_feature_age_seconds_sum", labels(**ages)] < 3_700 * number
+    errors = [count for (name, _), count in samples.items() if name == "headrace_prediction_errors_total"]
+    assert errors == [1]
+
+
+def test_a_windowed_view_says_how_many_events_it_is_behind(tmp_path, boosters):
+    settings, count = make_project(tmp_path / "p"), AggregateFunction("count")
+    aggregation = Aggregation("clicks", "user_id", count, DAY, HOUR, "int64")
+    fields = (PlanField("user_id", "int64"),)
+    clicks = WindowedView("recent", ("user_id",), "clicks", "clicks", None, "at", fields, (aggregation,))
+    few = plan_of()
+    plan = type(few)(
+        model="purchase",
+        entities=few.entities,
+        views=(*few.views, clicks),
+        features=(few.features[0], FeatureRef("recent", "clicks", "int64")),  # two, as the model has
+        request=few.request,
+    )
+    put_bundle(settings, boosters, 1, plan)
+    put_features(settings, plan, {7: (9.5, 190)})
+    with closing(log.open(settings.log.url)) as topics, closing(online.open(settings)) as store:
+        topics.create("clicks")
+        topics.append("clicks", [b"{}"] * 5)
+        rows = pa.table({"user_id": pa.array([], pa.int64()), "at": pa.array([], pa.timestamp("us", "UTC"))})
+        store.fill(clicks, rows, LogPosition("clicks", topics.identity("clicks"), {0: 2}))
+    put_release(settings, Arm(1))
+    with closing(Models(settings)) as models:
+        assert models.failed == {}
+        assert models.count_events_behind() == {("purchase", 1, "recent"): 3}
