@@ -71,20 +71,21 @@ class CodeIndex:
         """Whether a statement of the module makes this name, rather than an import."""
         return self.has(module) and name in self._module(module).bindings
 
-    def pieces(self, module: str, name: str) -> dict[str, str]:
+    def pieces(self, module: str, name: str, *, without: frozenset[str] = frozenset()) -> dict[str, str]:
         """`module.name` → digest, for the piece and every piece of the project that it reaches.
 
         A declaration (under a decorator of Headrace, or a source) that another declaration's decorator names is
-        an input, not code: it is left out. So are the `renames=` of a decorator, unless the piece is a module.
+        an input, not code: it is left out.
 
         Args:
             module: the module's name.
             name: a name at its top; "" for the whole module.
+            without: arguments of Headrace's decorators of the piece itself that are left out, such as `audits`.
 
         Raises:
             ProjectError: a file is not valid Python.
         """
-        return self._reach([_Ref(module, name)], has_renames=not name)
+        return self._reach([_Ref(module, name)], without)
 
     def lambda_pieces(self, module: str, line: int) -> dict[str, str]:
         """As `pieces`, of the lambdas at the top of the module that begin in a line of its file.
@@ -107,9 +108,10 @@ class CodeIndex:
             texts += [canonical_text(node), *outside]
         return {f"{module}.<lambda>": digest_value(texts), **self._reach(sorted(refs))}
 
-    def _reach(self, pending: list[_Ref], *, has_renames: bool = False) -> dict[str, str]:
-        """The digests of these pieces, and of every piece that they reach; with or without `renames=`."""
+    def _reach(self, pending: list[_Ref], without: frozenset[str] = frozenset()) -> dict[str, str]:
+        """The digests of these pieces, and of all that they reach. `without` (see `pieces`) is of the first."""
         digests: dict[str, str] = {}
+        first = pending[0] if without else None
         while pending:
             ref = pending.pop()
             key = f"{ref.module}.{ref.name}".rstrip(".")
@@ -118,8 +120,9 @@ class CodeIndex:
             digests[key] = ""
             texts: list[str] = []
             for statement in self._statements(ref):
-                source = self._module(statement.module)
-                node = statement.node if has_renames else _without_renames(source, statement.node)
+                source, node = self._module(statement.module), statement.node
+                if ref == first:
+                    node = _without_arguments(source, node, without)
                 texts.append(canonical_text(node))
                 refs, outside = self._names_in(source, node)
                 texts += outside
@@ -278,7 +281,7 @@ class CodeIndex:
         refs: set[_Ref] = set()
         outside: list[str] = []
         local = {imported.local: imported.target for imported in module.imports_in(statement)}
-        for part, is_declarer in self._parts(module, statement):
+        for part, is_declarer in _parts(module, statement):
             for chain in sorted(set(chains_in(part, names_used_by(part) | set(local)))):
                 target = self._resolve(module, chain, local)
                 if isinstance(target, str):
@@ -286,18 +289,6 @@ class CodeIndex:
                 elif target is not None and not (is_declarer and self._is_declaration(target)):
                     refs.add(target)
         return refs, outside
-
-    def _parts(self, module: SourceModule, statement: ast.AST) -> Iterator[tuple[ast.AST, bool]]:
-        """The statement's decorators, then the rest; each with whether it is a decorator of Headrace."""
-        if not isinstance(statement, (ast.FunctionDef, ast.ClassDef)):
-            yield statement, False
-            return
-        for decorator in statement.decorator_list:
-            yield decorator, _is_declarer(module, decorator)
-        bare = ast.parse(ast.unparse(statement)).body[0]
-        assert isinstance(bare, (ast.FunctionDef, ast.ClassDef))
-        bare.decorator_list = []
-        yield bare, False
 
     def _is_declaration(self, ref: _Ref) -> bool:
         module = self._module(ref.module)
@@ -349,22 +340,34 @@ class CodeIndex:
         return ".".join(parts)
 
 
+def _without_arguments(module: SourceModule, statement: ast.stmt, keywords: frozenset[str]) -> ast.stmt:
+    """The statement without these arguments of its decorators that make declarations."""
+    if not isinstance(statement, (ast.FunctionDef, ast.ClassDef)):
+        return statement
+    bare = copy.deepcopy(statement)
+    for decorator in bare.decorator_list:
+        if isinstance(decorator, ast.Call) and _is_declarer(module, decorator):
+            decorator.keywords = [part for part in decorator.keywords if part.arg not in keywords]
+    return bare
+
+
+def _parts(module: SourceModule, statement: ast.AST) -> Iterator[tuple[ast.AST, bool]]:
+    """The statement's decorators, then the rest; each with whether it is a decorator of Headrace."""
+    if not isinstance(statement, (ast.FunctionDef, ast.ClassDef)):
+        yield statement, False
+        return
+    for decorator in statement.decorator_list:
+        yield decorator, _is_declarer(module, decorator)
+    bare = ast.parse(ast.unparse(statement)).body[0]
+    assert isinstance(bare, (ast.FunctionDef, ast.ClassDef))
+    bare.decorator_list = []
+    yield bare, False
+
+
 def _is_declarer(module: SourceModule, decorator: ast.expr) -> bool:
     chain = chain_of(decorator_target(decorator))
     target = module.imports.get(chain[0]) if chain else None
     return target is not None and target.split(".")[0] == _DECLARERS
-
-
-def _without_renames(module: SourceModule, statement: ast.stmt) -> ast.stmt:
-    """The statement without the `renames=` of a decorator of Headrace: new names do not change any row."""
-    for number, decorator in enumerate(getattr(statement, "decorator_list", ())):
-        has_renames = isinstance(decorator, ast.Call) and any(k.arg == "renames" for k in decorator.keywords)
-        if has_renames and _is_declarer(module, decorator):
-            statement = copy.deepcopy(statement)
-            assert isinstance(statement, (ast.FunctionDef, ast.ClassDef))
-            without = _KeywordRemover(frozenset({"renames"})).visit(statement.decorator_list[number])
-            statement.decorator_list[number] = without
-    return statement
 
 
 class _KeywordRemover(ast.NodeTransformer):
