@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import mlflow
@@ -129,31 +130,47 @@ def test_in_a_clone_with_a_state_of_its_own_the_build_trains_nothing(demo: DemoR
     assert "up to date" in succeed(clone, "dvc", "status")
 
 
-@pytest.fixture
-def project(tmp_path: Path) -> Path:
-    """The project before its data have a tag."""
-    root = tmp_path / "iris"
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The project before its data have a tag. Git tracks them, which takes less time than DVC."""
+    root = tmp_path_factory.mktemp("wrong") / "iris"
     root.mkdir()
     succeed(root, "git", "init", "--quiet")
-    succeed(tmp_path, "headrace", "init", "iris", "--example", "iris")
+    succeed(root.parent, "headrace", "init", "iris", "--example", "iris")
     return root
 
 
 def tag(project: Path, name: str) -> None:
-    succeed(project, "dvc", "add", "--quiet", "data/iris.csv")
     succeed(project, "git", "add", "--all")
-    succeed(project, "git", "commit", "--quiet", "--message", name)
-    succeed(project, "git", "tag", name)
+    succeed(project, "git", "commit", "--quiet", "--allow-empty", "--message", name)
+    succeed(project, "git", "tag", "--force", name)
+
+
+def replace(old: str, new: str) -> Callable[[str], bytes]:
+    """An edit that replaces a text, once."""
+
+    def edit(text: str) -> bytes:
+        assert old in text
+        return text.replace(old, new, 1).encode()
+
+    return edit
 
 
 PARAMS, DATA = "params.yaml", "data/iris.csv"
-WRONG = {
-    "an unknown name in the grid": (PARAMS, lambda text: text.replace("    C:", "    c:")),
-    "an unknown estimator": (PARAMS, lambda text: text.replace("estimator: log", "estimator: forest  # log")),
-    "an unknown entry": (PARAMS, lambda text: text.replace("\ngrid:", "\ngirds:")),
-    "an unknown tag": (PARAMS, lambda text: text.replace("data: v1", "data: v9")),
-    "a target with one class": (DATA, lambda text: "\n".join(text.split("\n")[:51]) + "\n"),
-    "an empty file": (DATA, lambda text: ""),
+WRONG: dict[str, tuple[str, Callable[[str], bytes]]] = {
+    "an unknown name in the grid": (PARAMS, replace("    C:", "    c:")),
+    "an unknown estimator": (PARAMS, replace("estimator: log", "estimator: forest  # log")),
+    "an unknown entry": (PARAMS, replace("\ngrid:", "\ngirds:")),
+    "an unknown tag": (PARAMS, replace("data: v1", "data: v9")),
+    "another name of a column": (DATA, replace("species", "Species")),
+    "a text among the numbers": (DATA, replace("\n4,4.6,", "\n4,n.a.,")),
+    "no measurement": (DATA, replace("\n4,4.6,", "\n4,,")),
+    "another encoding": (
+        DATA,
+        lambda text: text.replace("1.5,0.2,setosa", "1.5,0.2,sétosa", 1).encode("latin-1"),
+    ),
+    "a target with one class": (DATA, lambda text: "\n".join(text.split("\n")[:51]).encode()),
+    "an empty file": (DATA, lambda _: b""),
 }
 MESSAGES = re.findall(r"^```\n(error: .*?)^```", README.read_text(), re.MULTILINE | re.DOTALL)
 
@@ -162,8 +179,10 @@ MESSAGES = re.findall(r"^```\n(error: .*?)^```", README.read_text(), re.MULTILIN
 def test_wrong_input_gets_the_message_of_the_readme(project: Path, case: str, message: str) -> None:
     name, change = WRONG[case]
     file = project / name
-    file.write_text(change(file.read_text()))
+    good = file.read_text()
+    file.write_bytes(change(good))
     tag(project, "v1")
     done = call(project, "headrace", "build")
+    file.write_text(good)
     assert done.returncode != 0
     assert done.stderr.replace(f"{project}/", "").endswith(message)

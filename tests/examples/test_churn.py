@@ -115,6 +115,7 @@ BAD_FILES: dict[str, Callable[[str], bytes]] = {
     "The file has a header and nothing else": lambda text: text.splitlines()[0].encode(),
     "The file has another encoding": lambda text: text.replace("One year", "Één jaar", 1).encode("latin-1"),
     "A number is written as text": write_number_as_text,
+    "Yes or No is written in another way": replace(",Yes\n", ",yes\n"),
     "The target has one class": lambda text: re.sub(r",Yes$", ",No", text, flags=re.MULTILINE).encode(),
     "A customer is in the file twice": repeat_customer,
 }

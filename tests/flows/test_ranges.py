@@ -75,9 +75,13 @@ def test_a_range_is_of_one_table(dated: Settings, targets: list[str]) -> None:
     [
         (("--from", "yesterday"), "'yesterday' is not a valid day"),
         (("--full", "--from", "2026-11-02"), "--full makes every day"),
+        (
+            ("--from", "2026-11-30", "--to", "2026-11-02"),
+            "the first day 2026-11-30 is after the last day 2026-11-02",
+        ),
     ],
 )
 def test_a_wrong_range_is_refused(arguments: tuple[str, ...], message: str) -> None:
     result = CliRunner().invoke(cli, ["build", "dated", *arguments])
     assert result.exit_code != 0
-    assert message in result.output
+    assert message in result.output + str(result.exception)

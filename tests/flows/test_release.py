@@ -7,6 +7,7 @@ import sys
 from contextlib import contextmanager
 
 import pytest
+from msgspec import structs
 from tests.serving.small_project import fit_booster, make_project, plan_of, put_features, put_release
 
 from headrace import log as logs
@@ -21,6 +22,7 @@ from headrace.flows.project.status import status
 from headrace.flows.trace.lineage import lineage
 from headrace.http.serve import serve
 from headrace.kernel.errors import CallError, Refused, Unavailable
+from headrace.kernel.ids import new_id
 from headrace.kernel.properties import GATE
 from headrace.kernel.time import now
 from headrace.projects.running import Up, hold_up_lock, write_up
@@ -101,6 +103,14 @@ def settings(tmp_path_factory):
 def test_releases_set_the_aliases_and_moved_ones_are_found(settings):
     with pytest.raises(CallError, match="no champion yet"):
         release(Workspace(settings), "purchase", ["challenger=2:0.1"])
+    for ask in (
+        lambda workspace: release(workspace, "nope", ["canary=1"]),
+        lambda workspace: start(workspace, "nope", "canary=1", [0.1, 1.0]),
+        lambda workspace: review(workspace, "nope"),
+        lambda workspace: rollback(workspace, "nope"),
+    ):
+        with pytest.raises(CallError, match="model 'nope' does not exist"):
+            ask(Workspace(settings))
     with pytest.raises(CallError, match="no version"):
         release(Workspace(settings), "purchase", ["champion=9"])
     first = release(Workspace(settings), "purchase", ["champion=1"], by="anna", why="the first")
@@ -154,8 +164,9 @@ def test_releases_set_the_aliases_and_moved_ones_are_found(settings):
 
 
 def test_an_arm_beside_the_champion_needs_a_share(settings):
-    with pytest.raises(CallError, match="needs a share"):
-        release(Workspace(settings), "purchase", ["champion=1", "challenger=2"])
+    with pytest.raises(CallError, match="needs a share") as caught:
+        release(Workspace(settings), "purchase", ["champion=1", "canary=2"])
+    assert "canary=2:0.1, or give its steps: canary=2 --steps" in caught.value.remedy
     with pytest.raises(CallError, match="is not a valid share"):
         release(Workspace(settings), "purchase", ["champion=1", "challenger=2:1.5"])
 
@@ -268,6 +279,23 @@ def test_the_aliases_are_set_after_a_kill_between_a_canarys_record_and_them(sett
         assert review_all(workspace) == []
         assert find_canaries(workspace)["purchase"] == step
     assert read_moved_aliases(settings) == []
+
+
+def test_a_canary_that_fails_in_an_unforeseen_way_does_not_stop_the_others(settings, caplog):
+    """The bundle of one model lost its plan after its canary began."""
+    with Workspace(settings) as workspace:
+        release(workspace, "purchase", ["champion=1"])
+        start(workspace, "purchase", "canary=2", [0.5, 1.0], min_requests=0)
+        first = releases.find_current(workspace.log, "purchase")
+        broken = structs.replace(first, id=new_id(), model="a", follows=None)
+        releases.append(workspace.log, broken)
+        folder = workspace.registry.bundle_folder("a", 1)
+        folder.mkdir(parents=True)
+        (folder / "plan.json").write_bytes(b"{}")
+        seal(folder, signing_key(settings))
+        (changed,) = review_all(workspace)
+        assert changed.release == first
+        assert "the canary of a cannot be reviewed" in caplog.text
 
 
 @pytest.fixture

@@ -198,6 +198,16 @@ def test_a_table_records_the_revision_that_it_and_its_inputs_were_made_from(proj
     assert revisions("older") == {"before": f"v2@{second}"}
 
 
+def test_a_warning_names_the_file_as_git_does(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    settings = load_settings(write(tmp_path / "project", TABLES))
+    git(settings, "init", "-q")
+    (settings.root / "data" / "prices.csv").write_text("price\n1\nn/a\n2\n")
+    commit(settings, "v1")
+    headrace.project(settings.root).source("before")
+    (warning,) = caplog.messages
+    assert warning.startswith("v1:data/prices.csv, row 3: column 'price' is text because of 'n/a'")
+
+
 @pytest.mark.parametrize("end", [".csv", ".parquet", ".ndjson", ".json"])
 def test_files_of_every_format_are_read_at_a_revision(tmp_path: Path, end: str) -> None:
     root = write(

@@ -61,6 +61,18 @@ def clocked(prices):
     return prices.with_columns(at=pl.lit(datetime.datetime.now()), on=pl.lit(time.time()))
 
 @table(reads=prices)
+def sold(prices):
+    return prices.select(item=pl.col("price") + 1, earned=pl.lit(9), at=pl.datetime(2026, 11, 2))
+
+@table(reads=prices)
+def bought(prices):
+    return prices.select(item="price", paid=pl.lit(5), at=pl.datetime(2026, 11, 1))
+
+@table(reads=[sold, bought])
+def margin(sold, bought):
+    return sold.join(bought, on="item").select("item", margin=pl.col("earned") - pl.col("paid"))
+
+@table(reads=prices)
 def drawn(prices):
     return prices.with_columns(x=pl.lit(random.random()), y=pl.lit(str(uuid.uuid4()))).select(
         "x", "y", pl.col("price").shuffle()
@@ -174,6 +186,26 @@ def test_a_recorded_test_fails_once_the_function_changes(workspace: Workspace) -
     out = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=60)
     assert out.returncode == 1
     assert 'DataFrames are different (value mismatch for column "spent")' in out.stdout
+
+
+def test_an_edited_test_is_not_recorded_anew_unasked(workspace: Workspace) -> None:
+    build(workspace, "dated")
+    recorded = record_test(workspace, "per_day", partition="2026-11-02")
+    file = workspace.settings.root / recorded.file
+    text = file.read_text()
+    assert record_test(workspace, "per_day", partition="2026-11-02") == recorded
+    file.write_text(f"{text}# checked with the finance team\n")
+    with pytest.raises(CallError, match="this test exists already, and differs"):
+        record_test(workspace, "per_day", partition="2026-11-02")
+    assert file.read_text() != text
+    record_test(workspace, "per_day", partition="2026-11-02", overwrite=True)
+    assert file.read_text() == text
+
+
+def test_a_test_of_two_inputs_has_rows_that_belong_together(workspace: Workspace) -> None:
+    """Their times differ, so a row of both has other values in the shared column `at`."""
+    build(workspace, "sold", "bought")
+    assert record_test(workspace, "margin", limit=1).read == {"sold": 1, "bought": 1}
 
 
 def test_a_test_of_an_impure_function_is_not_recorded(workspace: Workspace) -> None:

@@ -7,7 +7,13 @@ from pathlib import Path
 import pytest
 from sqlalchemy import NullPool, create_engine
 
-from headrace.kernel.addresses import path_of, path_of_sqlalchemy, sqlalchemy_url, sqlite_address
+from headrace.kernel.addresses import (
+    find_passwords,
+    path_of,
+    path_of_sqlalchemy,
+    sqlalchemy_url,
+    sqlite_address,
+)
 
 
 @pytest.mark.parametrize(
@@ -26,3 +32,26 @@ def test_sqlite_opens_the_file_at_the_path_and_the_path_is_read_back(tmp_path: P
 def test_the_address_of_another_database_has_no_path() -> None:
     assert path_of_sqlalchemy("postgresql://anna@host/mlflow") is None
     assert path_of_sqlalchemy("https://mlflow.example") is None
+
+
+@pytest.mark.parametrize(
+    ("address", "passwords"),
+    [
+        ("postgresql://ada@host:5432/db", []),
+        ("postgresql://host:5432/db?user=ada@host", []),
+        ("postgresql://[::1]:5432/db?user=ada@host", []),
+        ("sqlite:///a:b@c.db", []),
+        ("sqlite:data/old.db", []),
+        ("postgresql://ada:word@host/db", ["word"]),
+        ("postgresql://ada:p%40ss@host/db", ["p%40ss", "p@ss"]),
+        ("postgresql://ada:5p/w?o#rd@host/db", ["5p/w?o#rd"]),
+        ("redis://:p@ss@host:6379/0", ["p", "p@ss"]),
+        ("postgresql://host/db?user=ada&password=word&sslpassword=other", ["word", "other"]),
+        ("snowflake+ada:word@account/db", ["word"]),
+        ("mysql+root:word@tcp(host:3306)/db", ["word"]),
+        ("mssql+server=host;user id=sa;pwd={word};", ["word"]),
+        ("duckdb+md:shop?motherduck_token=word", ["word"]),
+    ],
+)
+def test_passwords_in_addresses_are_found(address: str, passwords: list[str]) -> None:
+    assert find_passwords(address) == passwords

@@ -25,6 +25,7 @@ from headrace.config.settings import Settings, load_settings
 from headrace.declare.query import query
 from headrace.declare.table import Table
 from headrace.kernel.errors import ProjectError, Refused, Unavailable
+from headrace.kernel.secrets import clean_text
 from headrace.lake import Lake
 from headrace.lake import open as open_lake
 from headrace.projects.project import Project, load_project
@@ -194,8 +195,12 @@ def test_sqlite_values_of_several_types_are_refused(sqlite: Shop, values: list[A
     sqlite.execute("create table orders (a)")
     for value in (None, *values):
         sqlite.execute("insert into orders values (?)", value)
-    with pytest.raises(ProjectError, match=f"column 'a' of the query has values of the types {types}"):
+    with pytest.raises(
+        ProjectError, match=f"column 'a' of the query has values of the types {types}"
+    ) as caught:
         sqlite.build(query("orders", SQL, database="shop"))
+    wanted = "cast(a as integer) or as real" if types == "integer and real" else "cast(a as text)"
+    assert wanted in (caught.value.remedy or "")
 
 
 def test_sqlite_columns_that_begin_with_nulls_keep_their_values(sqlite: Shop) -> None:
@@ -325,6 +330,25 @@ def test_a_database_that_cannot_be_read_is_told_apart_from_a_wrong_query(sqlite:
     unknown = Shop(project_with(tmp_path / "unknown", "nosuchdb://x"), sqlite.execute)
     with pytest.raises(Unavailable, match="needs the package adbc_driver_nosuchdb"):
         unknown.build(query("orders", SQL, database="shop"))
+
+
+def test_a_password_in_an_address_is_in_no_error(sqlite: Shop, tmp_path: Path) -> None:
+    for number, address in enumerate(
+        ["snowflake+ada:pa/ss%40word@account/shop", "nosuch+sa:pa/ss%40word@tcp(host)"]
+    ):
+        shop = Shop(project_with(tmp_path / str(number), address), sqlite.execute)
+        with pytest.raises(Unavailable, match="needs the package") as caught:
+            shop.build(query("orders", SQL, database="shop"))
+        assert "pa/ss" not in str(caught.value)
+        assert clean_text("the driver says: pa/ss@word is wrong") == "the driver says: *** is wrong"
+    shop = Shop(project_with(tmp_path / "encoded", "postgresql://ada:pa%zzs@host/db"), sqlite.execute)
+    with pytest.raises(Unavailable, match=r"percent-encoded token: \"\*\*\*\""):
+        shop.build(query("orders", SQL, database="shop"))
+    for number, address in enumerate(["postgresql://ada:pa/ss@host/db", "postgresql://ada:5pa?ss@host/db"]):
+        shop = Shop(project_with(tmp_path / f"postgresql{number}", address), sqlite.execute)
+        with pytest.raises(ProjectError, match="has a sign that must be encoded") as refused:
+            shop.build(query("orders", SQL, database="shop"))
+        assert "ss@" not in str(refused.value)
 
 
 BUILD = """

@@ -6,21 +6,22 @@ import dataframely as dy
 import polars as pl
 
 from churn.source import customers_file, rename
-from headrace import table
+from headrace import Refused, table
 
 # The file has no times: whatever it says about a customer holds from the beginning.
 BEGINNING = datetime(2000, 1, 1, tzinfo=UTC)
-YES_OR_NO = ("Churned", "HasPhoneService", "HasInternetService")
+ANSWERS = ("Churned", "HasPhoneService", "HasInternetService")
+YES_OR_NO = {"Yes": True, "No": False}
 
 
 @table(reads=customers_file)
 def customers(rows: pl.LazyFrame) -> pl.LazyFrame:
     """One row for each customer. A new column of the file becomes a new column here, without an edit."""
     rows = rename(rows)
-    names = rows.collect_schema().names()
-    return rows.with_columns(
-        *(_is_yes(name) for name in YES_OR_NO if name in names), valid_from=pl.lit(BEGINNING)
-    )
+    answers = [name for name in rows.collect_schema().names() if name in ANSWERS]
+    _check_answers(rows, answers)
+    as_boolean = pl.col(answers).replace_strict(YES_OR_NO, return_dtype=pl.Boolean)
+    return rows.with_columns(as_boolean, valid_from=pl.lit(BEGINNING))
 
 
 class ChurnLabels(dy.Schema):
@@ -37,5 +38,14 @@ def churn_labels(customers: pl.LazyFrame) -> pl.LazyFrame:
     )
 
 
-def _is_yes(column: str) -> pl.Expr:
-    return pl.col(column).replace_strict({"Yes": True, "No": False}, return_dtype=pl.Boolean)
+def _check_answers(rows: pl.LazyFrame, columns: list[str]) -> None:
+    """Refuses a file that says something else than Yes or No."""
+    for column in columns:
+        answer = pl.col(column).cast(pl.String)
+        wrong = rows.filter(~answer.is_in(list(YES_OR_NO))).select("CustomerId", answer).head(1)
+        for customer, value in wrong.collect().rows():
+            raise Refused(
+                f"column {column!r} says {value!r}, which is neither Yes nor No",
+                where=f"{customers_file.path}, customer {customer}",
+                remedy="Correct the file.",
+            )

@@ -10,7 +10,12 @@ from headrace import params, source, table
 MEASUREMENTS = ("sepal_length", "sepal_width", "petal_length", "petal_width")  # in cm
 PUBLISHED = datetime(1936, 9, 1, tzinfo=UTC)  # the data say no other time
 
-iris_file = source("iris", "data/iris.csv", revision=params("data"))
+iris_file = source(
+    "iris",
+    "data/iris.csv",
+    schema={"flower": int, **dict.fromkeys(MEASUREMENTS, float), "species": str},
+    revision=params("data"),
+)
 
 
 class Flowers(dy.Schema):
@@ -27,8 +32,5 @@ class Flowers(dy.Schema):
 def flowers(rows: pl.LazyFrame) -> pl.LazyFrame:
     """The measurements of each flower, and its species."""
     return rows.select(
-        pl.col("flower").cast(pl.Int64),
-        pl.lit(PUBLISHED, pl.Datetime("us", "UTC")).alias("event_timestamp"),
-        *(pl.col(name).cast(pl.Float64) for name in MEASUREMENTS),
-        "species",
+        "flower", pl.lit(PUBLISHED, pl.Datetime("us", "UTC")).alias("event_timestamp"), *MEASUREMENTS, "species"
     )

@@ -134,14 +134,19 @@ def _print_deployed(state: Status) -> None:
 
 
 def _print_moved_alias(moved: MovedAlias) -> None:
-    what = "was deleted" if moved.current is None else f"was moved to version {moved.current}"
-    release = "has no such arm" if moved.released is None else f"says version {moved.released}"
+    names = "is deleted" if moved.current is None else f"names version {moved.current}"
+    arm = "has no such arm" if moved.released is None else f"says version {moved.released}"
     share = ":0.1" if moved.alias == "challenger" else ""
+    remedies = [
+        f"To release version {version}: headrace release {moved.model} {moved.alias}={version}{share}"
+        for version in (moved.current, moved.released)
+        if version is not None
+    ]
     click.echo(
-        f"Alias {moved.alias} of {moved.model} {what} by hand; the release in force {release}."
-        f"\n  To release that version: headrace release {moved.model}"
-        f" {moved.alias}={moved.current or moved.released}{share}\n"
+        f"Alias {moved.alias} of {moved.model} {names}, and the release in force {arm}: the alias was moved by"
+        " hand, or a release was interrupted."
     )
+    click.echo("".join(f"  {remedy}\n" for remedy in remedies))
 
 
 def _print_lineage(state: Status) -> None:

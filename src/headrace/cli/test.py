@@ -17,9 +17,10 @@ __all__ = ["test"]
 @click.option(
     "--rows", "limit", type=click.IntRange(1, 1000), default=20, show_default=True, help="Rows of each input."
 )
-def test(call: Call, table: str, partition: str | None, limit: int) -> None:
+@click.option("--overwrite", is_flag=True, help="Record a test anew that exists and has other content.")
+def test(call: Call, table: str, partition: str | None, limit: int, overwrite: bool) -> None:
     """Freeze a few rows of TABLE's input, and the rows that it makes of them, as a test for pytest."""
-    recorded = record_test(call.workspace(), table, partition=partition, limit=limit)
+    recorded = record_test(call.workspace(), table, partition=partition, limit=limit, overwrite=overwrite)
     if call.json:
         show.json(recorded)
         return

@@ -31,8 +31,10 @@ from headrace.config.online import OnlineSettings
 from headrace.config.registry import RegistrySettings
 from headrace.config.serving import ServingSettings
 from headrace.config.tracing import TracingSettings
+from headrace.kernel.addresses import find_passwords
 from headrace.kernel.errors import ProjectError
 from headrace.kernel.private import make_private
+from headrace.kernel.secrets import mask_secrets
 
 __all__ = ["FILE", "Settings", "find_root", "has_project", "load_settings", "make_settings"]
 
@@ -152,6 +154,8 @@ def make_settings(
     state = root / ".headrace" / profile if state is None else state
     _check_names(values, _TYPES, where)
     typed = {name: _convert(value, name, f"{where}.{name}", strict=True) for name, value in values.items()}
+    for address in typed.get("databases", {}).values():
+        mask_secrets(word for word in find_passwords(address) if len(word) > 2)  # shorter: every text has it
     parts = {}
     for name, part in _PARTS.items():
         fields = [field for field in msgspec.structs.fields(part) if field.encode_name in typed]

@@ -6,14 +6,18 @@ never encoded, and never parsed as a URL. SQLAlchemy, and so MLflow, requires `%
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import unquote, urlsplit
 
 from headrace.kernel.errors import ProjectError
+from headrace.kernel.secrets import looks_secret
 
 __all__ = [
     "check_postgres_address",
+    "check_postgres_password",
     "check_redis_address",
+    "find_passwords",
     "is_postgres_address",
     "is_redis_address",
     "is_remote",
@@ -27,6 +31,9 @@ __all__ = [
 _SQLITE = "sqlite://"
 _POSTGRES = ("postgresql://", "postgres://")  # as libpq has them
 _REDIS = ("redis://", "rediss://", "unix://")  # as redis-py has them; rediss is TLS, unix a socket's path
+_SCHEME = re.compile(r"[\w.+-]+://|[\w.-]+\+")  # of a URL, or the driver's name before an address of its own
+_PORT = re.compile(r"\d+[/?]")
+_PARAMETER = re.compile(r"(?P<key>\w+)\s*=\s*(?P<value>[^&;]+)")
 
 
 def is_remote(path: str) -> bool:
@@ -95,16 +102,52 @@ def check_redis_address(url: str, setting: str) -> None:
     _check_address(url, setting, "Redis server", "it is taken from REDISCLI_AUTH, as redis-cli does")
 
 
+def check_postgres_password(url: str, setting: str) -> None:
+    """Checks that the password in the address of a PostgreSQL database, if it has one, is written as in a URL.
+
+    Otherwise libpq takes a part of the password for the host or the port, and names that in its error.
+
+    Raises:
+        ProjectError: it has a sign that must be encoded.
+    """
+    user, at, _ = url.partition("://")[2].rpartition("@")
+    if at and find_passwords(url) and set("/?#@") & set(user):
+        raise ProjectError(
+            "the password in the address has a sign that must be encoded",
+            where=f"setting {setting}",
+            remedy="Write / as %2F, ? as %3F, # as %23 and @ as %40; or take the password out of the address,"
+            " and set PGPASSWORD or write ~/.pgpass.",
+        )
+
+
+def find_passwords(address: str) -> list[str]:
+    """The passwords in the address of a database or server, as they are written and decoded; usually none.
+
+    An address that is not a valid URL may have one too: `mysql+root:PASSWORD@tcp(host)/db`, or a password with
+    a `/` or `@` that is not encoded. Then every text that it may be is returned.
+    """
+    scheme = _SCHEME.match(address)
+    rest = address[scheme.end() :] if scheme else ""
+    passwords = [
+        match["value"].strip("{}") for match in _PARAMETER.finditer(rest) if looks_secret(match["key"])
+    ]
+    user, colon, _ = rest.partition(":")
+    if colon and not set("@/[") & set(user):  # a path or the [host] of IPv6, which no user precedes
+        start = len(user) + 1
+        ends = [match.start() for match in re.finditer("@", rest)]
+        passwords += [rest[start:end] for end in ends if not _PORT.match(rest[start:end])]
+    return [*dict.fromkeys(text for word in passwords for text in (word, unquote(word)) if text)]
+
+
 def _check_address(url: str, setting: str, server: str, source: str) -> None:
     where = f"setting {setting}"
-    try:
-        parts = urlsplit(url)
-        names = {name.lower() for name, _ in parse_qsl(parts.query, keep_blank_values=True)}
-    except ValueError:
-        raise ProjectError(f"the address of the {server} is not a valid URL", where=where) from None
-    if parts.password is not None or names & {"password", "sslpassword", "ssl_password"}:
+    if find_passwords(url):
         raise ProjectError(
             f"the address of the {server} has a password in it",
             where=where,
             remedy=f"Take it out of the address: {source}.",
         )
+    try:
+        urlsplit(url)
+    except ValueError:
+        raise ProjectError(f"the address of the {server} is not a valid URL", where=where) from None

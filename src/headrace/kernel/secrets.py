@@ -28,7 +28,7 @@ _OURS = "HEADRACE_"  # secrets under this prefix are masked however short they a
 _SHORTEST = 6  # any other environment secret shorter than this is also an ordinary word
 _DEEPEST = 32
 _FILES = ("_FILE", "_FILES")
-_from_files: set[str] = set()
+_read: set[str] = set()
 
 
 @lru_cache(4096)
@@ -38,12 +38,12 @@ def looks_secret(key: str) -> bool:
 
 
 def mask_secrets(values: Iterable[str]) -> None:
-    """Adds secrets that this process read from files to those that are masked, for as long as it runs."""
-    _from_files.update(values)
+    """Adds secrets that this process read to those that are masked, for as long as it runs."""
+    _read.update(values)
 
 
 def process_secrets() -> list[str]:
-    """The values of the environment variables whose names look secret, and the secrets read from files.
+    """The values of the environment variables whose names look secret, and those of `mask_secrets`.
 
     A variable whose name ends in _FILE or _FILES names files.
     """
@@ -55,7 +55,7 @@ def process_secrets() -> list[str]:
         and not name.endswith(_FILES)
         and name not in _ORDINARY
     ]
-    return [*values, *_from_files]
+    return [*values, *_read]
 
 
 def clean_text(text: str, known: Sequence[str] | None = None) -> str:

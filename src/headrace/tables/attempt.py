@@ -196,13 +196,29 @@ def _read(
 
 
 def _limit(inputs: Mapping[str, pl.LazyFrame], limit: int) -> dict[str, pl.LazyFrame]:
-    """Some rows of the first input, and those of the others that have the same values in the shared columns."""
+    """Some rows of the first input, and the rows of the others that belong to them."""
     limited: dict[str, pl.LazyFrame] = {}
     for name, frame in inputs.items():
         first = next(iter(limited.values()), None)
-        if first is not None:
-            columns = first.collect_schema()
-            shared = [n for n, dtype in frame.collect_schema().items() if columns.get(n) == dtype]
-            frame = frame.join(first.select(shared).unique(), on=shared, how="semi") if shared else frame
-        limited[name] = frame.head(limit).collect().lazy()
+        rows = frame.head(limit).collect() if first is None else _matching_rows(first, frame, limit)
+        limited[name] = rows.lazy()
     return limited
+
+
+def _matching_rows(first: pl.LazyFrame, frame: pl.LazyFrame, limit: int) -> pl.DataFrame:
+    """Rows that have the same values as the first input in the columns of both, or in one of these columns.
+
+    The times of two inputs differ, so they do not say which rows belong together; nor do measured numbers.
+    """
+    columns = first.collect_schema()
+    shared = [
+        column
+        for column, dtype in frame.collect_schema().items()
+        if columns.get(column) == dtype and not dtype.is_temporal() and not dtype.is_float()
+    ]
+    for keys in (shared, *([column] for column in shared)):
+        if keys:
+            rows = frame.join(first.select(keys).unique(), on=keys, how="semi").head(limit).collect()
+            if len(rows):
+                return rows
+    return frame.head(limit).collect()

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from headrace.config.settings import Settings
+from headrace.kernel.addresses import check_postgres_password
 from headrace.kernel.errors import ProjectError, Unavailable
 from headrace.kernel.extras import is_installed
 from headrace.kernel.secrets import clean_text
@@ -75,10 +76,12 @@ class Database:
         samples = []
         for name, type_ in zip(names, types, strict=True):
             if type_ is not None and type_ not in _SAMPLES:
+                type_name = "integer) or as real" if set(type_.split(",")) == {"integer", "real"} else "text)"
                 raise ProjectError(
                     f"column {name!r} of the query has values of the types {type_.replace(',', ' and ')}",
                     where=self._where,
-                    remedy=f"Convert them in the query: cast({name} as text).",
+                    remedy=f"Convert them in the query: cast({name} as {type_name}. A cursor of numbers must"
+                    " remain a number: as text, 10 comes before 9.",
                 )
             samples.append(f"{_SAMPLES[type_ or 'text']} as {_quote(name)}")
         first = f"select {', '.join(samples)}"
@@ -202,7 +205,7 @@ def open_database(settings: Settings, name: str, where: str) -> Iterator[Databas
         where: the declaration that names it, for errors.
 
     Raises:
-        ProjectError: the setting has no such name.
+        ProjectError: the setting has no such name, or the password in it has a sign that must be encoded.
         Unavailable: the driver is not installed, or the database cannot be reached.
     """
     address = settings.databases.addresses.get(name)
@@ -216,6 +219,8 @@ def open_database(settings: Settings, name: str, where: str) -> Iterator[Databas
     driver, is_named, inner = scheme.partition("+")
     driver = _DRIVERS.get(driver, driver)
     uri = f"{inner}:{rest}" if is_named else address
+    if driver == "postgresql":
+        check_postgres_password(uri, f"databases.{name}")
     if driver == "sqlite":
         uri = str(settings.root / rest.removeprefix("//"))
     package = f"adbc_driver_{driver}"

@@ -62,7 +62,7 @@ def read_files(project: Project, source: Source) -> pl.LazyFrame:
     """
     files = _source_files(project, source)
     try:
-        return pl.concat(FORMATS[next(iter(files)).suffix.lower()](source, list(files)))
+        return pl.concat(FORMATS[next(iter(files)).suffix.lower()](source, files))
     except ProjectError as error:
         for file, name in files.items():
             error.what = error.what.replace(str(file), name)

@@ -6,6 +6,8 @@ from datetime import date
 
 from msgspec import Struct
 
+from headrace.kernel.errors import CallError
+
 __all__ = ["BuildRange"]
 
 
@@ -14,10 +16,19 @@ class BuildRange(Struct, frozen=True):
 
     Attributes:
         first, last: the first and the last day; both None: the whole table.
+
+    Raises:
+        CallError: the first day is after the last one.
     """
 
     first: date | None = None
     last: date | None = None
+
+    def __post_init__(self) -> None:
+        if self.first is not None and self.last is not None and self.first > self.last:
+            raise CallError(
+                f"the first day {self.first} is after the last day {self.last}", remedy="Exchange the two days."
+            )
 
     @property
     def is_whole(self) -> bool:

@@ -19,7 +19,7 @@ from headrace.config.settings import Settings
 from headrace.features.plan import decode_plan
 from headrace.flows.models.aliases import find_moved_aliases
 from headrace.flows.models.predictions import TABLE
-from headrace.flows.models.release import parse_arm, put_in_force, set_aliases, try_arms
+from headrace.flows.models.release import check_model, parse_arm, put_in_force, set_aliases, try_arms
 from headrace.kernel.errors import CallError, HeadraceError
 from headrace.kernel.ids import new_id
 from headrace.serving import release as releases
@@ -100,6 +100,7 @@ def start(
             raise CallError(f"{option}={number} must be at least 0")
     current = releases.find_current(workspace.log, model)
     if current is None:
+        check_model(workspace, model)
         raise CallError(f"model {model!r} has no champion yet", remedy=f"headrace release {model} champion=1")
     champion = releases.champion_version(current)
     if champion == version:
@@ -121,6 +122,7 @@ def review(workspace: Workspace, model: str) -> CanaryReview:
     """
     release = find_canaries(workspace).get(model)
     if release is None:
+        check_model(workspace, model)
         raise CallError(
             f"model {model!r} has no canary",
             remedy=f"headrace release {model} canary=VERSION --steps 1%,5%,25%,100%",
@@ -165,6 +167,8 @@ def review_all(workspace: Workspace) -> list[CanaryReview]:
                 changed.append(reviewed)
         except HeadraceError as error:  # the next review tries again
             _logger.warning("the canary of %s cannot be reviewed: %s", release.model, error)
+        except Exception:  # an outcome that cannot be scored, a damaged bundle: the other canaries go on
+            _logger.exception("the canary of %s cannot be reviewed", release.model)
     return changed
 
 
@@ -182,6 +186,8 @@ def run_canaries(settings: Settings, stop: threading.Event) -> None:
                     )
         except HeadraceError as error:  # the project or the log cannot be read now
             _logger.warning("canaries: %s", error)
+        except Exception:  # the thread must not end
+            _logger.exception("canaries")
 
 
 def find_canaries(workspace: Workspace) -> dict[str, Release]:

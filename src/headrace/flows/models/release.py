@@ -30,7 +30,7 @@ from headrace.training.files import PLAN, REPORT
 from headrace.training.report import TrainingSet
 from headrace.workspace import Workspace
 
-__all__ = ["parse_arm", "put_in_force", "release", "rollback", "set_aliases", "try_arms"]
+__all__ = ["check_model", "parse_arm", "put_in_force", "release", "rollback", "set_aliases", "try_arms"]
 
 _ARM = re.compile(r"(?P<name>[a-z][a-z0-9_-]*)=(?P<version>[1-9][0-9]*)(:(?P<share>[0-9.]+))?")
 _ROWS_TRIED = 20  # of each version
@@ -92,7 +92,7 @@ def release(
             recorded. Or the running endpoint cannot activate the release.
         Unavailable: the registry, the log or the online store cannot be reached, or a view has no values yet.
     """
-    parsed = _parse_arms(model, arms, releases.find_current(workspace.log, model))
+    parsed = _parse_arms(workspace, model, arms)
     new = releases.make(model, parsed, by=by or getpass.getuser(), why=why, override=override)
     try_arms(workspace, new)
     return put_in_force(workspace, new)
@@ -114,26 +114,49 @@ def rollback(workspace: Workspace, model: str, *, by: str | None = None, why: st
     """Puts the previous release in force again.
 
     Raises:
-        CallError: the model has no previous release.
+        CallError: the model does not exist or has no previous release.
         Refused, Unavailable: the running endpoint cannot activate it.
     """
-    new = releases.make_rollback(workspace.log, model, by=by or getpass.getuser(), why=why or "rollback")
+    try:
+        new = releases.make_rollback(workspace.log, model, by=by or getpass.getuser(), why=why or "rollback")
+    except CallError:
+        check_model(workspace, model)
+        raise
     return put_in_force(workspace, new)
 
 
-def _parse_arms(model: str, texts: Sequence[str], current: Release | None) -> list[Arm]:
+def check_model(workspace: Workspace, model: str) -> None:
+    """Checks that the model exists: it has a version, or the project declares it.
+
+    Raises:
+        CallError: it does not; the error lists the models.
+    """
+    if not workspace.registry.versions(model):
+        workspace.whole_project.model(model)
+
+
+def _parse_arms(workspace: Workspace, model: str, texts: Sequence[str]) -> list[Arm]:
     """The arms, the champion first. If the texts name no champion, the present one is added."""
     parsed = [parse_arm(text) for text in texts]
     if not any(name == "champion" for name, _, _ in parsed):
+        current = releases.find_current(workspace.log, model)
         if current is None:
+            check_model(workspace, model)
             raise CallError(
                 f"model {model!r} has no champion yet", remedy=f"Name one: headrace release {model} champion=1"
             )
         parsed.insert(0, ("champion", releases.champion_version(current), None))
-    shares = [share for name, _, share in parsed if name not in ("champion", "shadow")]
-    if any(share is None for share in shares):
-        raise CallError("an arm beside the champion needs a share", remedy="Write it as challenger=4:0.1")
-    rest = 1 - math.fsum(share for share in shares if share is not None)
+    shares = []
+    for name, version, share in parsed:
+        if name in ("champion", "shadow"):
+            continue
+        if share is None:
+            remedy = f"Write it as {name}={version}:0.1"
+            if name == "canary":
+                remedy += f", or give its steps: {name}={version} --steps 1%,5%,25%,100%"
+            raise CallError(f"arm {name!r} beside the champion needs a share", remedy=remedy)
+        shares.append(share)
+    rest = 1 - math.fsum(shares)
     arms = []
     for name, version, share in sorted(parsed, key=lambda arm: arm[0] != "champion"):
         if name == "shadow":
@@ -149,8 +172,7 @@ def _check_version(workspace: Workspace, model: str, arm: Arm, override: bool) -
     try:
         version = registry.version(model, arm.version)
     except CallError:
-        if not registry.versions(model):
-            workspace.whole_project.model(model)  # an unknown name: the error lists the models
+        check_model(workspace, model)
         raise
     if version.tags.get(GATE) == "refused" and not arm.shadow and not override:
         raise Refused(

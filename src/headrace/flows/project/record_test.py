@@ -43,20 +43,25 @@ class RecordedTest(Struct, frozen=True):
 
 
 def record_test(
-    workspace: Workspace, name: str, *, partition: str | None = None, limit: int = 20
+    workspace: Workspace,
+    name: str,
+    *,
+    partition: str | None = None,
+    limit: int = 20,
+    overwrite: bool = False,
 ) -> RecordedTest:
     """Writes a test of the table into the project's folder `tests`, and runs it once.
-
-    A test of the same name is written again.
 
     Args:
         workspace: the project to work on.
         name: the table.
         partition: the partition whose rows are used; default: the last one.
         limit: how many rows of each input the test has at most.
+        overwrite: whether a test that exists already is recorded anew.
 
     Raises:
-        CallError: the table, the partition or an input does not exist, or no row is expected.
+        CallError: the table, the partition or an input does not exist, no row is expected, or the test exists
+            already and has other content.
         ProjectError: the function failed, or gives other rows for the same input.
     """
     table = workspace.project.table(name)
@@ -76,6 +81,12 @@ def record_test(
     if not package.exists():
         write_file(_make_folder(package), b"")
     before = file.read_bytes() if file.exists() else None
+    if before not in (None, text.encode()) and not overwrite:
+        raise CallError(
+            "this test exists already, and differs: it was edited, or the table's rows have changed",
+            where=str(file),
+            remedy="--overwrite records it anew; or move the edited test to a file of another name.",
+        )
     write_file(file, text.encode())
     _run(file, f"test_{name}{suffix}", before, name)
     read = {source: rows.height for source, rows in attempt.inputs.items()}

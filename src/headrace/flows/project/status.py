@@ -76,7 +76,8 @@ class Status(Struct, frozen=True):
         releases: the releases in force, by model.
         canaries: model → its canary with what will be done with it, or why that is unknown.
         deployed: the MLflow models that are deployed, by name.
-        moved_aliases: aliases that were moved by hand. Traffic follows the release, not the alias.
+        moved_aliases: aliases that do not name the released version: they were moved by hand, or a release was
+            interrupted. Traffic follows the release, not the alias.
         failed_releases: model → the release that the running endpoint could not activate; the previous one
             answers.
         endpoint_error: why the endpoint of the running `up` does not answer, or None.

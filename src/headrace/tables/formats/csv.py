@@ -26,7 +26,7 @@ __all__ = ["scan_csv_files"]
 _logger = logging.getLogger(__name__)
 
 
-def scan_csv_files(source: Source, paths: Sequence[Path]) -> list[pl.LazyFrame]:
+def scan_csv_files(source: Source, paths: Mapping[Path, str]) -> list[pl.LazyFrame]:
     """See port.Scan. The types are the declared ones, else those that all cells of all files are written as."""
     files = [
         check_csv(path, source.encoding, source.delimiter)._replace(
@@ -42,7 +42,9 @@ def scan_csv_files(source: Source, paths: Sequence[Path]) -> list[pl.LazyFrame]:
             check_types(file, {n: t for n, t in source.schema.items() if n in file.columns})
             undeclared = [name for name in file.columns if name not in source.schema]
             detected = detect_kinds(file, undeclared)
-            _report_odd_cells(file, [name for name, of_file in detected.items() if not of_file])
+            _report_odd_cells(
+                file, paths[file.path], [name for name, of_file in detected.items() if not of_file]
+            )
         for name, of_file in detected.items():
             kinds[name][file.path] = of_file
     types = {name: source.schema.get(name) or _common_type(name, kinds[name]) for name in columns}
@@ -71,11 +73,11 @@ def _common_type(column: str, kinds: Mapping[Path, Kinds]) -> pl.DataType:
     return common
 
 
-def _report_odd_cells(file: CsvFile, columns: Sequence[str]) -> None:
+def _report_odd_cells(file: CsvFile, file_name: str, columns: Sequence[str]) -> None:
     """Warns of a cell that makes a whole column text."""
     for name, (row, text, dtype) in find_odd_cells(file, columns).items():
         _logger.warning(
             "%s, row %s: column %r is text because of %r here; most of its cells are %s. Declare which is"
             " meant: source(..., schema=...) or source(..., null_values=[...])",
-            file.path, f"{row:,}", name, text, dtype,
+            file_name, f"{row:,}", name, text, dtype,
         )  # fmt: skip

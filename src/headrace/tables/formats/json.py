@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
 
@@ -41,7 +41,7 @@ _WORDS: dict[JsonKind, str] = {
 }
 
 
-def scan_json_files(source: Source, paths: Sequence[Path]) -> list[pl.LazyFrame]:
+def scan_json_files(source: Source, paths: Mapping[Path, str]) -> list[pl.LazyFrame]:
     """See port.Scan. The types are the declared ones, else those of the values in all files."""
     files = [check_json(path, source.encoding, source.null_values) for path in paths]
     columns = list(dict.fromkeys(name for file in files for name in file.columns))

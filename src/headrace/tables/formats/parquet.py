@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import polars as pl
@@ -13,7 +13,7 @@ from headrace.tables.formats.port import check_declared, conflict, name_file_in_
 __all__ = ["scan_parquet_files"]
 
 
-def scan_parquet_files(source: Source, paths: Sequence[Path]) -> list[pl.LazyFrame]:
+def scan_parquet_files(source: Source, paths: Mapping[Path, str]) -> list[pl.LazyFrame]:
     """See port.Scan. The types are the declared ones, else the widest of the files' own."""
     schemas: dict[Path, pl.Schema] = {}
     for path in paths:

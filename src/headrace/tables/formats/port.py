@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,8 +15,9 @@ from headrace.kernel.errors import ProjectError
 
 __all__ = ["Scan", "check_declared", "conflict", "name_file_in_errors"]
 
-Scan = Callable[[Source, Sequence[Path]], list[pl.LazyFrame]]
-"""The rows of each file, with the same columns of the same types. The files are checked when it is called.
+Scan = Callable[[Source, Mapping[Path, str]], list[pl.LazyFrame]]
+"""The rows of each file, with the same columns of the same types. Gets the files, and for each its name in
+messages. The files are checked when it is called.
 
 Raises ProjectError if a file is broken, a value is not of its declared type, a declared column is in no file,
 or a column has types in two files that do not go together. The error names the files, and the row if there is

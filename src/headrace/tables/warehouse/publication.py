@@ -16,11 +16,12 @@ import psycopg
 from psycopg import sql
 
 from headrace.declare.publish import Publication
-from headrace.kernel.addresses import is_postgres_address
+from headrace.kernel.addresses import check_postgres_password, is_postgres_address
 from headrace.kernel.digest import digest_value
 from headrace.kernel.errors import ProjectError, Refused, Unavailable
 from headrace.kernel.faults import reach
 from headrace.kernel.run import Dataset, run
+from headrace.kernel.secrets import clean_text
 from headrace.lake import Lake
 from headrace.tables.warehouse.dimensions import DimensionTable, dimension_rows
 from headrace.tables.warehouse.facts import FactTable
@@ -99,6 +100,7 @@ def _transaction(url: str, where: str) -> Iterator[psycopg.Cursor]:
     if not is_postgres_address(url):
         scheme = url.partition(":")[0]
         raise ProjectError(f"a star schema is published to PostgreSQL, not to {scheme}", where=where)
+    check_postgres_password(url, "databases")
     try:
         options: dict[str, Any] = {
             "connect_timeout": 10,
@@ -115,12 +117,13 @@ def _transaction(url: str, where: str) -> Iterator[psycopg.Cursor]:
             connection.rollback()
     except (psycopg.OperationalError, psycopg.InterfaceError) as error:
         raise Unavailable(
-            f"PostgreSQL went away or cannot do it now: {str(error).splitlines()[0]}",
+            clean_text(f"PostgreSQL went away or cannot do it now: {str(error).splitlines()[0]}"),
             where=where,
             remedy="Its readers see the last publication. headrace build publishes again.",
         ) from error
     except psycopg.Error as error:
-        raise ProjectError(f"PostgreSQL refuses it: {' '.join(str(error).split())}", where=where) from error
+        message = clean_text(" ".join(str(error).split()))
+        raise ProjectError(f"PostgreSQL refuses it: {message}", where=where) from error
 
 
 def _read_state(cursor: psycopg.Cursor, schema: str) -> tuple[str, dict[str, int]] | None:
