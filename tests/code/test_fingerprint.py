@@ -416,3 +416,33 @@ def test_closure_values_are_the_same_in_every_process(tmp_path: Path) -> None:
         for seed in ("1", "2", "3")
     }
     assert len(digests) == 1
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "is_changed"),
+    [
+        ("rows.head(3)", "rows.head(4)", True),
+        ("LIMIT = 1", "LIMIT = 2", True),
+        ("return value", "return value + 1", True),
+        ("rows.tail(1)", "rows.tail(2)", False),
+        ("# none", "# a comment", False),
+        ('name="a"', 'name="b"', False),
+    ],
+)
+def test_a_lambda_counts_by_its_own_code(tmp_path: Path, old: str, new: str, is_changed: bool) -> None:
+    text = """
+LIMIT = 1
+def cut(value):
+    return value
+first = dict(
+    name="a",  # none
+    rows=lambda rows: (rows.head(3), cut(LIMIT)),
+)
+second = lambda rows: rows.tail(1)
+"""
+    (tmp_path / "lambdas.py").write_text(text)
+    module, index = load(tmp_path, "lambdas")
+    before = fingerprint({"rows": module.first["rows"]}, index)
+    (tmp_path / "lambdas.py").write_text(text.replace(old, new))
+    module, index = load(tmp_path, "lambdas")
+    assert (fingerprint({"rows": module.first["rows"]}, index) != before) is is_changed

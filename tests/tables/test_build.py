@@ -33,6 +33,16 @@ def count_rows(lake: Lake, name: str) -> int:
     return lake.table(name).scan().collect().height
 
 
+def test_whole_numbers_of_128_bits_are_refused_with_their_column(project: Project, lake: Lake) -> None:
+    wide = pl.col("user").cast(pl.Int128)
+    for columns in ({"user": wide}, {"user": pl.concat_list(wide)}):
+        object.__setattr__(
+            project.table("people"), "function", lambda rows, columns=columns: rows.select(**columns)
+        )
+        with pytest.raises(ProjectError, match=r"cannot be stored in a table: user is (List\()?Int128"):
+            build(project, lake, "people")
+
+
 class TestIncremental:
     def test_the_first_build_makes_everything_and_the_second_nothing(
         self, project: Project, lake: Lake, arrive: Arrive

@@ -349,12 +349,29 @@ class TestRange:
         assert rest.partitions == ["2024-03-30", "2024-04-02", "2024-04-03", "2024-04-04"]
         assert rest.because[0] == "a build of a range left out 4 days, 2024-03-30 to 2024-04-04"
         assert build_table(project, lake, clean, code="1").skipped
-        # Also days that are up to date are made again, by the present code.
+        # Also days that are up to date are made again.
+        built = build_table(project, lake, clean, code="1", only=only)
+        assert (built.partitions, built.rows) == (["2024-03-31", "2024-04-01"], 6)
+
+    def test_of_new_code_is_refused_if_days_of_the_old_code_would_stay(
+        self, project: Project, lake: Lake, arrive: Arrive
+    ) -> None:
+        arrive(*((at(24 * n), n) for n in range(3)), arrived=at(999))
+        clean = project.table("clean")
+        object.__setattr__(clean, "schema", None)
+        build_table(project, lake, clean, code="1")
         object.__setattr__(clean, "function", lambda clicks: clicks.with_columns(price=pl.lit(0.5)))
-        built = build_table(project, lake, clean, code="2", only=only)
-        assert sorted(lake.table("clean").scan().collect()["price"].to_list()) == [0.5, 0.5, 1.0, 4.0, 5.0, 6.0]
-        build_table(project, lake, clean, code="2")
-        assert lake.table("clean").scan().collect()["price"].to_list() == [0.5] * 6
+        with pytest.raises(CallError, match="code of table clean changed, and 2024-03-30 made by the old code"):
+            build_table(project, lake, clean, code="2", only=BuildRange(date(2024, 3, 31), date(2024, 4, 9)))
+        assert sorted(lake.table("clean").scan().collect()["price"]) == [1.0, 2.0, 3.0]
+        arrive((at(24 * 9), 9), arrived=at(999))
+        # Of all days that the table has, it leaves only those that were never made.
+        built = build_table(
+            project, lake, clean, code="2", only=BuildRange(date(2024, 3, 30), date(2024, 4, 2))
+        )
+        assert (built.partitions, built.rows) == (["2024-03-30", "2024-03-31", "2024-04-01"], 3)
+        assert build_table(project, lake, clean, code="2").partitions == ["2024-04-08"]
+        assert list(lake.table("clean").scan().collect()["price"]) == [0.5] * 4
 
     def test_without_days_is_refused(self, project: Project, lake: Lake, arrive: Arrive) -> None:
         names = declare_all(project)

@@ -119,7 +119,11 @@ def _describe(value: Any, index: CodeIndex, *, is_top: bool = False, path: tuple
 def _pieces_of(definition: Any, index: CodeIndex) -> dict[str, str] | str:
     """The pieces of a function or class of the project; the dotted name of any other."""
     module, name = definition.__module__, definition.__qualname__.split(".")[0]
-    return index.pieces(module, name) if index.has(module) else f"{module}.{definition.__qualname__}"
+    if not index.has(module):
+        return f"{module}.{definition.__qualname__}"
+    if name == "<lambda>":
+        return index.lambda_pieces(module, definition.__code__.co_firstlineno)
+    return index.pieces(module, name)
 
 
 def _closure_values(function: Any) -> dict[str, Any]:

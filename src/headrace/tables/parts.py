@@ -70,14 +70,14 @@ def compute_parts(
         if partitioning is not None:
             check_partition_column(table, partitioning, rows)
             refuse_lost_rows(table, partitioning, plan, rows)
-        yield ComputedPart([], _arrow(audit(table, rows)), failed)
+        yield ComputedPart([], _to_arrow(table, audit(table, rows)), failed)
         return
     for group in _groups(plan, partitioning, without):
         calls = None
         if table.rowwise:
             calls = RowwiseCalls(table, reads[0], _rows_read(plan, partitioning, group), options)
         rows = make_partitions(table, partitioning, plan, frames, options, group, calls)
-        yield ComputedPart(group, _arrow(audit(table, rows)), [] if calls is None else calls.failed)
+        yield ComputedPart(group, _to_arrow(table, audit(table, rows)), [] if calls is None else calls.failed)
 
 
 def _compute_whole(
@@ -151,5 +151,18 @@ def _rows_read(plan: RebuildPlan, partitioning: Partitioning, group: Sequence[in
     return sum(rows for number, rows in plan.rows.items() if first <= number <= last)
 
 
-def _arrow(rows: pl.DataFrame) -> pa.Table:
-    return rows.to_arrow(compat_level=pl.CompatLevel.oldest())
+def _to_arrow(table: Table, rows: pl.DataFrame) -> pa.Table:
+    """The rows as Arrow.
+
+    Raises:
+        ProjectError: a column has a type that Arrow lacks.
+    """
+    try:
+        return rows.to_arrow(compat_level=pl.CompatLevel.oldest())
+    except pa.ArrowInvalid as error:
+        wide = [f"{name} is {dtype}" for name, dtype in rows.schema.items() if "Int128" in str(dtype)]
+        raise ProjectError(
+            f"its rows cannot be stored in a table: {', '.join(wide) or error}",
+            where=f"table {table.name} ({table.place})",
+            remedy="Cast whole numbers of 128 bits to Int64, pl.Decimal or String in the function.",
+        ) from error

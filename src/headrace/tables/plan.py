@@ -137,7 +137,7 @@ def plan_rebuild(
         else:
             plan = msgspec.structs.replace(plan, because=because)
     if only is not None and not only.is_whole:
-        return _restrict_plan(table, partitioning, plan, current, only)
+        return _restrict_plan(table, partitioning, plan, current, only, code)
     return plan
 
 
@@ -170,12 +170,18 @@ def _restricted_inputs(
 
 
 def _restrict_plan(
-    table: Table, partitioning: Partitioning, plan: RebuildPlan, current: LakeTable | None, only: BuildRange
+    table: Table,
+    partitioning: Partitioning,
+    plan: RebuildPlan,
+    current: LakeTable | None,
+    only: BuildRange,
+    code: str,
 ) -> RebuildPlan:
     """The plan of a build of a range: it makes the range, and leaves what else is stale for a later build.
 
     Raises:
-        CallError: the table has no days, the range has no partition, or the table's partitions have changed.
+        CallError: the table has no days, the range has no partition, the table's partitions have changed, or
+            its code has changed and partitions of the old code would stay beside those of the new one.
     """
     assert only.first is not None, "the caller has checked the range"
     assert only.last is not None, "the caller has checked the range"
@@ -201,6 +207,15 @@ def _restrict_plan(
             f"table {table.name} has no {grain}s from {only.first} to {only.last}",
             where=str(table.place),
             remedy=f"It has {spell_partitions(partitioning, known)}." if known else "Its inputs have no rows.",
+        )
+    left = stored - chosen
+    if left and plan.expect[CODE] != code:
+        raise CallError(
+            f"the code of table {table.name} changed, and {spell_partitions(partitioning, left)} made by the"
+            " old code would stay beside the range",
+            where=str(table.place),
+            remedy=f"Build all of it: headrace build {table.name}. headrace try {table.name} runs a partition"
+            " by the new code, without publishing.",
         )
     stale = known if plan.whole else set(plan.partitions or ())
     because = [*plan.because, f"{spell_partitions(partitioning, chosen)} was asked for"]

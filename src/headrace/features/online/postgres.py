@@ -31,6 +31,7 @@ from headrace.features.online.database import (
 )
 from headrace.features.online.keys import KeySchema, PackedKey
 from headrace.features.plan import StoredView
+from headrace.kernel.addresses import check_postgres_address
 from headrace.kernel.position import Position, decode_position, encode_position
 from headrace.kernel.postgres import PostgresConnection, PostgresPool, create_schema, schema_of
 from headrace.kernel.time import now_micros
@@ -38,7 +39,7 @@ from headrace.kernel.time import now_micros
 if TYPE_CHECKING:
     from headrace.features.online.entity_store import EntityStore
 
-__all__ = ["PostgresDatabase", "open_postgres"]
+__all__ = ["PostgresDatabase", "open_database", "open_postgres"]
 
 _READ = 2.0  # seconds that a lookup waits for the server
 _CHUNK = 1 << 20  # bytes of states that are sent at once
@@ -66,6 +67,16 @@ def open_postgres(url: str, project: str, *, clock: Callable[[], int] = now_micr
     from headrace.features.online.entity_store import EntityStore  # it loads the engines
 
     return EntityStore(PostgresDatabase(url, project), clock=clock)
+
+
+def open_database(url: str, project: str) -> PostgresDatabase:
+    """Opens the database of the online store at `postgresql://...`. It connects at the first use.
+
+    Raises:
+        ProjectError: the address has a password in it, or is not valid.
+    """
+    check_postgres_address(url, "online")
+    return PostgresDatabase(url, project)
 
 
 class PostgresDatabase:

@@ -35,6 +35,7 @@ from headrace.features.online.database import (
 )
 from headrace.features.online.keys import KeySchema, PackedKey
 from headrace.features.plan import StoredView
+from headrace.kernel.addresses import check_redis_address
 from headrace.kernel.errors import Conflict, Unavailable
 from headrace.kernel.position import Position, decode_position, encode_position
 from headrace.kernel.redis import Command, RedisConnection, RedisPool, error_of
@@ -43,7 +44,7 @@ from headrace.kernel.time import now_micros
 if TYPE_CHECKING:
     from headrace.features.online.entity_store import EntityStore
 
-__all__ = ["RedisDatabase", "open_redis"]
+__all__ = ["RedisDatabase", "open_database", "open_redis"]
 
 _READ, _WRITE = 2.0, 30.0  # seconds that a lookup and a write wait for a reply
 _LOCKED = 30_000  # milliseconds for which a lock is held without a sign of its holder
@@ -109,6 +110,16 @@ def open_redis(url: str, project: str, *, clock: Callable[[], int] = now_micros)
     from headrace.features.online.entity_store import EntityStore  # it loads the engines
 
     return EntityStore(RedisDatabase(url, project), clock=clock)
+
+
+def open_database(url: str, project: str) -> RedisDatabase:
+    """Opens the database of the online store at `redis://...`. It connects at the first use.
+
+    Raises:
+        ProjectError: the address has a password in it, or is not valid.
+    """
+    check_redis_address(url, "online")
+    return RedisDatabase(url, project)
 
 
 class _Transaction:

@@ -27,6 +27,7 @@ from headrace.features.online.database import (
 )
 from headrace.features.online.keys import KeySchema, PackedKey
 from headrace.features.plan import StoredView
+from headrace.kernel.addresses import path_of
 from headrace.kernel.errors import Unavailable
 from headrace.kernel.position import Position, decode_position, encode_position
 from headrace.kernel.private import make_private
@@ -36,7 +37,7 @@ from headrace.kernel.time import now_micros
 if TYPE_CHECKING:
     from headrace.features.online.entity_store import EntityStore
 
-__all__ = ["SqliteDatabase", "open_sqlite"]
+__all__ = ["SqliteDatabase", "open_database", "open_sqlite"]
 
 _CHUNK = 500  # keys in one statement
 _WAIT = 60.0  # seconds to wait for another writer's transaction
@@ -68,6 +69,11 @@ def open_sqlite(path: str | Path, *, clock: Callable[[], int] = now_micros) -> E
     from headrace.features.online.entity_store import EntityStore  # it loads the engines
 
     return EntityStore(SqliteDatabase(path), clock=clock)
+
+
+def open_database(url: str, project: str) -> SqliteDatabase:  # noqa: ARG001  the file is the project's
+    """Opens the database of the online store at `sqlite:///path`. Raises Unavailable as SqliteDatabase."""
+    return SqliteDatabase(path_of(url))
 
 
 class SqliteDatabase:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
@@ -10,15 +11,8 @@ from msgspec import Struct
 
 from headrace.config.settings import Settings
 from headrace.features.plan import AsOfView, FeaturePlan, StoredView, WindowedView
-from headrace.kernel.addresses import (
-    check_postgres_address,
-    check_redis_address,
-    is_postgres_address,
-    is_redis_address,
-    path_of,
-)
 from headrace.kernel.errors import ProjectError, Unavailable
-from headrace.kernel.extras import require
+from headrace.kernel.extras import EXTRAS, describe_missing
 from headrace.kernel.position import LogPosition, Position, SnapshotPosition
 from headrace.kernel.secrets import clean_text
 
@@ -37,6 +31,17 @@ __all__ = [
     "filled_views",
     "open",
 ]
+
+
+_DATABASES = {
+    "sqlite": "sqlite",
+    "postgresql": "postgres",
+    "postgres": "postgres",
+    "redis": "redis",
+    "rediss": "redis",
+    "unix": "redis",
+}
+"""Scheme of an address → the module of this package whose `open_database` opens the store."""
 
 
 class StreamPosition(Struct, frozen=True, tag_field="kind", tag="stream"):
@@ -222,25 +227,18 @@ def filled_views(settings: Settings) -> list[str]:
 
 def _open_database(settings: Settings) -> StateDatabase:
     url = settings.online.url
-    if url.startswith("sqlite://"):
-        from headrace.features.online.sqlite import SqliteDatabase
-
-        return SqliteDatabase(path_of(url))
-    if is_postgres_address(url):
-        check_postgres_address(url, "online")
-        require("psycopg", "an online store in PostgreSQL", where=url)
-        from headrace.features.online.postgres import PostgresDatabase
-
-        return PostgresDatabase(url, settings.project)
-    if is_redis_address(url):
-        check_redis_address(url, "online")
-        require("redis", "an online store on Redis", where=url)
-        from headrace.features.online.redis import RedisDatabase
-
-        return RedisDatabase(url, settings.project)
-    raise ProjectError(
-        f"{clean_text(url)!r} is not the address of an online store",
-        where="setting online",
-        remedy="Use sqlite, sqlite:///absolute/path/of/a/file.db, postgresql://host:port/database or"
-        " redis://host:port/0.",
-    )
+    scheme = url.partition("://")[0]
+    if scheme not in _DATABASES:
+        raise ProjectError(
+            f"{clean_text(url)!r} is not the address of an online store",
+            where="setting online",
+            remedy=f"Use sqlite, or an address whose scheme is one of: {', '.join(_DATABASES)}.",
+        )
+    try:
+        module = importlib.import_module(f"headrace.features.online.{_DATABASES[scheme]}")
+    except ModuleNotFoundError as error:
+        if error.name not in EXTRAS:
+            raise
+        raise describe_missing(error.name, f"an online store at {scheme}://") from error
+    database: StateDatabase = module.open_database(url, settings.project)
+    return database
