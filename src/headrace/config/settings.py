@@ -30,6 +30,7 @@ from headrace.config.log import LogSettings
 from headrace.config.online import OnlineSettings
 from headrace.config.registry import RegistrySettings
 from headrace.config.serving import ServingSettings
+from headrace.config.tracing import TracingSettings
 from headrace.kernel.addresses import find_passwords
 from headrace.kernel.errors import ProjectError
 from headrace.kernel.files import write_file
@@ -73,6 +74,7 @@ class Settings(Struct, frozen=True):
     http: HttpSettings
     formats: FormatSettings
     databases: DatabaseSettings
+    tracing: TracingSettings
 
     def place(self, *parts: str) -> Path:
         """A path in the state folder."""
@@ -119,6 +121,7 @@ _PARTS: dict[str, type[Struct]] = {
     "http": HttpSettings,
     "formats": FormatSettings,
     "databases": DatabaseSettings,
+    "tracing": TracingSettings,
 }
 _TYPES: dict[str, Any] = {
     field.encode_name: field.type
