@@ -8,7 +8,6 @@ it is now, so a reader that was edited together with the table is none.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field
 
 import polars as pl
 
@@ -26,7 +25,6 @@ from headrace.tables.read import input_name, read_input
 __all__ = ["check_lost_columns"]
 
 
-@dataclass
 class _Columns:
     """What becomes of the columns of the project's tables.
 
@@ -36,9 +34,10 @@ class _Columns:
         readers: (table, column that it loses) → what reads it.
     """
 
-    after: dict[str, pl.Schema] = field(default_factory=dict)
-    lost: dict[str, pl.Schema] = field(default_factory=dict)
-    readers: dict[tuple[str, str], list[str]] = field(default_factory=dict)
+    def __init__(self) -> None:
+        self.after: dict[str, pl.Schema] = {}
+        self.lost: dict[str, pl.Schema] = {}
+        self.readers: dict[tuple[str, str], list[str]] = {}
 
     def add_reader(self, table: str, columns: Iterable[str], reader: str) -> None:
         """Adds a reader of columns, if the table loses them."""
