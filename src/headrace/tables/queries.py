@@ -25,7 +25,7 @@ from headrace.kernel.run import Dataset, run
 from headrace.lake import Lake, LakeTable, Snapshot
 from headrace.lake.schema import stored_schema
 from headrace.projects.project import Project
-from headrace.tables.audit import audit
+from headrace.tables.audits.rows import audit
 from headrace.tables.csv_types import as_type
 from headrace.tables.databases import Database, open_database
 

@@ -242,7 +242,7 @@ def _write_rows(
     find_task(model, labelled[model.target], _place(project, model.labels))
     joined, failed = _join_features(labelled, plan, read_table)
     rows = joined.to_arrow()
-    table: LakeTable = lake.ensure(f"training_{model.name}", rows.schema)
+    table: LakeTable = lake.ensure(f"training_{model.name}", rows.schema, exact=True)
     facts = {
         f"{INPUT}{name}": encode_position(SnapshotPosition(name, snapshot)) for name, snapshot in inputs.items()
     }
