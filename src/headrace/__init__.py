@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from headrace.api import project
     from headrace.declare.alerts import Alerts
+    from headrace.declare.audits import fresh_within, references, rows_like_before, satisfies
     from headrace.declare.baselines import SeasonalNaive
     from headrace.declare.changes import changes, current
     from headrace.declare.event import event
@@ -71,6 +72,7 @@ _HOMES = {
     "day": "headrace.declare.partitioning",
     "event": "headrace.declare.event",
     "find_interpreter": "headrace.serving.mlflow_models.interpreters",
+    "fresh_within": "headrace.declare.audits",
     "hour": "headrace.declare.partitioning",
     "integers": "headrace.declare.search",
     "loguniform": "headrace.declare.search",
@@ -82,6 +84,9 @@ _HOMES = {
     "Fact": "headrace.declare.publish",
     "publish": "headrace.declare.publish",
     "query": "headrace.declare.query",
+    "references": "headrace.declare.audits",
+    "rows_like_before": "headrace.declare.audits",
+    "satisfies": "headrace.declare.audits",
     "source": "headrace.declare.source",
     "table": "headrace.declare.table",
     "uniform": "headrace.declare.search",
@@ -123,6 +128,7 @@ __all__ = [
     "day",
     "event",
     "find_interpreter",
+    "fresh_within",
     "hour",
     "integers",
     "loguniform",
@@ -132,6 +138,9 @@ __all__ = [
     "project",
     "publish",
     "query",
+    "references",
+    "rows_like_before",
+    "satisfies",
     "source",
     "table",
     "uniform",

@@ -119,6 +119,20 @@ class OpenProject:
         with Workspace(self.settings) as workspace:
             return read_source(workspace, name, revision)
 
+    def failing_rows(self, name: str) -> Rows:
+        """The rows of a table that failed the last audit: its columns, and `_rule`, `_severity`, `_partition`
+        and `_audited_at`. At most 100 rows of a rule are kept; none, if the last audit passed.
+
+        Raises:
+            CallError: no row of the table has ever failed.
+        """
+        from headrace import lake
+        from headrace.tables.audits.report import failing_table
+
+        if not lake.open(self.settings).table_exists(failing_table(name)):
+            raise CallError(f"no row of table {name!r} has failed an audit")
+        return Rows(self.settings, failing_table(name), None)
+
     def tag_table(self, name: str, tag: str, *, at: int | str | datetime | None = None) -> Rows:
         """headrace tag-table: names a snapshot (as for `table`), so that it does not expire.
 

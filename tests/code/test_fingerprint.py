@@ -393,6 +393,7 @@ def test_closure_values_of_a_function_count(tmp_path: Path, name: str, value: st
     assert fingerprint(make(), index) == before
     changed = eval(value, vars(module))
     assert fingerprint(make(**{name: changed}), index) != before
+    assert values_digest(make(**{name: changed}), index) != values_digest(make(), index)
     assert values_digest(module.plain, index) is None
 
 

@@ -80,7 +80,7 @@ def quick_switches():
     sys.setswitchinterval(interval)
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_a_lookup_equals_the_offline_kernel_at_the_same_time_and_position(kind, tmp_path_factory, data):
     clock = Clock()

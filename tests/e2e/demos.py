@@ -12,7 +12,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-__all__ = ["EXAMPLES", "HEADRACE", "DemoRun", "check_readme", "processes_of", "run_demo"]
+__all__ = [
+    "EXAMPLES",
+    "HEADRACE",
+    "DemoRun",
+    "call_dvc",
+    "check_readme",
+    "plots_of",
+    "processes_of",
+    "run_demo",
+]
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 HEADRACE = Path(sys.executable).with_name("headrace")
@@ -54,6 +63,22 @@ def processes_of(folder: Path) -> Iterator[str]:
             continue
         if str(folder) in command or working_folder.is_relative_to(folder):
             yield command
+
+
+def call_dvc(folder: Path, *arguments: str) -> Any:
+    """What a command of DVC answers as JSON."""
+    command = [HEADRACE.with_name("dvc"), *arguments, "--json"]
+    return json.loads(subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stdout)
+
+
+def plots_of(folder: Path) -> dict[str, tuple[str, str, list[tuple[float, float]]]]:
+    """The plots that `dvc plots show` draws: file → the titles of the axes across and up, and the points."""
+    plots = {}
+    for name, (plot,) in call_dvc(folder, "plots", "show")["data"].items():
+        x, y = (plot["content"]["encoding"][axis] for axis in "xy")
+        points = [(float(p[x["field"]]), float(p[y["field"]])) for p in plot["content"]["data"]["values"]]
+        plots[name] = (x["title"], y["title"], points)
+    return plots
 
 
 def check_readme(run: DemoRun, readme: Path) -> int:

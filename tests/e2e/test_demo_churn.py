@@ -11,7 +11,17 @@ from pathlib import Path
 import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
-from tests.e2e.demos import EXAMPLES, HEADRACE, DemoRun, check_readme, processes_of, run_demo
+from sklearn.metrics import auc
+from tests.e2e.demos import (
+    EXAMPLES,
+    HEADRACE,
+    DemoRun,
+    call_dvc,
+    check_readme,
+    plots_of,
+    processes_of,
+    run_demo,
+)
 from tests.lineage.conformance import make_event_check
 
 import headrace
@@ -108,6 +118,25 @@ def test_lineage_conforms_and_nothing_is_open(demo: DemoRun) -> None:
         model = trained["facets"]["headrace_model"]
         assert model["metrics"].keys() > METRICS
         assert model["params"]["estimator"] == "LogisticRegression"
+
+
+def test_dvc_shows_the_metrics_and_plots_of_the_newest_version(demo: DemoRun) -> None:
+    test = headrace.project(demo.folder).training_report("churn", 3).test
+    shown = call_dvc(demo.folder, "metrics", "show")[""]["data"]["metrics/churn.json"]["data"]
+    assert shown.items() >= {**test.metrics, "test_rows": test.rows}.items()
+    plots = plots_of(demo.folder)
+    assert plots == {
+        "plots/churn/roc.csv": ("false positive rate", "true positive rate", test.curves.roc),
+        "plots/churn/precision.csv": ("recall", "precision", test.curves.pr),
+        "plots/churn/calibration.csv": (
+            "mean score",
+            "share that is 1",
+            [(tenth.mean_score, tenth.share) for tenth in test.calibration],
+        ),
+    }
+    area = auc(*zip(*plots["plots/churn/roc.csv"][2], strict=True))
+    assert area == pytest.approx(test.metrics["roc_auc"], abs=0.01)  # of 200 points; mirrored it would be 0.12
+    assert area > 0.8
 
 
 def test_readme_shows_what_is_printed(demo: DemoRun) -> None:

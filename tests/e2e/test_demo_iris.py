@@ -12,13 +12,21 @@ from collections.abc import Callable
 from pathlib import Path
 
 import mlflow
+import numpy as np
+import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
+from sklearn.calibration import CalibratedClassifierCV
 from sklearn.datasets import load_iris
-from sklearn.metrics import accuracy_score, f1_score
+from sklearn.metrics import accuracy_score, f1_score, log_loss
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.svm import SVC
 from tests.e2e.demos import EXAMPLES, HEADRACE, DemoRun, check_readme, processes_of, run_demo
 
 import headrace
+from headrace.declare.splits import Stratified
+from headrace.training.splits import divide
 
 README = EXAMPLES / "iris" / "README.md"
 BIN = HEADRACE.parent
@@ -60,6 +68,49 @@ def test_metrics_and_confusion_matrix_are_those_of_scikit_learn(demo: DemoRun) -
     metrics = json.loads((demo.folder / "metrics" / "species.json").read_text())
     assert metrics["accuracy"] == pytest.approx(accuracy_score(actual, predicted))
     assert metrics["macro_f1"] == pytest.approx(f1_score(actual, predicted, average="macro"))
+
+
+def test_metrics_and_served_probabilities_are_those_of_scikit_learn_on_the_same_rows(demo: DemoRun) -> None:
+    """The same estimator fitted on the same rows by scikit-learn alone. The model has no entities: each feature
+    comes from the request."""
+    project = headrace.project(demo.folder)
+    rows = project.training_set("species").to_polars()
+    measurements = ["sepal_length", "sepal_width", "petal_length", "petal_width"]
+    features = [name for name in rows.columns if name.startswith("shape__")]
+    rows = rows.select(*measurements, "event_timestamp", "species", *features)
+    ((train, _, test),) = divide(
+        rows, Stratified(validation=0.2, test=0.3, seed=7), "species", by_class=True
+    ).folds
+
+    def numbers(frame: pl.DataFrame) -> np.ndarray:
+        return frame.select(pl.col(features).cast(pl.Float32).cast(pl.Float64)).to_numpy()
+
+    report = project.training_report("species")
+    chosen = {name: report.parameters[f"estimator__{name}"] for name in ("C", "gamma")}
+    estimator = CalibratedClassifierCV(SVC(**chosen, random_state=0), ensemble=False)
+    alone = make_pipeline(StandardScaler(), estimator).fit(numbers(train), train["species"].to_numpy())
+    predicted, probabilities = alone.predict(numbers(test)), alone.predict_proba(numbers(test))
+    assert report.test.metrics == pytest.approx(
+        {
+            "accuracy": accuracy_score(test["species"], predicted),
+            "macro_f1": f1_score(test["species"], predicted, average="macro"),
+            "log_loss": log_loss(test["species"], probabilities),
+        },
+        abs=1e-6,
+    )
+    (served,) = project.table("headrace_predictions").to_polars().iter_rows(named=True)
+    flower = json.loads(served["request"])
+    areas = {
+        f"shape__{part}_area_cm": flower[f"{part}_length"] * flower[f"{part}_width"]
+        for part in ("sepal", "petal")
+    }
+    asked = pl.DataFrame({**{f"shape__{name}_cm": flower[name] for name in measurements}, **areas})
+    (expected,) = alone.predict_proba(numbers(asked))
+    assert json.loads(served["probabilities"]) == pytest.approx(
+        dict(zip(alone.classes_, expected, strict=True)), abs=1e-6
+    )
+    assert json.loads(served["value"]) == alone.classes_[expected.argmax()]
+    assert json.loads(served["entity"]) == {}
 
 
 def test_both_versions_of_the_data_are_the_published_and_the_corrected_flowers(demo: DemoRun) -> None:

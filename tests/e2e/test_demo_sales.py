@@ -8,7 +8,16 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from tests.e2e.demos import EXAMPLES, HEADRACE, DemoRun, check_readme, processes_of, run_demo
+from tests.e2e.demos import (
+    EXAMPLES,
+    HEADRACE,
+    DemoRun,
+    call_dvc,
+    check_readme,
+    plots_of,
+    processes_of,
+    run_demo,
+)
 from tests.examples.example import load_script
 
 import headrace
@@ -57,6 +66,19 @@ def test_each_training_row_has_the_lags_of_its_own_week(demo: DemoRun) -> None:
 def test_served_features_equal_those_of_training(demo: DemoRun) -> None:
     parity = [HEADRACE, "check", "parity", "--json", "--project", demo.folder]
     assert subprocess.run(parity, capture_output=True, text=True, check=False).returncode == 0
+
+
+def test_dvc_shows_the_metrics_and_plots(demo: DemoRun) -> None:
+    test = headrace.project(demo.folder).training_report("sales").test
+    shown = call_dvc(demo.folder, "metrics", "show")[""]["data"]["metrics/sales.json"]["data"]
+    assert shown.items() >= {**test.metrics, "test_rows": test.rows}.items()
+    across, up, points = plots_of(demo.folder)["plots/sales/quantiles.csv"]
+    assert (across, up) == ("target", "prediction")
+    assert points == test.quantiles
+    latest = pl.read_csv(demo.folder / "data" / "train.csv", try_parse_dates=True)
+    weeks = latest["Date"].unique().sort().tail(13)  # the last fold predicts them
+    sold = latest.filter(pl.col("Date").is_in(weeks.to_list()))["Weekly_Sales"]
+    assert (points[0][0], points[-1][0]) == (sold.min(), sold.max())
 
 
 def test_readme_shows_what_is_printed(demo: DemoRun) -> None:

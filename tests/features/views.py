@@ -34,9 +34,23 @@ FUNCTIONS = [
         "first",
         "last",
     )
-] + [AggregateFunction("first_n", 2), AggregateFunction("last_n", 3)]
+] + [
+    AggregateFunction("first_n", 2),
+    AggregateFunction("last_n", 3),
+    AggregateFunction("top_k", 2),
+    AggregateFunction("percentile", 50),
+    AggregateFunction("percentile", 95),
+    AggregateFunction("approx_count_distinct"),
+]
 _NUMBERS = ("int64", "float64", "bool")
-_ACCEPTED = {"count_if": ("bool",), "sum": _NUMBERS, "mean": _NUMBERS, "var": _NUMBERS, "std": _NUMBERS}
+_ACCEPTED = {
+    "count_if": ("bool",),
+    "sum": _NUMBERS,
+    "mean": _NUMBERS,
+    "var": _NUMBERS,
+    "std": _NUMBERS,
+    "percentile": _NUMBERS,
+}
 
 
 WINDOWS = (5 * MINUTE, HOUR, DAY, 15 * DAY, (HOUR, 5 * MINUTE), (7 * DAY, 3 * HOUR + 1), LIFETIME)
@@ -63,7 +77,7 @@ def view_of_all_functions(windows=WINDOWS, *, name="activity", keys=("user_id",)
                     continue
                 aggregations.append(
                     Aggregation(
-                        f"{function.name}_{column.name}_{_name_of(window, offset)}",
+                        f"{_label(function)}_{column.name}_{_name_of(window, offset)}",
                         column.name,
                         function,
                         window,
@@ -73,6 +87,10 @@ def view_of_all_functions(windows=WINDOWS, *, name="activity", keys=("user_id",)
                     )
                 )
     return WindowedView(name, tuple(keys), "clicks", "clicks", None, "time", COLUMNS, tuple(aggregations))
+
+
+def _label(function):
+    return f"percentile_{function.n}" if function.name == "percentile" else function.name
 
 
 def _name_of(window, offset):

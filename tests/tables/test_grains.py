@@ -468,7 +468,7 @@ class TestUniqueKeys:
         self, lake: Lake, project: Project, clean: Table, arrive: Arrive
     ) -> None:
         arrive((at(0), 1), (at(48), 1), (at(96), 2), arrived=at(99))  # the days are made apart
-        with pytest.raises(Refused, match=r"1 keys \(user\) are in several partitions") as refused:
+        with pytest.raises(Refused, match="unique user: 1 keys are in several partitions") as refused:
             build(project, lake, "clean")
         assert "{'user': 1}" in str(refused.value.what)
         assert lake.table("clean").current_snapshot() is None
@@ -520,6 +520,19 @@ def test_an_empty_input_makes_an_empty_table(project: Project, lake: Lake, click
     clicks.append(clicks.schema().empty_table(), facts={LATEST_ARRIVAL: "0"})
     assert [result.rows for result in build(project, lake, *names)] == [0] * len(names)
     assert all(result.skipped for result in build(project, lake, *names))
+
+
+def test_rows_made_of_empty_inputs_are_refused(project: Project, lake: Lake, clicks: LakeTable) -> None:
+    """No partition is made from them, so they would be lost."""
+    clicks.append(clicks.schema().empty_table())
+
+    def one_row(rows: pl.LazyFrame) -> pl.LazyFrame:
+        return pl.concat([rows.select("at", "user"), pl.LazyFrame({"at": [at(0)], "user": [1]})])
+
+    declare(project, "constant", one_row, "clean", partition_by=day("at"))
+    build(project, lake, "clean")
+    with pytest.raises(Refused, match=r"1 rows of its function .* would be lost"):
+        build(project, lake, "constant")
 
 
 def test_all_parts_are_made_if_too_many_rows_changed_to_compare_them(

@@ -6,7 +6,7 @@ import polars as pl
 import pytest
 
 from headrace.declare.model import Model
-from headrace.features.plan import FeaturePlan, FeatureRef, OnDemandInput, OnDemandView, PlanField
+from headrace.features.plan import AsOfView, FeaturePlan, FeatureRef, OnDemandInput, OnDemandView, PlanField
 from headrace.features.values.on_demand import OnDemandError
 from headrace.kernel.errors import CallError, Refused
 from headrace.kernel.run import RunEvent, record_with
@@ -71,6 +71,25 @@ def test_the_same_inputs_make_the_same_training_set(
     assert training_set.read(full_lake, then, plan, "bought").frame.equals(
         training_set.read(full_lake, first, plan, "bought").frame
     )
+
+
+def test_the_training_set_has_the_columns_and_types_of_its_own_plan(
+    project: Project, full_lake: Lake, model: Model, plan: FeaturePlan
+) -> None:
+    first = training_set.make(project, full_lake, model, plan)
+    before = training_set.read(full_lake, first, plan, "bought").frame
+    (facts,) = plan.views
+    assert isinstance(facts, AsOfView)
+    mood = PlanField("mood", "string")
+    facts = msgspec.structs.replace(facts, features=(mood,))
+    changed = msgspec.structs.replace(plan, views=(facts,), features=(FeatureRef("facts", "mood", "string"),))
+    texts = full_lake.table("facts").scan().with_columns(mood=pl.lit("calm")).collect().to_arrow()
+    full_lake.ensure("facts", texts.schema, exact=True).overwrite(texts)
+    second = training_set.make(project, full_lake, model, changed)
+    rows = full_lake.table(second.table).scan().collect()
+    assert "facts__kind" not in rows.columns
+    assert rows["facts__mood"].to_list() == ["calm"] * 2970
+    assert training_set.read(full_lake, first, plan, "bought").frame.equals(before)
 
 
 RATIO = OnDemandView(

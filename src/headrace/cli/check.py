@@ -1,4 +1,4 @@
-"""headrace check parity|skew|contracts"""
+"""headrace check parity|skew|contracts|tables"""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import msgspec
 from headrace.cli import show
 from headrace.cli.call import Call, command, group
 from headrace.flows.events.contracts import ContractCheck, check_contracts
+from headrace.flows.project.check_tables import TableCheck, check_tables
 from headrace.flows.trace.parity import parity as check_parity
 from headrace.flows.trace.skew import skew as check_skew
 
@@ -16,7 +17,7 @@ __all__ = ["check"]
 
 @group("check", example="headrace check parity")
 def check() -> None:
-    """Check that served features equal those of training, and that contracts still fit their tables."""
+    """Check features that are served, contracts, and the audits of tables."""
 
 
 @command("parity", example="headrace check parity purchase")
@@ -141,6 +142,42 @@ def _version(check: ContractCheck) -> str:
     return str(check.version) if same else f"{check.stored_version} → {check.version}"
 
 
+@command("tables", example="headrace check tables\nheadrace check tables clean_events --json")
+@click.argument("names", nargs=-1, metavar="[TABLE]...")
+@click.option("--rows", type=click.IntRange(0), default=3, show_default=True, help="How many failing rows.")
+def tables(call: Call, names: tuple[str, ...], rows: int) -> int:
+    """Show each table's audits, what came of them in the last build, and rows that failed.
+
+    How fresh a table is, is looked up now. Exits with 1 if an audit of severity "error" fails. All failing rows
+    that are kept are in the table headrace_failing_TABLE.
+    """
+    checks = check_tables(call.workspace(), names, shown=rows)
+    if call.json:
+        show.json([{**msgspec.to_builtins(check, enc_hook=str), "fails": check.fails} for check in checks])
+        return 1 if any(check.fails for check in checks) else 0
+    lines = [
+        (check.table, result.rule, result.severity, "passed" if result.passed else "FAILED", result.what)
+        for check in checks
+        for result in check.results
+    ]
+    show.table(None, ["table", "audit", "severity", "result", "found"], lines)
+    for check in checks:
+        _show_rows(check)
+    return 1 if any(check.fails for check in checks) else 0
+
+
+def _show_rows(check: TableCheck) -> None:
+    if check.at is None:
+        click.echo(f"{check.table}: not audited yet: headrace build {check.table}")
+        return
+    outcome = "readers see the rows of the build before" if check.state == "refused" else "published"
+    kept = f", {check.kept:,} failing rows are kept" if check.kept else ""
+    click.echo(f"{check.table}: audited {check.at:%F %T} UTC, {outcome}{kept}")
+    for row in check.examples:
+        click.echo(f"  {show.readable(str(row))}")
+
+
 check.add_command(parity)
+check.add_command(tables)
 check.add_command(skew)
 check.add_command(contracts)

@@ -71,7 +71,7 @@ class CodeIndex:
         """Whether a statement of the module makes this name, rather than an import."""
         return self.has(module) and name in self._module(module).bindings
 
-    def pieces(self, module: str, name: str) -> dict[str, str]:
+    def pieces(self, module: str, name: str, *, without: frozenset[str] = frozenset()) -> dict[str, str]:
         """`module.name` → digest, for the piece and every piece of the project that it reaches.
 
         A declaration (under a decorator of Headrace, or a source) that another declaration's decorator names is
@@ -80,11 +80,12 @@ class CodeIndex:
         Args:
             module: the module's name.
             name: a name at its top; "" for the whole module.
+            without: arguments of Headrace's decorators of the piece itself that are left out, such as `audits`.
 
         Raises:
             ProjectError: a file is not valid Python.
         """
-        return self._reach([_Ref(module, name)])
+        return self._reach([_Ref(module, name)], without)
 
     def lambda_pieces(self, module: str, line: int) -> dict[str, str]:
         """As `pieces`, of the lambdas at the top of the module that begin in a line of its file.
@@ -107,9 +108,10 @@ class CodeIndex:
             texts += [canonical_text(node), *outside]
         return {f"{module}.<lambda>": digest_value(texts), **self._reach(sorted(refs))}
 
-    def _reach(self, pending: list[_Ref]) -> dict[str, str]:
-        """The digests of these pieces, and of every piece that they reach."""
+    def _reach(self, pending: list[_Ref], without: frozenset[str] = frozenset()) -> dict[str, str]:
+        """The digests of these pieces, and of all that they reach. `without` (see `pieces`) is of the first."""
         digests: dict[str, str] = {}
+        first = pending[0] if without else None
         while pending:
             ref = pending.pop()
             key = f"{ref.module}.{ref.name}".rstrip(".")
@@ -118,8 +120,11 @@ class CodeIndex:
             digests[key] = ""
             texts: list[str] = []
             for statement in self._statements(ref):
-                texts.append(canonical_text(statement.node))
-                refs, outside = self._names_in(self._module(statement.module), statement.node)
+                source, node = self._module(statement.module), statement.node
+                if ref == first:
+                    node = _without_arguments(source, node, without)
+                texts.append(canonical_text(node))
+                refs, outside = self._names_in(source, node)
                 texts += outside
                 pending += sorted(refs)
             digests[key] = digest_value(texts)
@@ -212,7 +217,7 @@ class CodeIndex:
         decorators = [
             decorator
             for decorator in getattr(statement, "decorator_list", ())
-            if not self._is_declarer(module, decorator)
+            if not _is_declarer(module, decorator)
         ]
         # An object's decorator (`@registry.add("x")`) changes that object: it registers the function.
         targets = [chain_of(decorator_target(decorator)) for decorator in decorators]
@@ -276,7 +281,7 @@ class CodeIndex:
         refs: set[_Ref] = set()
         outside: list[str] = []
         local = {imported.local: imported.target for imported in module.imports_in(statement)}
-        for part, is_declarer in self._parts(module, statement):
+        for part, is_declarer in _parts(module, statement):
             for chain in sorted(set(chains_in(part, names_used_by(part) | set(local)))):
                 target = self._resolve(module, chain, local)
                 if isinstance(target, str):
@@ -285,28 +290,11 @@ class CodeIndex:
                     refs.add(target)
         return refs, outside
 
-    def _parts(self, module: SourceModule, statement: ast.AST) -> Iterator[tuple[ast.AST, bool]]:
-        """The statement's decorators, then the rest; each with whether it is a decorator of Headrace."""
-        if not isinstance(statement, (ast.FunctionDef, ast.ClassDef)):
-            yield statement, False
-            return
-        for decorator in statement.decorator_list:
-            yield decorator, self._is_declarer(module, decorator)
-        bare = ast.parse(ast.unparse(statement)).body[0]
-        assert isinstance(bare, (ast.FunctionDef, ast.ClassDef))
-        bare.decorator_list = []
-        yield bare, False
-
-    def _is_declarer(self, module: SourceModule, decorator: ast.expr) -> bool:
-        chain = chain_of(decorator_target(decorator))
-        target = module.imports.get(chain[0]) if chain else None
-        return target is not None and target.split(".")[0] == _DECLARERS
-
     def _is_declaration(self, ref: _Ref) -> bool:
         module = self._module(ref.module)
         for statement in module.bindings.get(ref.name, []):
             if isinstance(statement, (ast.FunctionDef, ast.ClassDef)):
-                if any(self._is_declarer(module, decorator) for decorator in statement.decorator_list):
+                if any(_is_declarer(module, decorator) for decorator in statement.decorator_list):
                     return True
             elif isinstance(statement, ast.Assign) and isinstance(statement.value, ast.Call):
                 chain = chain_of(statement.value.func)
@@ -350,6 +338,36 @@ class CodeIndex:
             target = self._resolve(self._module(name), tuple(parts[length:]), {})
             return target if target is not None else _Ref(name, parts[length])
         return ".".join(parts)
+
+
+def _without_arguments(module: SourceModule, statement: ast.stmt, keywords: frozenset[str]) -> ast.stmt:
+    """The statement without these arguments of its decorators that make declarations."""
+    if not isinstance(statement, (ast.FunctionDef, ast.ClassDef)):
+        return statement
+    bare = copy.deepcopy(statement)
+    for decorator in bare.decorator_list:
+        if isinstance(decorator, ast.Call) and _is_declarer(module, decorator):
+            decorator.keywords = [part for part in decorator.keywords if part.arg not in keywords]
+    return bare
+
+
+def _parts(module: SourceModule, statement: ast.AST) -> Iterator[tuple[ast.AST, bool]]:
+    """The statement's decorators, then the rest; each with whether it is a decorator of Headrace."""
+    if not isinstance(statement, (ast.FunctionDef, ast.ClassDef)):
+        yield statement, False
+        return
+    for decorator in statement.decorator_list:
+        yield decorator, _is_declarer(module, decorator)
+    bare = ast.parse(ast.unparse(statement)).body[0]
+    assert isinstance(bare, (ast.FunctionDef, ast.ClassDef))
+    bare.decorator_list = []
+    yield bare, False
+
+
+def _is_declarer(module: SourceModule, decorator: ast.expr) -> bool:
+    chain = chain_of(decorator_target(decorator))
+    target = module.imports.get(chain[0]) if chain else None
+    return target is not None and target.split(".")[0] == _DECLARERS
 
 
 class _KeywordRemover(ast.NodeTransformer):

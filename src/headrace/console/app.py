@@ -17,6 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from headrace.config.settings import Settings
 from headrace.console.filters import FILTERS
 from headrace.console.session import COOKIE, ConsoleGuard
+from headrace.flows.project.check_tables import check_table
 from headrace.flows.project.freshness import VerdictCounts, count_verdicts
 from headrace.flows.project.status import Status, status
 from headrace.flows.trace.lineage import lineage
@@ -133,10 +134,11 @@ class Console:
         return self._page("model.html", name=name, versions=versions)
 
     def lineage(self, request: Request) -> Response:
-        """What an endpoint, a version of a model or a table was made from."""
+        """What an endpoint, a version of a model or a table was made from; the audits of the table."""
         name = request.path_params["name"]
         with Workspace(self._settings) as workspace:
-            return self._page("lineage.html", name=name, origin=lineage(workspace, name))
+            check = check_table(workspace.lake, name)
+            return self._page("lineage.html", name=name, origin=lineage(workspace, name), check=check)
 
     def find_prediction(self, request: Request) -> Response:
         """Redirects the form to the prediction's page."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
+from headrace.declare.audits import Audit, FreshWithin
 from headrace.declare.convert import to_tuple
 from headrace.declare.event import Contract, contract_of
 from headrace.declare.partitioning import Partitioning
@@ -36,6 +37,7 @@ class Table:
         current: whether it holds the current rows of a database table (declare.changes.current). The build
             then makes it without its function.
         query: the query of a database that makes it instead of its function (declare.query).
+        audits: see `table`.
     """
 
     name: str
@@ -49,6 +51,7 @@ class Table:
     reads_files: tuple[str, ...] = ()
     env: tuple[str, ...] = ()
     query: Query | None = None
+    audits: tuple[Audit, ...] = ()
 
     def __call__(self, *frames: pl.LazyFrame, **options: Any) -> pl.LazyFrame:
         return self.function(*frames, **options)
@@ -57,6 +60,12 @@ class Table:
     def takes_now(self) -> bool:
         """Whether the function has a parameter `now`."""
         return "now" in inspect.signature(self.function).parameters
+
+    @property
+    def references(self) -> tuple[str, ...]:
+        """The names of the other tables that its audits read, each once."""
+        names = [audit.other_table for audit in self.audits if audit.other_table not in (None, self.name)]
+        return tuple(dict.fromkeys(name for name in names if name is not None))
 
 
 def table(
@@ -67,6 +76,7 @@ def table(
     schema: type[dy.Schema] | None = None,
     reads_files: str | Sequence[str] = (),
     env: str | Sequence[str] = (),
+    audits: Audit | Sequence[Audit] = (),
 ) -> Callable[[Callable[..., pl.LazyFrame]], Table]:
     """Declares that the decorated function makes the table of its name.
 
@@ -92,18 +102,15 @@ def table(
 
     Raises:
         ProjectError: an input or the partitioning is not valid, the function does not take one frame for each
-            input, a rowwise table reads several or a source, or a path in `reads_files` leaves the project.
+            input, a rowwise table reads several or a source, a path in `reads_files` leaves the project, or an
+            audit is not valid or names a column that the schema lacks.
     """
 
     def declare(function: Callable[..., pl.LazyFrame]) -> Table:
         place = Place.of(function)
         values = reads if isinstance(reads, (list, tuple)) else [reads]
         inputs = tuple(_check_input(value, place) for value in values)
-        frames = [name for name in inspect.signature(function).parameters if name != "now"]
-        if len(frames) != len(inputs):
-            raise ProjectError(
-                f"{function.__name__} takes {len(frames)} frames but reads {len(inputs)}", where=str(place)
-            )
+        _check_parameters(function, len(inputs), place)
         if rowwise and (len(inputs) != 1 or isinstance(inputs[0], Source)):
             raise ProjectError("a rowwise table reads one event or one table", where=str(place))
         return Table(
@@ -116,9 +123,18 @@ def table(
             schema=schema,
             reads_files=_check_files(to_tuple(reads_files), place),
             env=to_tuple(env),
+            audits=_check_audits(audits, partition_by, schema, place),
         )
 
     return declare
+
+
+def _check_parameters(function: Callable[..., Any], inputs: int, place: Place) -> None:
+    frames = [name for name in inspect.signature(function).parameters if name != "now"]
+    if len(frames) != inputs:
+        raise ProjectError(
+            f"{function.__name__} takes {len(frames)} frames but reads {inputs}", where=str(place)
+        )
 
 
 def _check_partitioning(value: Any, place: Place) -> Partitioning | None:
@@ -129,6 +145,39 @@ def _check_partitioning(value: Any, place: Place) -> Partitioning | None:
         where=str(place),
         remedy='Write hour("at"), day("at"), month("at") or by("user_id", parts=64).',
     )
+
+
+def _check_audits(
+    audits: Any, partition_by: Partitioning | None, schema: type[dy.Schema] | None, place: Place
+) -> tuple[Audit, ...]:
+    declared = tuple(audits) if isinstance(audits, (list, tuple)) else (audits,)
+    rules: set[str] = set()
+    for audit in declared:
+        if not isinstance(audit, Audit):
+            raise ProjectError(
+                f"audits={audit!r} is not an audit",
+                where=str(place),
+                remedy='Write references("user", users), fresh_within("2h"), rows_like_before(0.5) or'
+                " satisfies(Schema).",
+            )
+        if str(audit) in rules:
+            raise ProjectError(f"the audit {audit} is there twice", where=str(place))
+        rules.add(str(audit))
+        has_time = partition_by is not None and partition_by.is_time
+        if isinstance(audit, FreshWithin) and audit.column is None and not has_time:
+            raise ProjectError(
+                f"{audit} does not know the rows' time, because the table has no partitions of time",
+                where=str(place),
+                remedy=f'Name the column: fresh_within("{audit.text}", column="at").',
+            )
+        for column in audit.columns:
+            if schema is not None and column not in schema.column_names():
+                raise ProjectError(
+                    f"the audit {audit} names column {column!r}, which the schema {schema.__name__} lacks",
+                    where=str(place),
+                    remedy=f"Its columns are: {', '.join(schema.column_names())}.",
+                )
+    return declared
 
 
 def _check_files(paths: tuple[str, ...], place: Place) -> tuple[str, ...]:

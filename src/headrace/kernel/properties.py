@@ -8,6 +8,7 @@ from __future__ import annotations
 
 __all__ = [
     "ARRIVALS",
+    "AUDIT",
     "BUNDLE_DIGEST",
     "CHANGELOG",
     "CODE",
@@ -105,6 +106,10 @@ order (tables.twin)."""
 REVISION = "headrace.revision."
 """Prefix of a summary or tag: the git revision at which the source whose name follows was read, `v1@COMMIT`;
 several, if tables were made from several, are separated by commas. A table has those of its inputs too."""
+
+AUDIT = "headrace.audit"
+"""Property and summary: the results of the audit (JSON, tables.audits.report); of a table, that of its rows; of
+the table of its failing rows, that which they failed."""
 
 CHANGELOG = "headrace.changelog"
 """Property of a table of current rows: the part of the changelog that it holds (JSON, tables.current)."""

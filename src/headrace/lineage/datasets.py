@@ -23,7 +23,9 @@ _TYPES = {
     "topic": "TOPIC",
 }
 _MODEL = ("metrics", "params", "versions")  # facts that go into the model facet
-_PLACED = frozenset({"schema", "columns", "rows", "bytes", "version", *_MODEL})  # facts that have a facet
+_PLACED = frozenset(
+    {"schema", "columns", "rows", "bytes", "version", "assertions", *_MODEL}
+)  # facts that have a facet
 
 
 def openlineage_dataset(
@@ -45,8 +47,13 @@ def openlineage_dataset(
     }
     counts = {"rowCount": dataset.facts.get("rows"), "size": dataset.facts.get("bytes")}
     counts = {field: count for field, count in counts.items() if isinstance(count, int)}
-    if counts:
-        result[f"{side}Facets"] = {f"{side}Statistics": facet(f"{side}Statistics", **counts)}
+    side_facets = {f"{side}Statistics": facet(f"{side}Statistics", **counts)} if counts else {}
+    if side == "input" and isinstance(dataset.facts.get("assertions"), list):
+        side_facets["dataQualityAssertions"] = facet(
+            "dataQualityAssertions", assertions=dataset.facts["assertions"]
+        )
+    if side_facets:
+        result[f"{side}Facets"] = side_facets
     return result
 
 

@@ -16,6 +16,7 @@ SPEC = "https://openlineage.io/spec"
 _OWN_SCHEMA = "headrace://headrace/lineage/facets-1.json"
 _SCHEMAS = {
     "columnLineage": "1-2-0/ColumnLineageDatasetFacet",
+    "dataQualityAssertions": "1-1-0/DataQualityAssertionsDatasetFacet",
     "datasetType": "1-0-1/DatasetTypeDatasetFacet",
     "errorMessage": "1-0-1/ErrorMessageRunFacet",
     "inputStatistics": "1-0-0/InputStatisticsInputDatasetFacet",

@@ -171,14 +171,18 @@ def _in_order(tables: dict[str, Table]) -> dict[str, Table]:
             return
         if name in path:
             cycle = " → ".join([*path[path.index(name) :], name])
-            raise ProjectError(f"tables read each other in a cycle: {cycle}", where=str(tables[name].place))
-        for declared in tables[name].reads:
-            read = declared.name if isinstance(declared, Table) else declared
-            if not isinstance(read, str):
-                continue
+            raise ProjectError(
+                f"tables read or reference each other in a cycle: {cycle}", where=str(tables[name].place)
+            )
+        read_names = [
+            (declared.name if isinstance(declared, Table) else declared, "reads")
+            for declared in tables[name].reads
+            if isinstance(declared, (Table, str))
+        ]
+        for read, verb in [*read_names, *((other, "references") for other in tables[name].references)]:
             if read not in tables:
                 raise ProjectError(
-                    f"table {name!r} reads {read!r}, which does not exist",
+                    f"table {name!r} {verb} {read!r}, which does not exist",
                     where=str(tables[name].place),
                     remedy=f"The tables are: {', '.join(sorted(tables))}.",
                 )

@@ -10,11 +10,15 @@ import pyarrow as pa
 from headrace.declare.partitioning import name_partition
 from headrace.declare.table import Table
 from headrace.kernel.errors import ProjectError, Unavailable
+from headrace.kernel.faults import reach
 from headrace.kernel.position import SnapshotPosition
-from headrace.kernel.properties import FAILED_ROWS, ROWS_DIGEST
+from headrace.kernel.properties import AUDIT, FAILED_ROWS, ROWS_DIGEST
 from headrace.kernel.run import Dataset, run
 from headrace.lake import Lake, LakeTable, Snapshot
 from headrace.projects.project import Project
+from headrace.tables.audits.report import AuditReport
+from headrace.tables.audits.rows import RowsRefused
+from headrace.tables.audits.run import PublishedRows, TableAudit, read_references
 from headrace.tables.current import keep_current
 from headrace.tables.evolution import check_change
 from headrace.tables.failures import FailedRow, describe_failures, merge_failures
@@ -25,7 +29,6 @@ from headrace.tables.range import BuildRange
 from headrace.tables.read import TableInput
 from headrace.tables.staged import StagedParts
 from headrace.tables.twin import TwinSnapshot
-from headrace.tables.uniqueness import check_unique_keys
 
 __all__ = ["PartProgress", "TableBuild", "build_table"]
 
@@ -58,6 +61,7 @@ class TableBuild(msgspec.Struct, frozen=True):
         because: why the table was stale, a sentence for each reason.
         left_out: which rows of the input were left out because a rowwise function fails on them; None: no row.
         digest: the digest of its rows (tables.twin); None if it is not known.
+        warnings: what the audit found, and published.
     """
 
     name: str
@@ -69,6 +73,7 @@ class TableBuild(msgspec.Struct, frozen=True):
     because: list[str] = []
     left_out: str | None = None
     digest: str | None = None
+    warnings: list[str] = []
 
 
 def build_table(
@@ -77,49 +82,48 @@ def build_table(
     table: Table,
     *,
     code: str,
+    audits: str = "",
     at: Mapping[str, int] | None = None,
     only: BuildRange | None = None,
     twin: TwinSnapshot | None = None,
     progress: Callable[[PartProgress], None] = lambda _: None,
 ) -> TableBuild:
-    """Brings one table up to date: makes its stale partitions (or all of it), audits and publishes them.
-
-    The commit also records the inputs, so a build that is killed at any point leaves the old table or the new
+    """Brings one table up to date: makes its stale partitions (or all of it), audits and publishes them. The
+    commit also records the inputs, so a build that is killed at any point leaves the old table or the new
     one, and the next build can tell which. It makes the partitions that the killed one has not written.
 
     Args:
         project, lake: the project and the lake of the table.
         table: the declared table.
         code: the fingerprint of its code; if it has changed, the whole table is stale.
-        at: input table → the snapshot to read; the newest for tables that it does not name.
+        audits: the digest of its declared audits; if it has changed, all rows are audited again.
+        at: table that it or its audits read → the snapshot to read; the newest for tables that it lacks.
         only: what to make, stale or not; None: what is stale.
         twin: a snapshot that the lake must not have; its id is taken if all rows are made and are its rows.
         progress: called before the first partition is made, and after each group of partitions.
 
     Raises:
         CallError: a table that it reads does not exist, or the range to make has no partitions.
-        ProjectError: the function failed, or did not return a frame.
-        Refused: the audit refused the rows or their keys, or the files of a source changed so that the table
-            would lose a column or its type; the table is unchanged.
+        ProjectError: the function failed or returned no frame, or an audit does not fit the table.
+        Refused: the audit failed, or the files of a source changed so that the table would lose a column or its
+            type; the table is unchanged.
         Conflict: another build has committed to the table in the meantime.
         Unavailable: the catalog is locked or cannot be reached.
     """
     plan = plan_rebuild(project, lake, table, code=code, at=at, only=only)
     versions = {source.name: source.version for source in plan.inputs}
     datasets = [_dataset(project, source) for source in plan.inputs]
+    audit = TableAudit(lake, table, audits, read_references(lake, table, at), PublishedRows.of(lake, table))
     if not plan.stale:
-        return _keep_table(lake, plan, code, datasets)
+        return _keep_table(lake, plan, code, datasets, audit)
     with run(f"table {table.name}", inputs=datasets) as table_run:
         pin_inputs(lake, plan)
-        snapshot, schema, failed = _publish(project, lake, table, plan, code, twin, progress)
+        snapshot, schema, failed, report = _publish(project, audit, plan, code, twin, progress)
         unpin_older(lake, plan)
         names = None if plan.whole else _names(table, plan)
-        facts = {"rows": snapshot.rows, "schema": {column.name: str(column.type) for column in schema}}
-        table_run.add_output(Dataset("table", table.name, SnapshotPosition(table.name, snapshot.id), facts))
-        left_out = describe_failures(table.name, failed) if failed else None
-        table_run.add_facts(
-            partitions=None if names is None else len(names), because=plan.because, failed_rows=len(failed)
-        )
+        table_run.add_output(_output(snapshot, schema, table))
+        count = None if names is None else len(names)
+        table_run.add_facts(partitions=count, because=plan.because, failed_rows=len(failed))
     return TableBuild(
         table.name,
         snapshot.id,
@@ -128,32 +132,48 @@ def build_table(
         versions,
         skipped=False,
         because=plan.because,
-        left_out=left_out,
+        left_out=describe_failures(table.name, failed) if failed else None,
         digest=snapshot.summary.get(ROWS_DIGEST),
+        warnings=[] if report is None else report.failures,
     )
 
 
-def _keep_table(lake: Lake, plan: RebuildPlan, code: str, inputs: list[Dataset]) -> TableBuild:
-    """Records that a table is up to date."""
-    snapshot = _update_properties(lake, plan, code)
+def _keep_table(
+    lake: Lake, plan: RebuildPlan, code: str, inputs: list[Dataset], audit: TableAudit
+) -> TableBuild:
+    """Records that a table is up to date. Its rows are audited again if what audits depend on has changed."""
+    report = None
     # The build that made the snapshot may have been killed before its run was recorded.
     with run(f"table {plan.table}", inputs=inputs) as table_run:
+        if audit.is_due:
+            report = audit.check_published(lake.table(plan.table))
+        snapshot = _update_properties(lake, plan, code, report)
         position = SnapshotPosition(plan.table, snapshot.id)
         table_run.add_output(Dataset("table", plan.table, position, {"rows": snapshot.rows}))
         table_run.add_facts(partitions=0, because=[])
     versions = {source.name: source.version for source in plan.inputs}
     digest = snapshot.summary.get(ROWS_DIGEST)
-    return TableBuild(plan.table, snapshot.id, [], snapshot.rows, versions, skipped=True, digest=digest)
+    warnings = [] if report is None else report.failures
+    return TableBuild(
+        plan.table, snapshot.id, [], snapshot.rows, versions, skipped=True, digest=digest, warnings=warnings
+    )
 
 
-def _update_properties(lake: Lake, plan: RebuildPlan, code: str) -> Snapshot:
+def _update_properties(lake: Lake, plan: RebuildPlan, code: str, report: AuditReport | None) -> Snapshot:
     """Records the present versions of the inputs in the properties of a table that is up to date."""
     table, properties = lake.table(plan.table), plan.properties(code)
+    if report is not None:
+        properties |= {AUDIT: report.encode()}
     if any(table.property(name) != value for name, value in properties.items()):
         table.set_properties(properties)
     snapshot = table.current_snapshot()
     assert snapshot is not None
     return snapshot
+
+
+def _output(snapshot: Snapshot, schema: pa.Schema, table: Table) -> Dataset:
+    facts = {"rows": snapshot.rows, "schema": {column.name: str(column.type) for column in schema}}
+    return Dataset("table", table.name, SnapshotPosition(table.name, snapshot.id), facts)
 
 
 def _dataset(project: Project, source: TableInput) -> Dataset:
@@ -171,30 +191,37 @@ def _names(table: Table, plan: RebuildPlan) -> list[str] | None:
 
 def _publish(
     project: Project,
-    lake: Lake,
-    table: Table,
+    audit: TableAudit,
     plan: RebuildPlan,
     code: str,
     twin: TwinSnapshot | None,
     progress: Callable[[PartProgress], None],
-) -> tuple[Snapshot, pa.Schema, list[FailedRow]]:
+) -> tuple[Snapshot, pa.Schema, list[FailedRow], AuditReport | None]:
     """Computes, audits and commits the rows. The first part determines the columns of the table.
 
     Returns:
-        The snapshot, the columns, and the rows of the input that a rowwise function failed on.
+        The snapshot, the columns, the rows of the input that a rowwise function failed on, and the report of
+        the audit.
     """
+    lake, table = audit.lake, audit.table
     if table.current:
-        return (*keep_current(project, lake, table, plan, plan.properties(code)), [])
+        return (*keep_current(project, lake, table, plan, plan.properties(code)), [], None)
     staged = StagedParts(lake, plan, code)
-    stored = _write_parts(project, lake, table, plan, staged, progress)
+    try:
+        stored = _write_parts(project, lake, table, plan, staged, progress)
+    except RowsRefused as refused:
+        audit.keep_refused(refused)
+        raise
     failed = staged.failed
     if plan.whole and plan.partitions:
         check_failures(failed, sum(plan.rows.values()))
-    check_unique_keys(table, plan, stored, staged.files)
+    report = audit.check_build(plan, stored, staged.files)
+    reach("tables.after_audit")
 
     def properties(current: Mapping[str, str]) -> dict[str, str]:
         recorded = {FAILED_ROWS: _merge_failures(table, plan, current, failed)} if table.rowwise else {}
-        return {**plan.properties(code), **recorded}
+        audited = {} if report is None else {AUDIT: report.encode()}
+        return {**plan.properties(code), **recorded, **audited}
 
     def facts(current: Mapping[str, str]) -> dict[str, str]:
         digest = {} if staged.digest is None else {ROWS_DIGEST: staged.digest}
@@ -219,7 +246,7 @@ def _publish(
         staged.remove()
         raise
     staged.remove()
-    return snapshot, stored.schema(), failed
+    return snapshot, stored.schema(), failed, report
 
 
 def _write_parts(

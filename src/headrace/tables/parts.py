@@ -15,7 +15,7 @@ from headrace.kernel.errors import ProjectError
 from headrace.kernel.time import from_micros
 from headrace.lake import Lake
 from headrace.projects.project import Project
-from headrace.tables.audit import audit
+from headrace.tables.audits.rows import audit
 from headrace.tables.call import call_function, collect_frames
 from headrace.tables.failures import FailedRow
 from headrace.tables.make import check_partition_column, make_partitions, refuse_lost_rows

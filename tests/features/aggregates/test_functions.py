@@ -24,7 +24,7 @@ def test_parse_function_reads_names_and_parameters(text, function):
 
 
 @pytest.mark.parametrize(
-    "text", ["median", "top_k(5)", "last(0)", "last(1001)", "sum(3)", "last(n)", "", "count()"]
+    "text", ["median", "top_k", "percentile(100)", "last(0)", "last(1001)", "sum(3)", "last(n)", "", "count()"]
 )
 def test_an_unknown_function_is_refused_by_name(text):
     with pytest.raises(ProjectError) as caught:

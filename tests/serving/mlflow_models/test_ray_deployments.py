@@ -12,6 +12,7 @@ from tests.serving.mlflow_models.model import MODEL
 from headrace.config.settings import load_settings
 from headrace.serving.mlflow_models.options import read_options
 from headrace.serving.mlflow_models.ray_deployments import bind_model, explain_failure
+from headrace.serving.mlflow_models.signature import Column, Signature
 
 TRACEBACK = """The deployment failed to start 3 times in a row. See controller logs for details. Error:
 ray::ServeReplica:predict:model-tiny.initialize_and_get_metadata() (pid=1, ip=127.0.0.1)
@@ -45,11 +46,11 @@ def test_a_failure_is_explained_in_a_line(message: str, line: str) -> None:
     assert explain_failure(message) == line
 
 
-def bind(folder: Path, attempt: int = 0, **tags: str) -> Any:
+def bind(folder: Path, attempt: int = 0, signature: Signature = MODEL.signature, **tags: str) -> Any:
     """The Serve deployment of a model with these tags."""
     (folder / "headrace.toml").write_text('[project]\nname = "tiny"\n')
     options = read_options("iris", {f"ray.{tag.replace('__', '.')}": value for tag, value in tags.items()})
-    model = msgspec.structs.replace(MODEL, options=options)
+    model = msgspec.structs.replace(MODEL, options=options, signature=signature)
     return bind_model(load_settings(folder), model, attempt, {})._bound_deployment
 
 
@@ -72,6 +73,17 @@ def test_serve_gets_what_the_tags_say(tmp_path: Path) -> None:
     scaling = deployment._deployment_config.autoscaling_config
     assert (scaling.min_replicas, scaling.max_replicas, scaling.target_ongoing_requests) == (0, 3, 2.5)
     assert deployment.user_config == {"max_batch_size": 16}
+
+
+@pytest.mark.parametrize(
+    ("signature", "size"),
+    [(Signature(), 1), (Signature([Column("x", "long")]), 16), (Signature([Column("0", "long")], "int64"), 16)],
+)
+def test_only_requests_with_declared_types_share_a_call(
+    tmp_path: Path, signature: Signature, size: int
+) -> None:
+    deployment = bind(tmp_path, signature=signature, user_config__max_batch_size="16")
+    assert deployment.user_config == {"max_batch_size": size}
 
 
 def test_without_scaling_serve_gets_a_number_of_replicas(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from headrace.features.aggregates.by_time import First, FirstN, Last, LastN
 from headrace.features.aggregates.column import SortedColumn
 from headrace.features.aggregates.counts import Count, CountDistinct
 from headrace.features.aggregates.extremes import Max, Min
+from headrace.features.aggregates.sketches import ApproximateCountDistinct, Percentile, TopK
 from headrace.features.aggregates.spread import StandardDeviation, Variance
 from headrace.features.aggregates.sums import CountIf, Mean, Sum
 from headrace.features.plan import AggregateFunction, Dtype
@@ -39,6 +40,9 @@ _AGGREGATES: tuple[type[Aggregate], ...] = (
     Min,
     Max,
     CountDistinct,
+    ApproximateCountDistinct,
+    TopK,
+    Percentile,
     First,
     FirstN,
     Last,

@@ -8,10 +8,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 import polars as pl
-import pyarrow as pa
 
 from headrace.features.aggregates.aggregate import Aggregate, TilePart, TileReader, Track, restore_of
 from headrace.features.aggregates.column import Ints, SortedColumn
+from headrace.features.aggregates.ranges import expand
 from headrace.features.plan import Dtype
 
 __all__ = ["First", "FirstN", "Last", "LastN"]
@@ -145,14 +145,8 @@ def _pick(column: SortedColumn, indexes: Ints, present: Any) -> pl.Series:
 
 def _lists(column: SortedColumn, low: Ints, high: Ints) -> pl.Series:
     """The values of each range as a list, null for an empty range."""
-    sizes = high - low
-    ends = np.cumsum(sizes)
-    indexes = np.arange(ends[-1]) - np.repeat(ends - sizes - low, sizes)
-    values = column.names_of(pl.Series(column.in_order[indexes]))
-    # Not by pa.array(), which imports pandas.
-    offsets: Any = pl.Series(np.append(0, ends)).to_arrow()
-    empty: Any = pl.Series(sizes == 0).to_arrow()
-    return pl.Series(values=pa.LargeListArray.from_arrays(offsets, values.to_arrow(), mask=empty))
+    _, indexes = expand(low, high)
+    return column.lists_of(column.in_order[indexes], high - low)
 
 
 def _end_part(name: str, n: int, *, latest: bool) -> TilePart:

@@ -7,9 +7,12 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from headrace.features.aggregates.exact import ExactSums, float_sums, whole_sums
+from headrace.features.aggregates.hyperloglog import registers_of
+from headrace.features.aggregates.log_buckets import buckets_of
 from headrace.features.aggregates.moments import square_sums
 from headrace.features.aggregates.ranges import prefix_counts
 
@@ -64,6 +67,24 @@ class SortedColumn:
         # Not by pa.array(), which imports pandas.
         series = pl.select(pl.when(pl.Series(present)).then(pl.Series(values))).to_series()
         return self.names_of(series) if named else series
+
+    def lists_of(self, values: Values, sizes: Ints) -> pl.Series:
+        """Values of the column as lists of these sizes, null for an empty one."""
+        items = self.names_of(pl.Series(values))
+        # Not by pa.array(), which imports pandas.
+        offsets: Any = pl.Series(np.append(0, np.cumsum(sizes))).to_arrow()
+        empty: Any = pl.Series(sizes == 0).to_arrow()
+        return pl.Series(values=pa.LargeListArray.from_arrays(offsets, items.to_arrow(), mask=empty))
+
+    @cached_property
+    def buckets(self) -> tuple[Ints, Ints]:
+        """The distinct buckets of the values (`log_buckets`) in order, and each value's index in them."""
+        return np.unique(buckets_of(self.values), return_inverse=True)
+
+    @cached_property
+    def registers(self) -> tuple[Ints, Ints]:
+        """Each value's register and rank (`hyperloglog`)."""
+        return registers_of(self.values, self._names)
 
     @cached_property
     def sums(self) -> ExactSums:

@@ -93,7 +93,8 @@ class CountIf(Aggregate):
 
     def result_dtype(self, column: Dtype) -> Dtype:
         """See Aggregate."""
-        _check_condition(column)
+        if column != "bool":
+            raise TypeError(f"needs a condition, true or false, but the column is {column}")
         return "int64"
 
     def compute_ranges(self, column: SortedColumn, low: Ints, high: Ints) -> pl.Series:
@@ -106,14 +107,8 @@ class CountIf(Aggregate):
 
     def tile_reader(self, indexes: Mapping[str, int], column: Dtype) -> TileReader:
         """See Aggregate."""
-        _check_condition(column)
         index = indexes["sum"]
         return lambda track, first, _, unsettled: whole_total(track[index][first:], drop_nulls(unsettled))
-
-
-def _check_condition(column: Dtype) -> None:
-    if column != "bool":
-        raise TypeError(f"needs a condition, true or false, but the column is {column}")
 
 
 def check_number(column: Dtype) -> None:

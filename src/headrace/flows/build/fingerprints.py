@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["fingerprint_project", "is_current", "source_digest"]
 
 _FILE_READING = 4  # the version of how files are read: a higher one makes the tables that read them stale
+_AUDITS = frozenset({"audits"})  # arguments of @table that do not decide the table's rows
 _OTHER_STAGES = frozenset({"labels", "features"})  # arguments of a Model that decide stages before its training
 
 
@@ -95,6 +96,12 @@ def fingerprint_project(project: Project, settings: Settings, digest: str) -> Pr
             name: _param_digest(find_param(params, name, str(settings.root / PARAMS_FILE)))
             for name in sorted({name for names in reads_params.values() for name in names})
         },
+        audits={
+            name: _lines({f"audits= of {name}": fingerprint(table.audits, index)})
+            for name, table in project.tables.items()
+            if table.audits
+        },
+        references={name: list(table.references) for name, table in project.tables.items() if table.references},
     )
 
 
@@ -146,12 +153,13 @@ def _lines(pieces: dict[str, str]) -> list[str]:
 
 def _table_pieces(project: Project, table: Table, index: CodeIndex, external: ExternalDigests) -> list[str]:
     module = table.function.__module__
-    pieces = index.pieces(module, table.function.__qualname__.split(".")[0]) if index.has(module) else {}
+    name = table.function.__qualname__.split(".")[0]
+    pieces = index.pieces(module, name, without=_AUDITS) if index.has(module) else {}
     values = values_digest(table.function, index)
     if values is not None:
         pieces[f"values that {table.name}() was made with"] = values
     for module, name in _names_of(project, table, index):
-        pieces |= index.pieces(module, name)
+        pieces |= index.pieces(module, name, without=_AUDITS)
     # The decorator's arguments, even if the table was made without a decorator.
     arguments: list[Any] = [table.partition_by, table.rowwise, table.schema]
     if table.current:

@@ -129,6 +129,8 @@ class ProjectCode(msgspec.Struct, frozen=True):
         reads_params: `sources.NAME`, `tables.NAME`, `models.NAME` or `features` → the entries of params.yaml
             that its code reads, sorted; "" is the whole file.
         params: each of those entries → the digest of its value.
+        audits: table with declared audits → the pieces of these. They do not decide its rows.
+        references: table → the other tables that its audits read.
     """
 
     source_digest: str
@@ -146,6 +148,8 @@ class ProjectCode(msgspec.Struct, frozen=True):
     publications: dict[str, PublicationCode] = {}
     reads_params: dict[str, list[str]] = {}
     params: dict[str, str] = {}
+    audits: dict[str, list[str]] = {}
+    references: dict[str, list[str]] = {}
 
     def pointer_of(self, table: str) -> str:
         """The pointer of a table in the lake: a declared one, or a topic's."""
@@ -171,6 +175,10 @@ class ProjectCode(msgspec.Struct, frozen=True):
         contracts = [self.contracts[name] for name in self.contracts_of(table)]
         params = [self.params[name] for name in self.params_of(f"tables.{table}")]
         return digest_value([self.lock, self.tables[table], contracts, *params])
+
+    def audits_digest(self, table: str) -> str:
+        """The digest of the table's declared audits; "": it has none."""
+        return digest_value([self.lock, self.audits[table]]) if table in self.audits else ""
 
     def publication_digest(self, name: str) -> str:
         """The digest of all code that decides what is published."""

@@ -12,6 +12,7 @@ from headrace.kernel.errors import CallError, Refused
 from headrace.kernel.properties import CODE
 from headrace.lake import Lake
 from headrace.projects.project import Project
+from headrace.tables.audits.report import failing_table
 from headrace.tables.pins import unpin_inputs
 from headrace.workspace import Workspace
 
@@ -53,6 +54,7 @@ def check_droppable(workspace: Workspace, name: str) -> None:
     readers += [
         f"model {model}" for model, code in BuildContext(workspace).code.models.items() if name in code.tables
     ]
+    readers += [f"an audit of {table.name}" for table in project.tables.values() if name in table.references]
     readers += [
         f"publication {publication.name}"
         for publication in project.publications.values()
@@ -78,4 +80,6 @@ def drop_table(workspace: Workspace, name: str) -> None:
         Pointers(settings.root).remove(Pointers.path("tables", name))
         remove_stage(settings.root, TableStage.name_of(name))
         unpin_inputs(workspace.lake, name)
+        if workspace.lake.table_exists(failing_table(name)):
+            workspace.lake.drop_table(failing_table(name))
         workspace.lake.drop_table(name)

@@ -46,6 +46,8 @@ def bind_model(settings: Settings, model: DeployedModel, attempt: int, quiet: Ma
     from ray import serve
 
     options = model.options
+    # pandas guesses the types of a frame without a signature, so no other client's rows may be in it.
+    max_batch_size = 1 if model.signature.columns is None else options.max_batch_size
     actor: dict[str, Any] = {"num_cpus": options.num_cpus}
     if options.memory:
         actor["memory"] = options.memory
@@ -57,7 +59,7 @@ def bind_model(settings: Settings, model: DeployedModel, attempt: int, quiet: Ma
     deployment = serve.deployment(
         name=_deployment_name(model.name),
         ray_actor_options=actor,
-        user_config={"max_batch_size": options.max_batch_size},
+        user_config={"max_batch_size": max_batch_size},
         max_ongoing_requests=_MAX_ONGOING,
         graceful_shutdown_timeout_s=_GRACE,
         graceful_shutdown_wait_loop_s=0.1,

@@ -23,7 +23,7 @@ __all__ = ["TableStage"]
 
 
 class TableStage(LakeStage):
-    """Depends on the table's code, the contracts it reads, and the pointers of what it reads."""
+    """Depends on the table's code and audits, the contracts it reads, and the pointers of what both read."""
 
     kind = "table"
     is_target = True
@@ -36,10 +36,12 @@ class TableStage(LakeStage):
     def _of(cls, code: ProjectCode, table: str) -> Self:
         params = user_parameters(code.params_of(f"tables.{table}"))
         contracts = [Parameter(f"contracts.{name}", "contract") for name in code.contracts_of(table)]
+        audits = [Parameter(f"audits.{table}", "code")] if table in code.audits else []
+        referenced = (code.pointer_of(name) for name in code.references.get(table, ()))
         return cls(
             subject=table,
-            deps=tuple(read.pointer for read in code.reads[table]),
-            params=(LOCK, Parameter(f"tables.{table}", "code"), *contracts, *params),
+            deps=tuple(dict.fromkeys([*(read.pointer for read in code.reads[table]), *referenced])),
+            params=(LOCK, Parameter(f"tables.{table}", "code"), *audits, *contracts, *params),
             out=code.pointer_of(table),
         )
 
@@ -73,7 +75,8 @@ class TableStage(LakeStage):
             context.lake,
             table,
             code=context.code.table_digest(self.subject),
-            at=self.find_inputs(context),
+            audits=context.code.audits_digest(self.subject),
+            at={**self._find_references(context), **self.find_inputs(context)},
             only=context.only.get(self.subject),
             twin=twin,
             progress=report,
@@ -82,11 +85,12 @@ class TableStage(LakeStage):
         context.pointers.write(
             self.out, {"table": self.subject, "snapshot": built.snapshot, "rows": built.rows, **digest}
         )
+        warnings = "".join(f"; the audit warns: {warning}" for warning in built.warnings)
         if built.skipped:
-            return StageResult("was up to date", built.rows)
+            return StageResult(f"was up to date{warnings}", built.rows)
         count = "all of it" if built.partitions is None else _count(table, len(built.partitions))
         left_out = "" if built.left_out is None else f"; {built.left_out}"
-        return StageResult(f"made {count}: {'; '.join(built.because)}{left_out}", built.rows)
+        return StageResult(f"made {count}: {'; '.join(built.because)}{left_out}{warnings}", built.rows)
 
     def is_due(self, context: BuildContext) -> bool:
         """Whether it was asked for, a build of a range has left partitions out, or a query makes the table, as
@@ -104,6 +108,10 @@ class TableStage(LakeStage):
             count = f"{pending} partition{'s' * (pending > 1)}"
             reasons.append(StaleReason("state", f"a build of a range left out {count}"))
         return reasons
+
+    def _find_references(self, context: BuildContext) -> dict[str, int]:
+        """Table that the audits read → its snapshot."""
+        return {name: context.snapshot(name) for name in context.code.references.get(self.subject, ())}
 
     def _pending(self, context: BuildContext) -> int:
         """How many stale partitions a build of a range has left out."""

@@ -1,4 +1,7 @@
-"""The audit: checks that every row satisfies the table's schema before it is published."""
+"""The audit of rows: checks that every row satisfies the table's schema before it is published.
+
+Rules about several rows of a table with partitions are checked over the whole table (rules.py).
+"""
 
 from __future__ import annotations
 
@@ -10,10 +13,36 @@ from headrace.declare.event import Contract
 from headrace.declare.table import Table
 from headrace.events.contracts.shape import KNOWN_AT
 from headrace.kernel.errors import Refused
+from headrace.tables.audits.port import MAX_FAILING_ROWS
+from headrace.tables.audits.rules import group_rules
 
-__all__ = ["audit"]
+__all__ = ["RowsRefused", "audit"]
 
 _EXAMPLES = 3
+_RULE = "_rule"
+
+
+class RowsRefused(Refused):
+    """Rows of a table do not satisfy its schema.
+
+    Args:
+        what, where, remedy: see HeadraceError.
+        failing: how many rows break a rule.
+        rows: at most MAX_FAILING_ROWS of them for each rule, with the rule in the column `_rule`.
+    """
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        where: str | None = None,
+        remedy: str | None = None,
+        failing: int = 0,
+        rows: pl.DataFrame | None = None,
+    ) -> None:
+        super().__init__(what, where=where, remedy=remedy)
+        self.failing = failing
+        self.rows = rows
 
 
 def audit(table: Table, rows: pl.DataFrame) -> pl.DataFrame:
@@ -27,8 +56,8 @@ def audit(table: Table, rows: pl.DataFrame) -> pl.DataFrame:
         rows: the rows that its function made.
 
     Raises:
-        Refused: a column is missing, has another type or is not in the schema (the error names it), or rows
-            break a rule (the error names the rule, how many rows break it, and some of them).
+        Refused: a column is missing, has another type or is not in the schema (the error names it).
+        RowsRefused: rows break a rule (the error names the rule, how many rows break it, and some of them).
     """
     where = f"table {table.name} ({table.place})"
     is_from_event = table.rowwise and isinstance(table.reads[0], Contract)
@@ -41,12 +70,12 @@ def audit(table: Table, rows: pl.DataFrame) -> pl.DataFrame:
     if table.schema is None:
         return rows
     if KNOWN_AT not in rows.columns or KNOWN_AT in table.schema.column_names():
-        return _check_schema(table.schema, rows, where)
-    good = _check_schema(table.schema, rows.drop(KNOWN_AT), where)
+        return _check_schema(table, table.schema, rows, where)
+    good = _check_schema(table, table.schema, rows.drop(KNOWN_AT), where)
     return good.with_columns(rows[KNOWN_AT]) if is_from_event else good
 
 
-def _check_schema(schema: type[dy.Schema], rows: pl.DataFrame, where: str) -> pl.DataFrame:
+def _check_schema(table: Table, schema: type[dy.Schema], rows: pl.DataFrame, where: str) -> pl.DataFrame:
     undeclared = [name for name in rows.columns if name not in schema.column_names()]
     if undeclared:
         raise Refused(
@@ -61,16 +90,26 @@ def _check_schema(schema: type[dy.Schema], rows: pl.DataFrame, where: str) -> pl
         raise Refused(
             f"the audit failed: {problem}", where=where, remedy="Make the function and its schema agree."
         ) from error
-    counts = failure.counts()
+    later = set() if table.partition_by is None else set(group_rules(schema))
+    counts = {rule: count for rule, count in failure.counts().items() if rule not in later}
     if not counts:
-        return good
+        return rows.select(schema.column_names()) if later else good
     rules = "; ".join(
         f"{rule.replace('|', ': ')} ({count:,} of {rows.height:,} rows)"
         for rule, count in sorted(counts.items())
     )
-    examples = "\n  ".join(str(row) for row in failure.invalid().head(_EXAMPLES).to_dicts())
-    raise Refused(
+    details, columns = failure.details(), rows.columns
+    failing = {rule: details.filter(pl.col(rule) == "invalid").select(columns) for rule in sorted(counts)}
+    examples = "\n  ".join(
+        str(row) for row in pl.concat(failing.values()).unique(maintain_order=True).head(_EXAMPLES).to_dicts()
+    )
+    raise RowsRefused(
         f"the audit refused the rows: {rules}. The table is unchanged. For example:\n  {examples}",
         where=where,
         remedy="Correct the function, or the rule if it is wrong.",
+        failing=details.filter(pl.any_horizontal(pl.col(list(counts)) == "invalid")).height,
+        rows=pl.concat(
+            part.head(MAX_FAILING_ROWS).with_columns(pl.lit(rule.replace("|", ": ")).alias(_RULE))
+            for rule, part in failing.items()
+        ),
     )

@@ -1,0 +1,92 @@
+"""The rules of dataframely schemas over a whole table.
+
+satisfies(...) declares them, and `schema=` those about several rows.
+
+A rule that can be decided for each row by itself is checked on the new rows, any other on all of the table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import dataframely as dy
+import polars as pl
+from polars.exceptions import PanicException
+
+from headrace.declare.audits import Satisfies
+from headrace.kernel.errors import HeadraceError, ProjectError
+from headrace.tables.audits.port import AuditScope, RuleFailure, collect_failing, find_type
+from headrace.tables.audits.row_rules import is_row_rule
+
+__all__ = ["RuleError", "check_rules", "check_satisfies", "group_rules", "run_rule"]
+
+_RULE = "_rule"
+
+
+def group_rules(schema: type[dy.Schema]) -> dict[str, pl.Expr]:
+    """The schema's own rules about several rows; its primary key is not among them."""
+    # dataframely has no public way to a schema's rules: tests/tables/test_audits.py fails if this one moves.
+    rules = {name: rule.expr for name, rule in schema._schema_validation_rules().items()}
+    return {name: rule for name, rule in rules.items() if not is_row_rule(rule)}
+
+
+def check_satisfies(audit: Satisfies, scope: AuditScope) -> RuleFailure | None:
+    """Checks the rows against the schema.
+
+    Raises:
+        ProjectError: a column does not exist, or has another type than the schema says.
+    """
+    table, schema = scope.table, audit.schema
+    where = f"table {table.name} ({table.place})"
+    for name, column in schema.columns().items():
+        dtype = find_type(str(audit), scope.all_rows, table.name, name, where)
+        if not column.validate_dtype(dtype):
+            raise ProjectError(
+                f"its audit {audit} says that {name!r} is {column.dtype}, but it is {dtype}",
+                where=where,
+                remedy="Make the schema and the table's function agree.",
+            )
+    return check_rules(_all_rules(schema), scope)
+
+
+def _all_rules(schema: type[dy.Schema]) -> dict[str, pl.Expr]:
+    try:
+        return {name: rule.expr for name, rule in schema._validation_rules(with_cast=False).items()}
+    except Exception as error:
+        raise RuleError(f"its rules cannot be made: {type(error).__name__}: {error}") from error
+
+
+def check_rules(rules: Mapping[str, pl.Expr], scope: AuditScope) -> RuleFailure | None:
+    """Checks rules; a row for which a rule is null passes it."""
+    broken, frames, total = [], [], 0
+    for name, rule in sorted(rules.items()):
+        rows = scope.rows if is_row_rule(rule) else scope.all_rows
+        count, sample = run_rule(name, rule, rows)
+        if count:
+            total += count
+            broken.append(f"{name.replace('|', ': ')} ({count:,} rows)")
+            frames.append(sample.with_columns(pl.lit(name.replace("|", ": ")).alias(_RULE)))
+    if not broken:
+        return None
+    return RuleFailure("; ".join(broken), total, pl.concat(frames))
+
+
+def run_rule(name: str, rule: pl.Expr, rows: pl.LazyFrame) -> tuple[int, pl.DataFrame]:
+    """How many rows break the rule, and some of them.
+
+    Raises:
+        RuleError: the rule fails on the rows.
+    """
+    try:
+        return collect_failing(rows.filter(~rule.fill_null(True)))
+    except HeadraceError:
+        raise
+    except (Exception, PanicException) as error:
+        problem = str(error).partition("\n\nResolved plan")[0]
+        raise RuleError(
+            f"the rule {name.replace('|', ': ')} fails: {type(error).__name__}: {problem}"
+        ) from error
+
+
+class RuleError(Exception):
+    """A rule cannot be decided on the rows of a table, because its code or polars raises."""

@@ -1,0 +1,300 @@
+"""Runs the audits of a table before it is published: keeps what failed, records the results, and refuses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import attrs
+import polars as pl
+
+from headrace.declare.audits import Audit, FreshWithin, References, RowsLikeBefore, Satisfies, Severity
+from headrace.declare.table import Table
+from headrace.kernel.errors import CallError, Refused
+from headrace.kernel.position import SnapshotPosition
+from headrace.kernel.properties import AUDIT
+from headrace.kernel.run import Dataset, run
+from headrace.kernel.time import from_micros, now_micros
+from headrace.lake import Lake, LakeTable
+from headrace.lake.files import WrittenFile
+from headrace.tables.audits.failing import keep_failing_rows
+from headrace.tables.audits.freshness import check_freshness
+from headrace.tables.audits.keys import check_unique_keys, spread_key
+from headrace.tables.audits.port import AuditScope, CheckAudit, RuleFailure
+from headrace.tables.audits.references import check_references
+from headrace.tables.audits.report import AuditReport, AuditResult, read_report
+from headrace.tables.audits.rows import RowsRefused
+from headrace.tables.audits.rules import RuleError, check_rules, check_satisfies, group_rules
+from headrace.tables.audits.volume import check_volume
+from headrace.tables.partitions import partition_numbers
+from headrace.tables.plan import RebuildPlan, partition_by
+
+__all__ = ["PublishedRows", "TableAudit", "check_freshness_now", "is_audited", "read_references"]
+
+_AUDITS: Mapping[type[Audit], tuple[str, CheckAudit]] = {
+    FreshWithin: ("freshness", check_freshness),
+    References: ("foreign_key", check_references),
+    RowsLikeBefore: ("row_count", check_volume),
+    Satisfies: ("schema", check_satisfies),
+}
+"""Declaration → the kind of its assertion (report.AuditResult), and what checks it."""
+
+
+@attrs.frozen
+class PublishedRows:
+    """How many rows a table has before a build.
+
+    Attributes:
+        count: how many; None: nothing is published.
+        partitions: the same by partition; empty if the table has no partitions, or others than declared.
+        report: the report of their audit.
+    """
+
+    count: int | None = None
+    partitions: Mapping[int, int] = {}
+    report: AuditReport | None = None
+
+    @classmethod
+    def of(cls, lake: Lake, table: Table) -> PublishedRows:
+        """Reads them; from metadata alone."""
+        if not lake.table_exists(table.name):
+            return cls()
+        stored = lake.table(table.name)
+        snapshot = stored.current_snapshot()
+        if snapshot is None:
+            return cls()
+        by = partition_by(table)
+        is_partitioned_so = bool(by) and stored.partition_by() == by
+        partitions = stored.rows_per_partition(by[0], snapshot.id) if is_partitioned_so else {}
+        return cls(snapshot.rows, partitions, AuditReport.decode(stored.property(AUDIT)))
+
+
+def is_audited(table: Table) -> bool:
+    """Whether the table has anything to audit."""
+    return table.schema is not None or bool(table.audits)
+
+
+def check_freshness_now(lake: Lake, table: Table) -> list[AuditResult]:
+    """How fresh the published rows are now: the results of the audits that the time alone can change.
+
+    Raises:
+        ProjectError: an audit does not fit the table.
+    """
+    audits = [audit for audit in table.audits if isinstance(audit, FreshWithin)]
+    published = PublishedRows.of(lake, table) if audits else PublishedRows()
+    if published.count is None:
+        return []
+    rows = lake.table(table.name).scan()
+    scope = TableAudit(lake, table, "", {}, published).scope_of(rows, rows, published.partitions)
+    kind, check = _AUDITS[FreshWithin]
+    return [_result(str(audit), kind, audit.severity, audit.columns, check(audit, scope)) for audit in audits]
+
+
+def read_references(lake: Lake, table: Table, at: Mapping[str, int] | None) -> dict[str, int]:
+    """Other table that the audits read → its snapshot: the newest, or that of `at`.
+
+    Raises:
+        CallError: it has no rows yet.
+    """
+    snapshots = {}
+    for name in table.references:
+        chosen = (at or {}).get(name)
+        if chosen is None:
+            current = lake.table(name).current_snapshot() if lake.table_exists(name) else None
+            if current is None:
+                raise CallError(
+                    f"table {table.name} references {name!r}, which has no rows yet",
+                    where=str(table.place),
+                    remedy=f"headrace build {name}",
+                )
+            chosen = current.id
+        snapshots[name] = chosen
+    return snapshots
+
+
+@attrs.frozen
+class TableAudit:
+    """The audit of one table in one build.
+
+    Attributes:
+        lake: the lake.
+        table: the declared table.
+        code: the digest of its declared audits.
+        references: other table → the snapshot that is read.
+        published: the table before the build.
+    """
+
+    lake: Lake
+    table: Table
+    code: str
+    references: Mapping[str, int]
+    published: PublishedRows
+
+    @property
+    def is_due(self) -> bool:
+        """Whether published rows must be audited again: the declaration or a referenced table has changed, or a
+        rule did not hold, then or in a later build that was refused."""
+        before, last = self.published.report, read_report(self.lake, self.table.name)
+        if last is not None and last.stops:
+            return is_audited(self.table)
+        return bool(self.table.audits) and not (before is not None and before.passed and self._is_same(before))
+
+    def check_build(
+        self, plan: RebuildPlan, stored: LakeTable, files: Sequence[WrittenFile]
+    ) -> AuditReport | None:
+        """Audits a table as the build will publish it; None: it has nothing to audit.
+
+        Args:
+            plan: the plan of the build.
+            stored: the table in the lake.
+            files: the new rows.
+
+        Raises:
+            Refused: a rule of severity `error` does not hold.
+            ProjectError: an audit does not fit the table.
+        """
+        if not is_audited(self.table):
+            return None
+        new_rows = stored.scan_files(files)
+        all_rows, counts = new_rows, _count_files(files)
+        if not plan.whole and self.published.count is not None:
+            all_rows = pl.concat([new_rows, self._kept_rows(plan, stored)], how="diagonal_relaxed")
+            gone = set(plan.partitions or ())
+            counts |= {n: count for n, count in self.published.partitions.items() if n not in gone}
+        before = self.published.report
+        is_clean = not plan.whole and before is not None and before.passed and self._is_same(before)
+        scope = self.scope_of(all_rows, new_rows if is_clean else all_rows, counts)
+        total = sum(file.rows for file in files) if not self.published.partitions else sum(counts.values())
+        return self._finish(attrs.evolve(scope, count=total), None)
+
+    def check_published(self, stored: LakeTable) -> AuditReport | None:
+        """Audits the published rows again. Raises as `check_build`."""
+        rows, snapshot = stored.scan(), stored.current_snapshot()
+        scope = self.scope_of(rows, rows, self.published.partitions)
+        return self._finish(
+            attrs.evolve(scope, is_unchanged=True),
+            None if snapshot is None else SnapshotPosition(stored.name, snapshot.id),
+        )
+
+    def keep_refused(self, refused: RowsRefused) -> None:
+        """Keeps the rows that the audit of the rows has refused, and records the result."""
+        assert self.table.schema is not None
+        rule = f"schema {self.table.schema.__name__}"
+        what = refused.what.partition(". The table is unchanged")[0].partition("refused the rows: ")[2]
+        result = AuditResult(rule, "schema", "error", False, what, refused.failing)
+        report = AuditReport(now_micros(), [result], self.code, dict(self.references))
+        frames = {} if refused.rows is None else {rule: refused.rows}
+        self._record(keep_failing_rows(self.lake, self.table, report, frames), None)
+
+    def _is_same(self, before: AuditReport) -> bool:
+        return before.code == self.code and before.references == self.references
+
+    def _kept_rows(self, plan: RebuildPlan, stored: LakeTable) -> pl.LazyFrame:
+        """The rows of the partitions that the build does not make."""
+        rows, partitioning = stored.scan(), self.table.partition_by
+        assert partitioning is not None, "only a table with partitions is new_rows in part"
+        numbers = partition_numbers(
+            partitioning, partitioning.column, rows.collect_schema()[partitioning.column]
+        )
+        return rows.filter(~numbers.is_in(plan.partitions or []))
+
+    def scope_of(self, all_rows: pl.LazyFrame, rows: pl.LazyFrame, counts: Mapping[int, int]) -> AuditScope:
+        """What the audits check: these rows, and beside them what is published."""
+        before = self.published.report
+        return AuditScope(
+            table=self.table,
+            all_rows=all_rows,
+            rows=rows,
+            partition_rows=counts,
+            published_rows=self.published.partitions,
+            count=self.published.count or 0,
+            published_count=self.published.count,
+            is_unchanged=False,
+            previous={} if before is None else {result.rule: result for result in before.results},
+            keys={name: self.lake.table(name).scan(at) for name, at in self.references.items()},
+            now=from_micros(now_micros()),
+        )
+
+    def _finish(self, scope: AuditScope, position: SnapshotPosition | None) -> AuditReport:
+        """Runs the audits, keeps the failing rows, and records the results.
+
+        Raises:
+            Refused: a rule of severity `error` does not hold.
+        """
+        results, rows = [], {}
+        for rule, kind, severity, columns, failure in _check_all(scope):
+            results.append(_result(rule, kind, severity, columns, failure))
+            if failure is not None and failure.rows is not None:
+                rows[rule] = failure.rows
+        report = AuditReport(now_micros(), results, self.code, dict(self.references))
+        report = keep_failing_rows(self.lake, self.table, report, rows)
+        self._record(report, position)
+        if report.stops:
+            raise self._refusal(report, is_published=scope.is_unchanged)
+        return report
+
+    def _record(self, report: AuditReport, position: SnapshotPosition | None) -> None:
+        """Records the audit as a run of its own, which reads the table."""
+        with run(f"audit {self.table.name}") as audit_run:
+            assertions = [result.assertion for result in report.results]
+            audit_run.add_input(Dataset("table", self.table.name, position, {"assertions": assertions}))
+            audit_run.add_facts(failing_rows=report.kept)
+
+    def _refusal(self, report: AuditReport, *, is_published: bool) -> Refused:
+        failures = "\n  ".join(f"{result.rule}: {result.what}" for result in report.results if result.stops)
+        state = "published rows do not hold what is declared" if is_published else "the table is unchanged"
+        kept = f"headrace check tables {self.table.name} shows the failing rows. " if report.kept else ""
+        return Refused(
+            f"the audit failed, {state}:\n  {failures}",
+            where=f"table {self.table.name} ({self.table.place})",
+            remedy=f'{kept}Correct the function or the data; or declare the audit with severity="warn", if such'
+            " rows may be published.",
+        )
+
+
+def _count_files(files: Sequence[WrittenFile]) -> dict[int, int]:
+    """Partition → its rows."""
+    counts: dict[int, int] = {}
+    for file in files:
+        if file.partition:
+            counts[file.partition[0]] = counts.get(file.partition[0], 0) + file.rows
+    return counts
+
+
+def _result(
+    rule: str, kind: str, severity: Severity, columns: Sequence[str], failure: RuleFailure | None
+) -> AuditResult:
+    what, failing = ("", 0) if failure is None else (failure.what, failure.failing)
+    return AuditResult(rule, kind, severity, failure is None, what, failing, list(columns))
+
+
+_Check = tuple[str, str, Severity, list[str], RuleFailure | None]
+
+
+def _check_all(scope: AuditScope) -> Iterator[_Check]:
+    """The rules: each with its kind, its severity, its columns and what was found."""
+    table = scope.table
+    if table.schema is not None:
+        name = table.schema.__name__
+        yield f"schema {name}", "schema", "error", [], None  # the rows were checked when they were made
+        if spread_key(table):
+            key = spread_key(table)
+            yield f"unique {', '.join(key)}", "unique", "error", key, check_unique_keys(scope)
+        rules = group_rules(table.schema) if table.partition_by is not None else {}
+        for rule, expression in rules.items():
+            failure = _find(check_rules, {rule: expression}, scope)
+            yield f"rule {name}.{rule}", "schema", "error", [], failure
+    for audit in table.audits:
+        kind, check = _AUDITS[type(audit)]
+        failure = _find(check, audit, scope)
+        yield str(audit), kind, audit.severity, list(audit.columns), failure
+
+
+def _find(
+    check: Callable[[Any, AuditScope], RuleFailure | None], declared: Any, scope: AuditScope
+) -> RuleFailure | None:
+    """What a check found; a rule that raises on the rows does not hold."""
+    try:
+        return check(declared, scope)
+    except RuleError as error:
+        return RuleFailure(str(error))

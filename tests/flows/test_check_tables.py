@@ -1,0 +1,157 @@
+"""Audits in builds: what depends on what, and what `headrace check tables` shows."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from tests.flows.builds import call
+from tests.tiny import write
+
+import headrace
+from headrace.cli.main import main
+from headrace.config.settings import Settings, load_settings
+from headrace.flows.build import build
+from headrace.flows.events.drop_table import check_droppable
+from headrace.kernel.errors import CallError, Refused
+from headrace.tables.audits.report import failing_table
+from headrace.workspace import Workspace
+
+Check = Callable[..., tuple[object, str]]
+
+TABLES = """
+import polars as pl
+from headrace import references, source, table
+
+sales = source("sales", "data/sales.csv")
+stock = source("stock", "data/stock.csv")
+
+@table(reads=sales, audits=[references("product", "products", key="id")])
+def sold(rows):
+    return rows
+
+@table(reads=stock)
+def products(rows):
+    return rows
+
+@table(reads=sold)
+def revenue(sold):
+    return sold.select(pl.col("price").sum())
+"""
+
+
+@pytest.fixture
+def sales(tmp_path: Path) -> Settings:
+    settings = load_settings(write(tmp_path / "project", TABLES))
+    write_sales(settings, 1, 2)
+    write_stock(settings, 1, 2)
+    return settings
+
+
+def write_sales(settings: Settings, *products: int) -> None:
+    rows = "".join(f"{product},{10 * product}\n" for product in products)
+    (settings.root / "data" / "sales.csv").write_text(f"product,price\n{rows}")
+
+
+def write_stock(settings: Settings, *ids: int) -> None:
+    (settings.root / "data" / "stock.csv").write_text("id\n" + "".join(f"{number}\n" for number in ids))
+
+
+def run(settings: Settings) -> dict[str, str]:
+    """Stage → what it did."""
+    with Workspace(settings) as workspace:
+        return {stage.stage: stage.what for stage in build(workspace).stages}
+
+
+@pytest.fixture
+def check(sales: Settings, capsys: pytest.CaptureFixture[str]) -> Check:
+    """Runs `headrace check tables`: its exit code and output."""
+
+    def check_tables(*arguments: str) -> tuple[object, str]:
+        with pytest.raises(SystemExit) as end:
+            main(["check", "tables", *arguments, "--project", str(sales.root)])
+        return end.value.code, capsys.readouterr().out
+
+    return check_tables
+
+
+def products_in(settings: Settings, table: str) -> list[int]:
+    return sorted(headrace.project(settings.root).table(table).to_polars()["product"].to_list())
+
+
+def test_a_refused_table_stays_and_is_shown_with_its_failing_rows(sales: Settings, check: Check) -> None:
+    code, output = check()
+    assert (code, "sold: not audited yet: headrace build sold" in output) == (0, True)
+    assert list(run(sales)) == ["table-products", "table-sold", "table-revenue"]  # the referenced one first
+    code, output = check("--json")
+    (sold,) = json.loads(output)
+    assert (code, sold["table"], sold["state"], sold["fails"], sold["examples"]) == (
+        *(0, "sold", "published"),
+        *(False, []),
+    )
+    write_sales(sales, 1, 2, 3)
+    with pytest.raises(Refused, match="1 rows have a value that is not a key of products, such as 3"):
+        run(sales)
+    assert products_in(sales, "sold") == [1, 2]
+    code, output = check("sold")
+    assert code == 1
+    assert "references product → products (id)" in output
+    assert "FAILED" in output
+    assert "readers see the rows of the build before, 1 failing rows are kept" in output
+    code, output = check("--json")
+    (sold,) = json.loads(output)
+    assert (code, sold["fails"], [row["product"] for row in sold["examples"]]) == (1, True, [3])
+    project = headrace.project(sales.root)
+    assert project.failing_rows("sold").to_polars()["price"].to_list() == [30]
+    with pytest.raises(CallError, match="no row of table 'products' has failed an audit"):
+        project.failing_rows("products")
+    write_stock(sales, 1, 2, 3)
+    assert list(run(sales)) == ["table-products", "table-sold", "table-revenue"]
+    assert check("sold")[0] == 0
+    assert project.failing_rows("sold").to_polars().is_empty()
+    assert check("nothing")[0] == 2
+
+
+def test_a_lost_key_fails_the_build_until_it_is_corrected(sales: Settings, check: Check) -> None:
+    run(sales)
+    write_stock(sales, 1)
+    for _ in range(2):
+        with pytest.raises(Refused, match="published rows do not hold"):
+            run(sales)
+    assert check("sold")[0] == 1
+    write_sales(sales, 1)
+    assert list(run(sales)) == ["table-sold", "table-revenue"]
+    assert run(sales) == {}
+
+
+def test_edited_audits_are_run_and_no_rows_are_made(sales: Settings) -> None:
+    run(sales)
+    before = headrace.project(sales.root).table("sold").snapshot
+    write_stock(sales, 1)
+    tables = sales.root / "tiny" / "tables.py"
+    tables.write_text(tables.read_text().replace('key="id")', 'key="id", severity="warn")'))
+    out = call(sales, "build", "--json")  # in its own process, which imports the edited code
+    assert out.returncode == 0, out.stderr
+    stages = {stage["stage"]: stage["what"] for stage in json.loads(out.stdout)["stages"]}
+    assert stages["table-sold"].startswith(
+        "was up to date; the audit warns: references product → products (id)"
+    )
+    assert headrace.project(sales.root).table("sold").snapshot == before
+    assert headrace.project(sales.root).failing_rows("sold").to_polars()["product"].to_list() == [2]
+
+
+def test_a_referenced_table_is_not_dropped_and_failing_rows_go_with_their_table(sales: Settings) -> None:
+    run(sales)
+    with Workspace(sales) as workspace, pytest.raises(Refused, match="an audit of sold"):
+        check_droppable(workspace, "products")
+    write_sales(sales, 3)
+    with pytest.raises(Refused):
+        run(sales)
+    tables = sales.root / "tiny" / "tables.py"
+    tables.write_text(tables.read_text().partition("@table(reads=sold)")[0])
+    out = call(sales, "drop-table", "sold", "--yes")
+    assert out.returncode == 0, out.stderr
+    with Workspace(sales) as workspace:
+        assert failing_table("sold") not in workspace.lake.list_tables()
