@@ -89,20 +89,25 @@ def _built() -> Path:
     if program.is_file():
         return program
     folder.mkdir(parents=True, exist_ok=True)
-    recipe = HERE / "otel" / "builder.yaml"
-    commands = [
+    for command in (
         ["go", "install", _BUILDER],
-        [str(folder / "builder"), "--config", str(recipe), "--set", f"dist.output_path={folder / 'sources'}"],
-    ]
-    for command in commands:
+        [str(folder / "builder"), "--config", str(HERE / "otel" / "builder.yaml")],
+    ):
         try:
             built = subprocess.run(
-                command, capture_output=True, text=True, timeout=900, check=False,
+                command,
+                cwd=folder,
                 env={**os.environ, "GOBIN": str(folder)},
-            )  # fmt: skip
+                capture_output=True,
+                text=True,
+                timeout=900,
+                check=False,
+            )
         except FileNotFoundError as error:
             raise Missing("go (the Go compiler) is not installed") from error
         if built.returncode:
-            raise RuntimeError(f"the collector could not be built:\n{built.stderr[-2000:]}")
+            raise RuntimeError(
+                f"the collector could not be built:\n{built.stdout[-2000:]}{built.stderr[-2000:]}"
+            )
     (folder / "sources" / "otelcol").rename(program)
     return program
