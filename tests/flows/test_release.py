@@ -282,20 +282,19 @@ def test_the_aliases_are_set_after_a_kill_between_a_canarys_record_and_them(sett
 
 
 def test_a_canary_that_fails_in_an_unforeseen_way_does_not_stop_the_others(settings, caplog):
-    """The bundle of one model lost its plan after its canary began."""
+    """A record of another model has a step that its canary does not have."""
     with Workspace(settings) as workspace:
         release(workspace, "purchase", ["champion=1"])
         start(workspace, "purchase", "canary=2", [0.5, 1.0], min_requests=0)
         first = releases.find_current(workspace.log, "purchase")
-        broken = structs.replace(first, id=new_id(), model="a", follows=None)
-        releases.append(workspace.log, broken)
-        folder = workspace.registry.bundle_folder("a", 1)
-        folder.mkdir(parents=True)
-        (folder / "plan.json").write_bytes(b"{}")
-        seal(folder, signing_key(settings))
+        damaged = structs.replace(first.canary, id=new_id(), step=9)
+        releases.append(
+            workspace.log, structs.replace(first, id=new_id(), model="a", canary=damaged, follows=None)
+        )
         (changed,) = review_all(workspace)
         assert changed.release == first
         assert "the canary of a cannot be reviewed" in caplog.text
+        assert "IndexError" in caplog.text
 
 
 @pytest.fixture
