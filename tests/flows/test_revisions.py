@@ -201,6 +201,7 @@ def test_a_table_records_the_revision_that_it_and_its_inputs_were_made_from(proj
 def test_a_warning_names_the_file_as_git_does(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     settings = load_settings(write(tmp_path / "project", TABLES))
     git(settings, "init", "-q")
+    dvc(settings, "init")
     (settings.root / "data" / "prices.csv").write_text("price\n1\nn/a\n2\n")
     commit(settings, "v1")
     headrace.project(settings.root).source("before")
