@@ -5,7 +5,7 @@ EXAMPLE ?= shop
 LOCK := uv pip compile --universal --python-version 3.11 --no-emit-index-url --no-emit-find-links \
 	--generate-hashes --no-header --quiet
 # Every extra but torch, whose wheels for Linux bring 5 GB of CUDA: make torch installs it.
-EXTRAS := --extra kafka --extra debezium --extra postgres --extra redis --extra s3 --extra databases
+EXTRAS := --extra kafka --extra debezium --extra otel --extra postgres --extra redis --extra s3 --extra databases
 
 .PHONY: demo demo-kafka torch test soak check format lock bench bench-events bench-tables clean
 demo: .venv/.ready ## an example, end to end, in a scratch folder: make demo EXAMPLE=shop

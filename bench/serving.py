@@ -1,12 +1,12 @@
 """A prediction over HTTP with all features, against bare uvicorn that does only the lookup and the prediction.
 
-    python bench/serving.py [--json] [--seconds 8] [--rounds 5] [--serving processes|ray_serve]
+    python bench/serving.py [--json] [--seconds 8] [--rounds 5] [--serving processes|ray_serve] [--traced]
 
 Both read the same online store and the same model (100 trees, 6 features) on this machine, one process each.
 Ours also does the split, the checks, the metrics and the prediction log; on Ray Serve, behind HAProxy. The peer
 only decodes, looks up, predicts and answers. The client is one process with plain sockets on the same
 machine: p50 with one connection, the rate with 16. Both run throughout and are measured in turn; the figures
-are medians of the rounds.
+are medians of the rounds. With --traced, ours traces every request, and the peer is ours without traces.
 """
 
 from __future__ import annotations
@@ -15,12 +15,13 @@ import argparse
 import asyncio
 import json
 import multiprocessing
+import os
 import shutil
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from statistics import median
 from urllib.parse import urlsplit
@@ -64,15 +65,19 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=8.0)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--serving", default="processes")
+    parser.add_argument("--traced", action="store_true", help="the peer is ours too, and ours is traced")
     options = parser.parse_args()
     folder = Path(tempfile.mkdtemp())
     own: list[tuple[float, float]] = []
     peer: list[tuple[float, float]] = []
     try:
         settings = make_project(folder / "project")
-        with run_bare(settings) as bare_url, run_ours(settings.with_values(serving=options.serving)) as url:
+        settings = settings.with_values(serving=options.serving)
+        with ExitStack() as stack:
+            peer_url = stack.enter_context(run_ours(settings) if options.traced else run_bare(settings))
+            url = stack.enter_context(run_traced(settings, folder) if options.traced else run_ours(settings))
             for _ in range(options.rounds):
-                peer.append(measure(bare_url, options.seconds / options.rounds))
+                peer.append(measure(peer_url, options.seconds / options.rounds))
                 own.append(measure(url, options.seconds / options.rounds))
     finally:
         shutil.rmtree(folder)
@@ -179,6 +184,18 @@ def run_ours(settings: Settings) -> Iterator[str]:
         yield running.url
     finally:
         running.stop()
+
+
+@contextmanager
+def run_traced(settings: Settings, folder: Path) -> Iterator[str]:
+    """Runs the endpoint with every request traced, and an OpenTelemetry Collector that takes the spans."""
+    from services.otel import collector
+
+    (folder / "otel").mkdir()
+    with collector(folder / "otel") as received:
+        os.environ.update(received.environment)  # the replicas read it
+        with run_ours(settings) as url:
+            yield url
 
 
 def measure(url: str, seconds: float) -> tuple[float, float]:

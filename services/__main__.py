@@ -19,6 +19,7 @@ from typing import Any
 
 from services.catalog import catalog
 from services.kafka import broker
+from services.otel import collector
 from services.postgres import postgres
 from services.redis import redis
 from services.registry import registry
@@ -27,6 +28,7 @@ from services.s3 import store
 SERVERS: dict[str, Callable[[Path], AbstractContextManager[Any]]] = {
     "catalog": catalog,
     "kafka": broker,
+    "otel": collector,
     "postgres": postgres,
     "redis": redis,
     "registry": registry,

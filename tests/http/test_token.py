@@ -24,7 +24,7 @@ OLD, NEW, OTHER = ("old-token-of-some-length", "new-token-of-some-length", "a-to
 @pytest.fixture(autouse=True)
 def no_token(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("HEADRACE_TOKEN", raising=False)
-    monkeypatch.setattr(secrets, "_from_files", set())
+    monkeypatch.setattr(secrets, "_read", set())
 
 
 class Clock:

@@ -9,6 +9,7 @@ from headrace.kernel.extras import EXTRAS, describe_missing, is_installed
 DISTRIBUTIONS = {  # where the import name is not the package's
     "adbc_driver_manager": "adbc-driver-manager",
     "confluent_kafka": "confluent-kafka",
+    "opentelemetry.exporter.otlp.proto.http": "opentelemetry-exporter-otlp-proto-http",
 }
 
 

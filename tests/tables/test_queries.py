@@ -25,6 +25,7 @@ from headrace.config.settings import Settings, load_settings
 from headrace.declare.query import query
 from headrace.declare.table import Table
 from headrace.kernel.errors import ProjectError, Refused, Unavailable
+from headrace.kernel.run import RunEvent, record_with
 from headrace.kernel.secrets import clean_text
 from headrace.lake import Lake
 from headrace.lake import open as open_lake
@@ -58,6 +59,16 @@ def project_with(tmp_path: Path, address: str) -> Settings:
     with (root / "headrace.toml").open("a") as file:
         file.write(f'[profile.local]\ndatabases = {{ shop = "{address}" }}\n')
     return load_settings(root)
+
+
+class Runs:
+    """Collects the events of the runs."""
+
+    def __init__(self) -> None:
+        self.events: list[RunEvent] = []
+
+    def record(self, event: RunEvent) -> None:
+        self.events.append(event)
 
 
 @pytest.fixture
@@ -96,6 +107,19 @@ def test_all_rows_are_read_and_written_only_if_they_differ(shop: Shop) -> None:
     assert shop.build(orders).snapshot != first.snapshot
     shop.execute("delete from orders")
     assert shop.build(orders).rows == 0
+
+
+def test_a_query_is_one_dataset_whatever_its_text(sqlite: Shop) -> None:
+    sqlite.execute("create table orders (id integer, total real)")
+    runs = Runs()
+    with record_with(runs):
+        for sql in (SQL, "select id from orders"):
+            sqlite.build(query("orders", sql, database="shop"))
+    read = [event.run.inputs for event in runs.events if event.outcome == "COMPLETE"]
+    assert [[(source.name, source.facts) for source in inputs] for inputs in read] == [
+        [("shop.orders", {"sql": SQL})],
+        [("shop.orders", {"sql": "select id from orders"})],
+    ]
 
 
 def test_rows_from_the_cursor_on_replace_those_of_the_same_range(shop: Shop) -> None:

@@ -30,8 +30,10 @@ from headrace.config.log import LogSettings
 from headrace.config.online import OnlineSettings
 from headrace.config.registry import RegistrySettings
 from headrace.config.serving import ServingSettings
+from headrace.config.tracing import TracingSettings
 from headrace.kernel.addresses import find_passwords
 from headrace.kernel.errors import ProjectError
+from headrace.kernel.files import write_file
 from headrace.kernel.private import make_private
 from headrace.kernel.secrets import mask_secrets
 
@@ -72,14 +74,18 @@ class Settings(Struct, frozen=True):
     http: HttpSettings
     formats: FormatSettings
     databases: DatabaseSettings
+    tracing: TracingSettings
 
     def place(self, *parts: str) -> Path:
         """A path in the state folder."""
         return self.state.joinpath(*parts)
 
     def make_state(self) -> Path:
-        """Creates the state folder (0700) if it does not exist; returns it."""
-        return make_private(self.state)
+        """Creates the state folder (0700) if it does not exist; returns it. Git ignores the folder."""
+        ignore = make_private(self.state) / ".gitignore"
+        if not ignore.is_file():  # a project that `headrace init` did not make may have none at its root
+            write_file(ignore, b"*\n")
+        return self.state
 
     @property
     def deployment(self) -> str:
@@ -115,6 +121,7 @@ _PARTS: dict[str, type[Struct]] = {
     "http": HttpSettings,
     "formats": FormatSettings,
     "databases": DatabaseSettings,
+    "tracing": TracingSettings,
 }
 _TYPES: dict[str, Any] = {
     field.encode_name: field.type

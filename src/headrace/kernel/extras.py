@@ -12,6 +12,7 @@ EXTRAS = {
     "adbc_driver_manager": "databases",
     "confluent_kafka": "kafka",
     "fastavro": "kafka",
+    "opentelemetry.exporter.otlp.proto.http": "otel",
     "hiredis": "redis",
     "obstore": "s3",
     "psycopg": "postgres",
@@ -24,7 +25,10 @@ EXTRAS = {
 
 def is_installed(package: str) -> bool:
     """Whether the package can be imported; it is not imported."""
-    return importlib.util.find_spec(package) is not None
+    try:
+        return importlib.util.find_spec(package) is not None
+    except ModuleNotFoundError:  # a package above it is missing
+        return False
 
 
 def remedy_for(package: str) -> str:

@@ -12,7 +12,7 @@ from headrace.config.settings import FILE, Settings
 from headrace.kernel.errors import ProjectError
 from headrace.kernel.secrets import clean_text
 
-__all__ = ["Checkout", "commit_of", "find_checkout", "find_revision", "resolve_revision"]
+__all__ = ["Checkout", "commit_of", "find_checkout", "find_git", "find_revision", "resolve_revision"]
 
 _SECONDS = 10.0
 _MOST_TAGS = 10  # that an error lists
@@ -32,6 +32,11 @@ class Checkout(Struct, frozen=True):
     path: str
     remote: str | None
     root: Path
+
+
+def find_git(folder: Path) -> Path | None:
+    """The git repository that a folder is in, also one without a commit; None if there is none."""
+    return next((parent for parent in (folder, *folder.parents) if (parent / ".git").exists()), None)
 
 
 def find_checkout(folder: Path) -> Checkout | None:

@@ -30,6 +30,7 @@ from headrace.serving.protocols import PROTOCOLS
 from headrace.serving.protocols.port import JSON, DecodedRequest, PredictRoute, ReadRoute, Response, Route
 from headrace.serving.protocols.status import to_response_error
 from headrace.serving.spool import MAX_BYTES
+from headrace.serving.tracing import RequestTracer
 
 __all__ = ["MAX_BODY", "Endpoint", "reserved_names"]
 
@@ -53,6 +54,7 @@ class Endpoint:
             address, requests with a token.
         token_files: files with the tokens that are accepted beside HEADRACE_TOKEN.
         open_metrics: whether GET /metrics needs no token.
+        tracer: makes spans of each request; None: there are no traces.
 
     Attributes:
         app: the ASGI application.
@@ -66,9 +68,10 @@ class Endpoint:
         *,
         token_files: Sequence[Path] = (),
         open_metrics: bool = False,
+        tracer: RequestTracer | None = None,
     ) -> None:
         self._models = models
-        self._predictor = SpoolingPredictor(spool)
+        self._predictor, self._tracer = SpoolingPredictor(spool, tracer), tracer
         self._metrics = self._predictor.metrics
         self._update_max_bytes()
         self._routes = self._collect_routes()
@@ -92,6 +95,8 @@ class Endpoint:
         self._follower.join()
         self._predictor.close()
         self._models.close()
+        if self._tracer is not None:
+            self._tracer.close()
 
     def _follow_releases(self) -> None:
         due = 0.0
@@ -136,7 +141,11 @@ class Endpoint:
             if scope["method"] != allowed:
                 raise HttpError(405, "method", f"Use {allowed}.", headers={"Allow": allowed})
             if isinstance(route, PredictRoute):
-                await self._predict(route, match.groupdict(), scope, receive, send)
+                if self._tracer is None:
+                    await self._predict(route, match.groupdict(), scope, receive, send)
+                else:
+                    with self._tracer.trace_request(scope, route.path):
+                        await self._predict(route, match.groupdict(), scope, receive, send)
             else:
                 await send_body(send, 200, _read(route, self._models, match), route.content_type)
             return

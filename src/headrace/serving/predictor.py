@@ -21,6 +21,7 @@ from headrace.serving.prediction import Prediction
 from headrace.serving.release import Arm
 from headrace.serving.servable import Servable
 from headrace.serving.spool import DEFAULT_MAX_BYTES, Spool
+from headrace.serving.tracing import RequestTracer
 
 __all__ = ["Instances", "SpoolingPredictor"]
 
@@ -37,13 +38,15 @@ class SpoolingPredictor:
 
     Args:
         spool: the folder of the spool.
+        tracer: makes spans of each lookup and model; None: there are no traces.
 
     Attributes:
         metrics: the counts of predictions and failures.
         max_bytes: the largest record of a prediction; a request with a larger one is refused.
     """
 
-    def __init__(self, spool: Path) -> None:
+    def __init__(self, spool: Path, tracer: RequestTracer | None = None) -> None:
+        self._tracer = tracer
         self._spool = Spool(spool)
         self.max_bytes = DEFAULT_MAX_BYTES
         self.metrics = Metrics()
@@ -201,13 +204,13 @@ class SpoolingPredictor:
         at: int,
     ) -> list[Prediction]:
         """Predicts instances by one arm, as of `at`."""
-        started = time.perf_counter()
+        started, begin = time.perf_counter(), time.time_ns()
         try:
             answers = servable.lookup.features(instances, at)
         except OnDemandError as error:
             _log.warning("model %s version %d: %s", model.release.model, arm.version, error)
             raise _feature_failed(error, indexes) from error
-        lookup_seconds = time.perf_counter() - started
+        lookup_seconds, looked_up = time.perf_counter() - started, time.time_ns()
         if servable.plan.missing == "refuse" and any(answers.missing):
             raise _missing_features(answers.missing, indexes)
         values, probabilities = servable.predict(answers.matrix)
@@ -215,6 +218,8 @@ class SpoolingPredictor:
         moment, name, entities = from_micros(at), model.release.model, model.entities
         metrics = self.metrics.arm(name, arm.version, arm.name)
         metrics.count(seconds, lookup_seconds, at, answers.missing, answers.positions)
+        if self._tracer is not None:
+            self._tracer.add_prediction(begin, looked_up, name, arm.version, arm.name, len(instances))
         predictions = []
         for row, (instance, features) in enumerate(zip(instances, answers.values, strict=True)):
             predictions.append(

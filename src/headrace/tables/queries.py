@@ -68,7 +68,7 @@ def build_query(project: Project, lake: Lake, table: Table, *, code: str) -> Que
     stored = lake.table(table.name) if lake.table_exists(table.name) else None
     before = None if stored is None else stored.current_snapshot()
     is_whole = query.cursor is None or stored is None or before is None or stored.property(CODE) != code
-    source = Dataset("table", f"{query.database}: {query.sql[:200]}")
+    source = Dataset("table", f"{query.database}.{table.name}", facts={"sql": query.sql})
     with (
         run(f"table {table.name}", inputs=[source]) as table_run,
         open_database(project.settings, query.database, str(table.place)) as database,

@@ -7,7 +7,7 @@ not expire, so the data of a version can be read again.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import polars as pl
 from msgspec import Struct
@@ -23,7 +23,7 @@ from headrace.features.plan.sources import source_columns
 from headrace.features.values.matrix import Matrix
 from headrace.features.values.on_demand import OnDemandError
 from headrace.kernel.digest import short_digest
-from headrace.kernel.errors import Refused
+from headrace.kernel.errors import CallError, Refused
 from headrace.kernel.position import SnapshotPosition, encode_position
 from headrace.kernel.properties import FAILED_ROWS, INPUT, INPUTS_DIGEST, REVISION, ROWS_DIGEST, UNLABELLED_ROWS
 from headrace.kernel.run import Dataset, run
@@ -36,7 +36,7 @@ from headrace.training.evaluation import evaluator_for, infer_task
 from headrace.training.report import TrainingSet
 from headrace.training.splits.port import MOMENT
 
-__all__ = ["LabelledRows", "find_task", "keep_for_version", "make", "read", "table_reader"]
+__all__ = ["LabelledRows", "find_task", "keep_for_version", "make", "newest_snapshots", "read", "table_reader"]
 
 _logger = logging.getLogger(__name__)
 
@@ -188,6 +188,17 @@ def find_task(model: Model, target: pl.Series, where: str | None = None) -> Task
             remedy="Check how the table computes it, or add labels with other values.",
         )
     return task
+
+
+def newest_snapshots(lake: Lake, tables: Iterable[str]) -> dict[str, int]:
+    """Table → its newest snapshot. Raises CallError if a table has none."""
+    snapshots = {}
+    for name in tables:
+        snapshot = lake.table(name).current_snapshot()
+        if snapshot is None:
+            raise CallError(f"table {name!r} has no rows yet", remedy=f"headrace build {name}")
+        snapshots[name] = snapshot.id
+    return snapshots
 
 
 def table_reader(project: Project, lake: Lake, inputs: Mapping[str, int]) -> Callable[[str], pl.LazyFrame]:

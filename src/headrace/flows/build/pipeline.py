@@ -14,6 +14,7 @@ from dvc.repo import Repo
 
 from headrace.flows.build.dvc_lock import record_stage, translate_errors
 from headrace.kernel.files import write_file
+from headrace.projects.checkout import find_git
 
 __all__ = ["Pipeline", "init"]
 
@@ -29,7 +30,7 @@ def init(root: Path) -> None:
     The git repository may be made later. So files that must not be committed are ignored from the beginning,
     and DVC's setting `no_scm` is kept in a file that is not committed, until a build finds git.
     """
-    git = next((folder for folder in (root, *root.parents) if (folder / ".git").exists()), None)
+    git = find_git(root)
     is_new = not (root / ".dvc" / "config").is_file()
     with translate_errors(root):
         if is_new:

@@ -26,7 +26,7 @@ from headrace.kernel.digest import digest_value
 from headrace.kernel.errors import HeadraceError
 from headrace.kernel.time import now
 from headrace.lake.table_state import current_snapshot_ids, rows_snapshot_ids
-from headrace.projects.checkout import find_revision
+from headrace.projects.checkout import find_git, find_revision
 from headrace.projects.loader import project_files
 from headrace.workspace import Workspace
 
@@ -118,4 +118,5 @@ def _digest(settings: Settings, files: list[str], env: list[str]) -> str:
     texts[DRIFT] = drift.read_text() if drift.is_file() else ""
     profile = [settings.profile_name, settings.values, registry_digest(settings), filled_views(settings)]
     variables = external_digests(root, env=env).env
-    return digest_value([__version__, profile, texts, variables, file_stamps(root, [*files, *_KEPT])])
+    has_git = find_git(root) is not None  # after `git init`, the next build tells DVC
+    return digest_value([__version__, profile, texts, variables, has_git, file_stamps(root, [*files, *_KEPT])])

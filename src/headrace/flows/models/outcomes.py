@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 from msgspec import Struct
 
 from headrace.flows.models.predictions import TABLE
@@ -22,7 +23,7 @@ from headrace.workspace import Workspace
 if TYPE_CHECKING:
     import polars as pl
 
-__all__ = ["ArmOutcomes", "OutcomesReport", "outcomes"]
+__all__ = ["ArmOutcomes", "OutcomesReport", "evaluate_outcomes", "outcomes"]
 
 _COLUMNS = ("id", "version", "arm", "shadow", "shadow_of", "at", "entity", "value", "release")
 
@@ -117,18 +118,28 @@ def _compare_arms(workspace: Workspace, model: str, rows: pl.DataFrame) -> list[
             shadow=first["shadow"],
             predictions=len(part),
             known=len(known),
-            metrics=_evaluate(report, known) if known["outcome"].n_unique() > 1 else {},
+            metrics=evaluate_outcomes(report, known["outcome"], np.array(known["value"].to_list()))
+            if known["outcome"].n_unique() > 1
+            else {},
         )
         arms.append(arm)
     return arms
 
 
-def _evaluate(report: TrainingReport, known: pl.DataFrame) -> dict[str, float]:
-    """The metrics of the predictions by the task of the version."""
+def evaluate_outcomes(
+    report: TrainingReport, outcome: pl.Series, outputs: npt.NDArray[np.float64]
+) -> dict[str, float]:
+    """The metrics of a model's outputs by the task of the version.
+
+    Args:
+        report: the report of the version.
+        outcome: what really happened.
+        outputs: the model's outputs (training.trainers.port.Outputs).
+    """
     evaluator, classes = evaluator_for(report.task), tuple[Label, ...]()
     if isinstance(report.test, MulticlassEvaluation):
         classes = tuple(metrics.label for metrics in report.test.classes)
-    target, outputs = evaluator.encode(known["outcome"], classes), np.array(known["value"].to_list())
+    target = evaluator.encode(outcome, classes)
     metrics = evaluator.evaluate(target, outputs, classes).metrics
     if report.task == "binary":
         metrics = {"accuracy": float(((outputs >= 0.5) == (target == 1)).mean()), **metrics}

@@ -6,12 +6,11 @@ from collections.abc import Callable
 from functools import cache
 
 from headrace.features.checks.skew import SkewReport, check_skew
-from headrace.features.plan import FeaturePlan
 from headrace.flows.trace.served import read_served
 from headrace.kernel.errors import CallError
 from headrace.kernel.properties import CODE
 from headrace.lake import Lake
-from headrace.training.training_set import table_reader
+from headrace.training.training_set import newest_snapshots, table_reader
 from headrace.workspace import Workspace
 
 __all__ = ["skew"]
@@ -32,20 +31,10 @@ def skew(workspace: Workspace, model: str | None = None, *, limit: int = 1_000) 
     project, lake = workspace.project, workspace.lake
     reports = {}
     for version, plan, served in read_served(workspace, model, limit):
-        read = table_reader(project, lake, _newest(lake, plan))
+        read = table_reader(project, lake, newest_snapshots(lake, {view.table for view in plan.stored}))
         codes = {view.table: _codes(lake, view.table) for view in plan.as_of}
         reports[version] = check_skew(project, lake, plan, served, read, codes)
     return reports
-
-
-def _newest(lake: Lake, plan: FeaturePlan) -> dict[str, int]:
-    snapshots = {}
-    for name in {view.table for view in plan.stored}:
-        snapshot = lake.table(name).current_snapshot()
-        if snapshot is None:
-            raise CallError(f"table {name!r} has no rows yet", remedy=f"headrace build {name}")
-        snapshots[name] = snapshot.id
-    return snapshots
 
 
 def _codes(lake: Lake, name: str) -> Callable[[int], str | None]:

@@ -1,8 +1,9 @@
-"""Restricts the listeners of the HAProxy that Ray Serve starts. Run as a script, it wraps HAProxy's binary.
+"""Restricts the HAProxy that Ray Serve starts. Run as a script, it wraps HAProxy's binary.
 
 Serve writes HAProxy's configuration with two listeners on every address (statistics and metrics) and an
 administration socket that every user may write to. Serve has no settings for these, but it has one for the
-path of HAProxy's binary. There it finds a wrapper, which restricts them and then becomes HAProxy. Every start
+path of HAProxy's binary. There it finds a wrapper, which restricts them and then becomes HAProxy. It also
+limits how long HAProxy waits for a client, which Serve allows an hour for an incomplete request. Every start
 of HAProxy waits for the wrapper, so this file must not import anything of the package.
 """
 
@@ -16,11 +17,16 @@ import signal
 import sys
 from pathlib import Path
 
-__all__ = ["find_binary", "restrict_listeners", "serve_environment"]
+__all__ = ["find_binary", "limit_waits", "restrict_listeners", "serve_environment"]
 
 _PR_SET_PDEATHSIG = 1
 _EVERY_ADDRESS = re.compile(r"^(\s*)bind\s+\*?:(\d+)\s*$", re.MULTILINE)
 _SOCKET_MODE = re.compile(r"^(\s*stats socket \S+ mode )\d+", re.MULTILINE)
+_HEAD_SECONDS = 10  # for a request line and headers, as in headrace.http.connection
+_IDLE_SECONDS = 30  # until the next request
+_CLIENT_SECONDS = 60  # without a byte from a client that sends a body, or reads none of a response
+_CLIENT_WAITS = re.compile(r"^(\s*)timeout client \S+\s*$", re.MULTILINE)
+_IDLE_WAITS = re.compile(r"^(\s*timeout http-keep-alive )\S+", re.MULTILINE)
 
 
 def find_binary() -> str | None:
@@ -84,11 +90,21 @@ def restrict_listeners(configuration: str, folder: Path) -> str:
     return _SOCKET_MODE.sub(r"\g<1>600", private)
 
 
+def limit_waits(configuration: str, head_seconds: int = _HEAD_SECONDS) -> str:
+    """The configuration with limits for slow and idle clients, who would otherwise use up the connections.
+
+    The time that a model takes to answer is not limited by them.
+    """
+    limits = f"timeout http-request {head_seconds}s\n    timeout client {_CLIENT_SECONDS}s"
+    limited = _CLIENT_WAITS.sub(lambda m: f"{m[1]}{limits}", configuration)
+    return _IDLE_WAITS.sub(rf"\g<1>{_IDLE_SECONDS}s", limited)
+
+
 def _exec_haproxy(binary: str, arguments: list[str]) -> None:
     """Restricts the configuration that the arguments name, and replaces this process by HAProxy."""
     path = Path(arguments[arguments.index("-f") + 1])
     configuration = path.read_text()
-    path.write_text(restrict_listeners(configuration, path.parent))
+    path.write_text(limit_waits(restrict_listeners(configuration, path.parent)))
     if sys.platform == "linux":  # HAProxy must end with Serve's manager, even if the manager is killed
         parent = os.getppid()
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -61,6 +61,7 @@ class RayServeReplica:
             keep_replica_on_loopback()
         from headrace.serving.endpoint import Endpoint
         from headrace.serving.models import Models
+        from headrace.serving.tracing import open_tracer
 
         spool = settings.place("serving", "spool")
         served = ServedModels(settings, make_ask(_APPLICATION))
@@ -70,6 +71,7 @@ class RayServeReplica:
             settings.http.host,
             token_files=settings.token_paths,
             open_metrics=settings.http.open_metrics,
+            tracer=open_tracer(settings),
         )
 
     def __serve_build_asgi_app__(self) -> App:

@@ -26,6 +26,7 @@ def run_replica(root: str, profile: str, descriptor: int, models: Sequence[str],
     """Answers requests until `stop` is set."""
     from headrace.serving.endpoint import Endpoint
     from headrace.serving.models import Models
+    from headrace.serving.tracing import open_tracer
 
     settings = load_settings(Path(root), profile)
     shared = socket.socket(fileno=descriptor)
@@ -36,6 +37,7 @@ def run_replica(root: str, profile: str, descriptor: int, models: Sequence[str],
         settings.http.host,
         token_files=settings.token_paths,
         open_metrics=settings.http.open_metrics,
+        tracer=open_tracer(settings),
     )
     with closing(endpoint), serve(endpoint.app, "", 0, bound=shared, beat=report_alive, drain=_DRAIN):
         report_ready()

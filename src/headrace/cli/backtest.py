@@ -1,0 +1,80 @@
+"""headrace backtest"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+
+import click
+
+from headrace.cli import show
+from headrace.cli.call import Call, command
+from headrace.cli.moment import Moment
+from headrace.flows.models.backtest import BacktestReport, BacktestSlice
+from headrace.flows.models.backtest import backtest as replay
+from headrace.kernel.errors import CallError
+
+__all__ = ["backtest"]
+
+
+@command("backtest", example="headrace backtest purchase@4 --since 7d --by event_type")
+@click.argument("version", metavar="MODEL@VERSION")
+@click.option("--since", type=Moment(), help="The first moment: 2026-03-01, or 7d for seven days ago.")
+@click.option("--until", type=Moment(), help="The first moment after the last.")
+@click.option("--by", metavar="FIELD", help="A key, a field, a feature, arm or version: its values are slices.")
+@click.option("--limit", type=click.IntRange(1), help="Only so many of the newest requests.")
+@click.option("--threshold", type=float, default=0.5, show_default=True, help="What a binary model's yes is.")
+@click.option(
+    "--output", type=click.Path(path_type=Path), help="A Parquet file for the answers to each request."
+)
+def backtest(
+    call: Call,
+    version: str,
+    since: datetime | None,
+    until: datetime | None,
+    by: str | None,
+    limit: int | None,
+    threshold: float,
+    output: Path | None,
+) -> None:
+    """Answer logged requests by MODEL@VERSION, and show how answers, decisions and metrics would differ."""
+    model, _, number = version.rpartition("@")
+    if not model or not number.isdecimal():
+        raise CallError(f"{version!r} is not a version of a model", remedy="Write it as purchase@4")
+    report = replay(
+        call.workspace(), model, int(number), since=since, until=until, by=by, limit=limit, threshold=threshold
+    )
+    if output is not None:
+        report.rows.write_parquet(output)
+    if call.json:
+        names = [name for name in BacktestReport.__struct_fields__ if name != "rows"]
+        show.json({name: getattr(report, name) for name in names})
+        return
+    _print(report)
+
+
+def _print(report: BacktestReport) -> None:
+    click.echo(
+        f"{report.model}@{report.version}: requests from {report.since:%F %T} to {report.until:%F %T} UTC"
+    )
+    metrics = list(dict.fromkeys(name for part in report.slices for name in part.logged))
+    rows = [
+        (
+            part.name,
+            part.requests,
+            part.equal,
+            part.decisions_changed,
+            *(None if value is None else f"{value:.4g}" for value in _differences(part)),
+            part.known,
+            *(f"{part.logged[m]:.4f} → {part.replayed[m]:.4f}" if m in part.logged else None for m in metrics),
+        )
+        for part in report.slices
+    ]
+    columns = ["slice", "requests", "equal", "decisions changed", "mean difference", "greatest", "with outcome"]
+    show.table(None, [*columns, *metrics], rows)
+    for reason, count in report.left_out.items():
+        click.echo(f"  left out: {count:,}, {reason}")
+
+
+def _differences(part: BacktestSlice) -> tuple[float | None, float | None]:
+    return part.mean_difference, part.greatest_difference

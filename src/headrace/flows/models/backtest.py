@@ -1,0 +1,272 @@
+"""backtest: what another version would have answered to the logged requests."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+from msgspec import Struct
+
+from headrace.features.plan import decode_plan
+from headrace.features.values.matrix import Matrix
+from headrace.flows.models.outcomes import evaluate_outcomes
+from headrace.flows.models.replay import LoggedRequests, features_as_known, read_requests
+from headrace.kernel.errors import CallError
+from headrace.serving.outcomes import join_outcomes
+from headrace.tables.read import read_input
+from headrace.training.files import MODEL, PLAN
+from headrace.training.report import TrainingReport, read_report
+from headrace.training.trainers.folder import Predictor, load_model
+from headrace.training.training_set import newest_snapshots, table_reader
+from headrace.workspace import Workspace
+
+__all__ = ["BacktestReport", "BacktestSlice", "backtest"]
+
+_SLICES = 20  # values of the field that are slices of their own
+_ALL = "all"
+
+
+class BacktestSlice(Struct, frozen=True):
+    """How two versions answer the same requests.
+
+    Attributes:
+        name: the slice: `all`, or the value of the field.
+        requests: how many requests were replayed.
+        equal: how many answers are equal to the last bit.
+        decisions_changed: how many answers lead to another decision: another label, or another side of the
+            threshold; None for a regression.
+        mean_difference: the mean of the new value minus the logged one; None for labels.
+        greatest_difference: the greatest absolute difference; None for labels.
+        known: how many requests have an outcome.
+        logged, replayed: the metrics of the model's task over those, of both answers; empty while the outcomes
+            do not have two values.
+    """
+
+    name: str
+    requests: int
+    equal: int
+    decisions_changed: int | None
+    mean_difference: float | None
+    greatest_difference: float | None
+    known: int
+    logged: dict[str, float]
+    replayed: dict[str, float]
+
+
+class BacktestReport(Struct, frozen=True):
+    """The result of a backtest.
+
+    Attributes:
+        model, version: what was tried.
+        since, until: the moments of the first and the last request.
+        left_out: why requests could not be replayed, or would have been refused → how many.
+        slices: all requests, and each value of the field.
+        rows: a polars frame with a row for each replayed request: `id`, `at`, `version`, `logged`, `replayed`
+            (a number or a label), `equal`, `slice`, `outcome`.
+    """
+
+    model: str
+    version: int
+    since: datetime
+    until: datetime
+    left_out: dict[str, int]
+    slices: list[BacktestSlice]
+    rows: pl.DataFrame
+
+
+def backtest(
+    workspace: Workspace,
+    model: str,
+    version: int,
+    *,
+    since: datetime | None = None,
+    until: datetime | None = None,
+    by: str | None = None,
+    limit: int | None = None,
+    threshold: float = 0.5,
+) -> BacktestReport:
+    """Answers logged requests by a version, with the features as they were known at each request's moment.
+
+    Args:
+        workspace: the project to work on.
+        model, version: the version, which need not be released. Its views need not have been served.
+        since, until: the first moment, and the first one after the last.
+        by: the field whose values are slices: an entity key, a field of the request, a feature, `arm` or
+            `version`.
+        limit: the greatest number of requests; the newest are replayed.
+        threshold: the probability from which on a binary model's answer counts as yes.
+
+    Raises:
+        CallError: no request of that time has been ingested, the version does not exist, no request has the
+            field, or a table of the version's features has no rows.
+        Refused: a version's bundle was changed.
+    """
+    bundle = workspace.registry.bundle(model, version)
+    plan, report = decode_plan((bundle / PLAN).read_bytes()), read_report(bundle)
+    predictor = load_model(bundle / MODEL)
+    logged = read_requests(workspace, model, since, until, limit)
+    plans = {
+        answered: decode_plan((workspace.registry.bundle(model, answered) / PLAN).read_bytes())
+        for answered in logged.rows["version"].unique().to_list()
+    }
+    project, lake = workspace.project, workspace.lake
+    features, left_out = features_as_known(
+        logged, plan, plans, lambda name: table_reader(project, lake, newest_snapshots(lake, [name]))(name)
+    )
+    matrix = Matrix(plan, predictor.meta.encoding)
+    if plan.missing == "refuse":
+        left_out = _add_refused(left_out, ~matrix.complete(features))
+    outputs = _predict(predictor, matrix, features)
+    logged_outputs = _logged_outputs(predictor, logged)
+    _repeat_by_request(predictor, matrix, features, logged, version, outputs, logged_outputs)
+    rows = _compare(logged, predictor, outputs, logged_outputs, _slice_of(logged, by))
+    rows = _join_outcomes(workspace, model, rows.with_columns(left_out.alias("left_out")))
+    kept = left_out.is_null()
+    parts = [(_ALL, kept)]
+    if by is not None:
+        names = rows.filter(kept)["slice"].value_counts(sort=True)["slice"].to_list()
+        parts += [(name, kept & (rows["slice"] == name)) for name in names]
+    slices = [
+        _summarize(name, rows, outputs, logged_outputs, mask.to_numpy(), report, threshold)
+        for name, mask in parts
+    ]
+    counts = left_out.drop_nulls().value_counts(sort=True)
+    first, last = logged.rows["at"][0], logged.rows["at"][-1]
+    columns = ("id", "at", "version", "logged", "replayed", "equal", "slice", "outcome")
+    return BacktestReport(model, version, first, last, dict(counts.rows()), slices, rows.filter(kept)[columns])
+
+
+def _add_refused(left_out: pl.Series, is_missing: pl.Series) -> pl.Series:
+    refused = is_missing & left_out.is_null()
+    return pl.select(pl.when(refused).then(pl.lit("missing features")).otherwise(left_out)).to_series()
+
+
+def _predict(predictor: Predictor, matrix: Matrix, features: pl.DataFrame) -> npt.NDArray[np.float64]:
+    return np.concatenate([predictor.predict(rows.matrix) for rows in matrix.slices(features)])
+
+
+def _logged_outputs(predictor: Predictor, logged: LoggedRequests) -> npt.NDArray[np.float64]:
+    """The logged answers in the form of the model's outputs; NaN for a class that the answer did not know."""
+    if not predictor.meta.classes:
+        return np.array(msgspec.json.decode("[" + ",".join(logged.rows["value"]) + "]"), dtype=np.float64)
+    names = [str(label) for label in predictor.meta.classes]
+    texts = ["{}" if text is None else text for text in logged.rows["probabilities"]]
+    decoded = msgspec.json.decode("[" + ",".join(texts) + "]")
+    return np.array([[row.get(name, np.nan) for name in names] for row in decoded], dtype=np.float64)
+
+
+def _repeat_by_request(
+    predictor: Predictor,
+    matrix: Matrix,
+    features: pl.DataFrame,
+    logged: LoggedRequests,
+    version: int,
+    outputs: npt.NDArray[np.float64],
+    logged_outputs: npt.NDArray[np.float64],
+) -> None:
+    """Predicts again, request by request, what the same version answered otherwise. Changes `outputs`.
+
+    A library may add up a batch in another order than a few rows.
+    """
+    differ = outputs != logged_outputs
+    differ = (differ.any(axis=1) if differ.ndim == 2 else differ) & (
+        logged.rows["version"] == version
+    ).to_numpy()
+    if not differ.any():
+        return
+    groups = logged.rows.select(pl.struct("at", "release", "arm").rle_id()).to_series().to_numpy()
+    for group in np.unique(groups[differ]):
+        first, last = np.searchsorted(groups, [group, group + 1]).tolist()  # the rows are sorted by requests
+        outputs[first:last] = predictor.predict(matrix.of_frame(features[first:last]).matrix)
+
+
+def _compare(
+    logged: LoggedRequests,
+    predictor: Predictor,
+    outputs: npt.NDArray[np.float64],
+    logged_outputs: npt.NDArray[np.float64],
+    slices: pl.Series,
+) -> pl.DataFrame:
+    equal = outputs == logged_outputs
+    labels = predictor.meta.classes
+    if labels:
+        equal = equal.all(axis=1)
+        replayed = pl.Series([str(labels[code]) for code in outputs.argmax(axis=1)])
+        values = [str(msgspec.json.decode(text)) for text in logged.rows["value"]]
+        answered = pl.Series(values)
+    else:
+        replayed, answered = pl.Series(outputs), pl.Series(logged_outputs)
+    return logged.rows.select("id", "at", "version", "entity").with_columns(
+        answered.alias("logged"), replayed.alias("replayed"), pl.Series("equal", equal), slices.alias("slice")
+    )
+
+
+def _slice_of(logged: LoggedRequests, by: str | None) -> pl.Series:
+    """The slice of each request; of the rarer values `other`."""
+    if by is None:
+        return pl.Series([_ALL] * len(logged.fields))
+    if by in ("arm", "version"):
+        values = logged.rows[by].cast(pl.String)
+    else:
+        pairs = zip(logged.fields, logged.features, strict=True)
+        read: list[Any] = [fields.get(by, features.get(by)) for fields, features in pairs]
+        values = pl.Series([None if value is None else str(value) for value in read], dtype=pl.String)
+    if values.null_count() == len(values):
+        names = sorted({*logged.fields[0], *logged.features[0], "arm", "version"})
+        raise CallError(f"no request has the field {by!r}", remedy=f"The newest has {', '.join(names)}.")
+    frequent = values.drop_nulls().value_counts(sort=True)[:_SLICES].get_columns()[0]
+    return pl.select(
+        pl.when(values.is_null())
+        .then(pl.lit("(none)"))
+        .when(values.is_in(frequent.implode()))
+        .then(values)
+        .otherwise(pl.lit("(other)"))
+    ).to_series()
+
+
+def _join_outcomes(workspace: Workspace, model: str, rows: pl.DataFrame) -> pl.DataFrame:
+    """The rows with `outcome`, null where it is not known."""
+    project = workspace.whole_project
+    declared = project.models[model].outcomes if model in project.models else None
+    if declared is None or not workspace.lake.table_exists(declared.event.table):
+        return rows.with_columns(outcome=pl.lit(None))
+    events = read_input(project, workspace.lake, declared.event)
+    return join_outcomes(rows.with_columns(shadow_of=pl.lit(None, pl.String)), events, declared)
+
+
+def _summarize(
+    name: str,
+    rows: pl.DataFrame,
+    outputs: npt.NDArray[np.float64],
+    logged_outputs: npt.NDArray[np.float64],
+    mask: npt.NDArray[np.bool_],
+    report: TrainingReport,
+    threshold: float,
+) -> BacktestSlice:
+    part, new, old = rows.filter(mask), outputs[mask], logged_outputs[mask]
+    changed: int | None = None
+    if report.task == "multiclass":
+        changed = int((part["logged"] != part["replayed"]).sum())
+    elif report.task == "binary":
+        changed = int(((new >= threshold) != (old >= threshold)).sum())
+    is_number = new.ndim == 1 and len(new) > 0
+    known = part["outcome"].is_not_null().to_numpy()
+    outcome = part["outcome"].drop_nulls()
+    metrics: list[dict[str, float]] = [{}, {}]
+    if outcome.n_unique() > 1:
+        metrics = [evaluate_outcomes(report, outcome, answers[known]) for answers in (old, new)]
+    return BacktestSlice(
+        name=name,
+        requests=len(part),
+        equal=int(part["equal"].sum()),
+        decisions_changed=changed,
+        mean_difference=float((new - old).mean()) if is_number else None,
+        greatest_difference=float(np.abs(new - old).max()) if is_number else None,
+        known=len(outcome),
+        logged=metrics[0],
+        replayed=metrics[1],
+    )

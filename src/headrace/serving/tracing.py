@@ -1,0 +1,117 @@
+"""Traces of prediction requests: one from the client's request through the lookup to the model.
+
+A request may carry a W3C `traceparent`; its trace goes on here. The spans are exported by OTLP over HTTP from a
+thread of their own; a request never waits for the collector, and what it cannot take is dropped.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from headrace.config.settings import Settings
+from headrace.http.asgi import Scope, find_header
+from headrace.kernel.errors import ProjectError
+from headrace.kernel.extras import require
+
+if TYPE_CHECKING:
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.trace import Span
+
+__all__ = ["RequestTracer", "open_tracer"]
+
+_TIMEOUT = 2.0  # seconds for a batch, and for the spans that are left at the end
+
+
+class RequestTracer:
+    """Makes the spans of requests.
+
+    Args:
+        provider: what samples and exports them.
+    """
+
+    def __init__(self, provider: TracerProvider) -> None:
+        from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+        self._provider = provider
+        self._tracer = provider.get_tracer("headrace")
+        self._propagator = TraceContextTextMapPropagator()
+
+    @contextmanager
+    def trace_request(self, scope: Scope, route: str) -> Iterator[Span]:
+        """The span of a request while the block runs; the client's span is its parent, if it names one."""
+        from opentelemetry.trace import SpanKind, Status, StatusCode
+
+        carrier = {
+            name: header.decode("latin-1")
+            for name in ("traceparent", "tracestate")
+            if (header := find_header(scope, name.encode())) is not None
+        }
+        with self._tracer.start_as_current_span(
+            f"{scope['method']} {route}",
+            context=self._propagator.extract(carrier),
+            kind=SpanKind.SERVER,
+            attributes={"http.request.method": scope["method"], "http.route": route},
+            record_exception=False,  # an error may quote the client's values
+            set_status_on_exception=False,
+        ) as span:
+            try:
+                yield span
+            except Exception:
+                span.set_status(Status(StatusCode.ERROR))
+                raise
+
+    def add_prediction(self, begin: int, looked_up: int, model: str, version: int, arm: str, rows: int) -> None:
+        """Adds the spans of a lookup and the model's call, which ends now, to the current trace.
+
+        Args:
+            begin, looked_up: when the lookup began and ended (time.time_ns).
+            model, version, arm: what predicted.
+            rows: how many instances.
+        """
+        attributes: dict[str, str | int]
+        attributes = {"headrace.model": model, "headrace.version": version, "headrace.arm": arm, "rows": rows}
+        lookup = self._tracer.start_span("lookup", start_time=begin, attributes=attributes)
+        lookup.end(looked_up)
+        call = self._tracer.start_span("model", start_time=looked_up, attributes=attributes)
+        call.end(time.time_ns())
+
+    def close(self) -> None:
+        """Exports the spans that are left, and ends the export."""
+        self._provider.force_flush(int(_TIMEOUT * 1_000))
+        self._provider.shutdown()
+
+
+def open_tracer(settings: Settings) -> RequestTracer | None:
+    """The tracer of the profile's collector; None: there is none.
+
+    Raises:
+        ProjectError: the collector's address is not an HTTP address without a password.
+        Unavailable: the extra `otel` is not installed.
+    """
+    address = settings.tracing.otlp
+    if not address:
+        return None
+    parts = urlsplit(address)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.password:
+        raise ProjectError(
+            "it is not the address of a collector",
+            where="headrace.toml: otlp",
+            remedy="Write it as http://localhost:4318; keys belong into OTEL_EXPORTER_OTLP_HEADERS.",
+        )
+    require("opentelemetry.exporter.otlp.proto.http", "tracing", where="headrace.toml: otlp")
+    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+    from opentelemetry.sdk.resources import Resource
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import BatchSpanProcessor
+    from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
+
+    resource = Resource.create({"service.name": settings.project, "service.namespace": "headrace"})
+    sampler = ParentBased(TraceIdRatioBased(settings.tracing.trace_share))
+    provider = TracerProvider(sampler=sampler, resource=resource, shutdown_on_exit=False)
+    exporter = OTLPSpanExporter(f"{address.rstrip('/')}/v1/traces", timeout=_TIMEOUT)
+    provider.add_span_processor(BatchSpanProcessor(exporter))
+    return RequestTracer(provider)

@@ -1,0 +1,93 @@
+"""Traces: from the client's span through lookup to model, at a real OpenTelemetry Collector."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+from services.otel import Collector, collector
+from services.server import Missing
+from tests.serving.running import INSTANCE, run_endpoint
+from tests.serving.small_project import make_project, plan_of, put_bundle, put_features, put_release
+from tests.until import until
+
+from headrace.kernel.errors import ProjectError
+from headrace.serving.release import Arm
+from headrace.serving.tracing import open_tracer
+
+pytest.importorskip("opentelemetry.exporter.otlp.proto.http")
+TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
+CLIENT = f"00-{TRACE}-{PARENT}-01"
+
+
+@pytest.fixture
+def project(tmp_path, boosters):
+    settings, plan = make_project(tmp_path / "p"), plan_of(missing="refuse")
+    put_bundle(settings, boosters, 1, plan)
+    put_features(settings, plan, {7: (9.5, 190)})
+    put_release(settings, Arm(1))
+    return settings
+
+
+@contextmanager
+def run_collector(folder: Path) -> Iterator[Collector]:
+    with ExitStack() as stack:
+        try:
+            running = stack.enter_context(collector(folder))
+        except Missing as error:
+            pytest.skip(str(error))
+        yield running
+
+
+def test_a_trace_goes_from_the_client_through_lookup_to_the_model(project, tmp_path):
+    (tmp_path / "otel").mkdir()
+    with run_collector(tmp_path / "otel") as received:
+        settings = project.with_values(otlp=received.url)
+        with run_endpoint(settings, tracer=open_tracer(settings)) as client:
+            for headers in ({"traceparent": CLIENT}, {}, {"traceparent": f"00-{'z' * 32}-{'0' * 16}-01"}):
+                assert client.post("/predict/purchase", json=INSTANCE, headers=headers).status_code == 200
+            lost = client.post(
+                "/predict/purchase", json=INSTANCE | {"product_id": 404}, headers={"traceparent": CLIENT}
+            )
+            assert lost.status_code == 422
+            unsampled = {"traceparent": CLIENT.removesuffix("01") + "00"}
+            assert client.post("/predict/purchase", json=INSTANCE, headers=unsampled).status_code == 200
+        until(lambda: len(received.spans()) >= 10, seconds=30)
+        spans = received.spans()
+    assert len(spans) == 10, "three requests of three spans, and the refused one"
+    server, refused = [
+        span
+        for span in spans
+        if span.fields["Parent ID"] == PARENT and span.fields["Name"] == "POST /predict/{model}"
+    ]
+    assert server.fields["Trace ID"] == refused.fields["Trace ID"] == TRACE
+    assert server.fields["Kind"] == "Server"
+    assert (server.fields["Status code"], refused.fields["Status code"]) == ("Unset", "Error")
+    children = [span for span in spans if span.fields["Parent ID"] == server.fields["ID"]]
+    assert [child.fields["Name"] for child in children] == ["lookup", "model"]
+    for child in children:
+        assert child.fields["Trace ID"] == TRACE
+        expected = {"headrace.model": "purchase", "headrace.version": "1", "headrace.arm": "champion"}
+        assert child.attributes == expected | {"rows": "1"}
+    others = [span for span in spans if span.fields["Trace ID"] != TRACE]
+    assert len({span.fields["Trace ID"] for span in others}) == 2, "an invalid traceparent begins a trace"
+
+
+def test_a_collector_that_is_away_delays_no_request(project):
+    settings = project.with_values(otlp="http://127.0.0.1:9")
+    with run_endpoint(settings, tracer=open_tracer(settings)) as client:
+        for _ in range(3):
+            assert client.post("/predict/purchase", json=INSTANCE).status_code == 200
+
+
+@pytest.mark.parametrize("address", ["localhost:4318", "ftp://localhost", "http://", "http://a:b@localhost"])
+def test_an_address_of_no_collector_is_refused(project, address):
+    with pytest.raises(ProjectError, match="not the address of a collector") as caught:
+        open_tracer(project.with_values(otlp=address))
+    assert "b@" not in str(caught.value)
+
+
+def test_without_an_address_nothing_is_traced(project):
+    assert open_tracer(project) is None
