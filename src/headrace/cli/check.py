@@ -1,4 +1,4 @@
-"""headrace check parity|skew|contracts|tables"""
+"""headrace check parity|skew|leakage|contracts|tables"""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from headrace.cli import show
 from headrace.cli.call import Call, command, group
 from headrace.flows.events.contracts import ContractCheck, check_contracts
 from headrace.flows.project.check_tables import TableCheck, check_tables
+from headrace.flows.trace.leakage import leakage as check_leakage
 from headrace.flows.trace.parity import parity as check_parity
 from headrace.flows.trace.skew import skew as check_skew
 
@@ -17,7 +18,7 @@ __all__ = ["check"]
 
 @group("check", example="headrace check parity")
 def check() -> None:
-    """Check features that are served, contracts, and the audits of tables."""
+    """Check features that are served or trained on, contracts, and the audits of tables."""
 
 
 @command("parity", example="headrace check parity purchase")
@@ -95,6 +96,34 @@ def skew(call: Call, model: str | None, limit: int) -> int:
             if report.failed:
                 click.echo(f"  {name}: {report.failed:,} not compared: an on-demand function fails on them")
     return 1 if any(report.equal < report.predictions for report in reports.values()) else 0
+
+
+@command("leakage", example="headrace check leakage purchase\nheadrace check leakage purchase --bound 0.9")
+@click.argument("model")
+@click.option(
+    "--bound",
+    type=click.FloatRange(0, 1),
+    default=0.95,
+    show_default=True,
+    help="The score from which a feature leaks.",
+)
+def leakage(call: Call, model: str, bound: float) -> int:
+    """Score each feature of the newest training set alone, and name those that know the target too well.
+
+    A score is the area under the ROC curve (binary), R² (regression), or the share of errors that the feature
+    avoids (multiclass), on rows that the scoring did not learn from. Exit code 1 if any feature leaks.
+    """
+    report = check_leakage(call.workspace(), model, bound=bound)
+    if call.json:
+        show.json(report)
+        return 1 if report.leaking else 0
+    rows = [
+        (score.feature, f"{score.score:.3f}", f"{score.share:.1%}", "knows the target" if score.leaks else "")
+        for score in report.features
+    ]
+    show.table(None, ["feature", "score", "rows with a value", ""], rows)
+    click.echo(f"  score: {report.measure}, on {report.rows:,} labelled rows; bound {report.bound:g}")
+    return 1 if report.leaking else 0
 
 
 @command("contracts", example="headrace check contracts\nheadrace check contracts user_behaviour --json")
@@ -180,4 +209,5 @@ def _show_rows(check: TableCheck) -> None:
 check.add_command(parity)
 check.add_command(tables)
 check.add_command(skew)
+check.add_command(leakage)
 check.add_command(contracts)

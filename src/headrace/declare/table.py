@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +32,7 @@ class Table:
 
     Attributes:
         name: the function's name, also the table's name in the lake.
-        function, reads, partition_by, rowwise, schema, reads_files, env: see `table`.
+        function, reads, partition_by, rowwise, schema, renames, reads_files, env: see `table`.
         place: the line of the declaration.
         current: whether it holds the current rows of a database table (declare.changes.current). The build
             then makes it without its function.
@@ -47,6 +47,7 @@ class Table:
     partition_by: Partitioning | None = None
     rowwise: bool = False
     schema: type[dy.Schema] | None = None
+    renames: Mapping[str, str] = attrs.field(factory=dict)
     current: bool = False
     reads_files: tuple[str, ...] = ()
     env: tuple[str, ...] = ()
@@ -54,7 +55,11 @@ class Table:
     audits: tuple[Audit, ...] = ()
 
     def __call__(self, *frames: pl.LazyFrame, **options: Any) -> pl.LazyFrame:
-        return self.function(*frames, **options)
+        return self.rename(self.function(*frames, **options))
+
+    def rename(self, rows: pl.LazyFrame) -> pl.LazyFrame:
+        """The rows of the function, with the table's names of the columns."""
+        return rows.rename(self.renames) if self.renames else rows
 
     @property
     def takes_now(self) -> bool:
@@ -74,15 +79,12 @@ def table(
     partition_by: Partitioning | None = None,
     rowwise: bool = False,
     schema: type[dy.Schema] | None = None,
+    renames: Mapping[str, str] | None = None,
     reads_files: str | Sequence[str] = (),
     env: str | Sequence[str] = (),
     audits: Audit | Sequence[Audit] = (),
 ) -> Callable[[Callable[..., pl.LazyFrame]], Table]:
     """Declares that the decorated function makes the table of its name.
-
-        @table(reads=Click, partition_by=day("at"))
-        def purchases(clicks: pl.LazyFrame) -> pl.LazyFrame:
-            return clicks.filter(pl.col("price") > 0)
 
     The function takes one polars LazyFrame for each of `reads`, in their order, and returns a LazyFrame. If it
     has a parameter `now`, that gets the input's clock: the latest arrival on the topic as of the snapshot that
@@ -93,17 +95,18 @@ def table(
             elsewhere; or a list of these.
         partition_by: the partitioning (`hour`, `day`, `month` or `by`). Only the partitions whose input changed
             are rebuilt. None: the table is replaced as a whole.
-        rowwise: whether the function handles every row by itself, f(a + b) = f(a) + f(b). Such a table reads
-            one event or table, and also runs on the stream.
-        schema: a dataframely schema that every published row must satisfy; None: no check.
+        rowwise: whether the function handles every row by itself: such a table reads one event or table, and
+            also runs on the stream.
+        schema: a dataframely schema of every published row; None: no check.
+        renames: column of the function's rows → its name in the table; a later rename makes no row again.
         reads_files: files that the function reads by itself, relative to the project's folder. A change in
             one of them makes the table stale.
         env: environment variables that the function reads. Another value makes the table stale.
 
     Raises:
-        ProjectError: an input or the partitioning is not valid, the function does not take one frame for each
-            input, a rowwise table reads several or a source, a path in `reads_files` leaves the project, or an
-            audit is not valid or names a column that the schema lacks.
+        ProjectError: an input or the partitioning is not valid, a column is renamed twice, the function does
+            not take one frame for each input, a rowwise table reads several or a source, a path in
+            `reads_files` leaves the project, or an audit is not valid or names a column that the schema lacks.
     """
 
     def declare(function: Callable[..., pl.LazyFrame]) -> Table:
@@ -121,6 +124,7 @@ def table(
             partition_by=_check_partitioning(partition_by, place),
             rowwise=rowwise,
             schema=schema,
+            renames=_check_renames(renames or {}, place),
             reads_files=_check_files(to_tuple(reads_files), place),
             env=to_tuple(env),
             audits=_check_audits(audits, partition_by, schema, place),
@@ -145,6 +149,20 @@ def _check_partitioning(value: Any, place: Place) -> Partitioning | None:
         where=str(place),
         remedy='Write hour("at"), day("at"), month("at") or by("user_id", parts=64).',
     )
+
+
+def _check_renames(renames: Mapping[str, str], place: Place) -> Mapping[str, str]:
+    names = list(renames.values())
+    for old, new in renames.items():
+        if not (isinstance(old, str) and isinstance(new, str) and old and new):
+            raise ProjectError(f"renames={renames!r}: a column's name is a text", where=str(place))
+        if new in renames or names.count(new) > 1:
+            raise ProjectError(
+                f"renames={renames!r} gives {new!r} two meanings",
+                where=str(place),
+                remedy="Name each column once: the function's name, and then the table's.",
+            )
+    return dict(renames)
 
 
 def _check_audits(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
@@ -22,12 +23,13 @@ from headrace.lake.schema import (
     iceberg_schema,
     partition_name,
     partition_spec,
+    reorder,
 )
 
 if TYPE_CHECKING:
     from headrace.lake.lake import Lake
 
-__all__ = ["check_warehouse", "drop_table", "ensure"]
+__all__ = ["check_warehouse", "drop_table", "ensure", "rename_columns"]
 
 _TRIES = 20
 
@@ -56,13 +58,39 @@ def ensure(lake: Lake, name: str, schema: pa.Schema, partition_by: PartitionBy |
                         _remove_partitions(change, iceberg)
                     with change.update_schema(allow_incompatible_changes=exact) as update:
                         grow(update, iceberg.schema(), wanted, name, exact=exact)
+                    if exact:
+                        with change.update_schema() as update:
+                            reorder(update, change.table_metadata.schema(), wanted)
                     if is_moved:
                         _add_partitions(change, partition_by or ())
             except CommitFailedException:
                 iceberg = lake.catalog.load_table(iceberg.name())
             else:
                 return
-    raise Unavailable(f"other writers kept changing table {name}", where=lake.where, remedy="Try again.")
+    raise _too_many_writers(lake, name)
+
+
+def _too_many_writers(lake: Lake, name: str) -> Unavailable:
+    return Unavailable(f"other writers kept changing table {name}", where=lake.where, remedy="Try again.")
+
+
+def rename_columns(lake: Lake, name: str, renames: Mapping[str, str]) -> None:
+    """See Lake.rename_columns."""
+    with name_errors(lake.where, name):
+        for _ in range(_TRIES):
+            iceberg = lake.catalog.load_table((lake.namespace, name))
+            stored = {field.name for field in iceberg.schema().fields}
+            pending = {old: new for old, new in renames.items() if old in stored and new not in stored}
+            if not pending:
+                return
+            try:
+                with iceberg.update_schema() as update:
+                    for old, new in pending.items():
+                        update.rename_column(old, new)
+            except CommitFailedException:
+                continue
+            return
+    raise _too_many_writers(lake, name)
 
 
 def drop_table(lake: Lake, name: str) -> None:

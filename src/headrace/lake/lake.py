@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -104,8 +105,8 @@ class Lake:
             partition_by: (column, transform) pairs; the transform is `identity`, `hour`, `day`, `month` or
                 `bucket[N]`. They must be those of an existing table. None: as they are.
             exact: the table is about to be overwritten completely: columns that are not in `schema` are
-                removed, a column of another type is replaced, and the partitions become those of
-                `partition_by`. Older snapshots keep their columns and partitions.
+                removed, a column of another type is replaced, the order becomes that of `schema`, and the
+                partitions become those of `partition_by`. Older snapshots keep their columns and partitions.
 
         Raises:
             ProjectError: a column is stored with another type, or the table is partitioned otherwise.
@@ -115,6 +116,20 @@ class Lake:
 
         ensure(self, name, schema, partition_by, exact=exact)
         return LakeTable(self, name)
+
+    def rename_columns(self, name: str, renames: Mapping[str, str]) -> None:
+        """Renames columns of a table, old name → new one, without writing a data file.
+
+        Snapshots keep the names that they were written with: the next snapshot has the new ones. A column that
+        the table does not have is left out, and one whose new name another column has.
+
+        Raises:
+            CallError: the table does not exist.
+            Unavailable: other writers changed the table each time.
+        """
+        from headrace.lake.create import rename_columns
+
+        rename_columns(self, name, renames)
 
     def stored_schema(self, name: str, schema: pa.Schema) -> pa.Schema:
         """The types that the columns of a schema have once a table of this name stores them.

@@ -110,6 +110,10 @@ class TableMetadata(Struct, frozen=True, rename="kebab"):
         """The current columns."""
         return next(s for s in self.schemas if s.schema_id == self.current_schema_id)
 
+    def find_schema(self, schema_id: int | None) -> StoredSchema | None:
+        """The columns of this id; None if there are none."""
+        return next((s for s in self.schemas if s.schema_id == schema_id), None)
+
     def spec(self) -> PartitionSpec:
         """How rows are partitioned now."""
         return next(s for s in self.partition_specs if s.spec_id == self.default_spec_id)

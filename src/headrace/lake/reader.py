@@ -67,6 +67,18 @@ class TableReader:
         """The current columns; instants are timestamp[us, UTC]."""
         return self._read(lambda table: table.schema())
 
+    def columns(self, snapshot: int | None = None) -> dict[str, str] | None:
+        """Column → its type in Iceberg's words, of a snapshot (default: the newest), in its order.
+
+        Returns:
+            None if the table has no such snapshot, or the snapshot does not say which columns it has.
+        """
+        metadata = self._metadata()
+        number = metadata.current_snapshot_id if snapshot is None else snapshot
+        stored = metadata.snapshot(number)
+        schema = None if stored is None else metadata.find_schema(stored.schema_id)
+        return None if schema is None else {field.name: str(field.type) for field in schema.fields}
+
     def uuid(self) -> str:
         """The id that the table keeps for as long as it exists. Another table of this name has another id."""
         return self._metadata().table_uuid

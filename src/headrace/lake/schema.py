@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from itertools import count
+from itertools import count, pairwise
 from typing import Any
 
 import pyarrow as pa
@@ -41,6 +41,7 @@ __all__ = [
     "iceberg_schema",
     "partition_name",
     "partition_spec",
+    "reorder",
     "stored_schema",
 ]
 
@@ -132,6 +133,15 @@ def partition_name(column: str, transform: str) -> str:
     return f"{column}_{transform.replace('[', '_').rstrip(']')}"
 
 
+def reorder(update: UpdateSchema, have: Schema, want: Schema) -> None:
+    """Stages the order of `want` for a table of schema `have`, which has the same columns."""
+    names = [field.name for field in want.fields]
+    if [field.name for field in have.fields] != names:
+        update.move_first(names[0])
+        for before, name in pairwise(names):
+            update.move_after(name, before)
+
+
 def grow(update: UpdateSchema, have: Schema, want: Schema, table: str, *, exact: bool = False) -> None:
     """Stages the changes after which a table of schema `have` can hold the columns of `want`.
 
@@ -200,8 +210,9 @@ def conflicts(have: Schema, want: Schema) -> dict[str, tuple[str, str]]:
 
 
 def fits(have: Schema, want: Schema, *, exact: bool = False) -> bool:
-    """Whether a table of schema `have` already holds every column of `want`, and with `exact` no other."""
-    if exact and {f.name for f in have.fields} != {f.name for f in want.fields}:
+    """Whether a table of schema `have` already holds every column of `want`, and with `exact` these alone, in
+    this order."""
+    if exact and [f.name for f in have.fields] != [f.name for f in want.fields]:
         return False
     stored = {field.name: field.field_type for field in have.fields}
     return all(f.name in stored and _holds(stored[f.name], f.field_type) for f in want.fields)

@@ -20,7 +20,7 @@ from headrace.tables.audits.report import AuditReport
 from headrace.tables.audits.rows import RowsRefused
 from headrace.tables.audits.run import PublishedRows, TableAudit, read_references
 from headrace.tables.current import keep_current
-from headrace.tables.evolution import check_change
+from headrace.tables.evolution import OtherColumns, check_change, check_parts
 from headrace.tables.failures import FailedRow, describe_failures, merge_failures
 from headrace.tables.parts import ComputedPart, check_failures, compute_parts
 from headrace.tables.pins import pin_inputs, unpin_older
@@ -54,7 +54,8 @@ class TableBuild(msgspec.Struct, frozen=True):
     Attributes:
         name: the name of the table.
         snapshot: the table's current snapshot.
-        partitions: the names of the partitions that were made; None for the whole table.
+        partitions: the names of the partitions that were made; None for the whole table. None of them if only
+            columns got other names.
         rows: how many rows the table has.
         inputs: input → its snapshot, or its files' digest.
         skipped: whether the table was already up to date.
@@ -110,17 +111,36 @@ def build_table(
         Conflict: another build has committed to the table in the meantime.
         Unavailable: the catalog is locked or cannot be reached.
     """
+    if table.renames and lake.table_exists(table.name):
+        lake.rename_columns(table.name, table.renames)
     plan = plan_rebuild(project, lake, table, code=code, at=at, only=only)
+    audit = TableAudit(lake, table, audits, read_references(lake, table, at), PublishedRows.of(lake, table))
+    try:
+        return _carry_out(project, audit, plan, code, twin, progress)
+    except OtherColumns as other:
+        plan = plan_rebuild(project, lake, table, code=code, at=at, other_columns=str(other))
+        return _carry_out(project, audit, plan, code, twin, progress)
+
+
+def _carry_out(
+    project: Project,
+    audit: TableAudit,
+    plan: RebuildPlan,
+    code: str,
+    twin: TwinSnapshot | None,
+    progress: Callable[[PartProgress], None],
+) -> TableBuild:
+    """Carries out the plan. Raises OtherColumns if the table must be made whole, else as `build_table`."""
+    lake, table = audit.lake, audit.table
     versions = {source.name: source.version for source in plan.inputs}
     datasets = [_dataset(project, source) for source in plan.inputs]
-    audit = TableAudit(lake, table, audits, read_references(lake, table, at), PublishedRows.of(lake, table))
     if not plan.stale:
         return _keep_table(lake, plan, code, datasets, audit)
     with run(f"table {table.name}", inputs=datasets) as table_run:
         pin_inputs(lake, plan)
         snapshot, schema, failed, report = _publish(project, audit, plan, code, twin, progress)
         unpin_older(lake, plan)
-        names = None if plan.whole else _names(table, plan)
+        names = None if plan.whole else _names(table, plan) or []
         table_run.add_output(_output(snapshot, schema, table))
         count = None if names is None else len(names)
         table_run.add_facts(partitions=count, because=plan.because, failed_rows=len(failed))
@@ -204,6 +224,8 @@ def _publish(
         the audit.
     """
     lake, table = audit.lake, audit.table
+    if not plan.has_rows:
+        return _commit_renames(plan, code, audit)
     if table.current:
         return (*keep_current(project, lake, table, plan, plan.properties(code)), [], None)
     staged = StagedParts(lake, plan, code)
@@ -249,6 +271,20 @@ def _publish(
     return snapshot, stored.schema(), failed, report
 
 
+def _commit_renames(
+    plan: RebuildPlan, code: str, audit: TableAudit
+) -> tuple[Snapshot, pa.Schema, list[FailedRow], AuditReport | None]:
+    """Commits a snapshot with the present names of the columns, and with the data files of the one before."""
+    stored, properties = audit.lake.table(plan.table), plan.properties(code)
+    facts = {**properties, **plan.revisions}
+    schema = stored.schema()
+    snapshot = stored.append(schema.empty_table(), facts=facts, properties=properties)
+    report = audit.check_published(stored) if audit.is_due else None
+    if report is not None:
+        stored.set_properties({AUDIT: report.encode()})
+    return snapshot, schema, [], report
+
+
 def _write_parts(
     project: Project,
     lake: Lake,
@@ -271,6 +307,8 @@ def _write_parts(
         columns = columns or set(part.rows.column_names)
         _check_columns(table, part, columns)
         if stored is None:
+            if not (plan.whole or plan.replaces_all) and lake.table_exists(table.name):
+                check_parts(table, lake.table(table.name), part.rows.schema, is_range=plan.is_range)
             stored = _prepare_table(project, lake, table, plan, part)
         staged.add(part, stored.write([part.rows]))
         progress(msgspec.structs.replace(state, done=len(staged.partitions)))
@@ -302,7 +340,7 @@ def _prepare_table(
     if plan.files:
         sources = [project.sources[name] for name in plan.files]
         check_change(table, lake.table(table.name), part.rows, sources)
-    return lake.ensure(table.name, part.rows.schema, partition_by(table), exact=plan.whole)
+    return lake.ensure(table.name, part.rows.schema, partition_by(table), exact=plan.whole or plan.replaces_all)
 
 
 def _merge_failures(

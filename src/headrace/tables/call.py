@@ -31,12 +31,12 @@ def call_function(
     except (Exception, PanicException) as error:
         raise _failure(table, error) from error
     if isinstance(rows, pl.DataFrame):
-        return rows.lazy()
+        rows = rows.lazy()
     if not isinstance(rows, pl.LazyFrame):
         raise ProjectError(
             f"its function returned a {type(rows).__name__}, not a polars LazyFrame", where=str(table.place)
         )
-    return rows
+    return table.rename(rows)
 
 
 def collect_frames(table: Table, frames: Sequence[pl.LazyFrame]) -> list[pl.DataFrame]:

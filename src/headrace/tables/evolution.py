@@ -1,8 +1,11 @@
-"""Checks how a table may change if only the files of its sources have changed, not its code.
+"""Checks how the columns of a table may change.
 
-New columns are added. A column that is gone or would become another type, or a file without rows, is most often
-a fault (a renamed header, `n/a` among numbers, an export that failed): the build is refused, because readers of
-the table expect its columns. Whoever means the change says so in the code of the table or its sources.
+If only the files of a table's sources have changed, not its code, new columns are added. A column that is gone
+or would become another type, or a file without rows, is most often a fault (a renamed header, `n/a` among
+numbers, an export that failed): the build is refused, because readers of the table expect its columns. Whoever
+means the change says so in the code of the table or its sources.
+
+All partitions of a table have the same columns. If some of them would get others, all of the table is made.
 """
 
 from __future__ import annotations
@@ -17,7 +20,40 @@ from headrace.declare.table import Table
 from headrace.kernel.errors import Refused
 from headrace.lake import LakeTable
 
-__all__ = ["check_change"]
+__all__ = ["OtherColumns", "check_change", "check_parts"]
+
+
+class OtherColumns(Exception):
+    """The rows of some partitions have other columns than the table, so all of it must be made; says which."""
+
+
+def check_parts(table: Table, stored: LakeTable, schema: pa.Schema, *, is_range: bool) -> None:
+    """Checks that some partitions have the columns of the table, whose other partitions stay as they are.
+
+    Args:
+        table: the declared table.
+        stored: the table in the lake.
+        schema: the columns of the new partitions.
+        is_range: whether these partitions were asked for, and not all that are stale.
+
+    Raises:
+        OtherColumns: they have not, so the table must be made whole.
+        Refused: they have not, and only these partitions may be made.
+    """
+    old = stored.schema()
+    changes = [f"column {name!r} is gone" for name in old.names if name not in schema.names]
+    conflicts = sorted(stored.type_conflicts(schema).items())
+    changes += [f"column {name!r} is {after}, not {before}" for name, (before, after) in conflicts]
+    changes += [f"column {name!r} is new" for name in schema.names if name not in old.names]
+    if changes and is_range:
+        raise Refused(
+            f"a range of table {table.name} cannot be made: {', '.join(changes)}",
+            where=str(table.place),
+            remedy="All partitions have the same columns, so build all of it:"
+            f" headrace build {table.name} --full",
+        )
+    if changes:
+        raise OtherColumns(f"its columns changed: {', '.join(changes)}")
 
 
 def check_change(table: Table, stored: LakeTable, rows: pa.Table, sources: Sequence[Source]) -> None:

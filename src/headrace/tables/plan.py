@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
@@ -40,6 +41,9 @@ class RebuildPlan(msgspec.Struct, frozen=True):
         rows: input partition → rows, over all inputs that are restricted to partitions.
         files: the sources whose files have changed, if nothing else made the table stale.
         pending: the stale partitions that this build does not make.
+        renames: the columns of the table that get another name (declare.table.table).
+        is_range: whether the partitions to make were asked for.
+        replaces_all: whether no partition of the table stays as it is.
     """
 
     table: str
@@ -52,11 +56,19 @@ class RebuildPlan(msgspec.Struct, frozen=True):
     rows: dict[int, int] = {}
     files: list[str] = []
     pending: list[int] = []
+    renames: dict[str, str] = {}
+    is_range: bool = False
+    replaces_all: bool = False
+
+    @property
+    def has_rows(self) -> bool:
+        """Whether rows must be made."""
+        return self.whole or bool(self.partitions)
 
     @property
     def stale(self) -> bool:
-        """Whether anything must be made."""
-        return self.whole or bool(self.partitions)
+        """Whether the table must be changed."""
+        return self.has_rows or bool(self.renames)
 
     def properties(self, code: str) -> dict[str, str]:
         """The table's properties after this plan is carried out."""
@@ -88,6 +100,7 @@ def plan_rebuild(
     code: str,
     at: Mapping[str, int] | None = None,
     only: BuildRange | None = None,
+    other_columns: str | None = None,
 ) -> RebuildPlan:
     """Plans which partitions of the table must be made, and why.
 
@@ -97,6 +110,7 @@ def plan_rebuild(
         code: the fingerprint of its code.
         at: input table → the snapshot to read; the newest for tables that it does not name.
         only: what to make, stale or not; None: what is stale.
+        other_columns: the reason to make all of it because its rows have other columns; None: there is none.
 
     Raises:
         CallError: a table that it reads does not exist, or the table has no days to choose from.
@@ -114,7 +128,8 @@ def plan_rebuild(
     current = lake.table(table.name) if lake.table_exists(table.name) else None
     names = [CODE, LATEST_ARRIVAL, PENDING, *(f"{INPUT}{source.name}" for source in inputs)]
     expect = {name: None if current is None else current.property(name) for name in names}
-    because = _reasons_for_whole(table, current, code, expect, inputs)
+    because = _reasons_for_whole(lake, table, current, code, expect, inputs)
+    because = because or ([] if other_columns is None else [other_columns])
     files = _changed_files(code, expect, inputs) if because else []
     is_whole_requested = only is not None and only.is_whole
     if is_whole_requested and not because:
@@ -122,12 +137,10 @@ def plan_rebuild(
     if partitioning is None:
         if only is not None and not only.is_whole:
             raise _no_days(table)
-        return RebuildPlan(table.name, None, bool(because), because, inputs, clock, expect, files=files)
-    rows: dict[int, int] = {}
+        plan = RebuildPlan(table.name, None, bool(because), because, inputs, clock, expect, files=files)
+        return _rename_columns(plan, table, current)
     restricted = _restricted_inputs(project, lake, table, partitioning, reads, inputs)
-    for source in restricted:
-        counts = source.rows_per_partition()
-        rows = {n: rows.get(n, 0) + counts.get(n, 0) for n in rows.keys() | counts.keys()}
+    rows = _count_rows(restricted)
     outputs = partitioning.spread(rows)
     plan = RebuildPlan(table.name, sorted(outputs), True, because, inputs, clock, expect, rows, files)
     if not because:
@@ -137,8 +150,24 @@ def plan_rebuild(
         else:
             plan = msgspec.structs.replace(plan, because=because)
     if only is not None and not only.is_whole:
-        return _restrict_plan(table, partitioning, plan, current, only, code)
-    return plan
+        plan = _restrict_plan(table, partitioning, plan, current, only, code)
+    return _rename_columns(plan, table, current)
+
+
+def _count_rows(restricted: Sequence[RestrictedInput]) -> dict[int, int]:
+    """Input partition → rows, over all inputs."""
+    rows: Counter[int] = Counter()
+    for source in restricted:
+        rows.update(source.rows_per_partition())
+    return dict(rows)
+
+
+def _rename_columns(plan: RebuildPlan, table: Table, current: LakeTable | None) -> RebuildPlan:
+    """The plan with the declared renames that the newest snapshot does not have yet."""
+    columns = {} if current is None else current.columns() or {}
+    renames = {old: new for old, new in table.renames.items() if old in columns}
+    because = [f"column {old!r} is {new!r} now" for old, new in renames.items()]
+    return msgspec.structs.replace(plan, renames=renames, because=[*plan.because, *because])
 
 
 def _restrict(
@@ -226,6 +255,8 @@ def _restrict_plan(
         because=because,
         files=[],
         pending=sorted(stale - chosen),
+        is_range=True,
+        replaces_all=not left,
     )
 
 
@@ -241,6 +272,7 @@ def _no_days(table: Table) -> CallError:
 
 
 def _reasons_for_whole(
+    lake: Lake,
     table: Table,
     current: LakeTable | None,
     code: str,
@@ -250,15 +282,27 @@ def _reasons_for_whole(
     """Why the whole table is stale; empty if it is not."""
     if current is None or current.current_snapshot() is None or expect[CODE] is None:
         return ["it was never made"]
-    if current.partition_by() != partition_by(table):
+    partitions = tuple((table.renames.get(name, name), transform) for name, transform in current.partition_by())
+    if partitions != partition_by(table):
         return ["its partitions changed"]
     if expect[CODE] != code:
         return ["its code changed"]
-    return [
-        f"{source.name} changed"
-        for source in inputs
-        if expect[f"{INPUT}{source.name}"] != _text(source.version) and source.column is None
+    changed = [source for source in inputs if expect[f"{INPUT}{source.name}"] != _text(source.version)]
+    because = [f"{source.name} changed" for source in changed if source.column is None]
+    return because or [
+        f"{source.name} has other columns"
+        for source in changed
+        if _has_other_columns(lake, source, _snapshot(expect[f"{INPUT}{source.name}"]))
     ]
+
+
+def _has_other_columns(lake: Lake, source: TableInput, before: int | None) -> bool:
+    """Whether the input has other columns than the snapshot that was read before, whose partitions may be the
+    same: then the function's rows may have other columns too."""
+    if before is None or (old := lake.table(source.name).columns(before)) is None:
+        return False
+    new = lake.table(source.name).columns(source.snapshot)
+    return new is not None and list(old.items()) != list(new.items())
 
 
 def _changed_files(code: str, expect: Mapping[str, str | None], inputs: list[TableInput]) -> list[str]:

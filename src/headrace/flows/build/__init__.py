@@ -47,7 +47,8 @@ def build(
     Raises:
         ProjectError: the project is wrong, or a source has no files; stages that do not need it have run.
         CallError: a target does not exist.
-        Refused: an audit or a gate refused a result; what was published before is as it was.
+        Refused: an audit or a gate refused a result; what was published before is as it was. Or something reads
+            a column that changed code takes from a table; then nothing has run.
         Unavailable: another build runs on this project, or a service cannot be reached.
     """
     start, settings = perf_counter(), workspace.settings
@@ -56,8 +57,11 @@ def build(
             _check_targets(settings, targets)
         return BuildReport((), perf_counter() - start, dry_run)
     if dry_run:
+        from headrace.flows.build.context import BuildContext
+        from headrace.flows.build.lost_columns import check_lost_columns
         from headrace.flows.build.preview import plan_build
 
+        check_lost_columns(BuildContext(workspace))
         reports = [
             StageReport(planned.stage.name, "; ".join(reason.what for reason in planned.reasons))
             for planned in plan_build(workspace, targets, only=only)

@@ -20,7 +20,14 @@ from headrace.declare.params import find_param, read_params
 from headrace.declare.publish import Publication
 from headrace.declare.source import Source
 from headrace.declare.table import Table
-from headrace.flows.build.project_code import ModelCode, ProjectCode, PublicationCode, Read, SourceCode
+from headrace.flows.build.project_code import (
+    RENAMES,
+    ModelCode,
+    ProjectCode,
+    PublicationCode,
+    Read,
+    SourceCode,
+)
 from headrace.kernel.digest import digest_value, short_digest
 from headrace.projects.loader import project_files
 from headrace.projects.project import Project
@@ -31,7 +38,7 @@ if TYPE_CHECKING:
 __all__ = ["fingerprint_project", "is_current", "source_digest"]
 
 _FILE_READING = 4  # the version of how files are read: a higher one makes the tables that read them stale
-_AUDITS = frozenset({"audits"})  # arguments of @table that do not decide the table's rows
+_AUDITS = frozenset({"audits", "renames"})  # arguments of @table that do not decide the table's rows
 _OTHER_STAGES = frozenset({"labels", "features"})  # arguments of a Model that decide stages before its training
 
 
@@ -168,6 +175,7 @@ def _table_pieces(project: Project, table: Table, index: CodeIndex, external: Ex
         typed = sorted((column, repr(dtype)) for column, dtype in table.query.schema.items())
         arguments += [attrs.astuple(attrs.evolve(table.query, schema={}), recurse=False), typed]
     pieces[f"@table of {table.name}"] = fingerprint(arguments, index)
+    pieces |= {f"{RENAMES}{table.name}: {old}": digest_value(new) for old, new in table.renames.items()}
     pieces |= {f"file {path}": external.files[path] or "none" for path in table.reads_files}
     pieces |= {f"variable {name}": external.env[name] or "none" for name in table.env}
     for read in table.reads:

@@ -17,6 +17,7 @@ from headrace.kernel.addresses import is_remote
 from headrace.kernel.digest import digest_value
 
 __all__ = [
+    "RENAMES",
     "ModelCode",
     "ProjectCode",
     "PublicationCode",
@@ -25,6 +26,9 @@ __all__ = [
     "diff_pieces",
     "read_project_code",
 ]
+
+RENAMES = "renames of "
+"""Begins the piece of a column that a table gives another name: `renames of TABLE: COLUMN`."""
 
 
 class Read(msgspec.Struct, frozen=True, array_like=True):
@@ -170,11 +174,17 @@ class ProjectCode(msgspec.Struct, frozen=True):
         """The topics' tables that the table reads. Their contracts are part of its code."""
         return [read.name for read in self.reads[table] if read.kind == "topics"]
 
+    def renamed_columns(self, table: str) -> list[str]:
+        """The columns of the table's function that have another name in the table."""
+        begin = f"{RENAMES}{table}: "
+        return [p.removeprefix(begin).rsplit(" ", 1)[0] for p in self.tables[table] if p.startswith(begin)]
+
     def table_digest(self, table: str) -> str:
-        """The digest of all code that decides a table's rows."""
+        """The digest of all code that decides a table's rows. The names of its columns do not."""
+        pieces = [piece for piece in self.tables[table] if not piece.startswith(RENAMES)]
         contracts = [self.contracts[name] for name in self.contracts_of(table)]
         params = [self.params[name] for name in self.params_of(f"tables.{table}")]
-        return digest_value([self.lock, self.tables[table], contracts, *params])
+        return digest_value([self.lock, pieces, contracts, *params])
 
     def audits_digest(self, table: str) -> str:
         """The digest of the table's declared audits; "": it has none."""

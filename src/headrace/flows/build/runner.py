@@ -8,6 +8,7 @@ from time import perf_counter
 
 from headrace.flows.build.context import BuildContext
 from headrace.flows.build.drift import find_drift, record_state, remove_void_pointers, table_snapshots
+from headrace.flows.build.lost_columns import check_lost_columns
 from headrace.flows.build.pipeline import Pipeline, init
 from headrace.flows.build.pointers import Pointers, write_if_changed
 from headrace.flows.build.remake import remake_tables
@@ -30,6 +31,7 @@ def run_build(context: BuildContext, targets: Sequence[str], progress: Progress)
     If a source has a problem, its dependents do not run. The other stages run; then the problem is raised.
     """
     settings, graph = context.settings, context.graph
+    check_lost_columns(context)
     init(settings.root)
     selected = graph.select(targets)
     sources = fetch_revisions(context.workspace, context.code, find_sources(context.workspace, context.code))

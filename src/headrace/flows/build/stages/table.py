@@ -88,6 +88,8 @@ class TableStage(LakeStage):
         warnings = "".join(f"; the audit warns: {warning}" for warning in built.warnings)
         if built.skipped:
             return StageResult(f"was up to date{warnings}", built.rows)
+        if built.partitions == []:
+            return StageResult(f"{'; '.join(built.because)}{warnings}", built.rows)
         count = "all of it" if built.partitions is None else _count(table, len(built.partitions))
         left_out = "" if built.left_out is None else f"; {built.left_out}"
         return StageResult(f"made {count}: {'; '.join(built.because)}{left_out}{warnings}", built.rows)

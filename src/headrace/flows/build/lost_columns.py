@@ -1,0 +1,169 @@
+"""Finds what reads columns that tables are about to lose, before a build runs.
+
+A table's columns after the build are those of its function, called without rows (tables.columns). A stored
+column that is not among them is lost, or has another name. The code that reads these is that of the project as
+it is now, so a reader that was edited together with the table is none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+
+import polars as pl
+
+from headrace.declare.publish import Publication
+from headrace.declare.table import Table
+from headrace.features.plan import StoredView, WindowedView
+from headrace.flows.build.context import BuildContext
+from headrace.kernel.errors import HeadraceError, Refused
+from headrace.kernel.properties import CODE
+from headrace.lake import Lake
+from headrace.projects.project import Project
+from headrace.tables.columns import find_missing_columns, find_table_columns, function_without_rows
+from headrace.tables.read import input_name, read_input
+
+__all__ = ["check_lost_columns"]
+
+
+class _Columns:
+    """What becomes of the columns of the project's tables.
+
+    Attributes:
+        after: table → the columns that it will have, where they are known and may differ from the stored ones.
+        lost: table → the columns that it loses.
+        readers: (table, column that it loses) → what reads it.
+    """
+
+    def __init__(self) -> None:
+        self.after: dict[str, pl.Schema] = {}
+        self.lost: dict[str, pl.Schema] = {}
+        self.readers: dict[tuple[str, str], list[str]] = {}
+
+    def add_reader(self, table: str, columns: Iterable[str], reader: str) -> None:
+        """Adds a reader of columns, if the table loses them."""
+        for column in dict.fromkeys(columns):
+            if column in self.lost.get(table, ()):
+                self.readers.setdefault((table, column), []).append(reader)
+
+
+def check_lost_columns(context: BuildContext) -> None:
+    """Checks that nothing in the project reads a column that changed code takes from a table.
+
+    Raises:
+        Refused: something does; names every column and its readers.
+    """
+    changed = {name for name in context.code.tables if _is_changed(context, name)}
+    if not changed:
+        return
+    project = context.project(features=bool(context.code.models))
+    columns = _follow_tables(project, context.lake, changed)
+    if columns.lost:
+        _add_models(columns, project)
+        for publication in project.publications.values():
+            _add_publication(columns, publication)
+    if columns.readers:
+        raise _refusal(project, columns.readers)
+
+
+def _is_changed(context: BuildContext, name: str) -> bool:
+    """Whether the table exists, and its code or the names of its columns have changed since it was made."""
+    if not context.lake.table_exists(name):
+        return False
+    stored = context.lake.table(name)
+    if stored.property(CODE) not in (None, context.code.table_digest(name)):
+        return True
+    columns = stored.columns() or {}
+    return any(old in columns for old in context.code.renamed_columns(name))
+
+
+def _follow_tables(project: Project, lake: Lake, changed: Collection[str]) -> _Columns:
+    """The columns that the tables will have, and the tables that read lost ones."""
+    columns = _Columns()
+    for table in project.tables.values():  # each after those that it reads
+        names = [input_name(declared) for declared in project.inputs(table)]
+        is_affected = table.name in changed or any(name in columns.after for name in names)
+        inputs = _inputs_after(project, lake, table, columns) if is_affected else None
+        if inputs is None or not lake.table_exists(table.name):
+            continue
+        lost = [columns.lost.get(name, pl.Schema()) for name in names]
+        for number, column in find_missing_columns(function_without_rows(table), inputs, lost):
+            columns.add_reader(names[number], [column], f"table {table.name} ({table.place})")
+            inputs[number] = pl.Schema({**inputs[number], column: lost[number][column]})
+        schema = find_table_columns(table, inputs)
+        if schema is not None:
+            stored = lake.table(table.name).scan().collect_schema()
+            columns.after[table.name] = schema
+            gone = pl.Schema({name: dtype for name, dtype in stored.items() if name not in schema})
+            columns.lost |= {table.name: gone} if gone else {}
+    return columns
+
+
+def _inputs_after(project: Project, lake: Lake, table: Table, columns: _Columns) -> list[pl.Schema] | None:
+    """The columns that the inputs of the table will have; None if one of them cannot be read yet."""
+    schemas = []
+    for declared in project.inputs(table):
+        name = input_name(declared)
+        if isinstance(declared, Table) and name in columns.after:
+            schemas.append(columns.after[name])
+            continue
+        try:
+            schemas.append(read_input(project, lake, declared).collect_schema())
+        except HeadraceError:  # the build itself names what is wrong with the input
+            return None
+    return schemas
+
+
+def _add_models(columns: _Columns, project: Project) -> None:
+    """Adds the feature views and the labels of models that read lost columns."""
+    if not project.models:
+        return
+    from headrace.features.feast import compile as compile_plan
+
+    for model in project.models.values():
+        plan = compile_plan(project, model)
+        of_model = f"of model {model.name} ({model.place})"
+        for view in plan.stored:
+            columns.add_reader(view.table, _columns_of_view(view), f"feature view {view.name} {of_model}")
+        read = [model.target, "event_timestamp", *(key.join_key for key in plan.entities)]
+        read += [request.name for request in plan.request]
+        columns.add_reader(model.labels.name, read, f"the labels {of_model}")
+
+
+def _columns_of_view(view: StoredView) -> list[str]:
+    if isinstance(view, WindowedView):
+        return [*view.keys, view.time, *(column.name for column in view.columns)]
+    names = [*view.keys, view.time, *(feature.name for feature in view.features)]
+    return [view.column(name) for name in names] + ([view.created] if view.created else [])
+
+
+def _add_publication(columns: _Columns, publication: Publication) -> None:
+    """Adds the facts and dimensions of a publication that read lost columns. Those that have all columns of
+    their table lose them too."""
+    where = f"of publication {publication.name} ({publication.place})"
+    for fact in publication.facts:
+        columns.add_reader(
+            fact.reads.name, [fact.time, *fact.references, *(fact.columns or ())], f"{fact.name} {where}"
+        )
+    for dimension in publication.dimensions:
+        table = dimension.reads.name
+        read = [dimension.key, *([dimension.since] if dimension.since else [])]
+        if dimension.rows is not None and table in columns.lost:
+            lost = columns.lost[table]
+            missing = find_missing_columns(dimension.rows, [columns.after[table]], [lost])
+            read = [column for _, column in missing]
+        columns.add_reader(table, read, f"{dimension.name} {where}")
+
+
+def _refusal(project: Project, readers: Mapping[tuple[str, str], list[str]]) -> Refused:
+    lines, places = [], dict[str, None]()
+    for (name, column), described in readers.items():
+        table = project.table(name)
+        new = table.renames.get(column)
+        change = "is dropped" if new is None else f"is renamed to {new!r}"
+        lines.append(f"column {column!r} of table {name} {change}, and is read by {', '.join(described)}")
+        places[f"table {name} ({table.place})"] = None
+    return Refused(
+        "\n".join(lines),
+        where=", ".join(places),
+        remedy="Change what reads the columns in the same edit, or keep the columns. Nothing was built.",
+    )

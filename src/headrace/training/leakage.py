@@ -1,0 +1,120 @@
+"""Leakage: finds features that predict the target too well alone.
+
+A single feature that is nearly perfect was usually made after the label, or from it, and serving will not have
+it. So each feature predicts the target without the others: half of the rows give the target's mean (or its most
+frequent class) at each level of the feature, and the other half is scored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import polars as pl
+from msgspec import Struct
+from numpy.typing import NDArray
+
+from headrace.declare.metrics import Task
+from headrace.kernel.errors import Refused
+from headrace.training.evaluation import evaluator_for
+
+__all__ = ["MEASURES", "FeatureScore", "score_features"]
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+MEASURES: dict[Task, str] = {
+    "binary": "area under the ROC curve",
+    "multiclass": "share of the errors of the most frequent class that it avoids",
+    "regression": "share of the variance that it explains (R²)",
+}
+"""What the score of a single feature is, by task."""
+
+_LEVELS = 64  # of a numeric feature
+_LEAST_ROWS = 100  # with fewer, a feature of noise scores high by chance
+
+
+class FeatureScore(Struct, frozen=True):
+    """How well one feature predicts the target without the others.
+
+    Attributes:
+        feature: its column, `view__feature`.
+        score: see `MEASURES`; 1 is perfect.
+        share: the share of the rows that have a value of it.
+        leaks: whether the score is at least the bound.
+    """
+
+    feature: str
+    score: float
+    share: float
+    leaks: bool
+
+
+def score_features(
+    rows: pl.DataFrame, features: Sequence[str], target: str, task: Task, *, bound: float
+) -> list[FeatureScore]:
+    """Scores each feature alone; the highest score first.
+
+    Args:
+        rows: the features and the target, in the order of time: every other row is scored by the rest.
+        features: the columns to score: numbers, booleans and text.
+        target: the column of the target, without nulls.
+        task: the task of the model.
+        bound: the score from which a feature leaks.
+
+    Raises:
+        Refused: there are fewer than 100 rows, or one half has only one value of the target.
+    """
+    evaluator = evaluator_for(task)
+    truth = np.asarray(evaluator.encode(rows[target], evaluator.classes(rows[target])), np.float64)
+    if len(truth) < _LEAST_ROWS or any(len(np.unique(truth[half::2])) < 2 for half in (0, 1)):
+        raise Refused(
+            f"{len(truth):,} labelled rows are too few to score single features",
+            remedy=f"At least {_LEAST_ROWS} are needed, with several values of the target in each half.",
+        )
+    scores = []
+    for name in features:
+        levels, present = _levels_of(rows[name])
+        score = _score(levels, truth, task)
+        scores.append(FeatureScore(name, score, float(present.mean()), score >= bound))
+    return sorted(scores, key=lambda score: (-score.score, score.feature))
+
+
+def _levels_of(column: pl.Series) -> tuple[Ints, NDArray[np.bool_]]:
+    """The level of each value, int64 [n], and whether there is a value; missing ones are level 0."""
+    if column.dtype == pl.String:
+        levels = column.rank("dense").cast(pl.Int64).fill_null(0).to_numpy()
+        return levels, column.is_not_null().to_numpy()
+    values = column.cast(pl.Float64).fill_null(np.nan).to_numpy()
+    present = np.isfinite(values)
+    seen = np.sort(values[::2][present[::2]])
+    levels = np.zeros(len(values), dtype=np.int64)
+    if len(seen):
+        edges = np.unique(seen[np.arange(_LEVELS) * len(seen) // _LEVELS])
+        levels[present] = np.searchsorted(edges, values[present], "right") + 1
+    return levels, present
+
+
+def _score(levels: Ints, truth: Floats, task: Task) -> float:
+    known, unknown = levels[::2], levels[1::2]
+    expected, actual = truth[::2], truth[1::2]
+    size = int(levels.max()) + 1
+    if task == "multiclass":
+        return _avoided_errors(known, expected.astype(np.int64), unknown, actual.astype(np.int64), size)
+    counts = np.bincount(known, minlength=size)
+    sums = np.bincount(known, weights=expected, minlength=size)
+    # A level without rows predicts the mean of all.
+    means = np.where(counts > 0, sums / np.maximum(counts, 1), expected.mean())
+    if task == "binary":
+        return evaluator_for(task).metric("roc_auc", actual, means[unknown])
+    errors = np.sum((actual - means[unknown]) ** 2)
+    return float(1 - errors / np.sum((actual - actual.mean()) ** 2))
+
+
+def _avoided_errors(known: Ints, expected: Ints, unknown: Ints, actual: Ints, size: int) -> float:
+    classes = int(max(expected.max(), actual.max())) + 1
+    counts = np.bincount(known * classes + expected, minlength=size * classes).reshape(size, classes)
+    most_frequent = int(np.bincount(expected, minlength=classes).argmax())
+    predicted = np.where(counts.sum(axis=1) > 0, counts.argmax(axis=1), most_frequent)
+    errors = np.sum(predicted[unknown] != actual)
+    return float(1 - errors / np.sum(actual != most_frequent))

@@ -1,0 +1,68 @@
+"""Features that know the target alone."""
+
+import numpy as np
+import polars as pl
+import pytest
+
+from headrace.kernel.errors import Refused
+from headrace.training.leakage import score_features
+
+DRAW = np.random.default_rng(3)
+ROWS = 2_000
+BOUGHT = (DRAW.random(ROWS) < 0.1).astype(int)
+PRICE = DRAW.normal(size=ROWS)
+
+
+def score(task, target, **features):
+    rows = pl.DataFrame({"y": target, **features})
+    return {row.feature: row for row in score_features(rows, list(features), "y", task, bound=0.95)}
+
+
+def test_a_feature_made_from_the_target_leaks_and_noise_does_not():
+    known = pl.Series(np.where(DRAW.random(ROWS) < 0.3, np.nan, BOUGHT * 5.0 + DRAW.random(ROWS)))
+    scores = score(
+        "binary", BOUGHT, noise=PRICE, refund=BOUGHT * 2.5, word=np.where(BOUGHT, "thanks", "bye"), rare=known
+    )
+    assert [name for name, row in scores.items() if row.leaks] == ["refund", "word", "rare"]
+    assert scores["refund"].score == scores["word"].score == 1.0
+    assert 0.4 < scores["noise"].score < 0.6
+    assert scores["refund"].share == 1.0
+    assert scores["rare"].share == pytest.approx(0.7, abs=0.05)
+
+
+def test_a_target_that_is_not_monotone_in_the_feature_is_found():
+    assert score("binary", (np.abs(PRICE) > 1.5).astype(int), price=PRICE)["price"].leaks
+
+
+def test_an_id_of_each_row_does_not_know_the_target():
+    ids = [f"id-{row}" for row in range(ROWS)]
+    assert score("binary", BOUGHT, id=ids)["id"].score == 0.5
+
+
+def test_a_regression_is_scored_by_the_variance_that_is_explained():
+    scores = score(
+        "regression", PRICE, copy=PRICE * 2 + 1, half=PRICE + DRAW.normal(size=ROWS), noise=DRAW.random(ROWS)
+    )
+    assert scores["copy"].leaks
+    assert scores["half"].score == pytest.approx(0.5, abs=0.1)
+    assert scores["noise"].score < 0.05
+    assert list(scores) == ["copy", "half", "noise"]
+
+
+def test_classes_are_scored_by_the_errors_that_are_avoided():
+    kinds = DRAW.choice(["a", "b", "c"], ROWS, p=[0.9, 0.05, 0.05])
+    scores = score(
+        "multiclass", kinds, code=pl.Series(kinds).replace({"a": "x", "b": "y", "c": "z"}), noise=PRICE
+    )
+    assert scores["code"].score == 1.0
+    assert scores["noise"].score < 0.1
+
+
+def test_a_feature_without_any_value_scores_as_chance():
+    row = score("binary", BOUGHT, empty=pl.Series([None] * ROWS, dtype=pl.Float64))["empty"]
+    assert (row.score, row.share, row.leaks) == (0.5, 0.0, False)
+
+
+def test_few_rows_are_refused():
+    with pytest.raises(Refused, match="99 labelled rows are too few"):
+        score("binary", BOUGHT[:99], price=PRICE[:99])
