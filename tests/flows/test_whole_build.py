@@ -49,6 +49,10 @@ AFTER_TRAINING = (
 GRAPH: dict[str, tuple[set[str], set[str]]] = {
     "send.user_behaviour": ({"file/data/events.ndjson"}, {"topic/user_behaviour"}),
     "ingest.user_behaviour": ({"topic/user_behaviour"}, {"table/user_behaviour"}),
+    "audit.clean_events": ({"table/clean_events"}, set()),
+    "audit.departments": ({"table/departments"}, set()),
+    "audit.product_facts": ({"table/product_facts"}, set()),
+    "audit.view_outcomes": ({"table/view_outcomes"}, set()),
     "table.clean_events": ({"table/user_behaviour"}, {"table/clean_events"}),
     "table.departments": ({"file/data/departments.csv"}, {"table/departments"}),
     "table.product_facts": ({"table/clean_events", "table/departments"}, {"table/product_facts"}),

@@ -9,7 +9,7 @@ from datetime import UTC, date, datetime
 import dataframely as dy
 import polars as pl
 
-from headrace import source, table
+from headrace import references, rows_like_before, source, table
 
 LAGS = (1, 2, 4, 8, 52)
 SPANS = (4, 13)
@@ -64,7 +64,11 @@ class WeeklySales(dy.Schema):
     )  # negative: more was returned than sold
 
 
-@table(reads=train_file, schema=WeeklySales)
+@table(
+    reads=train_file,
+    schema=WeeklySales,
+    audits=[references("store", "stores"), rows_like_before(0.5, severity="warn")],
+)
 def weekly_sales(rows: pl.LazyFrame) -> pl.LazyFrame:
     """The labels: the sales of each week, to be predicted when it begins."""
     return rows.select(
