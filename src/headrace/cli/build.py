@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 from datetime import date
 
-import attrs
 import click
+from msgspec import Struct
 
 from headrace.cli.call import Call, command
 from headrace.flows.build import BuildReport, StageReport
@@ -70,8 +70,7 @@ def _day(text: str | None, default: date) -> date:
         raise click.BadParameter(f"{text!r} is not a valid day: write it as 2026-11-03.") from error
 
 
-@attrs.define
-class _Printer:
+class _Printer(Struct):
     """Prints the stages of a build as they run.
 
     Attributes:

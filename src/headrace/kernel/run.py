@@ -13,7 +13,6 @@ from contextvars import ContextVar
 from datetime import datetime, timedelta
 from typing import Any, Literal, Protocol
 
-import attrs
 from msgspec import Struct, field
 
 from headrace.kernel.ids import new_id
@@ -54,8 +53,7 @@ class Dataset(Struct, frozen=True):
     facts: dict[str, Any] = field(default_factory=dict)
 
 
-@attrs.define
-class Run:
+class Run(Struct):
     """One execution of a job."""
 
     job: str
@@ -63,8 +61,8 @@ class Run:
     parent: Run | None
     started: datetime
     inputs: list[Dataset]
-    outputs: list[Dataset] = attrs.field(factory=list)
-    facts: dict[str, Any] = attrs.field(factory=dict)
+    outputs: list[Dataset] = field(default_factory=list)
+    facts: dict[str, Any] = field(default_factory=dict)
     ended: datetime | None = None
     _last_report: datetime | None = None
 
