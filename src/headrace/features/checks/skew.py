@@ -40,9 +40,16 @@ from headrace.tables.read import read_input
 __all__ = ["Reason", "SkewExample", "SkewReport", "ViewSkew", "check_skew"]
 
 Reason = Literal[
-    "code changed", "online lag", "late event", "table not yet built", "delay too long", "row changed",
-    "pushed row", "no position", "unexplained",
-]  # fmt: skip
+    "code changed",
+    "online lag",
+    "late event",
+    "table not yet built",
+    "delay too long",
+    "row changed",
+    "pushed row",
+    "no position",
+    "unexplained",
+]
 """Why a served value differs from that of a training set:
 
 - code changed: a rowwise function, or the function of the view's table, was edited since.

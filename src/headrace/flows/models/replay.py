@@ -27,9 +27,19 @@ from headrace.workspace import Workspace
 __all__ = ["LoggedRequests", "features_as_known", "read_requests"]
 
 _COLUMNS = (
-    "id", "version", "at", "arm", "release", "instance", "entity", "request", "features", "value",
-    "probabilities", "missing",
-)  # fmt: skip
+    "id",
+    "version",
+    "at",
+    "arm",
+    "release",
+    "instance",
+    "entity",
+    "request",
+    "features",
+    "value",
+    "probabilities",
+    "missing",
+)
 _PLAIN = ("int64", "float64", "string", "bool")
 _NUMBERS = ("int64", "float64", "bool")
 

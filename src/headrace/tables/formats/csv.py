@@ -79,5 +79,9 @@ def _report_odd_cells(file: CsvFile, file_name: str, columns: Sequence[str]) -> 
         _logger.warning(
             "%s, row %s: column %r is text because of %r here; most of its cells are %s. Declare which is"
             " meant: source(..., schema=...) or source(..., null_values=[...])",
-            file_name, f"{row:,}", name, text, dtype,
-        )  # fmt: skip
+            file_name,
+            f"{row:,}",
+            name,
+            text,
+            dtype,
+        )

@@ -102,33 +102,40 @@ class DimensionTable:
                 "insert into {name} ({columns}) select {columns} from {staging} s"
                 " where not exists (select from {name} d where {same}) order by {order}"
             ).format(
-                name=self._name, columns=columns, staging=self._staging, same=same,
+                name=self._name,
+                columns=columns,
+                staging=self._staging,
+                same=same,
                 order=sql.SQL(", ").join(map(sql.Identifier, self._identity)),
             )
-        )  # fmt: skip
+        )
         others = [sql.Identifier(name) for name in rows.columns if name not in self._identity]
         if others:
             listed = [
                 sql.SQL(", ").join(sql.SQL("{}.{}").format(sql.SQL(of), n) for n in others) for of in "ds"
             ]
             run(
-                sql.SQL(
-                    "update {} d set {} from {} s where {} and row({}) is distinct from row({})"
-                ).format(
+                sql.SQL("update {} d set {} from {} s where {} and row({}) is distinct from row({})").format(
                     self._name,
                     sql.SQL(", ").join(sql.SQL("{} = s.{}").format(name, name) for name in others),
-                    self._staging, same, *listed,
+                    self._staging,
+                    same,
+                    *listed,
                 )
-            )  # fmt: skip
+            )
 
     def keys(self, dtype: pl.DataType) -> pl.DataFrame:
         """The surrogate key of each key, and with history the time (in microseconds since 1970) from which it
         holds."""
         since = sql.SQL("(extract(epoch from {}) * 1000000)::bigint").format(sql.Identifier(VALID_FROM))
         query = sql.SQL("select {}, {}, {} from {} s where exists (select from {} d where {})").format(
-            sql.Identifier(self.dimension.key), self._surrogate,
-            since if self.dimension.since else sql.SQL("0"), self._name, self._staging, self._same("d", "s"),
-        )  # fmt: skip
+            sql.Identifier(self.dimension.key),
+            self._surrogate,
+            since if self.dimension.since else sql.SQL("0"),
+            self._name,
+            self._staging,
+            self._same("d", "s"),
+        )
         schema = {"key": dtype, "surrogate": pl.Int64(), "since": pl.Int64()}
         return read_rows(self._cursor, query, schema)
 
@@ -144,10 +151,14 @@ class DimensionTable:
                 " where f.{surrogate} = o.{surrogate} and n.{surrogate} <> o.{surrogate}"
                 " and f.{time} >= n.valid_from and (n.valid_to is null or f.{time} < n.valid_to)"
             ).format(
-                fact=fact, surrogate=self._surrogate, name=self._name, key=sql.Identifier(self.dimension.key),
-                staging=self._staging, time=sql.Identifier(time),
+                fact=fact,
+                surrogate=self._surrogate,
+                name=self._name,
+                key=sql.Identifier(self.dimension.key),
+                staging=self._staging,
+                time=sql.Identifier(time),
             )
-        )  # fmt: skip
+        )
 
     def remove_gone(self) -> None:
         """Removes the rows that the dimension no longer has.
