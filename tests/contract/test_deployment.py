@@ -279,6 +279,19 @@ def test_a_ray_that_died_is_restarted(running: SupervisedDeployment, kind: str) 
     until(running.is_answering, seconds=180)
 
 
+def test_a_ray_whose_control_service_died_is_reported_and_restarted(
+    running: SupervisedDeployment, kind: str
+) -> None:
+    if kind != "ray_serve":
+        pytest.skip("Ray does not run")
+    ((name, driver),) = running.deployment.processes.items()
+    (gcs,) = (pid for pid in descendants(driver) if b"gcs_server" in Path(f"/proc/{pid}/comm").read_bytes())
+    os.kill(gcs, signal.SIGKILL)
+    until(lambda: running.deployment.processes[name] != driver, seconds=60)
+    assert any("Ray's gcs_server died" in line for line in running.reports)
+    until(running.is_answering, seconds=180)
+
+
 @pytest.mark.usefixtures("processes_only")
 def test_replicas_listen_on_loopback_only(running: SupervisedDeployment) -> None:
     pids = [*running.deployment.processes.values(), os.getpid()]

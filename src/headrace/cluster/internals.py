@@ -13,6 +13,7 @@ from headrace.kernel.foreign import check_version
 __all__ = [
     "INTERNALS",
     "Internal",
+    "find_dead_daemons",
     "keep_replica_on_loopback",
     "log_worker_output",
     "set_version",
@@ -49,6 +50,8 @@ INTERNALS = (
         "the raylet starts lean_agent",
         ("command", "process_type"),
     ),
+    Internal("ray._private.worker", "_global_node", "the daemons that this process started"),
+    Internal("ray._private.node", "Node.dead_processes", "a daemon that died is noticed"),
     Internal("ray._private.node", "Node.start_api_server", "no API server is started"),
     Internal("ray._private.node", "Node.start_monitor", "no autoscaler is started"),
     Internal("ray._private.node", "Node.start_log_monitor", "no log monitor is started"),
@@ -88,6 +91,19 @@ def use_token() -> None:
     ray_constants.ENABLE_RAY_CLUSTER = False
     Config.initialize('{"AUTH_MODE": "token"}')
     AuthenticationTokenLoader.instance().reset_cache()  # it may hold another project's token
+
+
+def find_dead_daemons() -> list[str]:
+    """Ray's names of the daemons that this process started and that have died, such as raylet or gcs_server.
+
+    Raises:
+        Unavailable: Ray is another version.
+    """
+    check_version("ray")
+    from ray._private import worker
+
+    node = worker._global_node
+    return [name for name, _ in node.dead_processes()] if node else []
 
 
 def keep_replica_on_loopback() -> None:

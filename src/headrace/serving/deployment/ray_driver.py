@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import http.client
 import logging
+import os
 import signal
 import socket
 import sys
@@ -21,7 +22,7 @@ from urllib.parse import urlsplit
 
 from headrace.cluster import connection as cluster
 from headrace.cluster.folder import runtime_folder
-from headrace.cluster.internals import keep_replica_on_loopback, set_version
+from headrace.cluster.internals import find_dead_daemons, keep_replica_on_loopback, set_version
 from headrace.config.settings import Settings, load_settings
 from headrace.http.asgi import App
 from headrace.http.serve import stop_on_signals, url_of
@@ -99,6 +100,7 @@ def run_driver(root: str, profile: str, port: int, models: Sequence[str], stop: 
         _await_answer(settings.http.host, port)
         report_ready()
         while not stop.wait(_INTERVAL):
+            _end_without_daemons()
             followed.poll()
             is_due = deployed is not None and _report_problems(settings, deployed, attempts)
             if roll.is_set() or followed.current != deployed or is_due:
@@ -107,6 +109,18 @@ def run_driver(root: str, profile: str, port: int, models: Sequence[str], stop: 
                 _redeploy(settings, models, deployed, generation, attempts)
             if _does_answer(url_of(settings.http.host, port)):
                 report_alive()
+
+
+def _end_without_daemons() -> None:
+    """Ends this process if a daemon of its Ray has died, so that `up` reports it and starts both again.
+
+    Replicas go on answering for a while, but none is replaced or deployed any more. The process ends at once,
+    because Ray waits for minutes when it is to shut down without them.
+    """
+    dead = find_dead_daemons()
+    if dead:
+        log_error(Unavailable(f"Ray's {' and '.join(dead)} died"))
+        os._exit(1)
 
 
 class Attempts:
