@@ -22,8 +22,15 @@ from headrace.config.settings import load_settings
 from headrace.console.app import app
 from headrace.declare.event import Contract, contract_of
 from headrace.events.ingest.ingest import Ingest
-from headrace.flows.models.canary import CanaryReview, _observations_of, find_canaries, review, review_all
-from headrace.flows.models.outcomes import outcomes
+from headrace.flows.models.canary import (
+    CanaryReview,
+    _observations_of,
+    _score,
+    find_canaries,
+    review,
+    review_all,
+)
+from headrace.flows.models.outcomes import decode_outputs, evaluate_outcomes, outcomes
 from headrace.flows.project.status import status
 from headrace.http.serve import serve
 from headrace.kernel.errors import CallError
@@ -32,6 +39,8 @@ from headrace.serving import release as releases
 from headrace.serving.canary import CanaryPlan
 from headrace.serving.prediction import Prediction
 from headrace.serving.release import Arm, Release
+from headrace.training.evaluation import evaluator_for
+from headrace.training.report import read_report
 from headrace.workspace import Workspace
 
 OUTCOMES = '''
@@ -222,6 +231,53 @@ def test_a_canary_is_rolled_back_or_advances_by_what_was_ingested(shop: TracedSh
                 assert current.arms == [Arm(other)]
                 assert review(workspace, "purchase").decision.action == "hold"
             assert workspace.registry.version("purchase", "champion").version == current.arms[0].version
+
+
+@pytest.mark.parametrize("labels", [("ash", "oak", "yew"), (1, 2, 10)])
+def test_outcomes_of_several_classes_are_compared_with_the_probabilities(
+    workspace: Workspace, labels: tuple[str | int, ...], caplog: pytest.LogCaptureFixture
+) -> None:
+    evaluation = evaluator_for("multiclass").evaluate([0, 1, 2], np.eye(3), labels)
+    report = read_report(workspace.registry.bundle("purchase", 1))
+    report = msgspec.structs.replace(report, task="multiclass", test=evaluation)
+    answers = [(0, [0.7, 0.2, 0.1]), (1, [0.1, 0.6, 0.3]), (1, [0.2, 0.5, 0.3]), (2, [0.0, 0.4, 0.6])]
+    names = [str(label) for label in labels]
+    rows = pl.DataFrame(
+        {
+            "value": [msgspec.json.encode(labels[code]).decode() for code, _ in answers],
+            "probabilities": [
+                msgspec.json.encode(dict(zip(names, probabilities, strict=True))).decode()
+                for _, probabilities in answers
+            ],
+        }
+    )
+    outputs = decode_outputs(rows, labels)
+    assert outputs.tolist() == [probabilities for _, probabilities in answers]
+    happened = pl.Series([labels[0], labels[2], labels[1], labels[2]])
+    metrics = evaluate_outcomes(report, happened, outputs)
+    assert metrics["accuracy"] == pytest.approx(3 / 4)
+    assert metrics["log_loss"] == pytest.approx(-np.mean(np.log([0.7, 0.3, 0.5, 0.6])))
+    unknown = pl.Series([labels[0], labels[2], labels[1], "elm" if labels[0] == "ash" else 99])
+    assert evaluate_outcomes(report, unknown, outputs)["accuracy"] == pytest.approx(2 / 3)
+    assert "has no class for" in caplog.text
+    assert evaluate_outcomes(report, happened[:1], outputs[:1]) == {}
+
+
+@pytest.mark.parametrize(
+    ("task", "value", "outcome", "score"),
+    [
+        ("binary", 0.7, True, 1.0),
+        ("binary", 0.7, 1, 1.0),
+        ("binary", 0.7, 0, 0.0),
+        ("binary", 0.2, 0, 1.0),
+        ("multiclass", "oak", "oak", 1.0),
+        ("multiclass", 3, 3, 1.0),
+        ("multiclass", 3, 4, 0.0),  # the labels 3 and 4 are not close to each other
+        ("regression", 3.0, 5, -2.0),
+    ],
+)
+def test_a_right_answer_is_judged_by_the_task(task, value, outcome, score) -> None:
+    assert _score(value, outcome, "right", task) == score
 
 
 def test_a_request_with_many_instances_has_one_latency() -> None:

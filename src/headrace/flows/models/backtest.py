@@ -13,7 +13,7 @@ from msgspec import Struct
 
 from headrace.features.plan import decode_plan
 from headrace.features.values.matrix import Matrix
-from headrace.flows.models.outcomes import evaluate_outcomes
+from headrace.flows.models.outcomes import decode_outputs, evaluate_outcomes
 from headrace.flows.models.replay import LoggedRequests, features_as_known, read_requests
 from headrace.kernel.errors import CallError
 from headrace.serving.outcomes import join_outcomes
@@ -121,7 +121,7 @@ def backtest(
     if plan.missing == "refuse":
         left_out = _add_refused(left_out, ~matrix.complete(features))
     outputs = _predict(predictor, matrix, features)
-    logged_outputs = _logged_outputs(predictor, logged)
+    logged_outputs = decode_outputs(logged.rows, predictor.meta.classes)
     _repeat_by_request(predictor, matrix, features, logged, version, outputs, logged_outputs)
     rows = _compare(logged, predictor, outputs, logged_outputs, _slice_of(logged, by))
     rows = _join_outcomes(workspace, model, rows.with_columns(left_out.alias("left_out")))
@@ -147,16 +147,6 @@ def _add_refused(left_out: pl.Series, is_missing: pl.Series) -> pl.Series:
 
 def _predict(predictor: Predictor, matrix: Matrix, features: pl.DataFrame) -> npt.NDArray[np.float64]:
     return np.concatenate([predictor.predict(rows.matrix) for rows in matrix.slices(features)])
-
-
-def _logged_outputs(predictor: Predictor, logged: LoggedRequests) -> npt.NDArray[np.float64]:
-    """The logged answers in the form of the model's outputs; NaN for a class that the answer did not know."""
-    if not predictor.meta.classes:
-        return np.array(msgspec.json.decode("[" + ",".join(logged.rows["value"]) + "]"), dtype=np.float64)
-    names = [str(label) for label in predictor.meta.classes]
-    texts = ["{}" if text is None else text for text in logged.rows["probabilities"]]
-    decoded = msgspec.json.decode("[" + ",".join(texts) + "]")
-    return np.array([[row.get(name, np.nan) for name in names] for row in decoded], dtype=np.float64)
 
 
 def _repeat_by_request(
@@ -256,9 +246,7 @@ def _summarize(
     is_number = new.ndim == 1 and len(new) > 0
     known = part["outcome"].is_not_null().to_numpy()
     outcome = part["outcome"].drop_nulls()
-    metrics: list[dict[str, float]] = [{}, {}]
-    if outcome.n_unique() > 1:
-        metrics = [evaluate_outcomes(report, outcome, answers[known]) for answers in (old, new)]
+    metrics = [evaluate_outcomes(report, outcome, answers[known]) for answers in (old, new)]
     return BacktestSlice(
         name=name,
         requests=len(part),

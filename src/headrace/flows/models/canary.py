@@ -16,6 +16,7 @@ import msgspec
 from msgspec import Struct
 
 from headrace.config.settings import Settings
+from headrace.declare.metrics import Task
 from headrace.features.plan import decode_plan
 from headrace.flows.models.aliases import find_moved_aliases
 from headrace.flows.models.predictions import TABLE
@@ -29,6 +30,7 @@ from headrace.serving.outcomes import join_outcomes
 from headrace.serving.release import Arm, Release, ReleaseFollower
 from headrace.tables.read import read_input
 from headrace.training.files import PLAN
+from headrace.training.report import read_report
 from headrace.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -270,7 +272,7 @@ def _observe(workspace: Workspace, release: Release) -> list[Observations]:
     )
     rows = rows.with_columns(unit=pl.Series(_find_units(workspace, release, rows), dtype=pl.String))
     first = rows.unique(["release", "unit"], keep="first", maintain_order=True)
-    scores = _read_scores(workspace, release.model, first.filter(pl.col("error").is_null()), plan.better)
+    scores = _read_scores(workspace, release, first.filter(pl.col("error").is_null()), plan.better)
     return [
         Observations(
             share,
@@ -308,27 +310,28 @@ def _find_units(workspace: Workspace, release: Release, rows: pl.DataFrame) -> l
     return [id_ if value is None else repr(value) for id_, value in zip(rows["id"], keys, strict=True)]
 
 
-def _read_scores(workspace: Workspace, model: str, rows: pl.DataFrame, better: Better) -> pl.DataFrame:
+def _read_scores(workspace: Workspace, release: Release, rows: pl.DataFrame, better: Better) -> pl.DataFrame:
     """`release`, `arm` and `score` of the predictions whose outcome is known, in the order of the outcomes."""
     import polars as pl
 
     project = workspace.whole_project
-    declared = project.model(model).outcomes
+    declared = project.model(release.model).outcomes
     if declared is None or not workspace.lake.table_exists(declared.event.table):
         return rows.select("release", "arm", pl.lit(0.0).alias("score")).clear()
     joined = join_outcomes(rows, read_input(project, workspace.lake, declared.event), declared)
     known = joined.drop_nulls("outcome").sort("outcome_at", "id")
     pairs = zip(known["value"], known["outcome"], strict=True)
-    scores = [_score(msgspec.json.decode(value), outcome, better) for value, outcome in pairs]
+    task = read_report(workspace.registry.bundle(release.model, release.arms[0].version)).task
+    scores = [_score(msgspec.json.decode(value), outcome, better, task) for value, outcome in pairs]
     return known.select("release", "arm", pl.Series("score", scores, dtype=pl.Float64))
 
 
-def _score(value: Any, outcome: Any, better: Better) -> float:
+def _score(value: Any, outcome: Any, better: Better, task: Task) -> float:
     """How good an outcome is: 1 or 0, or a number of which a greater one is better."""
     if better == "right":
-        if isinstance(outcome, bool):
-            return float((value >= 0.5) == outcome)
-        return float(value == outcome) if isinstance(outcome, str) else -abs(float(value) - float(outcome))
+        if task == "binary":
+            return float((value >= 0.5) == (outcome == 1))
+        return float(value == outcome) if task == "multiclass" else -abs(float(value) - float(outcome))
     if isinstance(outcome, str):
         raise CallError(f"outcomes that are text, such as {outcome!r}, are neither higher nor lower")
     return float(outcome) if better == "higher" else 1.0 - float(outcome)

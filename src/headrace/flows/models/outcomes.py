@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -23,9 +25,21 @@ from headrace.workspace import Workspace
 if TYPE_CHECKING:
     import polars as pl
 
-__all__ = ["ArmOutcomes", "OutcomesReport", "evaluate_outcomes", "outcomes"]
+__all__ = ["ArmOutcomes", "OutcomesReport", "decode_outputs", "evaluate_outcomes", "outcomes"]
 
-_COLUMNS = ("id", "version", "arm", "shadow", "shadow_of", "at", "entity", "value", "release")
+_COLUMNS = (
+    "id",
+    "version",
+    "arm",
+    "shadow",
+    "shadow_of",
+    "at",
+    "entity",
+    "value",
+    "probabilities",
+    "release",
+)
+_logger = logging.getLogger(__name__)
 
 
 class ArmOutcomes(Struct, frozen=True):
@@ -60,8 +74,8 @@ class OutcomesReport(Struct, frozen=True):
         model: the name of the model.
         arms: each arm of each release, in the order of their first predictions.
         rows: a polars frame with a row for each prediction, in order of time: `id`, `version`, `arm`, `shadow`,
-            `shadow_of`, `at`, `entity` (JSON text), `value` (a number; for a multiclass model the list of
-            probabilities), `release`, `outcome` and `outcome_at` (null while they are not known).
+            `shadow_of`, `at`, `entity` (JSON text), `value` (a number, or a label), `release`, `outcome` and
+            `outcome_at` (null while they are not known).
     """
 
     model: str
@@ -77,6 +91,8 @@ def outcomes(workspace: Workspace, model: str) -> OutcomesReport:
             ingested.
         ProjectError: the events cannot be joined with the predictions.
     """
+    import polars as pl
+
     project = workspace.whole_project
     declared = project.model(model).outcomes
     if declared is None:
@@ -87,22 +103,23 @@ def outcomes(workspace: Workspace, model: str) -> OutcomesReport:
         )
     events = read_input(project, workspace.lake, declared.event)
     rows = join_outcomes(_read_predictions(workspace, model), events, declared)
-    return OutcomesReport(model, _compare_arms(workspace, model, rows), rows)
+    arms = _compare_arms(workspace, model, rows)
+    values = [msgspec.json.decode(text) for text in rows["value"]]
+    rows = rows.drop("probabilities").with_columns(pl.Series("value", values, strict=False))
+    return OutcomesReport(model, arms, rows)
 
 
 def _read_predictions(workspace: Workspace, model: str) -> pl.DataFrame:
     import polars as pl
 
     table = workspace.lake.table(TABLE)
-    stored = (
+    return (
         table.scan()
         .filter("_valid", pl.col("model") == model, pl.col("error").is_null())
         .select(_COLUMNS)
         .collect()
         .sort("at", "id")
     )
-    values = [msgspec.json.decode(text) for text in stored["value"]]
-    return stored.with_columns(pl.Series("value", values, strict=False))
 
 
 def _compare_arms(workspace: Workspace, model: str, rows: pl.DataFrame) -> list[ArmOutcomes]:
@@ -118,27 +135,58 @@ def _compare_arms(workspace: Workspace, model: str, rows: pl.DataFrame) -> list[
             shadow=first["shadow"],
             predictions=len(part),
             known=len(known),
-            metrics=evaluate_outcomes(report, known["outcome"], np.array(known["value"].to_list()))
-            if known["outcome"].n_unique() > 1
-            else {},
+            metrics=evaluate_outcomes(report, known["outcome"], decode_outputs(known, _labels_of(report))),
         )
         arms.append(arm)
     return arms
 
 
+def decode_outputs(rows: pl.DataFrame, labels: Sequence[Label]) -> npt.NDArray[np.float64]:
+    """The logged answers in the form of the model's outputs (training.trainers.port.Outputs).
+
+    Args:
+        rows: predictions with `value` and `probabilities` as JSON text.
+        labels: the model's classes; empty for a model without classes.
+
+    Returns:
+        Of shape (rows,), or (rows, classes): NaN for a class that the version that answered did not have.
+    """
+    if not labels:
+        return np.array(msgspec.json.decode("[" + ",".join(rows["value"]) + "]"), dtype=np.float64)
+    names = [str(label) for label in labels]
+    texts = ["{}" if text is None else text for text in rows["probabilities"]]
+    decoded = msgspec.json.decode("[" + ",".join(texts) + "]")
+    return np.array([[row.get(name, np.nan) for name in names] for row in decoded], dtype=np.float64)
+
+
+def _labels_of(report: TrainingReport) -> tuple[Label, ...]:
+    if not isinstance(report.test, MulticlassEvaluation):
+        return ()
+    return tuple(metrics.label for metrics in report.test.classes)
+
+
 def evaluate_outcomes(
     report: TrainingReport, outcome: pl.Series, outputs: npt.NDArray[np.float64]
 ) -> dict[str, float]:
-    """The metrics of a model's outputs by the task of the version.
+    """The metrics of a model's outputs by the task of the version; none if all outcomes are equal.
 
     Args:
         report: the report of the version.
-        outcome: what really happened.
-        outputs: the model's outputs (training.trainers.port.Outputs).
+        outcome: what really happened. An outcome that is not a class of a multiclass model is left out, with
+            a warning.
+        outputs: the model's outputs (training.trainers.port.Outputs). NaN is no probability.
     """
-    evaluator, classes = evaluator_for(report.task), tuple[Label, ...]()
-    if isinstance(report.test, MulticlassEvaluation):
-        classes = tuple(metrics.label for metrics in report.test.classes)
+    evaluator, classes = evaluator_for(report.task), _labels_of(report)
+    if classes:
+        texts, labels = outcome.cast(str), {str(label): label for label in classes}
+        is_class = texts.is_in(list(labels))
+        if not is_class.all():
+            others = sorted(texts.filter(~is_class).unique())
+            _logger.warning("outcomes that the model has no class for are left out: %s", ", ".join(others[:5]))
+        outcome = texts.filter(is_class).replace_strict(labels)
+        outputs = np.nan_to_num(outputs[is_class.to_numpy()])
+    if outcome.n_unique() < 2:
+        return {}
     target = evaluator.encode(outcome, classes)
     metrics = evaluator.evaluate(target, outputs, classes).metrics
     if report.task == "binary":
