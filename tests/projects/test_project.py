@@ -53,6 +53,17 @@ def load(root: Path, text: str) -> Project:
     return load_project(load_settings(root))
 
 
+def test_a_source_that_is_declared_within_its_table_is_listed(root: Path) -> None:
+    project = load(
+        root,
+        """
+@table(reads=source("stock", "stock.csv"))
+def first(stock): return stock
+""",
+    )
+    assert project.sources["stock"] is project.tables["first"].reads[0]
+
+
 def test_each_declaration_is_listed_once_after_what_it_reads(root: Path) -> None:
     project = load(
         root,

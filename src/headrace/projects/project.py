@@ -107,6 +107,10 @@ def load_project(settings: Settings, *, without: Iterable[str] = ()) -> Project:
             rows = current(contract)
             if tables.get(rows.name) is not rows:
                 _add(tables, rows.name, rows, "table")
+    for table in tables.values():
+        for read in table.reads:
+            if isinstance(read, Source) and sources.get(read.name) is not read:  # declared within the table
+                _add(sources, read.name, read, "source")
     for name in sources.keys() & tables.keys():
         raise ProjectError(
             f"source {name!r} has the name of a table, and a table may read either",
