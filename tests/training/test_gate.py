@@ -2,7 +2,7 @@
 
 import pytest
 
-from headrace.declare.gate import at_least, at_most, not_worse_than_champion
+from headrace.declare.gate import at_least, at_most, better_than_baseline, not_worse_than_champion
 from headrace.declare.search import Tune, choice, integers, loguniform
 from headrace.kernel.errors import ProjectError
 from headrace.training.gate import judge
@@ -65,6 +65,9 @@ def test_a_champion_that_cannot_be_evaluated_is_noted_and_the_rule_decides_as_de
         (lambda: at_least("log_loss", 0.1), "less is better"),
         (lambda: at_most("roc_auc", 0.9), "more is better"),
         (lambda: at_least("roc_auc", 1.5), "between 0 and 1"),
+        (lambda: at_least("roc_auc", "0.7"), "'0.7' must be a number"),
+        (lambda: not_worse_than_champion("roc_auc", "0"), "tolerance='0' must be"),
+        (lambda: better_than_baseline("wape", None), "by=None must be"),
         (lambda: at_most("brier", float("nan")), "has no effect"),
         (lambda: not_worse_than_champion("auc"), "metric 'auc' does not exist"),
         (lambda: not_worse_than_champion("roc_auc", -0.1), "must be 0 or more"),

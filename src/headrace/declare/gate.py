@@ -69,7 +69,7 @@ def not_worse_than_champion(metric: str, tolerance: float = 0.0, *, unknown: Unk
     """
     place = Place.of_caller()
     find_metric(metric, place)
-    if not (math.isfinite(tolerance) and tolerance >= 0):
+    if not (_is_number(tolerance) and 0 <= tolerance < math.inf):
         raise ProjectError(f"tolerance={tolerance!r} must be 0 or more", where=str(place))
     if unknown not in ("fail", "pass"):
         raise ProjectError(f"unknown={unknown!r} must be 'fail' or 'pass'", where=str(place))
@@ -89,9 +89,13 @@ def better_than_baseline(metric: str, by: float = 0.0) -> Rule:
     """
     place = Place.of_caller()
     find_metric(metric, place)
-    if not (math.isfinite(by) and 0 <= by < 1):
+    if not (_is_number(by) and 0 <= by < 1):
         raise ProjectError(f"by={by!r} must be at least 0 and less than 1", where=str(place))
     return Rule("better_than_baseline", metric, by)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _check(name: str, bound: float, *, more_is_better: bool, other: str, place: Place) -> None:
@@ -103,6 +107,8 @@ def _check(name: str, bound: float, *, more_is_better: bool, other: str, place: 
             where=str(place),
             remedy=f"Write {other}.",
         )
+    if not _is_number(bound):
+        raise ProjectError(f"the bound {bound!r} must be a number", where=str(place))
     if not metric.low <= bound <= metric.high:
         raise ProjectError(
             f"{name} is between {metric.low:g} and {metric.high:g}, so the bound {bound!r} has no effect",
