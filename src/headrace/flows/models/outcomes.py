@@ -174,7 +174,7 @@ def evaluate_outcomes(
         report: the report of the version.
         outcome: what really happened. An outcome that is not a class of a multiclass model is left out, with
             a warning.
-        outputs: the model's outputs (training.trainers.port.Outputs). NaN is no probability.
+        outputs: the model's outputs (training.trainers.port.Outputs). NaN counts as the probability 0.
     """
     evaluator, classes = evaluator_for(report.task), _labels_of(report)
     if classes:
