@@ -175,6 +175,7 @@ def test_the_process_has_neither_secrets_nor_settings_of_another_python(
         (names,) = await process.predict(rows(1, act="environment"))
         assert not {name for name in names if name.startswith(("PYTHON", "VIRTUAL", "HEADRACE", "AWS"))}
         assert "GREETING" in names
+        assert "MLFLOW_TRACKING_URI" in names  # else an older MLflow makes ./mlruns
 
     run(tmp_path, test)
 

@@ -215,4 +215,9 @@ class ModelProcess:
 
     def _environment(self) -> dict[str, str]:
         inherited = {name: os.environ[name] for name in _INHERITED if name in os.environ}
-        return {**inherited, "MLFLOW_DISABLE_TELEMETRY": "true", **self._spec.variables}
+        own = {
+            "MLFLOW_DISABLE_TELEMETRY": "true",
+            # An older MLflow makes its store when it loads a model: ./mlruns, unless this names another place.
+            "MLFLOW_TRACKING_URI": (self._socket.parent / "mlruns").as_uri(),
+        }
+        return {**inherited, **own, **self._spec.variables}
