@@ -101,10 +101,12 @@ def backtest(
         threshold: the probability from which on a binary model's answer counts as yes.
 
     Raises:
-        CallError: no request of that time has been ingested, the version does not exist, no request has the
-            field, or a table of the version's features has no rows.
+        CallError: the threshold is not a probability, no request of that time has been ingested, the version
+            does not exist, no request has the field, or a table of the version's features has no rows.
         Refused: a version's bundle was changed.
     """
+    if not 0 <= threshold <= 1:
+        raise CallError(f"the threshold {threshold} is not a probability from 0 to 1")
     bundle = workspace.registry.bundle(model, version)
     plan, report = decode_plan((bundle / PLAN).read_bytes()), read_report(bundle)
     predictor = load_model(bundle / MODEL)
@@ -206,7 +208,7 @@ def _slice_of(logged: LoggedRequests, by: str | None) -> pl.Series:
         read: list[Any] = [fields.get(by, features.get(by)) for fields, features in pairs]
         values = pl.Series([None if value is None else str(value) for value in read], dtype=pl.String)
     if values.null_count() == len(values):
-        names = sorted({*logged.fields[0], *logged.features[0], "arm", "version"})
+        names = sorted({*logged.fields[-1], *logged.features[-1], "arm", "version"})
         raise CallError(f"no request has the field {by!r}", remedy=f"The newest has {', '.join(names)}.")
     frequent = values.drop_nulls().value_counts(sort=True)[:_SLICES].get_columns()[0]
     return pl.select(
