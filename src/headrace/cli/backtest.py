@@ -10,9 +10,11 @@ import click
 from headrace.cli import show
 from headrace.cli.call import Call, command
 from headrace.cli.moment import Moment
+from headrace.cli.output import prepare_output
 from headrace.flows.models.backtest import BacktestReport, BacktestSlice
 from headrace.flows.models.backtest import backtest as replay
 from headrace.kernel.errors import CallError
+from headrace.kernel.files import replace_file
 
 __all__ = ["backtest"]
 
@@ -25,7 +27,10 @@ __all__ = ["backtest"]
 @click.option("--limit", type=click.IntRange(1), help="Only so many of the newest requests.")
 @click.option("--threshold", type=float, default=0.5, show_default=True, help="What a binary model's yes is.")
 @click.option(
-    "--output", type=click.Path(path_type=Path), help="A Parquet file for the answers to each request."
+    "--output",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="A Parquet file for the answers to each request.",
 )
 def backtest(
     call: Call,
@@ -41,11 +46,13 @@ def backtest(
     model, _, number = version.rpartition("@")
     if not model or not number.isdecimal():
         raise CallError(f"{version!r} is not a version of a model", remedy="Write it as purchase@4")
+    file = None if output is None else prepare_output(output)
     report = replay(
         call.workspace(), model, int(number), since=since, until=until, by=by, limit=limit, threshold=threshold
     )
-    if output is not None:
-        report.rows.write_parquet(output)
+    if file is not None:
+        with replace_file(file) as draft:
+            report.rows.write_parquet(draft)
     if call.json:
         names = [name for name in BacktestReport.__struct_fields__ if name != "rows"]
         show.json({name: getattr(report, name) for name in names})
