@@ -434,7 +434,7 @@ def test_the_command_prints_the_slices_and_writes_the_answers(small, run, tmp_pa
         (["purchase@1", "--threshold", "nan"], "the threshold nan is not a probability"),
         (["purchase@1", "--limit", "0"], "0 is not in the range"),
         (["purchase@1", "--by", "colour"], "no request has the field 'colour'"),
-        (["purchase@1", "--output", "/"], "'/' is a directory"),
+        (["purchase@1", "--output", "/"], "/ is not a plain file"),
     ],
 )
 def test_a_wrong_command_says_what_is_wrong(run, arguments, message):

@@ -10,6 +10,7 @@ import click
 from headrace.cli import show
 from headrace.cli.call import Call, command
 from headrace.cli.moment import Moment
+from headrace.cli.output import prepare_output
 from headrace.flows.models.backtest import BacktestReport
 from headrace.flows.models.backtest import backtest as replay
 from headrace.kernel.errors import CallError
@@ -27,7 +28,8 @@ __all__ = ["backtest"]
 @click.option("--threshold", type=float, default=0.5, show_default=True, help="What a binary model's yes is.")
 @click.option(
     "--output",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=click.Path(path_type=Path),
+    metavar="FILE",
     help="A Parquet file for the answers to each request.",
 )
 def backtest(
@@ -44,13 +46,13 @@ def backtest(
     model, _, number = version.rpartition("@")
     if not model or not number.isdecimal():
         raise CallError(f"{version!r} is not a version of a model", remedy="Write it as purchase@4")
+    file = None if output is None else prepare_output(output)
     report = replay(
         call.workspace(), model, int(number), since=since, until=until, by=by, limit=limit, threshold=threshold
     )
-    if output is not None:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        with replace_file(output.resolve()) as file:
-            report.rows.write_parquet(file)
+    if file is not None:
+        with replace_file(file) as draft:
+            report.rows.write_parquet(draft)
     if call.json:
         names = [name for name in BacktestReport.__struct_fields__ if name != "rows"]
         show.json({name: getattr(report, name) for name in names})
