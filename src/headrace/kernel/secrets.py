@@ -43,9 +43,9 @@ def mask_secrets(values: Iterable[str]) -> None:
 
 
 def process_secrets() -> list[str]:
-    """The values of the environment variables whose names look secret, and those of `mask_secrets`; longest first.
+    """The values of the environment variables whose names look secret, and those of `mask_secrets`.
 
-    A variable whose name ends in _FILE or _FILES names files.
+    The longest come first. A variable whose name ends in _FILE or _FILES names files.
     """
     values = [
         value
