@@ -33,6 +33,8 @@ MAX_FAILING_ROWS = 100
 class AuditScope:
     """A table as it will be once it is published.
 
+    If none of its audits compares numbers of rows, those of partitions that stay are not counted.
+
     Attributes:
         table: the declared table.
         all_rows: its rows, those of partitions that stay included.
