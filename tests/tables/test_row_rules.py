@@ -15,6 +15,7 @@ _ROW_RULES = {
     "time": col("t").dt.year().is_between(2020, 2030),
     "one_of": ~col("a").is_in([1, 2]),
     "choice": pl.when(col("a") > 1).then(1).otherwise(col("a").abs().cast(pl.Float64)) > 0,
+    "date": col("s").str.to_date("%Y-%m-%d", strict=False).is_not_null(),
     "list": col("l").list.eval(pl.element() > 1).list.all(),
 }
 _GROUP_RULES = {
@@ -26,6 +27,7 @@ _GROUP_RULES = {
     "shift": col("a") > col("a").shift(),
     "one_of_a_column": col("a").is_in(col("b").implode()),
     "joined": col("s").str.join() != "",
+    "format_of_the_first_row": col("s").str.to_date(strict=False).is_not_null(),
     "function": col("a").map_batches(lambda values: values > values.mean(), return_dtype=pl.Boolean),
     "within": pl.when(col("a") == col("a").max()).then(True).otherwise(False),
 }

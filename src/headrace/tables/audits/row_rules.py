@@ -56,5 +56,12 @@ def _is_row_function(function: Any, inputs: list[Any]) -> bool:
         name = next(iter(detail)) if isinstance(detail, dict) else detail
         is_known = name in _TESTS or (name == "IsIn" and "Literal" in inputs[1])
     else:
-        is_known = name in _FUNCTIONS or (name in _FAMILIES and "ConcatVertical" not in str(detail))
+        is_known = name in _FUNCTIONS or (name in _FAMILIES and not _looks_at_rows(detail))
     return is_known and all(_is_of_row(part) for part in inputs)
+
+
+def _looks_at_rows(detail: Any) -> bool:
+    """Whether a function of a family joins rows, or infers the format of a text from the first of them."""
+    if isinstance(detail, dict) and "Strptime" in detail:
+        return bool(detail["Strptime"][-1]["format"] is None)
+    return "ConcatVertical" in str(detail)
