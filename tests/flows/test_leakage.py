@@ -14,6 +14,7 @@ from headrace.features.plan import encode_plan
 from headrace.flows.build.pointers import Pointers, write_if_changed
 
 MODEL = """
+import feast  # as every project with features does: what leaves Feast out does not load this module
 from headrace import Model, XGBoost, table
 from small.events import Click
 

@@ -40,6 +40,7 @@ def test_the_address_of_another_database_has_no_path() -> None:
         ("postgresql://ada@host:5432/db", []),
         ("postgresql://host:5432/db?user=ada@host", []),
         ("postgresql://[::1]:5432/db?user=ada@host", []),
+        ("postgresql://host/db?require_auth=scram-sha-256", []),
         ("sqlite:///a:b@c.db", []),
         ("sqlite:data/old.db", []),
         ("postgresql://ada:word@host/db", ["word"]),

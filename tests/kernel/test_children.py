@@ -94,6 +94,26 @@ def test_a_log_that_grows_keeps_its_newest_lines(tmp_path: Path, monkeypatch: py
         child.end(0.0)
 
 
+def test_a_child_whose_log_was_removed_is_supervised(tmp_path: Path) -> None:
+    log = tmp_path / "work" / "log"
+    child = Child("work", [sys.executable, "-c", LINES], log, os.environ)
+    reports: list[str] = []
+    try:
+        until(lambda: child.ready)
+        log.unlink()
+        child.supervise(reports.append)
+        child.process.kill()
+        child.process.wait()
+        child.supervise(reports.append)
+        assert reports == [f"work ended (signal 9): its log is empty ({log}); it is started again"]
+        child.supervise(reports.append)
+        until(lambda: child.ready)
+        assert child.last_log_line == f"line 2999 of a library that prints ({log})"
+    finally:
+        child.process.kill()
+        child.end(0.0)
+
+
 def _state(pid: int) -> str | None:
     """The process' state as /proc writes it; None where it has ended."""
     try:

@@ -52,6 +52,12 @@ def test_the_folder_that_the_shell_is_in_is_no_secret(monkeypatch: pytest.Monkey
     assert clean_text(text) == "at /home/joe/shop/headrace.toml: ***"
 
 
+def test_a_secret_that_begins_with_another_is_masked_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FIRST_PASSWORD", "opensesame")
+    monkeypatch.setenv("SECOND_PASSWORD", "opensesame@dawn")
+    assert clean_text("it refused opensesame@dawn") == "it refused ***"
+
+
 def test_nesting_without_end_is_cut_off() -> None:
     endless: list[object] = []
     endless.append(endless)

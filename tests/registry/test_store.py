@@ -108,7 +108,7 @@ def test_a_version_is_found_by_number_and_alias_and_has_its_bundle(settings: Set
     assert fresh.version("purchase", "champion") == champion
     assert fresh.version("purchase", 2) == opened.version("purchase", "2")
     for versions in (opened, fresh):
-        for ref in ("nobody", 7):
+        for ref in ("nobody", 7, 2**31, 10**20, str(10**20)):
             with pytest.raises(CallError, match="no version"):
                 versions.version("purchase", ref)
     # MLflow leaves nothing in the working directory.

@@ -54,7 +54,7 @@ def fit_booster(slope: int) -> bytes:
     return bytes(booster.save_raw("ubj"))
 
 
-def put_bundle(settings, boosters, version, plan, slope=None, categories=None):
+def put_bundle(settings, boosters, version, plan, slope=None, categories=None, classes=()):
     """Writes a version's bundle to where a replica reads it, sealed with the project's key."""
     from headrace.features.values.matrix import Encoding
     from headrace.training.trainers.folder import save_model
@@ -65,7 +65,9 @@ def put_bundle(settings, boosters, version, plan, slope=None, categories=None):
     place.mkdir(parents=True)
     (place / "plan.json").write_bytes(encode_plan(plan))
     columns = tuple(feature.column for feature in plan.features)
-    meta = ModelMeta(trainer="xgboost", encoding=Encoding(columns, categories or {}))
+    task = "multiclass" if classes else "binary"
+    encoding = Encoding(columns, categories or {})
+    meta = ModelMeta(trainer="xgboost", task=task, classes=classes, encoding=encoding)
     save_model(place / "model", {MODEL: boosters[slope or 1 + (version + 1) % 2]}, meta)
     (place / "training.json").write_text(json.dumps({}))
     seal(place, signing_key(settings))

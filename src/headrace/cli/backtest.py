@@ -10,9 +10,11 @@ import click
 from headrace.cli import show
 from headrace.cli.call import Call, command
 from headrace.cli.moment import Moment
-from headrace.flows.models.backtest import BacktestReport, BacktestSlice
+from headrace.cli.output import prepare_output
+from headrace.flows.models.backtest import BacktestReport
 from headrace.flows.models.backtest import backtest as replay
 from headrace.kernel.errors import CallError
+from headrace.kernel.files import replace_file
 
 __all__ = ["backtest"]
 
@@ -25,7 +27,10 @@ __all__ = ["backtest"]
 @click.option("--limit", type=click.IntRange(1), help="Only so many of the newest requests.")
 @click.option("--threshold", type=float, default=0.5, show_default=True, help="What a binary model's yes is.")
 @click.option(
-    "--output", type=click.Path(path_type=Path), help="A Parquet file for the answers to each request."
+    "--output",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="A Parquet file for the answers to each request.",
 )
 def backtest(
     call: Call,
@@ -41,11 +46,13 @@ def backtest(
     model, _, number = version.rpartition("@")
     if not model or not number.isdecimal():
         raise CallError(f"{version!r} is not a version of a model", remedy="Write it as purchase@4")
+    file = None if output is None else prepare_output(output)
     report = replay(
         call.workspace(), model, int(number), since=since, until=until, by=by, limit=limit, threshold=threshold
     )
-    if output is not None:
-        report.rows.write_parquet(output)
+    if file is not None:
+        with replace_file(file) as draft:
+            report.rows.write_parquet(draft)
     if call.json:
         names = [name for name in BacktestReport.__struct_fields__ if name != "rows"]
         show.json({name: getattr(report, name) for name in names})
@@ -57,24 +64,37 @@ def _print(report: BacktestReport) -> None:
     click.echo(
         f"{report.model}@{report.version}: requests from {report.since:%F %T} to {report.until:%F %T} UTC"
     )
-    metrics = list(dict.fromkeys(name for part in report.slices for name in part.logged))
     rows = [
         (
             part.name,
             part.requests,
             part.equal,
             part.decisions_changed,
-            *(None if value is None else f"{value:.4g}" for value in _differences(part)),
-            part.known,
-            *(f"{part.logged[m]:.4f} → {part.replayed[m]:.4f}" if m in part.logged else None for m in metrics),
+            *(
+                None if value is None else f"{value:.4g}"
+                for value in (part.mean_difference, part.greatest_difference)
+            ),
         )
         for part in report.slices
     ]
-    columns = ["slice", "requests", "equal", "decisions changed", "mean difference", "greatest", "with outcome"]
-    show.table(None, [*columns, *metrics], rows)
+    show.table(None, ["slice", "requests", "equal", "decisions changed", "mean difference", "greatest"], rows)
+    _print_metrics(report)
     for reason, count in report.left_out.items():
         click.echo(f"  left out: {count:,}, {reason}")
 
 
-def _differences(part: BacktestSlice) -> tuple[float | None, float | None]:
-    return part.mean_difference, part.greatest_difference
+def _print_metrics(report: BacktestReport) -> None:
+    metrics = list(dict.fromkeys(name for part in report.slices for name in part.logged))
+    rows = [
+        (
+            part.name,
+            part.known,
+            *(f"{part.logged[m]:.4f} → {part.replayed[m]:.4f}" if m in part.logged else None for m in metrics),
+        )
+        for part in report.slices
+        if part.known
+    ]
+    if not rows:
+        click.echo("No outcome of these requests is known.")
+    else:
+        show.table("By what happened, logged → replayed", ["slice", "outcomes", *metrics], rows)

@@ -8,9 +8,9 @@ from typing import Any
 import click
 
 from headrace.cli.call import Call, command, group
+from headrace.cli.output import prepare_output
 from headrace.export import TARGETS
 from headrace.export.target import Target
-from headrace.kernel.errors import CallError
 from headrace.kernel.files import write_file
 
 __all__ = ["export"]
@@ -27,10 +27,7 @@ def _make_command(target: Target) -> click.Command:
         if out is None:
             click.echo(result.text, nl=False)
             return
-        if out.exists() and not out.is_file():
-            raise CallError(f"{out} is not a plain file", remedy="Name a file, or leave out --out to print it.")
-        out.parent.mkdir(parents=True, exist_ok=True)
-        write_file(out.resolve(), result.text)
+        write_file(prepare_output(out), result.text)
         click.echo(f"Wrote {out}: {result.summary}.")
 
     run.__doc__ = target.help

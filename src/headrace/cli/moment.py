@@ -21,7 +21,7 @@ class Moment(click.ParamType[datetime]):
         """The instant; an error of the command line if the text is neither form."""
         try:
             return now() - parse_duration(value)
-        except ValueError:
+        except (ValueError, OverflowError):  # another form, or before the year 1
             pass
         try:
             moment = datetime.fromisoformat(value)

@@ -70,8 +70,8 @@ class Child:
         self._due = None
         self._ready = False
         self._beat: float | None = None
-        self._log_start = self._log.stat().st_size
         with self._log.open("ab") as log:
+            self._log_start = log.tell()
             # In a new session, so that Ctrl-C reaches only the parent, which ends its children in order.
             process = subprocess.Popen(
                 self._command,
@@ -169,7 +169,8 @@ class Child:
         return f"{lines[-1].strip()} ({self._log})" if lines else f"its log is empty ({self._log})"
 
     def _shorten_log(self) -> None:
-        size = self._log.stat().st_size
+        with self._log.open("ab") as log:  # which makes it anew if it was removed
+            size = log.tell()
         if size <= _LARGEST_LOG:
             return
         with self._log.open("r+b") as log:

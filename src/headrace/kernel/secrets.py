@@ -45,7 +45,7 @@ def mask_secrets(values: Iterable[str]) -> None:
 def process_secrets() -> list[str]:
     """The values of the environment variables whose names look secret, and those of `mask_secrets`.
 
-    A variable whose name ends in _FILE or _FILES names files.
+    The longest come first. A variable whose name ends in _FILE or _FILES names files.
     """
     values = [
         value
@@ -55,7 +55,7 @@ def process_secrets() -> list[str]:
         and not name.endswith(_FILES)
         and name not in _ORDINARY
     ]
-    return [*values, *_read]
+    return sorted([*values, *_read], key=len, reverse=True)  # one may be the beginning of another
 
 
 def clean_text(text: str, known: Sequence[str] | None = None) -> str:

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Registry", "open"]
 
+_LARGEST_VERSION = 2**31 - 1  # MLflow's column is an INTEGER, of four bytes in PostgreSQL
+
 
 def open(settings: Settings) -> Registry:  # noqa: A001
     """The registry of the profile. MLflow is loaded and reached when it is first needed.
@@ -113,6 +115,9 @@ class Registry:
             CallError: the version does not exist.
             Unavailable: MLflow cannot be reached.
         """
+        is_number = isinstance(ref, int) or ref.isdecimal()
+        if is_number and int(ref) > _LARGEST_VERSION:
+            raise _no_version(model, ref)
         file = self._mlflow.unopened_file
         if file is not None:
             with contextlib.suppress(sqlite3.Error):
@@ -123,17 +128,15 @@ class Registry:
 
         with self._mlflow.translate_errors():
             try:
-                if isinstance(ref, int) or ref.isdecimal():
+                if is_number:
                     number = int(ref)
                 else:
-                    number = int(self.client.get_model_version_by_alias(model, ref).version)
+                    number = int(self.client.get_model_version_by_alias(model, str(ref)).version)
                 return self._to_version(self.client.get_model_version(model, str(number)))
             except MlflowException as error:
                 if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
                     raise
-                raise CallError(
-                    f"model {model!r} has no version {ref!r}", remedy="Train a version: headrace build"
-                ) from error
+                raise _no_version(model, ref) from error
 
     def versions(self, model: str) -> list[Version]:
         """All versions of the model, the newest first."""
@@ -255,3 +258,7 @@ class Registry:
             aliases=tuple(sorted(entry.aliases)),
             created=from_micros(entry.creation_timestamp * 1000),
         )
+
+
+def _no_version(model: str, ref: int | str) -> CallError:
+    return CallError(f"model {model!r} has no version {ref!r}", remedy="Train a version: headrace build")

@@ -106,9 +106,10 @@ class SpoolingPredictor:
             OversizedPrediction: the record of a prediction is larger than `max_bytes`.
             Unavailable: the spool cannot be written.
         """
-        for prediction in predictions[:1]:  # they were made together
-            metrics = self.metrics.arm(prediction.model, prediction.version, prediction.arm)
-            metrics.count(prediction.latency_ms / 1_000, None, 0, [()] * len(predictions), ())
+        if predictions:
+            first = predictions[0]  # they were made together
+            metrics = self.metrics.arm(first.model, first.version, first.arm)
+            metrics.count(first.latency_ms / 1_000, None, 0, [()] * len(predictions), ())
         self._append_to_spool(predictions)
 
     def _predict_arms(self, model: ReleasedModel, instances: Instances) -> list[Prediction]:
@@ -144,14 +145,11 @@ class SpoolingPredictor:
         at = now_micros()
         try:
             return self._predict_by_servable(model, arm, servable, instances, indexes, shadow_of, at)
-        except Unavailable:  # of the store, which all arms use
-            metrics = self.metrics.arm(model.release.model, arm.version, arm.name)
-            metrics.count_errors("unavailable", len(instances))
-            raise
         except Exception as error:
             metrics = self.metrics.arm(model.release.model, arm.version, arm.name)
             metrics.count_errors(_code_of(error), len(instances))
-            if shadow_of is None:
+            # All arms use the store: that it is unavailable says nothing about this one.
+            if shadow_of is None and not isinstance(error, Unavailable):
                 milliseconds = (time.perf_counter() - started) * 1_000
                 self._log_failures(model, arm, servable, instances, indexes, at, milliseconds, error)
             raise
@@ -204,22 +202,23 @@ class SpoolingPredictor:
         at: int,
     ) -> list[Prediction]:
         """Predicts instances by one arm, as of `at`."""
-        started, begin = time.perf_counter(), time.time_ns()
+        started = time.perf_counter()
         try:
             answers = servable.lookup.features(instances, at)
         except OnDemandError as error:
             _log.warning("model %s version %d: %s", model.release.model, arm.version, error)
             raise _feature_failed(error, indexes) from error
-        lookup_seconds, looked_up = time.perf_counter() - started, time.time_ns()
+        lookup_seconds = time.perf_counter() - started
         if servable.plan.missing == "refuse" and any(answers.missing):
             raise _missing_features(answers.missing, indexes)
         values, probabilities = servable.predict(answers.matrix)
         seconds = time.perf_counter() - started
-        moment, name, entities = from_micros(at), model.release.model, model.entities
+        name = model.release.model
+        if self._tracer is not None:
+            self._tracer.add_prediction(seconds, lookup_seconds, name, arm.version, arm.name, len(instances))
+        moment, entities = from_micros(at), model.entities
         metrics = self.metrics.arm(name, arm.version, arm.name)
         metrics.count(seconds, lookup_seconds, at, answers.missing, answers.positions)
-        if self._tracer is not None:
-            self._tracer.add_prediction(begin, looked_up, name, arm.version, arm.name, len(instances))
         predictions = []
         for row, (instance, features) in enumerate(zip(instances, answers.values, strict=True)):
             predictions.append(
@@ -262,6 +261,8 @@ class SpoolingPredictor:
 
 
 def _code_of(error: Exception) -> str:
+    if isinstance(error, Unavailable):
+        return "unavailable"
     return error.code if isinstance(error, RequestError) else "internal"
 
 

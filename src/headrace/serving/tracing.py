@@ -64,20 +64,25 @@ class RequestTracer:
                 span.set_status(Status(StatusCode.ERROR))
                 raise
 
-    def add_prediction(self, begin: int, looked_up: int, model: str, version: int, arm: str, rows: int) -> None:
+    def add_prediction(
+        self, seconds: float, lookup_seconds: float, model: str, version: int, arm: str, rows: int
+    ) -> None:
         """Adds the spans of a lookup and the model's call, which ends now, to the current trace.
 
         Args:
-            begin, looked_up: when the lookup began and ended (time.time_ns).
+            seconds, lookup_seconds: what both took, and what the lookup took.
             model, version, arm: what predicted.
             rows: how many instances.
         """
+        end = time.time_ns()
+        begin = end - round(seconds * 1e9)
+        looked_up = begin + round(lookup_seconds * 1e9)
         attributes: dict[str, str | int]
         attributes = {"headrace.model": model, "headrace.version": version, "headrace.arm": arm, "rows": rows}
         lookup = self._tracer.start_span("lookup", start_time=begin, attributes=attributes)
         lookup.end(looked_up)
         call = self._tracer.start_span("model", start_time=looked_up, attributes=attributes)
-        call.end(time.time_ns())
+        call.end(end)
 
     def close(self) -> None:
         """Exports the spans that are left, and ends the export."""

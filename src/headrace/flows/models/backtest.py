@@ -13,11 +13,9 @@ from msgspec import Struct
 
 from headrace.features.plan import decode_plan
 from headrace.features.values.matrix import Matrix
-from headrace.flows.models.outcomes import decode_outputs, evaluate_outcomes
+from headrace.flows.models.outcomes import add_outcomes, decode_outputs, evaluate_outcomes
 from headrace.flows.models.replay import LoggedRequests, features_as_known, read_requests
 from headrace.kernel.errors import CallError
-from headrace.serving.outcomes import join_outcomes
-from headrace.tables.read import read_input
 from headrace.training.files import MODEL, PLAN
 from headrace.training.report import TrainingReport, read_report
 from headrace.training.trainers.folder import Predictor, load_model
@@ -28,6 +26,7 @@ __all__ = ["BacktestReport", "BacktestSlice", "backtest"]
 
 _SLICES = 20  # values of the field that are slices of their own
 _ALL = "all"
+_COLUMNS = ("id", "at", "version", "logged", "replayed", "equal", "slice", "outcome")
 
 
 class BacktestSlice(Struct, frozen=True):
@@ -101,10 +100,12 @@ def backtest(
         threshold: the probability from which on a binary model's answer counts as yes.
 
     Raises:
-        CallError: no request of that time has been ingested, the version does not exist, no request has the
-            field, or a table of the version's features has no rows.
+        CallError: the threshold is not a probability, no request of that time has been ingested, the version
+            does not exist, no request has the field, or a table of the version's features has no rows.
         Refused: a version's bundle was changed.
     """
+    if not 0 <= threshold <= 1:
+        raise CallError(f"the threshold {threshold} is not a probability from 0 to 1")
     bundle = workspace.registry.bundle(model, version)
     plan, report = decode_plan((bundle / PLAN).read_bytes()), read_report(bundle)
     predictor = load_model(bundle / MODEL)
@@ -124,20 +125,22 @@ def backtest(
     logged_outputs = decode_outputs(logged.rows, predictor.meta.classes)
     _repeat_by_request(predictor, matrix, features, logged, version, outputs, logged_outputs)
     rows = _compare(logged, predictor, outputs, logged_outputs, _slice_of(logged, by))
-    rows = _join_outcomes(workspace, model, rows.with_columns(left_out.alias("left_out")))
+    declared = workspace.whole_project.models.get(model)
+    rows = add_outcomes(workspace, declared.outcomes if declared else None, rows)
     kept = left_out.is_null()
-    parts = [(_ALL, kept)]
-    if by is not None:
-        names = rows.filter(kept)["slice"].value_counts(sort=True)["slice"].to_list()
-        parts += [(name, kept & (rows["slice"] == name)) for name in names]
     slices = [
         _summarize(name, rows, outputs, logged_outputs, mask.to_numpy(), report, threshold)
-        for name, mask in parts
+        for name, mask in _parts(rows, kept, by)
     ]
-    counts = left_out.drop_nulls().value_counts(sort=True)
+    counts = dict(left_out.drop_nulls().value_counts(sort=True).rows())
     first, last = logged.rows["at"][0], logged.rows["at"][-1]
-    columns = ("id", "at", "version", "logged", "replayed", "equal", "slice", "outcome")
-    return BacktestReport(model, version, first, last, dict(counts.rows()), slices, rows.filter(kept)[columns])
+    return BacktestReport(model, version, first, last, counts, slices, rows.filter(kept)[_COLUMNS])
+
+
+def _parts(rows: pl.DataFrame, kept: pl.Series, by: str | None) -> list[tuple[str, pl.Series]]:
+    """The name of each slice, the most frequent first, and which of the rows are in it."""
+    names = [] if by is None else rows.filter(kept)["slice"].value_counts(sort=True)["slice"].to_list()
+    return [(_ALL, kept), *((name, kept & (rows["slice"] == name)) for name in names)]
 
 
 def _add_refused(left_out: pl.Series, is_missing: pl.Series) -> pl.Series:
@@ -186,11 +189,10 @@ def _compare(
     if labels:
         equal = equal.all(axis=1)
         replayed = pl.Series([str(labels[code]) for code in outputs.argmax(axis=1)])
-        values = [str(msgspec.json.decode(text)) for text in logged.rows["value"]]
-        answered = pl.Series(values)
+        answered = pl.Series([str(msgspec.json.decode(text)) for text in logged.rows["value"]])
     else:
         replayed, answered = pl.Series(outputs), pl.Series(logged_outputs)
-    return logged.rows.select("id", "at", "version", "entity").with_columns(
+    return logged.rows.select("id", "shadow_of", "at", "version", "entity").with_columns(
         answered.alias("logged"), replayed.alias("replayed"), pl.Series("equal", equal), slices.alias("slice")
     )
 
@@ -206,7 +208,7 @@ def _slice_of(logged: LoggedRequests, by: str | None) -> pl.Series:
         read: list[Any] = [fields.get(by, features.get(by)) for fields, features in pairs]
         values = pl.Series([None if value is None else str(value) for value in read], dtype=pl.String)
     if values.null_count() == len(values):
-        names = sorted({*logged.fields[0], *logged.features[0], "arm", "version"})
+        names = sorted({*logged.fields[-1], *logged.features[-1], "arm", "version"})
         raise CallError(f"no request has the field {by!r}", remedy=f"The newest has {', '.join(names)}.")
     frequent = values.drop_nulls().value_counts(sort=True)[:_SLICES].get_columns()[0]
     return pl.select(
@@ -216,16 +218,6 @@ def _slice_of(logged: LoggedRequests, by: str | None) -> pl.Series:
         .then(values)
         .otherwise(pl.lit("(other)"))
     ).to_series()
-
-
-def _join_outcomes(workspace: Workspace, model: str, rows: pl.DataFrame) -> pl.DataFrame:
-    """The rows with `outcome`, null where it is not known."""
-    project = workspace.whole_project
-    declared = project.models[model].outcomes if model in project.models else None
-    if declared is None or not workspace.lake.table_exists(declared.event.table):
-        return rows.with_columns(outcome=pl.lit(None))
-    events = read_input(project, workspace.lake, declared.event)
-    return join_outcomes(rows.with_columns(shadow_of=pl.lit(None, pl.String)), events, declared)
 
 
 def _summarize(

@@ -19,6 +19,7 @@ from headrace.config.settings import Settings
 from headrace.declare.metrics import Task
 from headrace.features.plan import decode_plan
 from headrace.flows.models.aliases import find_moved_aliases
+from headrace.flows.models.outcomes import add_outcomes
 from headrace.flows.models.predictions import TABLE
 from headrace.flows.models.release import check_model, parse_arm, put_in_force, set_aliases, try_arms
 from headrace.kernel.errors import CallError, HeadraceError
@@ -26,9 +27,7 @@ from headrace.kernel.ids import new_id
 from headrace.serving import release as releases
 from headrace.serving.canary import Better, CanaryPlan, Decision, Observations, StepObservations, decide
 from headrace.serving.canary_steps import StepSummary, summarize
-from headrace.serving.outcomes import join_outcomes
 from headrace.serving.release import Arm, Release, ReleaseFollower
-from headrace.tables.read import read_input
 from headrace.training.files import PLAN
 from headrace.training.report import read_report
 from headrace.workspace import Workspace
@@ -314,12 +313,10 @@ def _read_scores(workspace: Workspace, release: Release, rows: pl.DataFrame, bet
     """`release`, `arm` and `score` of the predictions whose outcome is known, in the order of the outcomes."""
     import polars as pl
 
-    project = workspace.whole_project
-    declared = project.model(release.model).outcomes
-    if declared is None or not workspace.lake.table_exists(declared.event.table):
-        return rows.select("release", "arm", pl.lit(0.0).alias("score")).clear()
-    joined = join_outcomes(rows, read_input(project, workspace.lake, declared.event), declared)
+    joined = add_outcomes(workspace, workspace.whole_project.model(release.model).outcomes, rows)
     known = joined.drop_nulls("outcome").sort("outcome_at", "id")
+    if known.is_empty():
+        return known.select("release", "arm", score=pl.lit(0.0))
     pairs = zip(known["value"], known["outcome"], strict=True)
     task = read_report(workspace.registry.bundle(release.model, release.arms[0].version)).task
     scores = [_score(msgspec.json.decode(value), outcome, better, task) for value, outcome in pairs]

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from msgspec import Struct
 
+from headrace.declare.outcomes import Outcomes
 from headrace.flows.models.predictions import TABLE
 from headrace.kernel.errors import CallError
 from headrace.serving.outcomes import join_outcomes
@@ -25,7 +26,7 @@ from headrace.workspace import Workspace
 if TYPE_CHECKING:
     import polars as pl
 
-__all__ = ["ArmOutcomes", "OutcomesReport", "decode_outputs", "evaluate_outcomes", "outcomes"]
+__all__ = ["ArmOutcomes", "OutcomesReport", "add_outcomes", "decode_outputs", "evaluate_outcomes", "outcomes"]
 
 _COLUMNS = (
     "id",
@@ -120,6 +121,22 @@ def _read_predictions(workspace: Workspace, model: str) -> pl.DataFrame:
         .collect()
         .sort("at", "id")
     )
+
+
+def add_outcomes(workspace: Workspace, declared: Outcomes | None, predictions: pl.DataFrame) -> pl.DataFrame:
+    """Joins predictions with the ingested outcomes (serving.outcomes.join_outcomes).
+
+    No outcome is known if none is declared, or none was ever ingested.
+
+    Raises:
+        ProjectError: the events cannot be joined with the predictions.
+    """
+    import polars as pl
+
+    if declared is None or not workspace.lake.table_exists(declared.event.table):
+        return predictions.with_columns(outcome=pl.lit(None), outcome_at=pl.lit(None))
+    events = read_input(workspace.whole_project, workspace.lake, declared.event)
+    return join_outcomes(predictions, events, declared)
 
 
 def _compare_arms(workspace: Workspace, model: str, rows: pl.DataFrame) -> list[ArmOutcomes]:

@@ -28,6 +28,7 @@ __all__ = ["LoggedRequests", "features_as_known", "read_requests"]
 
 _COLUMNS = (
     "id",
+    "shadow_of",
     "version",
     "at",
     "arm",

@@ -53,7 +53,7 @@ def leakage(workspace: Workspace, name: str, *, bound: float = 0.95) -> LeakageR
         CallError: the model does not exist, or its training set was not built or lacks a feature of its plan.
         Refused: the training set has too few rows.
     """
-    model = workspace.project.model(name)
+    model = workspace.whole_project.model(name)
     table, path = f"training_{name}", workspace.settings.root / Pointers.path("plans", name)
     snapshot = workspace.lake.table(table).current_snapshot() if workspace.lake.table_exists(table) else None
     if snapshot is None or not path.exists():

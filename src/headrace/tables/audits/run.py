@@ -46,7 +46,8 @@ class PublishedRows:
 
     Attributes:
         count: how many; None: nothing is published.
-        partitions: the same by partition; empty if the table has no partitions, or others than declared.
+        partitions: the same by partition; empty if no audit compares numbers of rows, or if the table has no
+            partitions, or others than declared.
         report: the report of their audit.
     """
 
@@ -63,9 +64,10 @@ class PublishedRows:
         snapshot = stored.current_snapshot()
         if snapshot is None:
             return cls()
-        by = partition_by(table)
-        is_partitioned_so = bool(by) and stored.partition_by() == by
-        partitions = stored.rows_per_partition(by[0], snapshot.id) if is_partitioned_so else {}
+        by, partitions = partition_by(table), {}
+        is_compared = any(isinstance(audit, RowsLikeBefore) for audit in table.audits)
+        if is_compared and by and stored.partition_by() == by:  # it reads the snapshot's list of files
+            partitions = stored.rows_per_partition(by[0], snapshot.id)
         return cls(snapshot.rows, partitions, AuditReport.decode(stored.property(AUDIT)))
 
 
@@ -156,15 +158,15 @@ class TableAudit:
         if not is_audited(self.table):
             return None
         new_rows = stored.scan_files(files)
-        all_rows, counts = new_rows, _count_files(files)
+        all_rows, kept_counts = new_rows, dict[int, int]()
         if not plan.whole and self.published.count is not None:
             all_rows = pl.concat([new_rows, self._kept_rows(plan, stored)], how="diagonal_relaxed")
             gone = set(plan.partitions or ())
-            counts |= {n: count for n, count in self.published.partitions.items() if n not in gone}
+            kept_counts = {n: count for n, count in self.published.partitions.items() if n not in gone}
         before = self.published.report
         is_clean = not plan.whole and before is not None and before.passed and self._is_same(before)
-        scope = self.scope_of(all_rows, new_rows if is_clean else all_rows, counts)
-        total = sum(file.rows for file in files) if not self.published.partitions else sum(counts.values())
+        scope = self.scope_of(all_rows, new_rows if is_clean else all_rows, _count_files(files) | kept_counts)
+        total = sum(file.rows for file in files) + sum(kept_counts.values())
         return self._finish(attrs.evolve(scope, count=total), None)
 
     def check_published(self, stored: LakeTable) -> AuditReport | None:
