@@ -122,8 +122,8 @@ def count_distinct(previous: Ints, low: Ints, high: Ints) -> Ints:
 def _wavelet_matrix(values: Ints, bits: int) -> Iterator[tuple[int, int, Ints]]:
     """The levels of the wavelet matrix of values from 0 below 2^bits (Claude, Navarro and Ordóñez, 2015).
 
-    For each bit, the highest first: the bit, how many values have a 0 there, and for each i, how many of the first
-    i have a 1. For the next level the values are divided by the bit, those with a 0 first.
+    For each bit, the highest first: the bit, how many values have a 0 there, and for each i, how many of the
+    first i have a 1. For the next level the values are divided by the bit, those with a 0 first.
     """
     for bit in range(bits - 1, -1, -1):
         ones = (values >> bit) & 1 == 1
