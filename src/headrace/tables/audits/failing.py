@@ -17,13 +17,12 @@ from headrace.kernel.faults import reach
 from headrace.kernel.properties import AUDIT
 from headrace.kernel.time import from_micros
 from headrace.lake import Lake
-from headrace.tables.audits.port import name_partitions
+from headrace.tables.audits.port import RULE, name_partitions
 from headrace.tables.audits.report import AuditReport, failing_table
 
 __all__ = ["keep_failing_rows"]
 
 _logger = logging.getLogger(__name__)
-_RULE = "_rule"
 
 
 def keep_failing_rows(
@@ -69,11 +68,11 @@ def _describe_rows(table: Table, report: AuditReport, rows: Mapping[str, pl.Data
     stamp = pl.lit(from_micros(report.at)).cast(pl.Datetime("us", "UTC"))
     parts = []
     for rule, part in rows.items():
-        own = part[_RULE] if _RULE in part.columns else pl.Series([rule] * part.height, dtype=pl.String)
-        bare = part.drop(_RULE, strict=False)
+        own = part[RULE] if RULE in part.columns else pl.Series([rule] * part.height, dtype=pl.String)
+        bare = part.drop(RULE, strict=False)
         parts.append(
             bare.with_columns(
-                own.alias(_RULE),
+                own.alias(RULE),
                 pl.lit(str(severities[rule])).alias("_severity"),
                 name_partitions(table, bare).alias("_partition"),
                 stamp.alias("_audited_at"),
@@ -81,5 +80,5 @@ def _describe_rows(table: Table, report: AuditReport, rows: Mapping[str, pl.Data
         )
     if parts:
         return pl.concat(parts, how="diagonal_relaxed")
-    texts = dict.fromkeys((_RULE, "_severity", "_partition"), pl.String())
+    texts = dict.fromkeys((RULE, "_severity", "_partition"), pl.String())
     return pl.DataFrame(schema={**texts, "_audited_at": pl.Datetime("us", "UTC")})

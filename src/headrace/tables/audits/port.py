@@ -17,6 +17,7 @@ from headrace.tables.partitions import is_key, is_moment, partition_numbers
 
 __all__ = [
     "MAX_FAILING_ROWS",
+    "RULE",
     "AuditScope",
     "CheckAudit",
     "RuleFailure",
@@ -27,6 +28,9 @@ __all__ = [
 
 MAX_FAILING_ROWS = 100
 """How many failing rows of a rule are kept."""
+
+RULE = "_rule"
+"""The column of failing rows that names the rule."""
 
 
 @attrs.frozen

@@ -13,13 +13,12 @@ from headrace.declare.event import Contract
 from headrace.declare.table import Table
 from headrace.events.contracts.shape import KNOWN_AT
 from headrace.kernel.errors import Refused
-from headrace.tables.audits.port import MAX_FAILING_ROWS
-from headrace.tables.audits.rules import group_rules
+from headrace.tables.audits.port import MAX_FAILING_ROWS, RULE
+from headrace.tables.audits.rules import group_rules, spell_rule
 
 __all__ = ["RowsRefused", "audit"]
 
 _EXAMPLES = 3
-_RULE = "_rule"
 
 
 class RowsRefused(Refused):
@@ -95,8 +94,7 @@ def _check_schema(table: Table, schema: type[dy.Schema], rows: pl.DataFrame, whe
     if not counts:
         return rows.select(schema.column_names()) if later else good
     rules = "; ".join(
-        f"{rule.replace('|', ': ')} ({count:,} of {rows.height:,} rows)"
-        for rule, count in sorted(counts.items())
+        f"{spell_rule(rule)} ({count:,} of {rows.height:,} rows)" for rule, count in sorted(counts.items())
     )
     details, columns = failure.details(), rows.columns
     failing = {rule: details.filter(pl.col(rule) == "invalid").select(columns) for rule in sorted(counts)}
@@ -109,7 +107,7 @@ def _check_schema(table: Table, schema: type[dy.Schema], rows: pl.DataFrame, whe
         remedy="Correct the function, or the rule if it is wrong.",
         failing=details.filter(pl.any_horizontal(pl.col(list(counts)) == "invalid")).height,
         rows=pl.concat(
-            part.head(MAX_FAILING_ROWS).with_columns(pl.lit(rule.replace("|", ": ")).alias(_RULE))
+            part.head(MAX_FAILING_ROWS).with_columns(pl.lit(spell_rule(rule)).alias(RULE))
             for rule, part in failing.items()
         ),
     )

@@ -15,12 +15,10 @@ from polars.exceptions import PanicException
 
 from headrace.declare.audits import Satisfies
 from headrace.kernel.errors import HeadraceError, ProjectError
-from headrace.tables.audits.port import AuditScope, RuleFailure, collect_failing, find_type
+from headrace.tables.audits.port import RULE, AuditScope, RuleFailure, collect_failing, find_type
 from headrace.tables.audits.row_rules import is_row_rule
 
-__all__ = ["RuleError", "check_rules", "check_satisfies", "group_rules", "run_rule"]
-
-_RULE = "_rule"
+__all__ = ["RuleError", "check_rules", "check_satisfies", "group_rules", "spell_rule"]
 
 
 def group_rules(schema: type[dy.Schema]) -> dict[str, pl.Expr]:
@@ -61,17 +59,22 @@ def check_rules(rules: Mapping[str, pl.Expr], scope: AuditScope) -> RuleFailure 
     broken, frames, total = [], [], 0
     for name, rule in sorted(rules.items()):
         rows = scope.rows if is_row_rule(rule) else scope.all_rows
-        count, sample = run_rule(name, rule, rows)
+        count, sample = _run_rule(name, rule, rows)
         if count:
             total += count
-            broken.append(f"{name.replace('|', ': ')} ({count:,} rows)")
-            frames.append(sample.with_columns(pl.lit(name.replace("|", ": ")).alias(_RULE)))
+            broken.append(f"{spell_rule(name)} ({count:,} rows)")
+            frames.append(sample.with_columns(pl.lit(spell_rule(name)).alias(RULE)))
     if not broken:
         return None
     return RuleFailure("; ".join(broken), total, pl.concat(frames))
 
 
-def run_rule(name: str, rule: pl.Expr, rows: pl.LazyFrame) -> tuple[int, pl.DataFrame]:
+def spell_rule(name: str) -> str:
+    """The name of a rule, for people: dataframely writes `price|min` for the rule `min` of a column."""
+    return name.replace("|", ": ")
+
+
+def _run_rule(name: str, rule: pl.Expr, rows: pl.LazyFrame) -> tuple[int, pl.DataFrame]:
     """How many rows break the rule, and some of them.
 
     Raises:
@@ -83,9 +86,7 @@ def run_rule(name: str, rule: pl.Expr, rows: pl.LazyFrame) -> tuple[int, pl.Data
         raise
     except (Exception, PanicException) as error:
         problem = str(error).partition("\n\nResolved plan")[0]
-        raise RuleError(
-            f"the rule {name.replace('|', ': ')} fails: {type(error).__name__}: {problem}"
-        ) from error
+        raise RuleError(f"the rule {spell_rule(name)} fails: {type(error).__name__}: {problem}") from error
 
 
 class RuleError(Exception):
