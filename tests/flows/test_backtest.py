@@ -335,6 +335,7 @@ def test_labels_of_several_classes_are_compared(tmp_path):
     boosters = {1: fit_classes(0), -1: fit_classes(1)}
     for version, slope in ((1, 1), (2, -1)):
         put_version(settings, boosters, version, plan_of(), slope, classes)
+    put_version(settings, {1: fit_booster(1)}, 3, plan_of(), 1)
     put_features(settings, plan_of(), PRODUCTS)
     put_release(settings, Arm(1))
     with run_endpoint(settings) as client:
@@ -347,6 +348,8 @@ def test_labels_of_several_classes_are_compared(tmp_path):
     with Workspace(settings) as workspace:
         same, other = backtest(workspace, "purchase", 1), backtest(workspace, "purchase", 2)
         model = load_model(workspace.registry.bundle("purchase", 2) / "model")
+        with pytest.raises(CallError, match="has the task multiclass, not binary"):
+            backtest(workspace, "purchase", 3)
     assert (same.slices[0].equal, same.slices[0].decisions_changed) == (20, 0)
     rows = [[*prediction.features.values()] for prediction in predictions]
     probabilities = model.predict(np.array(rows, np.float32))

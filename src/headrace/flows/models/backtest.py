@@ -11,7 +11,8 @@ import numpy.typing as npt
 import polars as pl
 from msgspec import Struct
 
-from headrace.features.plan import decode_plan
+from headrace.declare.metrics import Task
+from headrace.features.plan import FeaturePlan, decode_plan
 from headrace.features.values.matrix import Matrix
 from headrace.flows.models.outcomes import add_outcomes, decode_outputs, evaluate_outcomes
 from headrace.flows.models.replay import LoggedRequests, features_as_known, read_requests
@@ -101,7 +102,8 @@ def backtest(
 
     Raises:
         CallError: the threshold is not a probability, no request of that time has been ingested, the version
-            does not exist, no request has the field, or a table of the version's features has no rows.
+            does not exist or has another task than one that answered, no request has the field, or a table of
+            the version's features has no rows.
         Refused: a version's bundle was changed.
     """
     if not 0 <= threshold <= 1:
@@ -110,10 +112,7 @@ def backtest(
     plan, report = decode_plan((bundle / PLAN).read_bytes()), read_report(bundle)
     predictor = load_model(bundle / MODEL)
     logged = read_requests(workspace, model, since, until, limit)
-    plans = {
-        answered: decode_plan((workspace.registry.bundle(model, answered) / PLAN).read_bytes())
-        for answered in logged.rows["version"].unique().to_list()
-    }
+    plans = _served_plans(workspace, model, logged, report.task)
     project, lake = workspace.project, workspace.lake
     features, left_out = features_as_known(
         logged, plan, plans, lambda name: table_reader(project, lake, newest_snapshots(lake, [name]))(name)
@@ -135,6 +134,24 @@ def backtest(
     counts = dict(left_out.drop_nulls().value_counts(sort=True).rows())
     first, last = logged.rows["at"][0], logged.rows["at"][-1]
     return BacktestReport(model, version, first, last, counts, slices, rows.filter(kept)[_COLUMNS])
+
+
+def _served_plans(
+    workspace: Workspace, model: str, logged: LoggedRequests, task: Task
+) -> dict[int, FeaturePlan]:
+    """The plan of each version that answered. Raises CallError if one has another task: answers of two tasks
+    cannot be compared."""
+    plans = {}
+    for version in logged.rows["version"].unique().to_list():
+        bundle = workspace.registry.bundle(model, version)
+        answered = read_report(bundle).task
+        if answered != task:
+            raise CallError(
+                f"version {version}, which answered requests of this time, has the task {answered}, not {task}",
+                remedy="Choose a time in which versions of the same task answered, with --since and --until.",
+            )
+        plans[version] = decode_plan((bundle / PLAN).read_bytes())
+    return plans
 
 
 def _parts(rows: pl.DataFrame, kept: pl.Series, by: str | None) -> list[tuple[str, pl.Series]]:
