@@ -102,11 +102,14 @@ def main() -> None:
     features = aggregate(make_view(functions), moments, table, at="at")
     ours = time.perf_counter() - begin
     assert features.shape == (options.rows, 4 * len(functions))
-    begin = time.perf_counter()
-    aggregate_by_hand(table, moments)
-    peer = time.perf_counter() - begin
     work = f"windows: {options.events:,} events, {options.rows:,} rows, {4 * len(functions)} aggregates"
-    print(json.dumps({"work": work, "ours": ours, "unit": "s", "peer": peer, "ratio": peer / ours}))
+    result = {"work": work, "ours": ours, "unit": "s"}
+    if not options.functions:  # the peer computes none of them
+        begin = time.perf_counter()
+        aggregate_by_hand(table, moments)
+        peer = time.perf_counter() - begin
+        result |= {"peer": peer, "ratio": peer / ours}
+    print(json.dumps(result))
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["CACHE", "Missing", "Server", "accepts", "free_port", "jars", "serving"]
+__all__ = ["CACHE", "Missing", "Server", "accepts", "free_port", "go_program", "jars", "serving"]
 
 HERE = Path(__file__).parent
 # What was fetched or built for the servers; kept between runs, safe to delete.
@@ -122,3 +122,28 @@ def jars(name: str) -> Path:
         raise RuntimeError(f"Maven could not fetch {name}'s jars:\n{fetched.stdout[-2000:]}")
     done.write_bytes(pom.read_bytes())
     return folder / "lib"
+
+
+def go_program(name: str, program: str, *commands: Sequence[str]) -> Path:
+    """The program of the server `name`. These commands make it once with Go, in the folder in which they run.
+
+    Raises:
+        Missing: there is no Go.
+        RuntimeError: a command failed; with its last lines.
+    """
+    folder = CACHE / name
+    path = folder / program
+    if path.is_file():
+        return path
+    folder.mkdir(parents=True, exist_ok=True)
+    for command in commands:
+        try:
+            run = subprocess.run(
+                command, cwd=folder, env={**os.environ, "GOBIN": str(folder)},
+                capture_output=True, text=True, timeout=900, check=False,
+            )  # fmt: skip
+        except FileNotFoundError as error:
+            raise Missing("go (the Go compiler) is not installed") from error
+        if run.returncode:
+            raise RuntimeError(f"{program} could not be built:\n{run.stdout[-2000:]}{run.stderr[-2000:]}")
+    return path

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import re
-import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from services.server import CACHE, HERE, Missing, accepts, free_port, serving
+from services.server import HERE, accepts, free_port, go_program, serving
 
 __all__ = ["Collector", "ReceivedSpan", "collector"]
 
@@ -77,37 +75,16 @@ def collector(folder: Path) -> Iterator[Collector]:
     port = free_port()
     config = folder / "otel.yaml"
     config.write_text(_CONFIG.format(port=port))
-    command = [str(_built()), "--config", str(config)]
+    command = [str(_program()), "--config", str(config)]
     with serving(command, lambda: accepts(port), folder=folder) as process:
         yield Collector(f"http://127.0.0.1:{port}", process.pid, folder / "server.log")
 
 
-def _built() -> Path:
-    """The program, built once by Go."""
-    folder = CACHE / "otel"
-    program = folder / "otelcol"
-    if program.is_file():
-        return program
-    folder.mkdir(parents=True, exist_ok=True)
-    for command in (
+def _program() -> Path:
+    return go_program(
+        "otel",
+        "otelcol",
         ["go", "install", _BUILDER],
-        [str(folder / "builder"), "--config", str(HERE / "otel" / "builder.yaml")],
-    ):
-        try:
-            built = subprocess.run(
-                command,
-                cwd=folder,
-                env={**os.environ, "GOBIN": str(folder)},
-                capture_output=True,
-                text=True,
-                timeout=900,
-                check=False,
-            )
-        except FileNotFoundError as error:
-            raise Missing("go (the Go compiler) is not installed") from error
-        if built.returncode:
-            raise RuntimeError(
-                f"the collector could not be built:\n{built.stdout[-2000:]}{built.stderr[-2000:]}"
-            )
-    (folder / "sources" / "otelcol").rename(program)
-    return program
+        ["./builder", "--config", str(HERE / "otel" / "builder.yaml")],
+        ["mv", "sources/otelcol", "otelcol"],
+    )

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from services.server import CACHE, Missing, accepts, free_port, serving
+from services.server import accepts, free_port, go_program, serving
 
 __all__ = ["Store", "store"]
 
@@ -48,7 +46,8 @@ def store(folder: Path, port: int | None = None) -> Iterator[Store]:
     """
     port = port or free_port()
     (folder / "data" / BUCKET).mkdir(parents=True, exist_ok=True)  # a folder at the top is a bucket
-    command = [str(_built()), "--quiet", "--port", f"127.0.0.1:{port}", "posix", str(folder / "data")]
+    program = go_program("s3", "versitygw", ["go", "install", "-ldflags", "-s -w", _SOURCE])
+    command = [str(program), "--quiet", "--port", f"127.0.0.1:{port}", "posix", str(folder / "data")]
     keys = {"ROOT_ACCESS_KEY": _KEY, "ROOT_SECRET_KEY": _SECRET}
     environment = {
         "AWS_ACCESS_KEY_ID": _KEY,
@@ -58,22 +57,3 @@ def store(folder: Path, port: int | None = None) -> Iterator[Store]:
     }
     with serving(command, lambda: accepts(port), folder=folder, environment=keys) as process:
         yield Store(f"s3://{BUCKET}/warehouse", environment, port, process.pid)
-
-
-def _built() -> Path:
-    """The program, built once by Go."""
-    folder = CACHE / "s3"
-    program = folder / "versitygw"
-    if program.is_file():
-        return program
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        built = subprocess.run(
-            ["go", "install", "-ldflags", "-s -w", _SOURCE],
-            capture_output=True, text=True, timeout=900, check=False, env={**os.environ, "GOBIN": str(folder)},
-        )  # fmt: skip
-    except FileNotFoundError as error:
-        raise Missing("go (the Go compiler) is not installed") from error
-    if built.returncode:
-        raise RuntimeError(f"Go could not build {_SOURCE}:\n{built.stderr[-2000:]}")
-    return program

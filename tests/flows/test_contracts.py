@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import pytest
-from tests.tiny import write
+from tests import tiny
 
 from headrace import lake as lakes
 from headrace.cli.main import main
@@ -50,21 +49,14 @@ def users(clicks):
 @pytest.fixture
 def clicks(tmp_path: Path) -> Settings:
     """A project whose contract of clicks is stored with its table."""
-    settings = load_settings(write(tmp_path / "project", CLICKS))
+    settings = load_settings(tiny.write(tmp_path / "project", CLICKS))
     adopt_contract(load_project(settings).contract("clicks"), lakes.open(settings))
     return settings
 
 
 def edit(settings: Settings, *edits: tuple[str, str]) -> Settings:
-    """Replaces texts in the project's module, and drops it from the imported modules."""
-    file = settings.root / "tiny" / "tables.py"
-    text = file.read_text()
-    for old, new in edits:
-        assert old in text
-        text = text.replace(old, new)
-    file.write_text(text)
-    for name in [module for module in sys.modules if module.split(".")[0] == "tiny"]:
-        del sys.modules[name]
+    """Replaces texts in the project's tables.py."""
+    tiny.edit(settings.root, *edits)
     return settings
 
 
@@ -103,7 +95,7 @@ class Customer(Struct):
 
 
 def test_a_removed_database_column_breaks_the_current_rows(tmp_path: Path) -> None:
-    settings = load_settings(write(tmp_path / "project", CHANGES))
+    settings = load_settings(tiny.write(tmp_path / "project", CHANGES))
     adopt_contract(load_project(settings).contract("shop.public.customers"), lakes.open(settings))
     (check,) = check_contracts(Workspace(edit(settings, ("    note: str | None\n", "    more: str | None\n"))))
     assert [effect.change.level for effect in check.effects] == ["breaks", "tightens"]

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.tiny import write
+from tests import tiny
 
 from headrace import lake
 from headrace.config.settings import Settings, load_settings
@@ -71,26 +70,14 @@ TAX = ', tax="price"'
 @pytest.fixture
 def project(tmp_path: Path) -> Iterator[Settings]:
     """The project, whose four tables are built."""
-    settings = load_settings(write(tmp_path / "project", TABLES))
+    settings = load_settings(tiny.write(tmp_path / "project", TABLES))
     build(Workspace(settings), ["totals", "labels"])
     yield settings
-    forget()
-
-
-def forget() -> None:
-    """Drops the project from the imported modules, so that its edited code is imported."""
-    for name in [name for name in sys.modules if name.split(".")[0] == "tiny"]:
-        del sys.modules[name]
+    tiny.forget()
 
 
 def edit(settings: Settings, *edits: tuple[str, str]) -> Workspace:
-    file = settings.root / "tiny" / "tables.py"
-    text = file.read_text()
-    for old, new in edits:
-        assert old in text
-        text = text.replace(old, new)
-    file.write_text(text)
-    forget()
+    tiny.edit(settings.root, *edits)
     return Workspace(load_settings(settings.root))
 
 

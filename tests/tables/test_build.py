@@ -1,12 +1,12 @@
 """The build of a table: which days it makes, what it publishes, what a failure leaves."""
 
-import sys
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
+from tests import tiny
 
 from headrace.kernel.errors import CallError, Conflict, ProjectError, Refused
 from headrace.lake import Lake, LakeTable
@@ -160,8 +160,7 @@ class TestUserCode:
             path.read_text().replace('return clicks.select("at", "user", "price", "_known_at")', body)
         )
         arrive((at(1), 1), arrived=at(6))
-        for name in [n for n in sys.modules if n.split(".")[0] == "tiny"]:
-            del sys.modules[name]
+        tiny.forget()
         with pytest.raises(ProjectError, match=message) as failed:
             build(load_project(project.settings), lake, "clean")
         assert "tables.py:" in str(failed.value.where)

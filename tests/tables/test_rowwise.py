@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import random
-import sys
 from datetime import UTC, datetime, timedelta
 
 import polars as pl
 import pyarrow as pa
 import pytest
+from tests import tiny
 
 from headrace.declare.partitioning import day
 from headrace.kernel.errors import ProjectError
@@ -54,8 +54,7 @@ def eager(rows: pl.LazyFrame) -> pl.LazyFrame:
 def fragile(project: Project) -> Project:
     path = project.settings.root / "tiny" / "tables.py"
     path.write_text(path.read_text() + FRAGILE)
-    for name in [n for n in sys.modules if n.split(".")[0] == "tiny"]:
-        del sys.modules[name]
+    tiny.forget()
     return load_project(project.settings)
 
 

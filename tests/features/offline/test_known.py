@@ -28,7 +28,7 @@ def expect_known_features(rows, events, delays):
     return columns
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(data=st.data())
 def test_windows_hold_what_was_known_before_the_moment(data):
     events = data.draw(events_around(NOW))

@@ -34,14 +34,14 @@ from headrace.features.offline.windows import aggregate
 from headrace.features.plan import AggregateFunction, Aggregation, PlanField, WindowedView
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(events=events_around(NOW), rows=st.lists(st.tuples(st.integers(1, 4), moments), max_size=8))
 def test_every_aggregate_equals_its_definition(events, rows):
     features = aggregate(VIEW, rows_of(rows), events_frame(events), at="at")
     assert_same(VIEW, features, expect_features(VIEW, rows, events))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(events=events_around(NOW), rows=st.lists(st.tuples(st.integers(1, 4), moments), max_size=8))
 def test_several_blocks_of_entities_give_the_same_as_one(events, rows):
     # With so long a span of times a block holds few entities.
@@ -121,7 +121,7 @@ def test_a_sum_does_not_depend_on_other_entities(other):
     assert features["mean_amount_60"].to_list() == [59.97 / 3]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     events=events_around(NOW, amounts=wild_amounts, numbers=wild_numbers),
     rows=st.lists(st.tuples(st.integers(1, 4), moments), max_size=8),

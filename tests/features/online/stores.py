@@ -107,9 +107,12 @@ class Redis:
             server.hset(f"headrace:{{{self._project}}}:state:{view.digest}", str(key), b"\x94\xc1")
 
 
-def offline_rows(view, events, users, at):
-    rows = pl.DataFrame({"user_id": users}, schema={"user_id": pl.Int64}).with_columns(
-        pl.lit(instant(at)).cast(pl.Datetime("us", "UTC")).alias("at")
+def offline_rows(view, events, users, *moments):
+    """The rows of these users at the first moment, then at the next."""
+    rows = pl.DataFrame(
+        [(user, instant(at)) for at in moments for user in users],
+        schema={"user_id": pl.Int64, "at": pl.Datetime("us", "UTC")},
+        orient="row",
     )
     return [list(row) for row in aggregate(view, rows, events_frame(events), at="at").rows()]
 

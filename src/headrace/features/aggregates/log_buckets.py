@@ -1,7 +1,8 @@
 """Buckets of numbers whose width is in proportion to their size, with fixed boundaries.
 
 Each power of two is divided into 64 buckets of equal width: a bucket is the sign, the exponent and the first
-six binary digits of a double. A value differs from the middle of its bucket by at most 1/128 of itself (0.8 %).
+six binary digits of a double. A value differs from the middle of its bucket by at most 1/128 of itself (0.8 %);
+below the normal doubles (2.2e-308) the buckets are as wide as the smallest of theirs.
 It is the bucketing of DDSketch (Masson, Rim and Lee, 2019) without a logarithm, whose last bit differs between
 libraries. Counts of fixed buckets add up in any order; a KLL sketch or a t-digest depends on it.
 """

@@ -56,18 +56,14 @@ def select_smallest(codes: Ints, low: Ints, high: Ints, ranks: Ints) -> Ints:
         ranks: int64 [m], less than the range's length.
     """
     chosen, left, right, rank = np.zeros(len(low), dtype=np.int64), low, high, ranks
-    for bit in range(int(codes.max(initial=0)).bit_length() - 1, -1, -1):
-        ones = (codes >> bit) & 1 == 1
-        ones_before = prefix_counts(ones)
+    for bit, zeros, ones_before in _wavelet_matrix(codes, int(codes.max(initial=0)).bit_length()):
         left_ones, right_ones = ones_before[left], ones_before[right]
         zeros_inside = (right - left) - (right_ones - left_ones)
         takes_one = rank >= zeros_inside
         chosen |= np.where(takes_one, 1 << bit, 0)
         rank = rank - np.where(takes_one, zeros_inside, 0)
-        zeros = len(codes) - int(ones_before[-1])
         left = np.where(takes_one, zeros + left_ones, left - left_ones)
         right = np.where(takes_one, zeros + right_ones, right - right_ones)
-        codes = np.concatenate([codes[~ones], codes[ones]])
     return chosen
 
 
@@ -104,7 +100,7 @@ def count_distinct(previous: Ints, low: Ints, high: Ints) -> Ints:
     """The number of distinct values in each range, int64 [m].
 
     A value is the first of its kind in a range if the previous equal value lies before the range. A wavelet
-    matrix (Claude, Navarro and Ordóñez, 2015) counts such values: O((n + m) log n).
+    matrix counts such values: O((n + m) log n).
 
     Args:
         previous: for each value, the index of the previous equal value plus one; 0 if it is the first.
@@ -113,16 +109,24 @@ def count_distinct(previous: Ints, low: Ints, high: Ints) -> Ints:
     count = np.zeros(len(low), dtype=np.int64)
     # `previous` ≤ low means that the previous equal value lies before the range.
     bound = low + 1
-    left, right = low.copy(), high.copy()
-    current = previous
-    for bit in range(int(len(previous) + 1).bit_length() - 1, -1, -1):
-        ones = (current >> bit) & 1 == 1
-        ones_before = prefix_counts(ones)
-        zeros = len(current) - int(ones_before[-1])
+    left, right = low, high
+    for bit, zeros, ones_before in _wavelet_matrix(previous, (len(previous) + 1).bit_length()):
         left_ones, right_ones = ones_before[left], ones_before[right]
         takes_one = (bound >> bit) & 1 == 1
         count += np.where(takes_one, (right - left) - (right_ones - left_ones), 0)
         left = np.where(takes_one, zeros + left_ones, left - left_ones)
         right = np.where(takes_one, zeros + right_ones, right - right_ones)
-        current = np.concatenate([current[~ones], current[ones]])
     return count
+
+
+def _wavelet_matrix(values: Ints, bits: int) -> Iterator[tuple[int, int, Ints]]:
+    """The levels of the wavelet matrix of values from 0 below 2^bits (Claude, Navarro and Ordóñez, 2015).
+
+    For each bit, the highest first: the bit, how many values have a 0 there, and for each i, how many of the
+    first i have a 1. For the next level the values are divided by the bit, those with a 0 first.
+    """
+    for bit in range(bits - 1, -1, -1):
+        ones = (values >> bit) & 1 == 1
+        ones_before = prefix_counts(ones)
+        yield bit, len(values) - int(ones_before[-1]), ones_before
+        values = np.concatenate([values[~ones], values[ones]])

@@ -28,7 +28,7 @@ __all__ = ["StandardDeviation", "Variance"]
 _WHOLE_SQUARES = TilePart(
     "squares",
     lambda _, values: pack_whole(sum(value * value for value in values)),
-    lambda a, b: pack_whole(unpack_whole(a) + unpack_whole(b)),
+    lambda a, b: pack_whole(whole_total([a, b], [])),
 )
 _FLOAT_SQUARES = TilePart(
     "squares",
@@ -99,7 +99,7 @@ def _float_moments(totals: list[Any], squares: list[Any], values: list[Any]) -> 
 
 
 def _whole_moments(totals: list[Any], squares: list[Any], values: list[Any]) -> tuple[int, int]:
-    square = sum(map(unpack_whole, squares)) + sum(value * value for value in values)
+    square = whole_total(squares, [value * value for value in values])
     return whole_total(totals, values) << -SQUARE_UNIT // 2, square << -SQUARE_UNIT
 
 

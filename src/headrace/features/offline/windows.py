@@ -59,21 +59,21 @@ def aggregate(
             again = _compute(view, np.arange(len(indexes)), moments[indexes], known)
             order = np.arange(len(codes))
             order[indexes] = len(codes) + np.arange(len(indexes))
-            features = [pl.concat(parts).gather(order) for parts in zip(features, again, strict=True)]
-    return pl.DataFrame(features)
+            features = pl.concat([features, again])[order]
+    return features
 
 
-def _compute(view: WindowedView, codes: Ints, moments: Ints, events: pl.DataFrame) -> list[pl.Series]:
+def _compute(view: WindowedView, codes: Ints, moments: Ints, events: pl.DataFrame) -> pl.DataFrame:
     """The features of rows with these entities and moments, from all events, in the order of the rows."""
     indexes: list[Ints] = []
-    results: list[list[pl.Series]] = []
+    results: list[pl.DataFrame] = []
     for block in _blocks(codes, moments, events):
         indexes.append(block.rows)
-        results.append([block.compute(aggregation) for aggregation in view.aggregations])
+        results.append(pl.DataFrame([block.compute(aggregation) for aggregation in view.aggregations]))
     # Each row is in one block: the blocks' results are concatenated and put back into the order of the rows.
     order = np.empty(len(codes), dtype=np.int64)
     order[np.concatenate(indexes)] = np.arange(len(codes))
-    return [pl.concat(parts).gather(order) for parts in zip(*results, strict=True)]
+    return pl.concat(results)[order]
 
 
 def _encode_entities(

@@ -167,9 +167,10 @@ class Tiles:
             seen = times[low:high]
             for track_index, column, readers in reads:
                 track = tracks[track_index]
-                if offset:  # without one, a tile of settled events is before every moment
-                    track = [part[: bisect_left(track[0], end)] for part in track]
                 first = bisect_left(track[0], begin)
+                if offset:  # without one, a tile of settled events is before every moment
+                    last = bisect_left(track[0], end, first)
+                    track, first = [part[first:last] for part in track], 0
                 values = raw[column][low:high] if seen else seen
                 for index, read in readers:
                     row[index] = read(track, first, seen, values)
