@@ -15,6 +15,7 @@ from headrace.cli.main import main
 from headrace.config.settings import Settings, load_settings
 from headrace.flows.build import build
 from headrace.flows.events.drop_table import check_droppable
+from headrace.flows.project.check_tables import check_tables
 from headrace.kernel.errors import CallError, Refused
 from headrace.tables.audits.report import failing_table
 from headrace.workspace import Workspace
@@ -155,3 +156,21 @@ def test_a_referenced_table_is_not_dropped_and_failing_rows_go_with_their_table(
     assert out.returncode == 0, out.stderr
     with Workspace(sales) as workspace:
         assert failing_table("sold") not in workspace.lake.list_tables()
+
+
+QUERY = """
+import dataframely as dy
+from headrace import query
+
+class Stock(dy.Schema):
+    id = dy.Int64()
+
+stock = query("stock", "select id from stock", database="warehouse", audit=Stock)
+"""
+
+
+def test_a_query_has_no_results_to_show(tmp_path: Path) -> None:
+    with Workspace(load_settings(write(tmp_path / "project", QUERY))) as workspace:
+        assert check_tables(workspace) == []
+        with pytest.raises(CallError, match="'stock' is a query: a build checks its rows"):
+            check_tables(workspace, ["stock"])

@@ -67,6 +67,12 @@ def test_a_higher_bound_names_less(run):
     assert run("--bound", "1")[0] == 0
 
 
+@pytest.mark.parametrize("bound", ["nan", "1.5", "-0.1"])
+def test_a_bound_that_is_not_a_score_is_refused(run, bound):
+    code, output = run("--bound", bound)
+    assert (code, f"the bound {bound} is not a score from 0 to 1" in output) == (2, True)
+
+
 def test_a_model_without_a_training_set_or_with_an_old_one_says_what_to_do(run):
     code, output = run()
     assert code == 2

@@ -27,7 +27,7 @@ __all__ = ["backtest"]
 @click.option("--limit", type=click.IntRange(1), help="Only so many of the newest requests.")
 @click.option("--threshold", type=float, default=0.5, show_default=True, help="What a binary model's yes is.")
 @click.option(
-    "--output",
+    "--out",
     type=click.Path(path_type=Path),
     metavar="FILE",
     help="A Parquet file for the answers to each request.",
@@ -40,13 +40,13 @@ def backtest(
     by: str | None,
     limit: int | None,
     threshold: float,
-    output: Path | None,
+    out: Path | None,
 ) -> None:
     """Answer logged requests by MODEL@VERSION, and show how answers, decisions and metrics would differ."""
     model, _, number = version.rpartition("@")
     if not model or not number.isdecimal():
         raise CallError(f"{version!r} is not a version of a model", remedy="Write it as purchase@4")
-    file = None if output is None else prepare_output(output)
+    file = None if out is None else prepare_output(out)
     report = replay(
         call.workspace(), model, int(number), since=since, until=until, by=by, limit=limit, threshold=threshold
     )

@@ -102,7 +102,7 @@ def skew(call: Call, model: str | None, limit: int) -> int:
 @click.argument("model")
 @click.option(
     "--bound",
-    type=click.FloatRange(0, 1),
+    type=float,
     default=0.95,
     show_default=True,
     help="The score from which a feature leaks.",

@@ -75,7 +75,7 @@ def query(
         overlap: how late a row may be committed, by its cursor: a duration such as `10m` for times and dates, a
             number for numbers, 0 for text. Needed with `cursor`.
         key: the columns that identify a row; needed if a row's cursor rises when the row changes.
-        audit: a dataframely schema that every row must satisfy (see `table`).
+        audit: a dataframely schema that every row must satisfy.
 
     Raises:
         ProjectError: the name, the statement, `overlap` or a type is not valid, `cursor` lacks its `overlap`,

@@ -102,6 +102,8 @@ def table(
         reads_files: files that the function reads by itself, relative to the project's folder. A change in
             one of them makes the table stale.
         env: environment variables that the function reads. Another value makes the table stale.
+        audits: what must hold of the rows besides the schema (`references`, `fresh_within`, `rows_like_before`,
+            `satisfies`), before they are published.
 
     Raises:
         ProjectError: an input or the partitioning is not valid, a column is renamed twice, the function does

@@ -8,6 +8,7 @@ first row is sent.
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -185,8 +186,8 @@ def _check_format(contract: Contract) -> None:
 
 
 def _check_options(rate: float | None, skip: int, shift_to_now: bool, shift_by: timedelta | None) -> None:
-    if rate is not None and rate <= 0:
-        raise CallError("--rate must be greater than 0", where=f"--rate {rate:g}")
+    if rate is not None and not 0 < rate < math.inf:
+        raise CallError("--rate must be a number greater than 0", where=f"--rate {rate:g}")
     if skip < 0:
         raise CallError("--skip must not be negative", where=f"--skip {skip}")
     if shift_to_now and shift_by is not None:

@@ -58,13 +58,19 @@ def check_tables(workspace: Workspace, names: Sequence[str] = (), *, shown: int 
         shown: how many failing rows of a table are read.
 
     Raises:
-        CallError: a table does not exist.
+        CallError: a table does not exist, or is a query.
         ProjectError: an audit does not fit its table.
     """
     from headrace.tables.audits.run import check_freshness_now, is_audited
 
     project, lake = workspace.project, workspace.lake
     tables = [project.table(name) for name in names] or [t for t in project.tables.values() if is_audited(t)]
+    queries = [table.name for table in tables if table.query is not None]
+    if queries:
+        raise CallError(
+            f"table {queries[0]!r} is a query: a build checks its rows as it reads them, and keeps no result",
+            remedy=f"headrace build {queries[0]}",
+        )
     checks = []
     for table in tables:
         check = check_table(lake, table.name, shown=shown)

@@ -50,9 +50,12 @@ def leakage(workspace: Workspace, name: str, *, bound: float = 0.95) -> LeakageR
         bound: the score from which a feature leaks.
 
     Raises:
-        CallError: the model does not exist, or its training set was not built or lacks a feature of its plan.
+        CallError: the bound is not from 0 to 1, the model does not exist, or its training set was not built or
+            lacks a feature of its plan.
         Refused: the training set has too few rows.
     """
+    if not 0 <= bound <= 1:
+        raise CallError(f"the bound {bound} is not a score from 0 to 1")
     model = workspace.whole_project.model(name)
     table, path = f"training_{name}", workspace.settings.root / Pointers.path("plans", name)
     snapshot = workspace.lake.table(table).current_snapshot() if workspace.lake.table_exists(table) else None

@@ -72,8 +72,8 @@ class PublishedRows:
 
 
 def is_audited(table: Table) -> bool:
-    """Whether the table has anything to audit."""
-    return table.schema is not None or bool(table.audits)
+    """Whether a build audits the table. The rows of a query are checked as they are read instead."""
+    return table.query is None and (table.schema is not None or bool(table.audits))
 
 
 def check_freshness_now(lake: Lake, table: Table) -> list[AuditResult]:
