@@ -175,6 +175,29 @@ def test_a_column_cannot_be_renamed_to_one_that_the_function_returns(kind: Kind)
     assert kind.stored.scan().collect().columns == ["at", "user", "size", "kind"]
 
 
+@pytest.mark.parametrize(("renames", "what"), [({"size": "kind"}, "both are"), ({"no": "x"}, "neither is a")])
+def test_a_rename_that_names_no_column_or_two_is_refused_without_rows_to_make(
+    kind: Kind, renames: dict[str, str], what: str
+) -> None:
+    kind.add((at(1), 1))
+    kind.build()
+    kind.change(base, renames=renames)
+    with pytest.raises(ProjectError, match=f"{what} column"):
+        kind.build()
+    assert kind.stored.scan().collect().columns == ["at", "user", "size", "kind"]
+
+
+@pytest.mark.parametrize("again", [{"size": "breadth"}, {}, {"kind": "sort"}])
+def test_a_rename_may_be_changed_or_taken_back(kind: Kind, again: dict[str, str]) -> None:
+    kind.add((at(1), 1), (at(2), 2))
+    kind.build()
+    for renames in ({"size": "width"}, again, {"size": "width"}, {"size": "width", "kind": "sort"}):
+        kind.change(base, renames=renames)
+        assert not kind.build().skipped
+        assert_frame_equal(kind.stored.scan().sort("at").collect(), kind.expected())
+        assert kind.build().skipped
+
+
 @pytest.mark.parametrize(
     "renames", [{"a": "b", "b": "c"}, {"a": "c", "b": "c"}, {"a": "a"}, {"a": ""}, {"a": 1}]
 )

@@ -30,6 +30,7 @@ __all__ = [
     "POSITION",
     "PREFIX",
     "QUERY_ROWS",
+    "RENAMES",
     "REQUEST",
     "REVISION",
     "REWRITTEN",
@@ -98,6 +99,9 @@ rows of its labels that an on-demand function failed on."""
 PENDING = "headrace.pending"
 """Property and summary of a table with partitions: those that are stale, because a build of a range left them
 out (JSON, the numbers of the partitions)."""
+
+RENAMES = "headrace.renames"
+"""Property and summary of a table: column of the function's rows → its name in the table (JSON)."""
 
 ROWS_DIGEST = "headrace.rows_digest"
 """Summary of a table that is not made from topics, and of a training set: the digest of all its rows, in any

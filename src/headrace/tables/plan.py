@@ -13,9 +13,9 @@ import polars as pl
 
 from headrace.declare.partitioning import Partitioning, name_partition, number_of, start_of
 from headrace.declare.table import Table
-from headrace.kernel.errors import CallError
+from headrace.kernel.errors import CallError, ProjectError
 from headrace.kernel.position import SnapshotPosition, decode_position, encode_position
-from headrace.kernel.properties import CODE, INPUT, LATEST_ARRIVAL, PENDING, REVISION
+from headrace.kernel.properties import CODE, INPUT, LATEST_ARRIVAL, PENDING, RENAMES, REVISION
 from headrace.kernel.time import from_micros
 from headrace.lake import Lake, LakeTable
 from headrace.projects.project import Project
@@ -41,7 +41,8 @@ class RebuildPlan(msgspec.Struct, frozen=True):
         rows: input partition → rows, over all inputs that are restricted to partitions.
         files: the sources whose files have changed, if nothing else made the table stale.
         pending: the stale partitions that this build does not make.
-        renames: the columns of the table that get another name (declare.table.table).
+        names: the declared renames: column of the function's rows → its name in the table.
+        renames: those of them that the table does not have yet.
         is_range: whether the partitions to make were asked for.
         replaces_all: whether no partition of the table stays as it is.
     """
@@ -56,6 +57,7 @@ class RebuildPlan(msgspec.Struct, frozen=True):
     rows: dict[int, int] = {}
     files: list[str] = []
     pending: list[int] = []
+    names: dict[str, str] = {}
     renames: dict[str, str] = {}
     is_range: bool = False
     replaces_all: bool = False
@@ -77,6 +79,8 @@ class RebuildPlan(msgspec.Struct, frozen=True):
             properties[LATEST_ARRIVAL] = str(self.clock)
         if self.pending or self.expect.get(PENDING) is not None:
             properties[PENDING] = json.dumps(self.pending)
+        if self.names or self.expect.get(RENAMES) is not None:
+            properties[RENAMES] = json.dumps(self.names)
         return {**properties, CODE: code}
 
     @property
@@ -126,7 +130,7 @@ def plan_rebuild(
     clocks = [table_input.clock for table_input in inputs if table_input.clock is not None]
     clock = min(clocks) if clocks else None
     current = lake.table(table.name) if lake.table_exists(table.name) else None
-    names = [CODE, LATEST_ARRIVAL, PENDING, *(f"{INPUT}{source.name}" for source in inputs)]
+    names = [CODE, LATEST_ARRIVAL, PENDING, RENAMES, *(f"{INPUT}{source.name}" for source in inputs)]
     expect = {name: None if current is None else current.property(name) for name in names}
     because = _reasons_for_whole(lake, table, current, code, expect, inputs)
     because = because or ([] if other_columns is None else [other_columns])
@@ -163,11 +167,26 @@ def _count_rows(restricted: Sequence[RestrictedInput]) -> dict[int, int]:
 
 
 def _rename_columns(plan: RebuildPlan, table: Table, current: LakeTable | None) -> RebuildPlan:
-    """The plan with the declared renames that the newest snapshot does not have yet."""
+    """The plan with the declared renames that the newest snapshot does not have yet.
+
+    Raises:
+        ProjectError: a rename has no column, or its new name is that of another column.
+    """
     columns = {} if current is None else current.columns() or {}
+    if not plan.has_rows:  # rows that are made show it by themselves
+        for old, new in table.renames.items():
+            if (old in columns) == (new in columns):
+                what = "both are columns" if old in columns else "neither is a column"
+                raise ProjectError(
+                    f"renames={{{old!r}: {new!r}}}: {what} of table {table.name}",
+                    where=str(table.place),
+                    remedy="Name a column that the function returns, and a new name.",
+                )
     renames = {old: new for old, new in table.renames.items() if old in columns}
     because = [f"column {old!r} is {new!r} now" for old, new in renames.items()]
-    return msgspec.structs.replace(plan, renames=renames, because=[*plan.because, *because])
+    return msgspec.structs.replace(
+        plan, names=dict(table.renames), renames=renames, because=[*plan.because, *because]
+    )
 
 
 def _restrict(
@@ -287,6 +306,15 @@ def _reasons_for_whole(
         return ["its partitions changed"]
     if expect[CODE] != code:
         return ["its code changed"]
+    # A column that had another name before has lost its own: only the function's rows have it.
+    applied: dict[str, str] = json.loads(expect[RENAMES] or "{}")
+    other_names = [
+        f"column {column!r} is not {name!r} any more"
+        for column, name in applied.items()
+        if table.renames.get(column) != name
+    ]
+    if other_names:
+        return other_names
     changed = [source for source in inputs if expect[f"{INPUT}{source.name}"] != _text(source.version)]
     because = [f"{source.name} changed" for source in changed if source.column is None]
     return because or [

@@ -16,7 +16,7 @@ from headrace.declare.table import Table
 from headrace.features.plan import StoredView, WindowedView
 from headrace.flows.build.context import BuildContext
 from headrace.kernel.errors import HeadraceError, Refused
-from headrace.kernel.properties import CODE
+from headrace.kernel.properties import CODE, RENAMES
 from headrace.lake import Lake
 from headrace.projects.project import Project
 from headrace.tables.columns import find_missing_columns, find_table_columns, function_without_rows
@@ -72,8 +72,10 @@ def _is_changed(context: BuildContext, name: str) -> bool:
     stored = context.lake.table(name)
     if stored.property(CODE) not in (None, context.code.table_digest(name)):
         return True
-    columns = stored.columns() or {}
-    return any(old in columns for old in context.code.renamed_columns(name))
+    if stored.property(RENAMES) is not None:  # a rename that is changed or taken back has lost a name too
+        return True
+    renames = context.code.renamed_columns(name)
+    return bool(renames) and any(old in (stored.columns() or {}) for old in renames)
 
 
 def _follow_tables(project: Project, lake: Lake, changed: Collection[str]) -> _Columns:
