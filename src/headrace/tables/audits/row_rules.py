@@ -37,8 +37,10 @@ def _is_of_row(node: Any) -> bool:
     if not isinstance(node, dict):
         return False
     ((kind, content),) = node.items()
-    if kind in ("Column", "Literal"):
+    if kind == "Column":
         return True
+    if kind == "Literal":
+        return "Series" not in content  # a series has a value for each row
     if kind == "BinaryExpr":
         return _is_of_row(content["left"]) and _is_of_row(content["right"])
     if kind == "Ternary":
@@ -54,7 +56,9 @@ def _is_row_function(function: Any, inputs: list[Any]) -> bool:
     name, detail = next(iter(function.items())) if isinstance(function, dict) else (function, None)
     if name == "Boolean":
         name = next(iter(detail)) if isinstance(detail, dict) else detail
-        is_known = name in _TESTS or (name == "IsIn" and "Literal" in inputs[1])
+        if name == "IsIn":
+            return "Literal" in inputs[1] and _is_of_row(inputs[0])
+        is_known = name in _TESTS
     else:
         is_known = name in _FUNCTIONS or (name in _FAMILIES and not _looks_at_rows(detail))
     return is_known and all(_is_of_row(part) for part in inputs)
