@@ -137,6 +137,14 @@ def running(settings: Settings) -> Iterator[SupervisedDeployment]:
     running.stop()
 
 
+def read_command(pid: int) -> bytes:
+    """The command of a process; empty if it has ended."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except FileNotFoundError:
+        return b""
+
+
 def read_shipped_ids(settings: Settings) -> set[str]:
     """The ids of the predictions on the log."""
     topics = log.open(settings.log.url)
@@ -264,6 +272,29 @@ def test_a_hanging_replica_is_killed_and_replaced(
     until(lambda: running.deployment.processes[name] != pid)
     assert any(line.startswith(f"{name} hangs") for line in running.reports)
     until(running.is_answering)
+
+
+def test_a_replica_and_a_balancer_of_ray_that_died_are_replaced_and_reported(
+    running: SupervisedDeployment, kind: str
+) -> None:
+    if kind != "ray_serve":
+        pytest.skip("Ray does not run")
+    ((_, driver),) = running.deployment.processes.items()
+
+    def find_processes(command: bytes) -> list[int]:
+        return [p for p in descendants(driver) if command in read_command(p)]
+
+    until(lambda: len(find_processes(b"ray::ServeReplica")) == 2)  # a rolling restart before this has ended
+    before = len(running.reports)
+    os.kill(find_processes(b"ray::ServeReplica")[0], signal.SIGKILL)
+    until(lambda: "ray-serve: 1 replica of the endpoint started" in running.reports[before:])
+    assert "ray-serve: 1 replica of the endpoint ended" in running.reports[before:]
+    until(running.is_answering)
+    (balancer,) = find_processes(b"bin/haproxy")
+    os.kill(balancer, signal.SIGKILL)
+    until(lambda: "ray-serve: the predict endpoint answers again" in running.reports)
+    until(running.is_answering)
+    assert running.deployment.processes == {"ray-serve": driver}
 
 
 def test_a_ray_that_died_is_restarted(running: SupervisedDeployment, kind: str) -> None:

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,56 @@ def test_a_child_that_does_not_get_ready_is_killed_and_started_again(tmp_path: P
         child.process.kill()
         child.end(0.0)
     assert messages[0] == "work hangs: it was not ready within 0.2 s, and is killed"
+
+
+def test_what_a_child_reports_is_reported_with_its_name(tmp_path: Path) -> None:
+    work = WORK.replace("report_ready()\n", "report_ready()\nreport_event('a replica ended')\n", 1).replace(
+        "import end_with_parent", "import end_with_parent, report_event"
+    )
+    child = Child("work", [sys.executable, "-c", work], tmp_path / "work" / "log", os.environ)
+    messages = list[str]()
+
+    def has_reported() -> bool:
+        child.supervise(messages.append)
+        return bool(messages)
+
+    try:
+        until(has_reported)
+    finally:
+        child.process.kill()
+        child.end(0.0)
+    assert messages == ["work: a replica ended"]
+
+
+@pytest.mark.parametrize("ends", ["by itself", "when it is told to"])
+def test_what_a_child_started_ends_with_it(tmp_path: Path, ends: str) -> None:
+    work = f"""
+import subprocess, sys
+from headrace.kernel.child import report_ready
+sleeper = subprocess.Popen(["sleep", "600"], stdout=subprocess.DEVNULL)
+report_ready()
+print(sleeper.pid, file=sys.stderr, flush=True)
+{"raise SystemExit(1)" if ends == "by itself" else "sys.stdin.read()"}
+"""
+    log = tmp_path / "work" / "log"
+    child = Child("work", [sys.executable, "-c", work], log, os.environ)
+    try:
+        until(lambda: log.read_text().endswith("\n"))
+        first, sleeper = child.process.pid, int(log.read_text())
+        if ends == "by itself":
+
+            def is_restarted() -> bool:
+                child.supervise(lambda _: None)
+                return child.process.pid != first
+
+            until(is_restarted)
+        else:
+            child.terminate()
+            child.end(time.monotonic())
+        until(lambda: _state(sleeper) in ("Z", None))
+    finally:
+        child.process.kill()
+        child.end(0.0)
 
 
 def test_a_suspended_child_ends_when_its_parent_is_killed(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from headrace.serving import shipper as shipping
 from headrace.serving import spool as spooling
 from headrace.serving.prediction import TOPIC, Prediction
 from headrace.serving.shipper import Shipper, ShipResult, ship
-from headrace.serving.spool import MAX_BYTES, Spool, find_oversized, has_writer, read_spool
+from headrace.serving.spool import MAX_BYTES, Spool, find_oversized, read_spool
 
 
 @pytest.fixture
@@ -31,14 +31,6 @@ def folder(tmp_path):
 
 def read_log(topics):
     return topics.read(TOPIC, {0: 0}, 100_000).values
-
-
-def test_a_spool_has_a_writer_until_the_replica_closes_its_file(folder):
-    assert not has_writer(folder)
-    spool = Spool(folder)
-    assert has_writer(folder)
-    spool.close()
-    assert not has_writer(folder)
 
 
 def test_the_file_of_a_running_replica_is_shipped_as_it_grows(folder, topics):

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from headrace.kernel.errors import HeadraceError
 from headrace.kernel.secrets import clean_text
 
-__all__ = ["end_with_parent", "log_error", "report_alive", "report_ready", "run_work"]
+__all__ = ["end_with_parent", "log_error", "report_alive", "report_event", "report_ready", "run_work"]
 
 _GRACE = 10.0  # seconds to end by itself once its parent has ended
 _PR_SET_PDEATHSIG = 1
@@ -34,6 +34,11 @@ def report_alive() -> None:
     The thread that must not hang calls it about every second.
     """
     _write(b".\n")
+
+
+def report_event(event: str) -> None:
+    """Reports one line for the user to the parent, which puts this process's name before it."""
+    _write(f"!{clean_text(event)}\n".encode())
 
 
 def run_work(work: Callable[[], None]) -> int:

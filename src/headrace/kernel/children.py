@@ -13,6 +13,7 @@ from typing import IO
 from headrace.kernel.backoff import Backoff
 from headrace.kernel.errors import Unavailable
 from headrace.kernel.private import make_private
+from headrace.kernel.process import end_session
 
 __all__ = ["Child", "Children"]
 
@@ -70,6 +71,7 @@ class Child:
         self._due = None
         self._ready = False
         self._beat: float | None = None
+        self._unfinished, self._events = b"", list[str]()
         with self._log.open("ab") as log:
             self._log_start = log.tell()
             # In a new session, so that Ctrl-C reaches only the parent, which ends its children in order.
@@ -115,10 +117,13 @@ class Child:
 
     def _listen(self) -> None:
         signals = _pipe(self.process.stdout).read()
-        if signals:
-            self._ready = True
-            if b"." in signals:
-                self._beat = time.monotonic()
+        if not signals:
+            return
+        self._ready = True
+        *lines, self._unfinished = (self._unfinished + signals).split(b"\n")
+        if b"." in lines:
+            self._beat = time.monotonic()
+        self._events += [line[1:].decode(errors="replace") for line in lines if line.startswith(b"!")]
 
     def supervise(self, report: Callable[[str], None]) -> None:
         """Starts it again if it has died: at once, or after a growing pause if it keeps dying soon.
@@ -129,9 +134,13 @@ class Child:
         if self._due is not None:
             if time.monotonic() >= self._due:
                 self._close()
+                end_session(self.process.pid, self._due)  # what it had started must not work beside the new one
                 self.process = self._start()
             return
         self._listen()
+        for event in self._events:
+            report(f"{self.name}: {event}")
+        self._events.clear()
         code = self.process.poll()
         if code is None:
             silence = self._describe_silence()
@@ -189,12 +198,13 @@ class Child:
             self.process.send_signal(signal.SIGTERM)
 
     def end(self, deadline: float) -> None:
-        """Waits for its end until the deadline (as time.monotonic), then kills it."""
+        """Waits until it and what it started have ended; after the deadline (as time.monotonic) kills them."""
         try:
             self.process.wait(max(0.0, deadline - time.monotonic()))
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
+        end_session(self.process.pid, deadline)
         self._close()
 
     def _close(self) -> None:

@@ -1,13 +1,17 @@
-"""Marks of processes: identify a process, so that a later process can find out whether it is still alive."""
+"""Processes of this machine: whether one is still alive, how much memory it uses, and the end of a session."""
 
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
+import time
+from contextlib import suppress
 from pathlib import Path
 
-__all__ = ["is_alive", "mark_of", "memory_of"]
+__all__ = ["end_session", "is_alive", "mark_of", "memory_of"]
 
+_CHECK_EVERY = 0.02  # seconds between two looks at a session that ends
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -38,6 +42,34 @@ def memory_of(pid: int) -> int | None:
     except OSError:
         return None
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:")), None)
+
+
+def end_session(leader: int, deadline: float) -> None:
+    """Waits until no process of a session runs; after the deadline (as time.monotonic) kills those that do.
+
+    A process belongs to the session of the process that started it, even after that one has ended.
+
+    Args:
+        leader: the process id with which the session began.
+    """
+    while pids := _find_session(leader):
+        if time.monotonic() >= deadline:
+            for pid in pids:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+        time.sleep(_CHECK_EVERY)
+
+
+def _find_session(leader: int) -> list[int]:
+    """The ids of the session's processes, without those that ended and were not waited for."""
+    import psutil
+
+    pids = []
+    for pid in psutil.pids():
+        with suppress(ProcessLookupError, PermissionError, psutil.NoSuchProcess):
+            if os.getsid(pid) == leader and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
+                pids.append(pid)
+    return pids
 
 
 def _boot() -> str:

@@ -15,7 +15,6 @@ import struct
 import threading
 import zlib
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
 from headrace.kernel.ids import new_id
@@ -30,7 +29,6 @@ __all__ = [
     "find_oversized",
     "find_spool_files",
     "folder_of_oversized",
-    "has_writer",
     "read_spool",
     "split_frames",
 ]
@@ -101,15 +99,6 @@ class Spool:
 def find_spool_files(folder: Path) -> list[Path]:
     """The spool files, oldest first: their names are UUIDv7."""
     return sorted(folder.glob("*.spool"))
-
-
-def has_writer(folder: Path) -> bool:
-    """Whether a process still writes one of the spool files."""
-    for path in find_spool_files(folder):
-        with suppress(FileNotFoundError), path.open("rb") as file:  # it may be shipped meanwhile
-            if not try_lock_open(file.fileno()):
-                return True
-    return False
 
 
 def folder_of_oversized(folder: Path) -> Path:

@@ -3,8 +3,9 @@
 Serve writes HAProxy's configuration with two listeners on every address (statistics and metrics) and an
 administration socket that every user may write to. Serve has no settings for these, but it has one for the
 path of HAProxy's binary. There it finds a wrapper, which restricts them and then becomes HAProxy. It also
-limits how long HAProxy waits for a client, which Serve allows an hour for an incomplete request. Every start
-of HAProxy waits for the wrapper, so this file must not import anything of the package.
+limits how long HAProxy waits for a client, which Serve allows an hour for an incomplete request. And while no
+replica is ready, HAProxy answers 503 as replicas on processes do, where Serve makes it answer 404 or 500. Every
+start of HAProxy waits for the wrapper, so this file must not import anything of the package.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import signal
 import sys
 from pathlib import Path
 
-__all__ = ["find_binary", "limit_waits", "restrict_listeners", "serve_environment"]
+__all__ = ["answer_unavailable", "find_binary", "limit_waits", "restrict_listeners", "serve_environment"]
 
 _PR_SET_PDEATHSIG = 1
 _EVERY_ADDRESS = re.compile(r"^(\s*)bind\s+\*?:(\d+)\s*$", re.MULTILINE)
@@ -26,6 +27,13 @@ _HEAD_SECONDS = 10  # for a request line and headers, as in headrace.http.connec
 _IDLE_SECONDS = 30  # until the next request
 _CLIENT_SECONDS = 60  # without a byte from a client that sends a body, or reads none of a response
 _CLIENT_WAITS = re.compile(r"^(\s*)timeout client \S+\s*$", re.MULTILINE)
+_ERROR_FILE = re.compile(r"^(\s*)errorfile 50([234]) \S+\s*$", re.MULTILINE)
+_NOT_FOUND = re.compile(r"^(\s*)http-request return status 404 .*$", re.MULTILINE)
+# As the replicas on processes answer (processes.answer_unavailable).
+_UNAVAILABLE = (
+    """content-type application/json string '{"error":{"code":"unavailable","message":"""
+    """"No replica of the predict endpoint is ready; try again in a moment."}}' hdr Retry-After 1"""
+)
 _IDLE_WAITS = re.compile(r"^(\s*timeout http-keep-alive )\S+", re.MULTILINE)
 
 
@@ -60,6 +68,8 @@ def serve_environment(folder: Path, fallback_port: int) -> dict[str, str]:
         # By default Serve kills a proxy that is not ready within 15 s and starts another: on a busy machine
         # this never ends.
         "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",
+        # Serve replaces a proxy after three failed checks, and by default it checks every ten seconds.
+        "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "0.5",
     }
     if binary is None:
         return {**variables, "RAY_SERVE_ENABLE_HA_PROXY": "0"}
@@ -100,11 +110,20 @@ def limit_waits(configuration: str, head_seconds: int = _HEAD_SECONDS) -> str:
     return _IDLE_WAITS.sub(rf"\g<1>{_IDLE_SECONDS}s", limited)
 
 
+def answer_unavailable(configuration: str) -> str:
+    """The configuration with HAProxy's own errors in the form of the endpoint's errors.
+
+    The endpoint has every path, so HAProxy knows no path only while Serve has deployed none of its replicas.
+    """
+    explained = _ERROR_FILE.sub(lambda m: f"{m[1]}http-error status 50{m[2]} {_UNAVAILABLE}", configuration)
+    return _NOT_FOUND.sub(lambda m: f"{m[1]}http-request return status 503 {_UNAVAILABLE}", explained)
+
+
 def _exec_haproxy(binary: str, arguments: list[str]) -> None:
     """Restricts the configuration that the arguments name, and replaces this process by HAProxy."""
     path = Path(arguments[arguments.index("-f") + 1])
     configuration = path.read_text()
-    path.write_text(limit_waits(restrict_listeners(configuration, path.parent)))
+    path.write_text(answer_unavailable(limit_waits(restrict_listeners(configuration, path.parent))))
     if sys.platform == "linux":  # HAProxy must end with Serve's manager, even if the manager is killed
         parent = os.getppid()
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

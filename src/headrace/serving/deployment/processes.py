@@ -23,7 +23,7 @@ from headrace.kernel.children import Child
 from headrace.kernel.errors import Unavailable
 from headrace.serving.shipper import run_shipper
 
-__all__ = ["ProcessDeployment", "start"]
+__all__ = ["ProcessDeployment", "answer_unavailable", "start"]
 
 _GRACE = 10.0  # how many seconds a replica may take to end
 
@@ -146,7 +146,7 @@ class ProcessDeployment:
         if self._fallback is None:
             shared = socket.socket(fileno=os.dup(self._socket.fileno()))
             shared.setblocking(False)
-            self._fallback = serve(_answer_unavailable, "", 0, bound=shared)
+            self._fallback = serve(answer_unavailable, "", 0, bound=shared)
 
     def _stop_fallback(self) -> None:
         if self._fallback is not None:
@@ -164,7 +164,8 @@ def start(settings: Settings, models: Sequence[str] = (), *, port: int) -> Proce
         return deployment
 
 
-async def _answer_unavailable(scope: Scope, _receive: Receive, send: Send) -> None:
+async def answer_unavailable(scope: Scope, _receive: Receive, send: Send) -> None:
+    """Answers 503: what a client sees while no replica is ready."""
     if scope["type"] == "http":
         message = "No replica of the predict endpoint is ready; try again in a moment."
         await send_error(send, HttpError(503, "unavailable", message, headers={"Retry-After": "1"}, close=True))

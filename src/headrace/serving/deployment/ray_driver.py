@@ -31,6 +31,7 @@ from headrace.kernel.child import end_with_parent, log_error, report_alive, repo
 from headrace.kernel.errors import HeadraceError, Unavailable
 from headrace.kernel.ids import new_id
 from headrace.serving.deployment.haproxy import serve_environment
+from headrace.serving.deployment.ray_watch import ENDPOINT, EndpointWatch
 from headrace.serving.mlflow_models.model_set import ModelSet
 from headrace.serving.mlflow_models.ray_deployments import bind_model, find_problems, make_ask
 from headrace.serving.mlflow_models.served import FollowedModelSet, ServedModels
@@ -43,6 +44,7 @@ _LONGEST_START = 60.0  # seconds within which the endpoint must answer
 _MAX_ONGOING = 1_000  # requests that a replica may have in progress
 _SHORTEST_RETRY, _LONGEST_RETRY = 15.0, 240.0  # seconds between two attempts at models whose start failed
 _INTERVAL = 2.0  # seconds between two checks that the endpoint answers
+_DAEMON_INTERVAL = 0.5  # seconds between two checks that Ray's daemons run
 _SETTLED = 1.5  # seconds for which one connection must keep answering
 _QUIET = {"log_level": "WARNING", "enable_access_log": False}
 
@@ -90,6 +92,7 @@ def run_driver(root: str, profile: str, port: int, models: Sequence[str], stop: 
     environment = serve_environment(runtime_folder(settings), _free_port())
     with (
         cluster.connect(settings, own=True, environment=environment),
+        _end_without_daemons(),
         _run_serve(settings, port, environment),
         closing(FollowedModelSet(settings)) as followed,
     ):
@@ -99,28 +102,44 @@ def run_driver(root: str, profile: str, port: int, models: Sequence[str], stop: 
         _deploy(settings, models, deployed, generation, attempts)
         _await_answer(settings.http.host, port)
         report_ready()
+        watch = EndpointWatch()
         while not stop.wait(_INTERVAL):
-            _end_without_daemons()
             followed.poll()
             is_due = deployed is not None and _report_problems(settings, deployed, attempts)
             if roll.is_set() or followed.current != deployed or is_due:
                 generation, deployed = new_id() if roll.is_set() else generation, followed.current
                 roll.clear()
                 _redeploy(settings, models, deployed, generation, attempts)
-            if _does_answer(url_of(settings.http.host, port)):
+            does_answer = _does_answer(url_of(settings.http.host, port))
+            if does_answer:
                 report_alive()
+            watch.check(does_answer=does_answer)
 
 
-def _end_without_daemons() -> None:
-    """Ends this process if a daemon of its Ray has died, so that `up` reports it and starts both again.
+@contextmanager
+def _end_without_daemons() -> Iterator[None]:
+    """Ends this process if a daemon of its Ray dies while the block runs; `up` then reports it and starts both.
 
     Replicas go on answering for a while, but none is replaced or deployed any more. The process ends at once,
-    because Ray waits for minutes when it is to shut down without them.
+    because Ray waits for minutes when it is to shut down without them. A thread finds it out, because without
+    its control service Ray's calls do not return.
     """
-    dead = find_dead_daemons()
-    if dead:
-        log_error(Unavailable(f"Ray's {' and '.join(dead)} died"))
-        os._exit(1)
+    done = threading.Event()
+
+    def check() -> None:
+        while not done.wait(_DAEMON_INTERVAL):
+            dead = find_dead_daemons()
+            if dead:
+                log_error(Unavailable(f"Ray's {' and '.join(dead)} died"))
+                os._exit(1)
+
+    checker = threading.Thread(target=check, name="Ray's daemons", daemon=True)
+    checker.start()
+    try:
+        yield
+    finally:
+        done.set()
+        checker.join()
 
 
 class Attempts:
@@ -185,10 +204,11 @@ def _deploy(
     from ray import serve
 
     deployment = serve.deployment(
-        name="Replica",
+        name=ENDPOINT,
         num_replicas=settings.serving.replicas,
         max_ongoing_requests=_MAX_ONGOING,
         ray_actor_options={"num_cpus": 0},  # a build at the same time may use the whole machine
+        health_check_period_s=1,  # by default a dead replica is noticed after up to 10 s
         graceful_shutdown_timeout_s=2,
         graceful_shutdown_wait_loop_s=0.1,
         logging_config=_QUIET,

@@ -18,7 +18,6 @@ from headrace.http.serve import url_of
 from headrace.http.token import check_tokens
 from headrace.kernel.children import Child
 from headrace.serving.shipper import run_shipper
-from headrace.serving.spool import has_writer
 
 __all__ = ["RayServeDeployment", "start"]
 
@@ -52,7 +51,6 @@ class RayServeDeployment:
             "HEADRACE_STATE": str(settings.state.parent),
             "HEADRACE_REPLICAS": str(settings.serving.replicas),
         }
-        self._spool = settings.place("serving", "spool")
         with ExitStack() as stack:
             stack.enter_context(run_shipper(settings))
             self._driver = Child(
@@ -86,12 +84,8 @@ class RayServeDeployment:
         self._stack.close()
 
     def _end_driver(self) -> None:
-        deadline = time.monotonic() + _GRACE
         self._driver.terminate()
-        self._driver.end(deadline)
-        # A replica that Ray killed may end after the driver, and keeps its spool file until then.
-        while has_writer(self._spool) and time.monotonic() < deadline:
-            time.sleep(0.05)
+        self._driver.end(time.monotonic() + _GRACE)
 
 
 def start(settings: Settings, models: Sequence[str] = (), *, port: int) -> RayServeDeployment:
