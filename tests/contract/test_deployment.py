@@ -274,6 +274,27 @@ def test_a_hanging_replica_is_killed_and_replaced(
     until(running.is_answering)
 
 
+@pytest.mark.usefixtures("processes_only")
+def test_while_all_replicas_are_suspended_the_answer_is_503(
+    running: SupervisedDeployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("headrace.kernel.children._DELAYED", 1.0)
+    until(running.is_answering)
+    until(lambda: all(replica._beat is not None for replica in running.deployment._replicas))
+    pids = list(running.deployment.processes.values())
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        until(lambda: running.deployment._fallback is not None)
+        answer = httpx.post(f"{running.deployment.url}/predict/purchase", json=INSTANCE, timeout=10)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (503, "unavailable")
+    finally:
+        for pid in pids:
+            os.kill(pid, signal.SIGCONT)
+    until(running.is_answering)
+    assert list(running.deployment.processes.values()) == pids
+
+
 def test_a_replica_and_a_balancer_of_ray_that_died_are_replaced_and_reported(
     running: SupervisedDeployment, kind: str
 ) -> None:

@@ -21,6 +21,7 @@ _SHORTEST_PAUSE, _LONGEST_PAUSE = 0.5, 30.0  # seconds between two starts of a c
 _STEADY = 60.0  # a child that lived this many seconds is started again without a pause
 _CHECK_EVERY = 0.02  # seconds between two checks of a child that starts
 _SILENT = 20.0  # a child that sends heartbeats counts as hung after this many seconds without one
+_DELAYED = 5.0  # a child whose last heartbeat is older, in seconds, does not work now
 _GRACE = 10.0  # seconds that a child has to end
 _LARGEST_LOG = 16 << 20  # bytes of a log; the older half of a larger one is removed
 
@@ -93,6 +94,11 @@ class Child:
         """Whether it runs and has reported that it is ready."""
         self._listen()
         return self._ready and self.process.poll() is None
+
+    @property
+    def responsive(self) -> bool:
+        """Whether it is ready and its last heartbeat, if it sends them, is not older than 5 s."""
+        return self.ready and (self._beat is None or time.monotonic() - self._beat < _DELAYED)
 
     def check_start(self) -> bool:
         """Whether it is ready.

@@ -59,12 +59,12 @@ class ProcessDeployment:
         return {replica.name: replica.process.pid for replica in self._replicas}
 
     def supervise(self, report: Callable[[str], None]) -> None:
-        """Restarts replicas that have died or hang, and continues a rolling restart. While no replica is ready,
-        this process answers 503."""
+        """Restarts replicas that have died or hang, and continues a rolling restart. While no replica is
+        responsive, this process answers 503."""
         for replica in self._replicas:
             replica.supervise(report)
         self._continue_roll(report)
-        if any(replica.ready for replica in self._replicas):
+        if any(replica.responsive for replica in self._replicas):
             self._stop_fallback()
         else:
             self._start_fallback()
