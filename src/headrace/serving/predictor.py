@@ -257,7 +257,7 @@ class SpoolingPredictor:
         try:
             self._spool.append(*records)
         except OSError as error:  # a prediction that cannot be traced must not be returned
-            raise Unavailable(f"the prediction cannot be written to the spool: {error}") from error
+            raise Unavailable(f"the prediction cannot be written to the spool: {error.strerror}") from error
 
 
 def _code_of(error: Exception) -> str:
