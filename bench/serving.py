@@ -20,8 +20,9 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from multiprocessing.connection import Connection
 from pathlib import Path
 from statistics import median
 from urllib.parse import urlsplit
@@ -140,16 +141,25 @@ def make_project(root: Path) -> Settings:
 @contextmanager
 def run_bare(settings: Settings) -> Iterator[str]:
     """Runs uvicorn in its own process, with an application that only looks up, predicts and answers."""
+    with _run_process(_serve_bare, settings) as url:
+        yield url
+
+
+@contextmanager
+def _run_process(serve_until_told: Callable[[Settings, Connection], None], settings: Settings) -> Iterator[str]:
+    """Runs a server in its own process, so that it shares no interpreter with the client; gives its address."""
     context = multiprocessing.get_context("spawn")
     receiving, sending = context.Pipe()
-    process = context.Process(target=_serve_bare, args=(settings, sending), daemon=True)
+    process = context.Process(target=serve_until_told, args=(settings, sending))
     process.start()
-    yield receiving.recv()
-    process.terminate()
-    process.join()
+    try:
+        yield receiving.recv()
+    finally:
+        receiving.send("stop")
+        process.join()
 
 
-def _serve_bare(settings: Settings, pipe: multiprocessing.connection.Connection) -> None:
+def _serve_bare(settings: Settings, pipe: Connection) -> None:
     bundle = registry.open(settings).bundle("purchase", 1)
     plan = decode_plan((bundle / "plan.json").read_bytes())
     lookup = Lookup(plan, online.open(settings))
@@ -173,7 +183,12 @@ def _serve_bare(settings: Settings, pipe: multiprocessing.connection.Connection)
 
 @contextmanager
 def run_ours(settings: Settings) -> Iterator[str]:
-    """Runs the endpoint as the setting `serving` says."""
+    """Runs the endpoint as the setting `serving` says, supervised by its own process, as `headrace up` is."""
+    with _run_process(_serve_ours, settings) as url:
+        yield url
+
+
+def _serve_ours(settings: Settings, pipe: Connection) -> None:
     from headrace.http.serve import bind
     from headrace.serving import deployment
 
@@ -181,7 +196,8 @@ def run_ours(settings: Settings) -> Iterator[str]:
         port = probe.getsockname()[1]
     running = deployment.start(settings, port=port)
     try:
-        yield running.url
+        pipe.send(running.url)
+        pipe.poll(None)
     finally:
         running.stop()
 

@@ -18,6 +18,7 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from headrace.http.asgi import IS_COMPLETE
 from headrace.http.responses import HttpError, error_body
 
 __all__ = ["Connection", "WaitingConnections", "raise_file_limit"]
@@ -120,6 +121,7 @@ class Connection(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         self._waiting.remove(self)
+        self.scope[IS_COMPLETE] = True  # type: ignore[literal-required]  # ASGI lets a server add keys
         super().on_message_complete()
 
     def on_response_complete(self) -> None:

@@ -19,6 +19,7 @@ INTERNALS = {
         "on_response_complete",
         "pause_writing",
         "resume_writing",
+        "scope",
         "send_400_response",
         "transport",
     ),

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from headrace.http.asgi import App, Disconnected, Message, Receive, Scope, Send, find_header, read_body
@@ -96,8 +95,7 @@ class GuardMiddleware:
         try:
             self._check(scope)
             content = await self._read_body(scope, receive)
-            with self._count_request():
-                await self._app(scope, _replay(content, receive), send_and_note)
+            await self._call_app(scope, _replay(content, receive), send_and_note)
         except Disconnected:
             return
         except Exception as error:
@@ -109,13 +107,12 @@ class GuardMiddleware:
                 raise
             await send_error(send, response, self._encode_error(scope, response))
 
-    @contextmanager
-    def _count_request(self) -> Iterator[None]:
+    async def _call_app(self, scope: Scope, receive: Receive, send: Send) -> None:
         if self._requests >= self._max_requests:
             raise HttpError(503, "busy", "Too many requests are in progress.", headers={"Retry-After": "1"})
         self._requests += 1
         try:
-            yield
+            await self._app(scope, receive, send)
         finally:
             self._requests -= 1
 
@@ -156,7 +153,7 @@ class GuardMiddleware:
         if length is not None and int(length) > self._max_body:  # the parser has checked that it is a number
             raise self._too_large()
         try:
-            content = await read_body(receive, self._max_body, self._body_seconds)
+            content = await read_body(scope, receive, self._max_body, self._body_seconds)
         except TimeoutError:
             raise HttpError(408, "timeout", "The body did not arrive in time.", close=True) from None
         if content is None:

@@ -27,7 +27,8 @@ def new_id() -> str:
     millis, fraction = divmod(tick, 4096)
     tail = int.from_bytes(os.urandom(8)) & ((1 << 62) - 1)
     value = (millis << 80) | (0x7 << 76) | (fraction << 64) | (0b10 << 62) | tail
-    return str(UUID(int=value))
+    digits = f"{value:032x}"
+    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
 
 
 def id_time(text: str) -> datetime:

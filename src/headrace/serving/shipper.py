@@ -103,7 +103,8 @@ def _ship_file(path: Path, log: Log, result: ShipResult) -> None:
         is_complete = try_lock_open(file.fileno())
         file.seek(shipped)
         while True:
-            predictions, used = split_frames(file.read(BATCH_BYTES))
+            content = file.read(BATCH_BYTES)
+            predictions, used = split_frames(content)
             if not predictions:
                 break
             positions = append_fitting(log, TOPIC, predictions)
@@ -115,6 +116,8 @@ def _ship_file(path: Path, log: Log, result: ShipResult) -> None:
                     result.predictions += 1
             shipped += used
             write_file(mark, str(shipped))
+            if len(content) < BATCH_BYTES:
+                break  # what is appended meanwhile waits for the next pass: a commit for each few is expensive
             file.seek(shipped)
         if is_complete:
             result.torn += file.seek(0, os.SEEK_END) > shipped
