@@ -6,6 +6,7 @@ import html
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from shutil import copytree
 
 import httpx
 import msgspec
@@ -13,6 +14,7 @@ import pytest
 from tests.flows.traced import TracedShop, make_traced_shop
 
 from headrace import log as logs
+from headrace.config.settings import load_settings
 from headrace.console.app import app
 from headrace.console.session import COOKIE, session_of
 from headrace.http.serve import HttpServer, serve
@@ -62,6 +64,18 @@ def test_the_overview_shows_topics_tables_and_models(server: HttpServer) -> None
     assert any(row[:1] == ["product_facts"] for row in rows)
     assert any(row[:1] == ["view_outcomes"] and row[-1] == "never" for row in rows)
     assert any(row[:1] == ["purchase"] and "champion = version 1" in row[2] for row in rows)
+
+
+def test_what_a_catalog_that_cannot_be_read_holds_is_unknown(shop: TracedShop, tmp_path: Path) -> None:
+    copytree(shop.settings.root, tmp_path / "copy")
+    settings = load_settings(tmp_path / "copy", shop.settings.profile_name)
+    settings.place("lake", "catalog.db").write_text("no database, " * 1000)
+    with serve(app(settings), "127.0.0.1", 0) as server:
+        page = page_text(server, "/")
+    assert "the catalog cannot be" in html.unescape(page)
+    rows = cells(page)
+    assert ["user_behaviour", "9", "unknown", "unknown", "unknown"] in rows
+    assert ["view_outcomes", "", "unknown", "unknown"] in rows
 
 
 def test_runs_are_listed_and_each_has_a_page(server: HttpServer) -> None:

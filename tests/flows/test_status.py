@@ -19,6 +19,7 @@ from headrace.kernel.errors import Unavailable
 from headrace.kernel.ids import new_id
 from headrace.kernel.run import record_with, run
 from headrace.kernel.time import now
+from headrace.lake.catalog import open_catalog
 from headrace.lineage.forward import send
 from headrace.serving.shipper import ship
 from headrace.serving.spool import Spool
@@ -34,6 +35,46 @@ def run_verb(settings: Settings, *arguments: str) -> str:
         timeout=120,
     )
     return process.stdout + process.stderr
+
+
+def test_on_a_full_disk_each_verb_says_what_cannot_be_read_and_no_table_counts_as_never_made(
+    tiny: Settings,
+) -> None:
+    assert "never" in run_verb(tiny, "status")
+    open_catalog(tiny)
+    store = lineage.open(tiny)
+    store.health()
+    store.close()
+
+    def run_on_full_disk(*arguments: str, largest: int = 1000) -> str:
+        # To read a file in WAL mode, SQLite makes a second file, which may not grow to its 32 KiB.
+        code = (
+            f"import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, ({largest}, {largest}));"
+            "from headrace.cli.main import main; main(sys.argv[1:])"
+        )
+        process = subprocess.run(
+            [sys.executable, "-B", "-c", code, *arguments],
+            cwd=tiny.root,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        assert process.returncode == 1
+        assert "This is a bug" not in process.stderr
+        return process.stdout + process.stderr
+
+    output = run_on_full_disk("status")
+    assert "the catalog cannot be used: disk I/O error" in output
+    assert "the lineage store cannot be read or written: disk I/O error" in output
+    assert "never" not in output
+    assert output.count("unknown") == 3
+    # If not even a temporary file can be written, dill, which Feast imports, cannot be imported.
+    output = run_on_full_disk("status", largest=0)
+    assert "Cannot be built yet: No usable temporary directory found" in output
+    output = run_on_full_disk("doctor")
+    assert "the lineage store cannot be read or written: disk I/O error" in output
+    output = run_on_full_disk("lineage")
+    assert "Check that the disk has room" in output
 
 
 def test_predictions_left_in_the_spool_are_a_finding_until_they_are_shipped(tiny: Settings) -> None:

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from headrace.kernel.sqlite import is_locked, open_shared
+from headrace.kernel.errors import Unavailable
+from headrace.kernel.sqlite import is_locked, name_errors, open_shared, transaction
 
 
 def test_several_that_open_a_new_file_at_once_all_have_it_in_wal_mode(tmp_path: Path) -> None:
@@ -38,3 +39,36 @@ def test_what_is_no_database_is_refused_as_that(tmp_path: Path) -> None:
     with pytest.raises(sqlite3.DatabaseError) as refused:
         open_shared(path, timeout=20)
     assert not is_locked(refused.value)
+
+
+def test_a_commit_that_fails_leaves_no_transaction_open(tmp_path: Path) -> None:
+    with closing(open_shared(tmp_path / "a.db", timeout=20)) as db:
+        db.execute("PRAGMA foreign_keys = ON")
+        db.execute("CREATE TABLE a (id PRIMARY KEY, other REFERENCES a (id) DEFERRABLE INITIALLY DEFERRED)")
+        with pytest.raises(sqlite3.IntegrityError), transaction(db):
+            db.execute("INSERT INTO a VALUES (1, 2)")
+        with transaction(db):
+            db.execute("INSERT INTO a VALUES (1, 1)")
+        assert db.execute("SELECT count(*) FROM a").fetchone() == (1,)
+
+
+def test_a_full_disk_is_named_with_the_place_and_a_remedy(tmp_path: Path) -> None:
+    path = tmp_path / "a.db"
+    with closing(open_shared(path, timeout=20)) as db:
+        db.execute("CREATE TABLE a (b)")
+        db.execute("PRAGMA max_page_count = 2")
+        with pytest.raises(Unavailable) as failure, name_errors("the file", path), transaction(db):
+            db.execute("INSERT INTO a VALUES (zeroblob(100000))")
+        with transaction(db):
+            db.execute("INSERT INTO a VALUES (1)")
+    assert failure.value.what == "the file cannot be read or written: database or disk is full"
+    assert failure.value.where == str(path)
+    assert failure.value.remedy == "Check that the disk has room, and that this user may write there."
+
+
+def test_an_error_of_our_own_is_not_taken_for_an_outage(tmp_path: Path) -> None:
+    path = tmp_path / "a.db"
+    with closing(open_shared(path, timeout=20)) as db:
+        db.execute("CREATE TABLE a (b UNIQUE)")
+        with pytest.raises(sqlite3.IntegrityError), name_errors("the file", path):
+            db.execute("INSERT INTO a VALUES (1), (1)")

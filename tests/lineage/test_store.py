@@ -16,6 +16,7 @@ import pytest
 from headrace.kernel.position import LogPosition, SnapshotPosition
 from headrace.kernel.run import Dataset, record_with, run
 from headrace.lineage import Store
+from headrace.lineage.event import RunRecord
 from headrace.lineage.names import Names
 from headrace.lineage.source_location import source_location
 from headrace.projects.checkout import Checkout
@@ -325,6 +326,33 @@ def test_unwritable_store_fails_no_run_and_counts_dropped_events(tmp_path: Path)
     store.close()
 
 
+def test_a_full_disk_is_the_reason_that_is_kept_and_later_runs_are_recorded(tmp_path: Path) -> None:
+    store = Store(tmp_path / "lineage.db", Names("shop"))
+    store.health()
+    with contextlib.closing(sqlite3.connect(store.path)) as db:
+        (pages,) = db.execute("PRAGMA page_count").fetchone()
+
+    def limit(pages: int) -> None:  # on the connection of the recorder's thread, which writes
+        def write(records: list[RunRecord], dropped: int, reason: str) -> None:
+            store._connection().execute(f"PRAGMA max_page_count = {pages}")
+            store._write(records, dropped, reason)
+
+        recorder._write = write
+
+    recorder = store.recorder()
+    with recorder, record_with(recorder):
+        limit(pages)
+        with run("large") as r:
+            r.add_facts(text="x" * 1_000_000)
+        assert recorder.flush()
+        limit(1 << 30)
+        with run("later") as later:
+            pass
+    assert store.run(later.id) is not None
+    assert store.health().reason == "the lineage store cannot be read or written: database or disk is full"
+    store.close()
+
+
 def test_locked_store_does_not_block_a_run(store: Store) -> None:
     record_ingest(store)
     blocker = sqlite3.connect(store.path, isolation_level=None)
@@ -344,6 +372,7 @@ import os, signal, sys
 from pathlib import Path
 from headrace.kernel.run import record_with, run
 from headrace.lineage import Store
+from headrace.lineage.event import RunRecord
 from headrace.lineage.names import Names
 
 recorder = Store(Path(sys.argv[1]), Names("shop")).recorder()

@@ -8,6 +8,7 @@ from headrace.cli import show
 from headrace.cli.call import Call, command
 from headrace.cli.canary_text import describe_canary, show_steps
 from headrace.flows.models.aliases import MovedAlias
+from headrace.flows.project.freshness import TableStatus
 from headrace.flows.project.status import Status
 from headrace.flows.project.status import status as read_status
 from headrace.kernel.time import format_age
@@ -45,11 +46,7 @@ def _print(state: Status) -> None:
             f"Predictions: {state.oversized:,} are larger than their topic accepts; see headrace doctor.\n"
         )
     _print_topics(state)
-    rows = [
-        (table.table, table.rows, "never" if (age := table.age) is None else format_age(age))
-        for table in state.tables
-        if table.declared
-    ]
+    rows = [(table.table, table.rows, _made(table)) for table in state.tables if table.declared]
     if rows:
         show.table("Tables", ["table", "rows", "made"], rows)
     for table in state.tables:
@@ -61,6 +58,12 @@ def _print(state: Status) -> None:
     if state.undeclared:
         click.echo(f"\nTables that are no longer declared: {', '.join(state.undeclared)}")
         click.echo(f"  To delete one: headrace drop-table {state.undeclared[0]}")
+
+
+def _made(table: TableStatus) -> str:
+    if not table.is_known:
+        return "unknown"
+    return "never" if table.age is None else format_age(table.age)
 
 
 def _print_build(state: Status) -> None:
@@ -162,7 +165,7 @@ def _print_lineage(state: Status) -> None:
 
 
 def _print_topics(state: Status) -> None:
-    rows = [(topic.topic, topic.events, topic.lag) for topic in state.topics]
+    rows = [(t.topic, t.events, "unknown" if t.lag is None else t.lag) for t in state.topics]
     if rows:
         show.table("Topics", ["topic", "events", "not ingested"], rows)
         for topic in state.topics:

@@ -100,8 +100,8 @@ class Console:
         return self._page("overview.html", state=state, verdicts=self._verdicts(state))
 
     def _verdicts(self, state: Status) -> dict[str, VerdictCounts]:
-        if state.problems:
-            return {topic.table: VerdictCounts(0, 0) for topic in state.topics}
+        if any(topic.lag is None for topic in state.topics):  # the catalog cannot be read
+            return {}
         tables = [topic.table for topic in state.topics]
         with Workspace(self._settings) as workspace:
             return count_verdicts(workspace, tables, read_table_states(workspace.lake))

@@ -1,12 +1,18 @@
-"""SQLite files that several processes share: opens them, and interprets SQLite's errors."""
+"""SQLite files that several processes share: opens them, runs transactions, and interprets SQLite's errors."""
 
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from time import monotonic, sleep
 
-__all__ = ["is_locked", "open_shared"]
+from headrace.kernel.errors import Unavailable
+
+__all__ = ["is_locked", "name_errors", "open_shared", "transaction"]
+
+_OUTAGES = (sqlite3.OperationalError, sqlite3.DatabaseError)  # the other subclasses are errors of our own
 
 
 def open_shared(path: str | Path, *, timeout: float) -> sqlite3.Connection:
@@ -34,6 +40,51 @@ def open_shared(path: str | Path, *, timeout: float) -> sqlite3.Connection:
             sleep(0.02)
         else:
             return connection
+
+
+@contextmanager
+def transaction(connection: sqlite3.Connection, *, write: bool = True) -> Iterator[None]:
+    """Runs the block in a transaction: commits at its end, rolls back if it or the commit fails.
+
+    Args:
+        connection: one that starts no transactions by itself.
+        write: whether other writers wait until its end.
+    """
+    connection.execute("BEGIN IMMEDIATE" if write else "BEGIN")
+    try:
+        yield
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:  # on a full disk SQLite may have rolled it back
+            connection.execute("ROLLBACK")
+        raise
+
+
+@contextmanager
+def name_errors(what: str, where: str | Path) -> Iterator[None]:
+    """Turns SQLite's errors in the block, and those of its file, into Unavailable with a remedy.
+
+    Args:
+        what: what the file is, such as "the lineage store".
+        where: the file.
+    """
+    try:
+        yield
+    except (sqlite3.DatabaseError, OSError) as error:
+        if isinstance(error, sqlite3.DatabaseError) and type(error) not in _OUTAGES:
+            raise
+        if isinstance(error, sqlite3.DatabaseError) and is_locked(error):
+            raise Unavailable(
+                f"{what} is locked by another process",
+                where=str(where),
+                remedy="End the process that has it open (a copy, a database browser?), and try again.",
+            ) from error
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise Unavailable(
+            f"{what} cannot be read or written: {reason}",
+            where=str(where),
+            remedy="Check that the disk has room, and that this user may write there.",
+        ) from error
 
 
 def is_locked(error: object) -> bool:

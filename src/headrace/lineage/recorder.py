@@ -9,6 +9,7 @@ import queue
 import threading
 from collections.abc import Callable
 
+from headrace.kernel.errors import HeadraceError
 from headrace.kernel.run import RunEvent
 from headrace.lineage.event import RunRecord, copy_event
 
@@ -119,5 +120,7 @@ class OutboxRecorder:
         with contextlib.suppress(Exception), self._lock:
             self.dropped += count
             self._unsaved += count
-            self._reason = f"{type(error).__name__}: {error}"
+            self._reason = (
+                error.what if isinstance(error, HeadraceError) else f"{type(error).__name__}: {error}"
+            )
             _log.debug("lineage: %d events dropped", count, exc_info=error)

@@ -19,7 +19,7 @@ from headrace.kernel.position import Position, decode_position, encode_position
 from headrace.kernel.process import is_alive, mark_of
 from headrace.kernel.run import Dataset, DatasetKind
 from headrace.kernel.secrets import clean_text
-from headrace.kernel.sqlite import open_shared
+from headrace.kernel.sqlite import name_errors, open_shared, transaction
 from headrace.kernel.time import from_micros, micros, now_micros
 from headrace.lineage.event import RunRecord, openlineage_event
 from headrace.lineage.names import Names
@@ -114,6 +114,9 @@ class Health(Struct, frozen=True):
 
 class Store:
     """The lineage store: a SQLite file in WAL mode, for its owner alone.
+
+    Each method that reads or writes it raises Unavailable if the file is locked, its disk is full, or it cannot
+    be used for another reason.
 
     Args:
         path: the file; it is created if it does not exist.
@@ -325,14 +328,10 @@ class Store:
 
     @contextmanager
     def _transaction(self, *, write: bool = False) -> Iterator[sqlite3.Connection]:
-        db = self._connection()
-        db.execute("BEGIN IMMEDIATE" if write else "BEGIN")
-        try:
-            yield db
-        except BaseException:
-            db.execute("ROLLBACK")
-            raise
-        db.execute("COMMIT")
+        with name_errors("the lineage store", self.path):
+            db = self._connection()
+            with transaction(db, write=write):
+                yield db
 
     def _connection(self) -> sqlite3.Connection:
         """This thread's connection."""

@@ -11,7 +11,7 @@ from contextlib import closing
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from headrace.kernel.errors import Unavailable
+from headrace.kernel.sqlite import name_errors, transaction
 from headrace.registry.internals import ADDRESSES
 
 __all__ = ["relocate"]
@@ -32,25 +32,20 @@ def relocate(store: Path, experiment: str, artifacts: Path) -> None:
     """
     if not store.is_file():
         return
-    try:
-        with closing(sqlite3.connect(store, timeout=_BUSY_SECONDS, isolation_level=None)) as connection:
-            before = _find_location(connection, experiment)
-            if before is None or before == artifacts.as_uri() or not _is_elsewhere(before, artifacts):
-                return
-            connection.execute("BEGIN IMMEDIATE")
+    with (
+        name_errors("MLflow's store", store),
+        closing(sqlite3.connect(store, timeout=_BUSY_SECONDS, isolation_level=None)) as connection,
+    ):
+        before = _find_location(connection, experiment)
+        if before is None or before == artifacts.as_uri() or not _is_elsewhere(before, artifacts):
+            return
+        with transaction(connection):
             for table, column in ADDRESSES:
                 connection.execute(
                     f"UPDATE {table} SET {column} = ? || substr({column}, ?)"  # noqa: S608  (names of internals)
                     f" WHERE {column} = ? OR substr({column}, 1, ?) = ?",
                     [artifacts.as_uri(), len(before) + 1, before, len(before) + 1, f"{before}/"],
                 )
-            connection.execute("COMMIT")
-    except sqlite3.Error as error:
-        raise Unavailable(
-            f"MLflow's store cannot be read or written: {error}",
-            where=str(store),
-            remedy="End the process that has it open (a copy, a database browser?), and try again.",
-        ) from error
 
 
 def _find_location(connection: sqlite3.Connection, experiment: str) -> str | None:

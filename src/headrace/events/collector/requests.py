@@ -8,9 +8,8 @@ from those ends: its events were appended only if they are found there.
 
 from __future__ import annotations
 
-import sqlite3
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from hashlib import sha256
 from pathlib import Path
 
@@ -18,11 +17,10 @@ import msgspec
 from msgspec import Struct
 
 from headrace.http.responses import HttpError
-from headrace.kernel.errors import Unavailable
 from headrace.kernel.private import make_private
 from headrace.kernel.process import is_alive, mark_of
 from headrace.kernel.properties import REQUEST
-from headrace.kernel.sqlite import open_shared
+from headrace.kernel.sqlite import name_errors, open_shared, transaction
 from headrace.kernel.time import now_micros
 from headrace.log import Log
 from headrace.log.follow import read_to_end
@@ -72,11 +70,12 @@ class IdempotencyStore:
     """
 
     def __init__(self, path: Path, log: Log) -> None:
-        make_private(path.parent)
-        path.touch(mode=0o600)
+        self._path = path
         self._log = log
         self._process = mark_of()
-        with _name_errors():
+        with self._name_errors():
+            make_private(path.parent)
+            path.touch(mode=0o600)
             self._db = open_shared(path, timeout=20)
             self._db.executescript(_SCHEMA)
 
@@ -88,7 +87,7 @@ class IdempotencyStore:
         Raises:
             HttpError: 422 if the key came with another body, 409 if the request is being handled.
         """
-        with _name_errors():
+        with self._name_errors():
             row = self._db.execute(
                 "SELECT body, log, ends, events, process, answer FROM request"
                 " WHERE topic = ? AND key = ? AND at > ?",
@@ -142,17 +141,14 @@ class IdempotencyStore:
         self._db.close()
 
     def _commit(self, statement: str, rows: list[tuple[object, ...]], *, durable: bool) -> None:
-        with _name_errors():
+        with self._name_errors():
             self._db.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
+            with transaction(self._db):
                 self._db.execute("DELETE FROM request WHERE at < ?", [now_micros() - _DAY])
                 self._db.executemany(statement, rows)
-                self._db.execute("COMMIT")
-            except BaseException:
-                if self._db.in_transaction:
-                    self._db.execute("ROLLBACK")
-                raise
+
+    def _name_errors(self) -> AbstractContextManager[None]:
+        return name_errors("the file of the last day's requests", self._path)
 
     def _find_appended(self, topic: str, key: bytes, ends: dict[int, int], events: int) -> Positions | None:
         """Finds the positions of a key's events on the log, from these offsets on; None: they are not there."""
@@ -162,11 +158,3 @@ class IdempotencyStore:
                 if headers and headers.get(REQUEST) == key:
                     positions.append((int(batch.partitions[at]), int(batch.offsets[at])))
         return positions if len(positions) == events else None
-
-
-@contextmanager
-def _name_errors() -> Iterator[None]:
-    try:
-        yield
-    except sqlite3.OperationalError as error:
-        raise Unavailable(f"the requests of the last day cannot be read or written: {error}") from error

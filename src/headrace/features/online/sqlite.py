@@ -289,7 +289,8 @@ class SqliteDatabase:
             raise Unavailable(
                 f"the online store cannot be opened: {error}",
                 where=self.where,
-                remedy="Check that it is a SQLite file, and that this user may write there.",
+                remedy="Check that it is a SQLite file, that the disk has room, and that this user may write"
+                " there.",
             ) from error
         self._local.db = db
         with self._lock:

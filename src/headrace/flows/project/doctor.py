@@ -21,7 +21,7 @@ from headrace.events.formats.schema_registry import SchemaRegistry
 from headrace.features.applied.registry import registry_digest
 from headrace.features.plan import WindowedView
 from headrace.http.token import read_token_file
-from headrace.kernel.errors import HeadraceError
+from headrace.kernel.errors import HeadraceError, Unavailable
 from headrace.kernel.extras import is_installed, remedy_for
 from headrace.kernel.private import is_open_to_others
 from headrace.kernel.secrets import clean_text
@@ -254,7 +254,11 @@ def _lineage(workspace: Workspace) -> Iterator[Diagnosis]:
     settings = workspace.settings
     if not settings.place("lineage.db").is_file():
         return
-    health = workspace.lineage.health(settings.lineage.endpoints)
+    try:
+        health = workspace.lineage.health(settings.lineage.endpoints)
+    except Unavailable as error:
+        yield Diagnosis("lineage", False, error.what, error.remedy)
+        return
     fine = not health.dropped
     detail = f"{health.events:,} events kept" + (
         "" if fine else f", {health.dropped:,} dropped: {health.reason}"

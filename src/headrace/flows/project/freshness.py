@@ -31,7 +31,8 @@ class TopicStatus(Struct, frozen=True):
     Attributes:
         topic, table: their names.
         events: how many events were ever appended.
-        lag: how many events on the log are not in the table yet, at most (log.lag).
+        lag: how many events on the log are not in the table yet, at most (log.lag); None: unknown, because the
+            catalog could not be read.
         extra: field that the contract does not name, and that is stored in `_extra` → how many events have it.
         contract: what ingest will do about an edited contract; None if the table has the declared one.
     """
@@ -39,7 +40,7 @@ class TopicStatus(Struct, frozen=True):
     topic: str
     table: str
     events: int
-    lag: int
+    lag: int | None
     extra: dict[str, int] = field(default_factory=dict)
     contract: str | None = None
 
@@ -51,10 +52,12 @@ class TableStatus(Struct, frozen=True):
         table: its name.
         declared: whether a contract or a table function of the project declares it. The others are training
             sets, Headrace's own topics, and tables that are no longer declared.
-        snapshot, rows: its newest snapshot, and the number of rows in it; None: it was never made.
+        snapshot, rows: its newest snapshot, and the number of rows in it; None: it was never made, or that is
+            unknown.
         at, age: when that snapshot was written.
         failed_rows: how many rows of its input a rowwise function failed on; they are left out.
         failures: some of these rows, each with the error.
+        is_known: False if the catalog could not be read, so that whether the table was made is unknown.
     """
 
     table: str
@@ -65,6 +68,7 @@ class TableStatus(Struct, frozen=True):
     age: timedelta | None
     failed_rows: int = 0
     failures: tuple[str, ...] = ()
+    is_known: bool = True
 
 
 class VerdictCounts(Struct, frozen=True):
@@ -75,13 +79,14 @@ class VerdictCounts(Struct, frozen=True):
 
 
 def topic_status(
-    log: Log, topic: str, table: str, head: TableState | None, contract: str | None
+    log: Log, topic: str, table: str, head: TableState | None, contract: str | None, *, is_known: bool = True
 ) -> TopicStatus:
     """The present state of a topic.
 
     Args:
         head: the state of the topic's table; None if it has none.
         contract: see TopicStatus.
+        is_known: whether the catalog could be read.
     """
     if topic not in log.topics():
         return TopicStatus(topic, table, 0, 0)
@@ -93,16 +98,21 @@ def topic_status(
         topic,
         table,
         events=sum(log.end(topic).values()),
-        lag=sum(logs.lag(log, topic, offsets).values()),
+        lag=sum(logs.lag(log, topic, offsets).values()) if is_known else None,
         extra=json.loads(properties.get(UNDECLARED_FIELDS, "{}")),
         contract=contract,
     )
 
 
-def table_status(name: str, head: TableState | None, *, declared: bool) -> TableStatus:
-    """The present state of a table. `head` is None if the lake does not have the table."""
+def table_status(name: str, head: TableState | None, *, declared: bool, is_known: bool = True) -> TableStatus:
+    """The present state of a table.
+
+    Args:
+        head: its newest state; None if the lake does not have the table.
+        is_known: whether the catalog could be read.
+    """
     if head is None or head.snapshot is None or head.at is None:
-        return TableStatus(name, declared, None, None, None, None)
+        return TableStatus(name, declared, None, None, None, None, is_known=is_known)
     count, failures = read_failures(head.properties.get(FAILED_ROWS))
     age = now() - head.at
     return TableStatus(name, declared, head.snapshot, head.rows, head.at, age, count, tuple(failures))

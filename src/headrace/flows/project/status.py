@@ -32,6 +32,7 @@ from headrace.flows.project.freshness import TableStatus, TopicStatus, table_sta
 from headrace.kernel.errors import HeadraceError, ProjectError, Unavailable
 from headrace.kernel.lock import find_holder
 from headrace.kernel.properties import CODE, CONTRACT
+from headrace.kernel.secrets import clean_text
 from headrace.lake.table_state import TableState, read_table_states
 from headrace.lineage.store import Health
 from headrace.projects.running import Up, find_up
@@ -152,12 +153,12 @@ def status(workspace: Workspace, *, load_features: bool = True) -> Status:
     stale, blocked, waiting = _find_stale(context, load_features)
     declared = _read_declared(context)
     try:
-        heads = read_table_states(workspace.lake)
+        heads, is_known = read_table_states(workspace.lake), True
     except HeadraceError as error:
         problems.append(str(error))
-        heads = {}
+        heads, is_known = {}, False
     try:
-        on_log = _read_log(workspace, declared, heads)
+        on_log = _read_log(workspace, declared, heads, is_known=is_known)
     except HeadraceError as error:
         problems.append(str(error))
         on_log = _OnLog()
@@ -166,6 +167,11 @@ def status(workspace: Workspace, *, load_features: bool = True) -> Status:
             filled_views(settings)
         except HeadraceError as error:
             problems.append(str(error))
+    try:
+        health = _lineage_health(workspace)
+    except Unavailable as error:
+        problems.append(str(error))
+        health = None
     releases = dict(on_log.releases or {})
     built = [releases[model] for model in declared.models if model in releases]
     up, names = find_up(settings), [*declared.topics.values(), *declared.tables]
@@ -179,7 +185,7 @@ def status(workspace: Workspace, *, load_features: bool = True) -> Status:
         waiting=waiting,
         topics=on_log.topics,
         tables=(
-            *(table_status(name, heads.get(name), declared=True) for name in names),
+            *(table_status(name, heads.get(name), declared=True, is_known=is_known) for name in names),
             *(table_status(name, heads[name], declared=False) for name in heads if name not in names),
         ),
         undeclared=tuple(name for name, head in heads.items() if name not in names and CODE in head.properties),
@@ -192,7 +198,7 @@ def status(workspace: Workspace, *, load_features: bool = True) -> Status:
         failed_releases=failed_releases,
         endpoint_error=endpoint_error,
         champion_mismatches=tuple(find_champion_mismatches(settings, built)),
-        lineage=_lineage_health(workspace),
+        lineage=health,
         building=_building(settings),
         up=up,
     )
@@ -217,9 +223,11 @@ def _find_stale(
         stale = () if is_unchanged(context.workspace) else _plan(context.workspace)
     except (ProjectError, Unavailable) as error:  # a source has no files, a topic has no events yet
         return (), str(error), {}
+    except OSError as error:  # the disk is full
+        return (), clean_text(error.strerror or str(error)), {}
     try:
         return stale, None, context.next_refreshes()
-    except ProjectError:  # nothing was built yet
+    except (ProjectError, Unavailable):  # nothing was built yet; or the catalog's problem is reported anyway
         return stale, None, {}
 
 
@@ -251,10 +259,12 @@ def _read_declared(context: BuildContext) -> _Declared:
     )
 
 
-def _read_log(workspace: Workspace, declared: _Declared, heads: Mapping[str, TableState]) -> _OnLog:
+def _read_log(
+    workspace: Workspace, declared: _Declared, heads: Mapping[str, TableState], *, is_known: bool
+) -> _OnLog:
     log, notes = workspace.log, _contract_notes(workspace, declared, heads)
     topics = tuple(
-        topic_status(log, topic, table, heads.get(table), notes.get(topic))
+        topic_status(log, topic, table, heads.get(table), notes.get(topic), is_known=is_known)
         for topic, table in declared.topics.items()
     )
     follower = ReleaseFollower(log)

@@ -1,4 +1,4 @@
-"""Connections to the file of a topic: transactions, and SQLite's errors as Unavailable with a remedy."""
+"""Connections to the file of a topic, and SQLite's errors as Unavailable with a remedy."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import msgspec
 from headrace.kernel.errors import Unavailable
 from headrace.kernel.sqlite import is_locked
 
-__all__ = ["connect", "name_errors", "transaction"]
+__all__ = ["connect", "name_errors"]
 
 BUSY_SECONDS = 30  # how long a connection waits for another process's lock
 
@@ -25,19 +25,6 @@ def connect(path: Path) -> sqlite3.Connection:
     connection = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
     connection.execute("PRAGMA synchronous = FULL")
     return connection
-
-
-@contextmanager
-def transaction(connection: sqlite3.Connection) -> Iterator[None]:
-    """Runs the block in a write transaction: commits at its end, rolls back if it raises."""
-    connection.execute("BEGIN IMMEDIATE")
-    try:
-        yield
-        connection.execute("COMMIT")
-    except BaseException:
-        if connection.in_transaction:
-            connection.execute("ROLLBACK")
-        raise
 
 
 @contextmanager

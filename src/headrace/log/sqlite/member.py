@@ -22,8 +22,9 @@ from pathlib import Path
 from headrace.kernel.errors import HeadraceError
 from headrace.kernel.ids import new_id
 from headrace.kernel.process import is_alive, mark_of
+from headrace.kernel.sqlite import transaction
 from headrace.kernel.time import now_micros
-from headrace.log.sqlite.connection import name_errors, transaction
+from headrace.log.sqlite.connection import name_errors
 
 __all__ = ["SqliteMember"]
 

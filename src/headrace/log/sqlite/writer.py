@@ -11,11 +11,12 @@ from itertools import count
 from pathlib import Path
 from time import monotonic
 
+from headrace.kernel.sqlite import transaction
 from headrace.kernel.time import now_micros
 from headrace.log.partition import partition_of
 from headrace.log.port import OVERHEAD, Headers
 from headrace.log.sqlite.chunks import SHIFT, encode, split
-from headrace.log.sqlite.connection import connect, name_errors, transaction
+from headrace.log.sqlite.connection import connect, name_errors
 
 __all__ = ["SqliteWriter"]
 
