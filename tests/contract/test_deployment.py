@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import sys
 import threading
@@ -56,6 +57,12 @@ def kind(request: pytest.FixtureRequest) -> str:
 def processes_only(kind: str) -> None:
     if kind != "processes":
         pytest.skip("Ray supervises its replicas itself")
+
+
+@pytest.fixture
+def ray_serve_only(kind: str) -> None:
+    if kind != "ray_serve":
+        pytest.skip("Ray does not run")
 
 
 @pytest.fixture(scope="module")
@@ -117,6 +124,13 @@ class SupervisedDeployment:
         until(lambda: set(descendants(os.getpid())) - before)
         return (set(descendants(os.getpid())) - before).pop()
 
+    def count_replicas(self) -> tuple[int, int]:
+        """How many replicas have ended and started on Ray Serve, as reported since it was ready."""
+        report = re.compile(r"ray-serve: (\d+) replicas? of the endpoint (ended|started)")
+        changes = [match.groups() for line in self.reports if (match := report.fullmatch(line))]
+        ended, started = (sum(int(n) for n, what in changes if what == kind) for kind in ("ended", "started"))
+        return ended, started
+
     def predict(self) -> dict[str, Any]:
         response = httpx.post(f"{self.deployment.url}/predict/purchase", json=INSTANCE, timeout=30)
         response.raise_for_status()
@@ -137,12 +151,16 @@ def running(settings: Settings) -> Iterator[SupervisedDeployment]:
     running.stop()
 
 
-def read_command(pid: int) -> bytes:
-    """The command of a process; empty if it has ended."""
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes()
-    except FileNotFoundError:
-        return b""
+def find_processes(parent: int, command: bytes) -> list[int]:
+    """The process ids of the descendants of the parent whose command has this part."""
+
+    def read_command(pid: int) -> bytes:
+        try:
+            return Path(f"/proc/{pid}/cmdline").read_bytes()
+        except FileNotFoundError:  # it has ended
+            return b""
+
+    return [pid for pid in descendants(parent) if command in read_command(pid)]
 
 
 def read_shipped_ids(settings: Settings) -> set[str]:
@@ -295,49 +313,40 @@ def test_while_all_replicas_are_suspended_the_answer_is_503(
     assert list(running.deployment.processes.values()) == pids
 
 
+@pytest.mark.usefixtures("ray_serve_only")
 def test_a_replica_and_a_balancer_of_ray_that_died_are_replaced_and_reported(
-    running: SupervisedDeployment, kind: str
+    running: SupervisedDeployment,
 ) -> None:
-    if kind != "ray_serve":
-        pytest.skip("Ray does not run")
     ((_, driver),) = running.deployment.processes.items()
 
-    def find_processes(command: bytes) -> list[int]:
-        return [p for p in descendants(driver) if command in read_command(p)]
-
-    until(lambda: len(find_processes(b"ray::ServeReplica")) == 2)  # a rolling restart before this has ended
-    before = len(running.reports)
-    os.kill(find_processes(b"ray::ServeReplica")[0], signal.SIGKILL)
-    until(lambda: "ray-serve: 1 replica of the endpoint started" in running.reports[before:])
-    assert "ray-serve: 1 replica of the endpoint ended" in running.reports[before:]
+    rolls = running.reports.count("the replicas are deployed again")
+    until(lambda: running.count_replicas() == (2 * rolls, 2 * rolls), "a rolling restart has not ended")
+    os.kill(find_processes(driver, b"ray::ServeReplica")[0], signal.SIGKILL)
+    until(lambda: running.count_replicas() == (2 * rolls + 1, 2 * rolls + 1))
     until(running.is_answering)
-    (balancer,) = find_processes(b"bin/haproxy")
+    (balancer,) = find_processes(driver, b"bin/haproxy")
     os.kill(balancer, signal.SIGKILL)
     until(lambda: "ray-serve: the predict endpoint answers again" in running.reports)
     until(running.is_answering)
     assert running.deployment.processes == {"ray-serve": driver}
 
 
-def test_a_ray_that_died_is_restarted(running: SupervisedDeployment, kind: str) -> None:
-    if kind != "ray_serve":
-        pytest.skip("Ray does not run")
+@pytest.mark.usefixtures("ray_serve_only")
+def test_a_ray_that_died_is_restarted(running: SupervisedDeployment) -> None:
     ((name, driver),) = running.deployment.processes.items()
-    commands = {pid: Path(f"/proc/{pid}/cmdline").read_bytes() for pid in descendants(driver)}
-    for pid, command in commands.items():
-        if b"raylet/raylet" in command or command.startswith((b"ray::ServeReplica", b"ray::Replica")):
-            os.kill(pid, signal.SIGKILL)
+    for pid in [*find_processes(driver, b"ray::ServeReplica"), *find_processes(driver, b"raylet/raylet")]:
+        os.kill(pid, signal.SIGKILL)
     until(lambda: running.deployment.processes[name] != driver, seconds=120)
     assert any(line.startswith(("ray-serve hangs", "ray-serve ended")) for line in running.reports)
     until(running.is_answering, seconds=180)
 
 
+@pytest.mark.usefixtures("ray_serve_only")
 def test_a_ray_whose_control_service_died_is_reported_and_restarted(
-    running: SupervisedDeployment, kind: str
+    running: SupervisedDeployment,
 ) -> None:
-    if kind != "ray_serve":
-        pytest.skip("Ray does not run")
     ((name, driver),) = running.deployment.processes.items()
-    (gcs,) = (pid for pid in descendants(driver) if b"gcs_server" in Path(f"/proc/{pid}/comm").read_bytes())
+    (gcs,) = find_processes(driver, b"gcs/gcs_server")
     os.kill(gcs, signal.SIGKILL)
     until(lambda: running.deployment.processes[name] != driver, seconds=60)
     assert any("Ray's gcs_server died" in line for line in running.reports)

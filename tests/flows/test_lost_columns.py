@@ -11,6 +11,8 @@ from tests import tiny
 from headrace import lake
 from headrace.config.settings import Settings, load_settings
 from headrace.flows.build import build
+from headrace.flows.build.context import BuildContext
+from headrace.flows.build.lost_columns import find_changed_tables
 from headrace.kernel.errors import Refused
 from headrace.workspace import Workspace
 
@@ -134,3 +136,6 @@ def test_a_rename_alone_makes_no_row_of_its_table(project: Settings) -> None:
     assert reports["table-passed"] == "made all of it: sales changed"
     assert workspace.lake.table("totals").schema().names == ["shop", "paid", "vat"]
     assert build(workspace, ["totals", "labels"]).stages == ()
+    assert find_changed_tables(BuildContext(workspace)) == set()
+    workspace = edit(project, (', renames={"tax": "vat"}', ""))
+    assert find_changed_tables(BuildContext(workspace)) == {"sales"}

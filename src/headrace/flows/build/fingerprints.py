@@ -21,12 +21,12 @@ from headrace.declare.publish import Publication
 from headrace.declare.source import Source
 from headrace.declare.table import Table
 from headrace.flows.build.project_code import (
-    RENAMES,
     ModelCode,
     ProjectCode,
     PublicationCode,
     Read,
     SourceCode,
+    rename_pieces,
 )
 from headrace.kernel.digest import digest_value, short_digest
 from headrace.projects.loader import project_files
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 __all__ = ["fingerprint_project", "is_current", "source_digest"]
 
 _FILE_READING = 4  # the version of how files are read: a higher one makes the tables that read them stale
-_AUDITS = frozenset({"audits", "renames"})  # arguments of @table that do not decide the table's rows
+_WITHOUT_ROWS = frozenset({"audits", "renames"})  # arguments of @table that do not decide the table's rows
 _OTHER_STAGES = frozenset({"labels", "features"})  # arguments of a Model that decide stages before its training
 
 
@@ -109,6 +109,9 @@ def fingerprint_project(project: Project, settings: Settings, digest: str) -> Pr
             if table.audits
         },
         references={name: list(table.references) for name, table in project.tables.items() if table.references},
+        renames={
+            name: rename_pieces(name, table.renames) for name, table in project.tables.items() if table.renames
+        },
     )
 
 
@@ -161,12 +164,12 @@ def _lines(pieces: dict[str, str]) -> list[str]:
 def _table_pieces(project: Project, table: Table, index: CodeIndex, external: ExternalDigests) -> list[str]:
     module = table.function.__module__
     name = table.function.__qualname__.split(".")[0]
-    pieces = index.pieces(module, name, without=_AUDITS) if index.has(module) else {}
+    pieces = index.pieces(module, name, without=_WITHOUT_ROWS) if index.has(module) else {}
     values = values_digest(table.function, index)
     if values is not None:
         pieces[f"values that {table.name}() was made with"] = values
     for module, name in _names_of(project, table, index):
-        pieces |= index.pieces(module, name, without=_AUDITS)
+        pieces |= index.pieces(module, name, without=_WITHOUT_ROWS)
     # The decorator's arguments, even if the table was made without a decorator.
     arguments: list[Any] = [table.partition_by, table.rowwise, table.schema]
     if table.current:
@@ -175,7 +178,6 @@ def _table_pieces(project: Project, table: Table, index: CodeIndex, external: Ex
         typed = sorted((column, repr(dtype)) for column, dtype in table.query.schema.items())
         arguments += [attrs.astuple(attrs.evolve(table.query, schema={}), recurse=False), typed]
     pieces[f"@table of {table.name}"] = fingerprint(arguments, index)
-    pieces |= {f"{RENAMES}{table.name}: {old}": digest_value(new) for old, new in table.renames.items()}
     pieces |= {f"file {path}": external.files[path] or "none" for path in table.reads_files}
     pieces |= {f"variable {name}": external.env[name] or "none" for name in table.env}
     for read in table.reads:

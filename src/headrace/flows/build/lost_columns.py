@@ -7,6 +7,7 @@ it is now, so a reader that was edited together with the table is none.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Iterable, Mapping
 
 import polars as pl
@@ -15,6 +16,7 @@ from headrace.declare.publish import Publication
 from headrace.declare.table import Table
 from headrace.features.plan import StoredView, WindowedView
 from headrace.flows.build.context import BuildContext
+from headrace.flows.build.project_code import rename_pieces
 from headrace.kernel.errors import HeadraceError, Refused
 from headrace.kernel.properties import CODE, RENAMES
 from headrace.lake import Lake
@@ -22,7 +24,7 @@ from headrace.projects.project import Project
 from headrace.tables.columns import find_missing_columns, find_table_columns, function_without_rows
 from headrace.tables.read import input_name, read_input
 
-__all__ = ["check_lost_columns"]
+__all__ = ["check_lost_columns", "find_changed_tables"]
 
 
 class _Columns:
@@ -52,7 +54,7 @@ def check_lost_columns(context: BuildContext) -> None:
     Raises:
         Refused: something does; names every column and its readers.
     """
-    changed = {name for name in context.code.tables if _is_changed(context, name)}
+    changed = find_changed_tables(context)
     if not changed:
         return
     project = context.project(features=bool(context.code.models))
@@ -65,17 +67,19 @@ def check_lost_columns(context: BuildContext) -> None:
         raise _refusal(project, columns.readers)
 
 
+def find_changed_tables(context: BuildContext) -> set[str]:
+    """The tables that exist, and whose code or names of columns have changed since they were made."""
+    return {name for name in context.code.tables if _is_changed(context, name)}
+
+
 def _is_changed(context: BuildContext, name: str) -> bool:
-    """Whether the table exists, and its code or the names of its columns have changed since it was made."""
     if not context.lake.table_exists(name):
         return False
     stored = context.lake.table(name)
     if stored.property(CODE) not in (None, context.code.table_digest(name)):
         return True
-    if stored.property(RENAMES) is not None:  # a rename that is changed or taken back has lost a name too
-        return True
-    renames = context.code.renamed_columns(name)
-    return bool(renames) and any(old in (stored.columns() or {}) for old in renames)
+    recorded: dict[str, str] = json.loads(stored.property(RENAMES) or "{}")
+    return context.code.renames.get(name, []) != rename_pieces(name, recorded)
 
 
 def _follow_tables(project: Project, lake: Lake, changed: Collection[str]) -> _Columns:

@@ -6,7 +6,7 @@ A fingerprint is a list of `piece digest` lines, so that a stage can name the fu
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 import msgspec
@@ -17,7 +17,6 @@ from headrace.kernel.addresses import is_remote
 from headrace.kernel.digest import digest_value
 
 __all__ = [
-    "RENAMES",
     "ModelCode",
     "ProjectCode",
     "PublicationCode",
@@ -25,10 +24,8 @@ __all__ = [
     "SourceCode",
     "diff_pieces",
     "read_project_code",
+    "rename_pieces",
 ]
-
-RENAMES = "renames of "
-"""Begins the piece of a column that a table gives another name: `renames of TABLE: COLUMN`."""
 
 
 class Read(msgspec.Struct, frozen=True, array_like=True):
@@ -135,6 +132,7 @@ class ProjectCode(msgspec.Struct, frozen=True):
         params: each of those entries → the digest of its value.
         audits: table with declared audits → the pieces of these. They do not decide its rows.
         references: table → the other tables that its audits read.
+        renames: table with declared renames → the pieces of these (rename_pieces). They do not decide its rows.
     """
 
     source_digest: str
@@ -154,6 +152,7 @@ class ProjectCode(msgspec.Struct, frozen=True):
     params: dict[str, str] = {}
     audits: dict[str, list[str]] = {}
     references: dict[str, list[str]] = {}
+    renames: dict[str, list[str]] = {}
 
     def pointer_of(self, table: str) -> str:
         """The pointer of a table in the lake: a declared one, or a topic's."""
@@ -174,17 +173,11 @@ class ProjectCode(msgspec.Struct, frozen=True):
         """The topics' tables that the table reads. Their contracts are part of its code."""
         return [read.name for read in self.reads[table] if read.kind == "topics"]
 
-    def renamed_columns(self, table: str) -> list[str]:
-        """The columns of the table's function that have another name in the table."""
-        begin = f"{RENAMES}{table}: "
-        return [p.removeprefix(begin).rsplit(" ", 1)[0] for p in self.tables[table] if p.startswith(begin)]
-
     def table_digest(self, table: str) -> str:
         """The digest of all code that decides a table's rows. The names of its columns do not."""
-        pieces = [piece for piece in self.tables[table] if not piece.startswith(RENAMES)]
         contracts = [self.contracts[name] for name in self.contracts_of(table)]
         params = [self.params[name] for name in self.params_of(f"tables.{table}")]
-        return digest_value([self.lock, pieces, contracts, *params])
+        return digest_value([self.lock, self.tables[table], contracts, *params])
 
     def audits_digest(self, table: str) -> str:
         """The digest of the table's declared audits; "": it has none."""
@@ -199,7 +192,11 @@ class ProjectCode(msgspec.Struct, frozen=True):
         that its sources name. Another revision is another training set, whatever the model's refresh."""
         declared = self.models[model]
         tables = [
-            [self.tables.get(name), *(self.params[read] for read in self.params_of(f"tables.{name}"))]
+            [
+                self.tables.get(name),
+                *self.renames.get(name, ()),
+                *(self.params[read] for read in self.params_of(f"tables.{name}")),
+            ]
             for name in declared.tables
         ]
         sources = {name: self.sources[name] for name in sorted(self._sources_of(declared.tables))}
@@ -228,6 +225,11 @@ def read_project_code(pointers: Pointers) -> ProjectCode | None:
         return None if content is None else msgspec.convert(content, ProjectCode)
     except msgspec.ValidationError:
         return None
+
+
+def rename_pieces(table: str, renames: Mapping[str, str]) -> list[str]:
+    """The pieces of a table's renames (column of its function → name in the table), one for each column."""
+    return sorted(f"renames of {table}: {old} {digest_value(new)}" for old, new in renames.items())
 
 
 def diff_pieces(before: list[str], after: list[str]) -> list[str]:

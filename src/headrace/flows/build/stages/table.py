@@ -37,11 +37,12 @@ class TableStage(LakeStage):
         params = user_parameters(code.params_of(f"tables.{table}"))
         contracts = [Parameter(f"contracts.{name}", "contract") for name in code.contracts_of(table)]
         audits = [Parameter(f"audits.{table}", "code")] if table in code.audits else []
+        renames = [Parameter(f"renames.{table}", "code")] if table in code.renames else []
         referenced = (code.pointer_of(name) for name in code.references.get(table, ()))
         return cls(
             subject=table,
             deps=tuple(dict.fromkeys([*(read.pointer for read in code.reads[table]), *referenced])),
-            params=(LOCK, Parameter(f"tables.{table}", "code"), *audits, *contracts, *params),
+            params=(LOCK, Parameter(f"tables.{table}", "code"), *audits, *renames, *contracts, *params),
             out=code.pointer_of(table),
         )
 
