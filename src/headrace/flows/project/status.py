@@ -7,9 +7,9 @@ ends of the log and the tables' metadata. The project's modules and the engines 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from msgspec import Struct
 
@@ -46,6 +46,8 @@ if TYPE_CHECKING:
     from headrace.flows.models.canary import CanaryReview
 
 __all__ = ["StaleStage", "Status", "status"]
+
+T = TypeVar("T")
 
 
 class StaleStage(Struct, frozen=True):
@@ -152,26 +154,12 @@ def status(workspace: Workspace, *, load_features: bool = True) -> Status:
     settings, context = workspace.settings, BuildContext(workspace)
     stale, blocked, waiting = _find_stale(context, load_features)
     declared = _read_declared(context)
-    try:
-        heads, is_known = read_table_states(workspace.lake), True
-    except HeadraceError as error:
-        problems.append(str(error))
-        heads, is_known = {}, False
-    try:
-        on_log = _read_log(workspace, declared, heads, is_known=is_known)
-    except HeadraceError as error:
-        problems.append(str(error))
-        on_log = _OnLog()
+    read = _try(problems, lambda: read_table_states(workspace.lake))
+    heads, is_known = read or {}, read is not None
+    on_log = _try(problems, lambda: _read_log(workspace, declared, heads, is_known=is_known)) or _OnLog()
     if not settings.online.is_local:
-        try:
-            filled_views(settings)
-        except HeadraceError as error:
-            problems.append(str(error))
-    try:
-        health = _lineage_health(workspace)
-    except Unavailable as error:
-        problems.append(str(error))
-        health = None
+        _try(problems, lambda: filled_views(settings))
+    health = _try(problems, lambda: _lineage_health(workspace))
     releases = dict(on_log.releases or {})
     built = [releases[model] for model in declared.models if model in releases]
     up, names = find_up(settings), [*declared.topics.values(), *declared.tables]
@@ -202,6 +190,15 @@ def status(workspace: Workspace, *, load_features: bool = True) -> Status:
         building=_building(settings),
         up=up,
     )
+
+
+def _try(problems: list[str], read: Callable[[], T]) -> T | None:
+    """What `read` returns; None if it fails, which is then one of the problems."""
+    try:
+        return read()
+    except HeadraceError as error:
+        problems.append(str(error))
+        return None
 
 
 def _review_canaries(workspace: Workspace, releases: Mapping[str, Release]) -> dict[str, CanaryReview | str]:
