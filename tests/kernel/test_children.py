@@ -71,6 +71,34 @@ def test_what_a_child_reports_is_reported_with_its_name(tmp_path: Path) -> None:
     assert messages == ["work: a replica ended"]
 
 
+def test_an_event_of_several_lines_is_one_line_and_does_not_count_as_ready(tmp_path: Path) -> None:
+    work = """
+from headrace.kernel.child import report_event, report_ready
+report_event("first\\nready\\n.")
+input()
+report_ready()
+input()
+"""
+    child = Child("work", [sys.executable, "-c", work], tmp_path / "work" / "log", os.environ)
+    messages = list[str]()
+
+    def has_reported() -> bool:
+        child.supervise(messages.append)
+        return bool(messages)
+
+    try:
+        until(has_reported)
+        assert messages == ["work: first ready ."]
+        assert not child.ready
+        assert child.process.stdin is not None
+        child.process.stdin.write(b"\n")
+        child.process.stdin.flush()
+        until(lambda: child.ready)
+    finally:
+        child.process.kill()
+        child.end(0.0)
+
+
 @pytest.mark.parametrize("ends", ["by itself", "when it is told to"])
 def test_what_a_child_started_ends_with_it(tmp_path: Path, ends: str) -> None:
     work = f"""

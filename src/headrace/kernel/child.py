@@ -37,8 +37,8 @@ def report_alive() -> None:
 
 
 def report_event(event: str) -> None:
-    """Reports one line for the user to the parent, which puts this process's name before it."""
-    _write(f"!{clean_text(event)}\n".encode())
+    """Reports an event for the user to the parent, which shows it on one line after this process's name."""
+    _write(f"!{' '.join(clean_text(event).split())}\n".encode())
 
 
 def run_work(work: Callable[[], None]) -> int:

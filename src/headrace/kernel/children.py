@@ -125,11 +125,12 @@ class Child:
         signals = _pipe(self.process.stdout).read()
         if not signals:
             return
-        self._ready = True
         *lines, self._unfinished = (self._unfinished + signals).split(b"\n")
         if b"." in lines:
             self._beat = time.monotonic()
         self._events += [line[1:].decode(errors="replace") for line in lines if line.startswith(b"!")]
+        # A library may have written the beginning of a line.
+        self._ready |= any(line == b"." or (line.endswith(b"ready") and line[:1] != b"!") for line in lines)
 
     def supervise(self, report: Callable[[str], None]) -> None:
         """Starts it again if it has died: at once, or after a growing pause if it keeps dying soon.
@@ -140,7 +141,10 @@ class Child:
         if self._due is not None:
             if time.monotonic() >= self._due:
                 self._close()
-                end_session(self.process.pid, self._due)  # what it had started must not work beside the new one
+                # What it had started must not work beside the new one.
+                left = end_session(self.process.pid, self._due)
+                if left:
+                    report(f"{self.name}: what it had started cannot be ended: {', '.join(map(str, left))}")
                 self.process = self._start()
             return
         self._listen()

@@ -12,6 +12,7 @@ from pathlib import Path
 __all__ = ["end_session", "is_alive", "mark_of", "memory_of"]
 
 _CHECK_EVERY = 0.02  # seconds between two looks at a session that ends
+_LONGEST_KILL = 5.0  # seconds that killed processes may take to end
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -44,28 +45,43 @@ def memory_of(pid: int) -> int | None:
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:")), None)
 
 
-def end_session(leader: int, deadline: float) -> None:
+def end_session(leader: int, deadline: float) -> list[int]:
     """Waits until no process of a session runs; after the deadline (as time.monotonic) kills those that do.
 
     A process belongs to the session of the process that started it, even after that one has ended.
 
     Args:
-        leader: the process id with which the session began.
+        leader: the process id with which the session began. That process has ended and was waited for.
+
+    Returns:
+        The ids of processes that still run 5 s after they were killed: they wait for a device, or belong to
+        another user.
     """
+    last = max(deadline, time.monotonic()) + _LONGEST_KILL
     while pids := _find_session(leader):
+        if time.monotonic() >= last:
+            return pids
         if time.monotonic() >= deadline:
             for pid in pids:
-                with suppress(ProcessLookupError):
+                with suppress(ProcessLookupError, PermissionError):
                     os.kill(pid, signal.SIGKILL)
         time.sleep(_CHECK_EVERY)
+    return []
 
 
 def _find_session(leader: int) -> list[int]:
-    """The ids of the session's processes, without those that ended and were not waited for."""
+    """The ids of the session's processes, without those that ended and were not waited for.
+
+    The system gives the leader's id to another process only once the session has no process left. So if a
+    process has this id, the session is another one.
+    """
     import psutil
 
+    running = psutil.pids()
+    if leader in running:
+        return []
     pids = []
-    for pid in psutil.pids():
+    for pid in running:
         with suppress(ProcessLookupError, PermissionError, psutil.NoSuchProcess):
             if os.getsid(pid) == leader and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
                 pids.append(pid)
