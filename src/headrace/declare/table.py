@@ -86,6 +86,10 @@ def table(
 ) -> Callable[[Callable[..., pl.LazyFrame]], Table]:
     """Declares that the decorated function makes the table of its name.
 
+        @table(reads=Click, partition_by=day("at"))
+        def purchases(clicks: pl.LazyFrame) -> pl.LazyFrame:
+            return clicks.filter(pl.col("price") > 0)
+
     The function takes one polars LazyFrame for each of `reads`, in their order, and returns a LazyFrame. If it
     has a parameter `now`, that gets the input's clock: the latest arrival on the topic as of the snapshot that
     is read, an aware datetime. It is the same whenever the same snapshot is read again.
@@ -95,8 +99,8 @@ def table(
             elsewhere; or a list of these.
         partition_by: the partitioning (`hour`, `day`, `month` or `by`). Only the partitions whose input changed
             are rebuilt. None: the table is replaced as a whole.
-        rowwise: whether the function handles every row by itself: such a table reads one event or table, and
-            also runs on the stream.
+        rowwise: whether the function handles every row by itself, f(a + b) = f(a) + f(b). Such a table reads
+            one event or table, and also runs on the stream.
         schema: a dataframely schema of every published row; None: no check.
         renames: column of the function's rows → its name in the table; a later rename makes no row again.
         reads_files: files that the function reads by itself, relative to the project's folder. A change in
@@ -113,15 +117,10 @@ def table(
 
     def declare(function: Callable[..., pl.LazyFrame]) -> Table:
         place = Place.of(function)
-        values = reads if isinstance(reads, (list, tuple)) else [reads]
-        inputs = tuple(_check_input(value, place) for value in values)
-        _check_parameters(function, len(inputs), place)
-        if rowwise and (len(inputs) != 1 or isinstance(inputs[0], Source)):
-            raise ProjectError("a rowwise table reads one event or one table", where=str(place))
         return Table(
             name=function.__name__,
             function=function,
-            reads=inputs,
+            reads=_check_reads(reads, function, place, rowwise=rowwise),
             place=place,
             partition_by=_check_partitioning(partition_by, place),
             rowwise=rowwise,
@@ -133,6 +132,15 @@ def table(
         )
 
     return declare
+
+
+def _check_reads(reads: Any, function: Callable[..., Any], place: Place, *, rowwise: bool) -> tuple[Any, ...]:
+    values = reads if isinstance(reads, (list, tuple)) else [reads]
+    inputs = tuple(_check_input(value, place) for value in values)
+    _check_parameters(function, len(inputs), place)
+    if rowwise and (len(inputs) != 1 or isinstance(inputs[0], Source)):
+        raise ProjectError("a rowwise table reads one event or one table", where=str(place))
+    return inputs
 
 
 def _check_parameters(function: Callable[..., Any], inputs: int, place: Place) -> None:
