@@ -173,6 +173,25 @@ def test_a_log_that_grows_keeps_its_newest_lines(tmp_path: Path, monkeypatch: py
         child.end(0.0)
 
 
+def test_a_full_disk_is_named_if_a_child_could_not_write_why_it_ended(tmp_path: Path) -> None:
+    parent = """
+import os, resource, sys
+from pathlib import Path
+from headrace.kernel.children import Child
+from headrace.kernel.errors import Unavailable
+resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+child = Child("work", [sys.executable, "-c", "raise SystemExit('why it ended')"], Path(sys.argv[1]), os.environ)
+try:
+    child.await_ready()
+except Unavailable as error:
+    print(error)
+"""
+    log = tmp_path / "work" / "log"
+    command = [sys.executable, "-c", parent, str(log)]
+    output = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
+    assert output == f"work does not start (exit 1): its log cannot be written: File too large ({log})\n"
+
+
 def test_a_child_whose_log_was_removed_is_supervised(tmp_path: Path) -> None:
     log = tmp_path / "work" / "log"
     child = Child("work", [sys.executable, "-c", LINES], log, os.environ)

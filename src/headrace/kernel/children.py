@@ -181,11 +181,18 @@ class Child:
 
     @property
     def last_log_line(self) -> str:
-        """The last line of its log since its start, and the log's path."""
+        """The last line of its log since its start, or why there is none, and the log's path."""
         with self._log.open("rb") as log:
             log.seek(self._log_start)
             lines = [line for line in log.read().decode(errors="replace").splitlines() if line.strip()]
-        return f"{lines[-1].strip()} ({self._log})" if lines else f"its log is empty ({self._log})"
+        if lines:
+            return f"{lines[-1].strip()} ({self._log})"
+        try:
+            with self._log.open("ab", buffering=0) as log:
+                log.write(b"\n")
+        except OSError as error:  # the disk is full, which may be why it ended
+            return f"its log cannot be written: {error.strerror} ({self._log})"
+        return f"its log is empty ({self._log})"
 
     def _shorten_log(self) -> None:
         with self._log.open("ab") as log:  # which makes it anew if it was removed
