@@ -282,3 +282,19 @@ def test_only_this_user_can_read_the_state(tmp_path: Path, headrace: Headrace) -
     (state / "local").chmod(0o755)
     output = headrace("doctor", cwd=root).stdout
     assert f"chmod 700 {state / 'local'}" in output.replace("\n", "")
+
+
+def test_a_disk_without_room_for_a_temporary_file_is_no_bug() -> None:
+    code = """
+import resource, tempfile
+from headrace.cli.call import Call, print_error
+resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+try:
+    tempfile.gettempdir()
+except OSError as error:
+    print_error(Call(), error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert "No usable temporary directory found" in done.stderr
+    assert "Make room on the disk" in done.stderr
+    assert "bug" not in done.stderr

@@ -29,6 +29,7 @@ _REMEDIES = {
     errno.EMFILE: "Too many files are open: raise the limit (ulimit -n), then run it again.",
     errno.ENFILE: "Too many files are open on this machine.",
 }
+_NO_TEMPORARY = "No usable temporary directory"  # of tempfile, which libraries call when they are imported
 
 __all__ = ["OPTIONS", "Call", "command", "group", "print_error"]
 
@@ -151,6 +152,11 @@ def print_error(call: Call, error: BaseException) -> None:
             f"the system refused access to a file: {error.strerror}",
             where=error.filename,
             remedy=_REMEDIES[error.errno],
+        )
+    if isinstance(error, OSError) and str(error.strerror).startswith(_NO_TEMPORARY):
+        error = HeadraceError(
+            str(error.strerror),
+            remedy="Make room on the disk, or name a folder with room by TMPDIR, then run it again.",
         )
     if isinstance(error, HeadraceError):
         what, remedy = clean_text(error.what), error.remedy
