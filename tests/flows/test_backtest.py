@@ -433,6 +433,8 @@ def test_the_command_prints_the_slices_and_writes_the_answers(small, run, tmp_pa
     [
         (["purchase"], "'purchase' is not a version of a model"),
         (["purchase@9"], "model 'purchase' has no version 9"),
+        (["nope@1"], "'nope'"),
+        (["purchase@1", "--since", "2026-03-08", "--until", "2026-03-01"], "there is no time from 2026-03-08"),
         (["purchase@1", "--since", "99999999d"], "'99999999d' is not a moment"),
         (["purchase@1", "--threshold", "nan"], "the threshold nan is not a probability"),
         (["purchase@1", "--limit", "0"], "0 is not in the range"),

@@ -158,6 +158,13 @@ def test_a_referenced_table_is_not_dropped_and_failing_rows_go_with_their_table(
         assert failing_table("sold") not in workspace.lake.list_tables()
 
 
+TABLES_WITHOUT_AUDITS = """
+from headrace import source, table
+
+@table(reads=source("rows", "data/rows.csv"))
+def plain(rows):
+    return rows
+"""
 QUERY = """
 import dataframely as dy
 from headrace import query
@@ -167,6 +174,14 @@ class Stock(dy.Schema):
 
 stock = query("stock", "select id from stock", database="warehouse", audit=Stock)
 """
+
+
+def test_a_table_without_audits_has_no_results_to_show(tmp_path: Path) -> None:
+    tables = TABLES_WITHOUT_AUDITS
+    with Workspace(load_settings(write(tmp_path / "project", tables))) as workspace:
+        assert check_tables(workspace) == []
+        with pytest.raises(CallError, match="'plain' has nothing to audit"):
+            check_tables(workspace, ["plain"])
 
 
 def test_a_query_has_no_results_to_show(tmp_path: Path) -> None:

@@ -170,9 +170,16 @@ def test_a_column_cannot_be_renamed_to_one_that_the_function_returns(kind: Kind)
     kind.build()
     kind.change(base, renames={"size": "kind"})
     kind.add((at(2), 2))
-    with pytest.raises(ProjectError, match="kind"):
+    with pytest.raises(ProjectError, match="returns 'kind' too; its columns are at, user"):
         kind.build()
     assert kind.stored.scan().collect().columns == ["at", "user", "size", "kind"]
+
+
+def test_a_column_that_the_function_does_not_return_cannot_be_renamed(kind: Kind) -> None:
+    kind.add((at(1), 1))
+    kind.change(base, renames={"no": "x"})
+    with pytest.raises(ProjectError, match="returns no column 'no'; its columns are at, user, size, kind"):
+        kind.build()
 
 
 @pytest.mark.parametrize(("renames", "what"), [({"size": "kind"}, "both are"), ({"no": "x"}, "neither is a")])
@@ -199,7 +206,7 @@ def test_a_rename_may_be_changed_or_taken_back(kind: Kind, again: dict[str, str]
 
 
 @pytest.mark.parametrize(
-    "renames", [{"a": "b", "b": "c"}, {"a": "c", "b": "c"}, {"a": "a"}, {"a": ""}, {"a": 1}]
+    "renames", [{"a": "b", "b": "c"}, {"a": "c", "b": "c"}, {"a": "a"}, {"a": ""}, {"a": 1}, ["a"], "ab"]
 )
 def test_renames_that_are_not_clear_are_refused(project: Project, renames: Any) -> None:
     with pytest.raises(ProjectError, match="renames="):

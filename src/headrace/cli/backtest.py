@@ -53,6 +53,7 @@ def backtest(
     if file is not None:
         with replace_file(file) as draft:
             report.rows.write_parquet(draft)
+        click.echo(f"Wrote {out}: {report.rows.height:,} answers.", err=True)
     if call.json:
         names = [name for name in BacktestReport.__struct_fields__ if name != "rows"]
         show.json({name: getattr(report, name) for name in names})

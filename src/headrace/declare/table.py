@@ -125,7 +125,7 @@ def table(
             partition_by=_check_partitioning(partition_by, place),
             rowwise=rowwise,
             schema=schema,
-            renames=_check_renames(renames or {}, place),
+            renames=_check_renames({} if renames is None else renames, place),
             reads_files=_check_files(to_tuple(reads_files), place),
             env=to_tuple(env),
             audits=_check_audits(audits, partition_by, schema, place),
@@ -161,7 +161,13 @@ def _check_partitioning(value: Any, place: Place) -> Partitioning | None:
     )
 
 
-def _check_renames(renames: Mapping[str, str], place: Place) -> Mapping[str, str]:
+def _check_renames(renames: Any, place: Place) -> Mapping[str, str]:
+    if not isinstance(renames, Mapping):
+        raise ProjectError(
+            f"renames={renames!r} is not a dict",
+            where=str(place),
+            remedy='Write renames={"the function\'s name": "the table\'s name"}.',
+        )
     names = list(renames.values())
     for old, new in renames.items():
         if not (isinstance(old, str) and isinstance(new, str) and old and new):

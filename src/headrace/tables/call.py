@@ -36,6 +36,23 @@ def call_function(
         raise ProjectError(
             f"its function returned a {type(rows).__name__}, not a polars LazyFrame", where=str(table.place)
         )
+    return _rename_columns(table, rows) if table.renames else rows
+
+
+def _rename_columns(table: Table, rows: pl.LazyFrame) -> pl.LazyFrame:
+    try:
+        columns = rows.collect_schema()
+    except (Exception, PanicException) as error:
+        raise _failure(table, error) from error
+    for old, new in table.renames.items():
+        if old not in columns or new in columns:
+            what = f"returns no column {old!r}" if old not in columns else f"returns {new!r} too"
+            raise ProjectError(
+                f"renames={{{old!r}: {new!r}}}: the function of table {table.name} {what};"
+                f" its columns are {', '.join(columns)}",
+                where=str(table.place),
+                remedy="Name a column that the function returns, and a new name.",
+            )
     return table.rename(rows)
 
 

@@ -15,6 +15,7 @@ from headrace.declare.metrics import Task
 from headrace.features.plan import FeaturePlan, decode_plan
 from headrace.features.values.matrix import Matrix
 from headrace.flows.models.outcomes import add_outcomes, decode_outputs, evaluate_outcomes
+from headrace.flows.models.release import check_model
 from headrace.flows.models.replay import LoggedRequests, features_as_known, read_requests
 from headrace.kernel.errors import CallError
 from headrace.training.files import MODEL, PLAN
@@ -101,13 +102,14 @@ def backtest(
         threshold: the probability from which on a binary model's answer counts as yes.
 
     Raises:
-        CallError: the threshold is not a probability, no request of that time has been ingested, the version
-            does not exist or has another task than one that answered, no request has the field, or a table of
-            the version's features has no rows.
+        CallError: the threshold is not a probability, the model does not exist, no request of that time has
+            been ingested, the version does not exist or has another task than one that answered, no request
+            has the field, or a table of the version's features has no rows.
         Refused: a version's bundle was changed.
     """
     if not 0 <= threshold <= 1:
         raise CallError(f"the threshold {threshold} is not a probability from 0 to 1")
+    check_model(workspace, model)
     bundle = workspace.registry.bundle(model, version)
     plan, report = decode_plan((bundle / PLAN).read_bytes()), read_report(bundle)
     predictor = load_model(bundle / MODEL)

@@ -66,10 +66,13 @@ def read_requests(
     """The requests that clients got an answer to; the newest of them if there are more than `limit`.
 
     Raises:
-        CallError: no prediction of that time has been ingested.
+        CallError: no prediction of that time has been ingested, or there is no such time.
     """
+    if since is not None and until is not None and since >= until:
+        raise CallError(f"there is no time from {since:%F %T} until {until:%F %T}")
+    remedy = "headrace up answers predictions and ingests them; or run headrace ingest --until-end."
     if not workspace.lake.table_exists(TABLE):
-        raise CallError(f"table {TABLE!r} does not exist", remedy="headrace ingest --until-end")
+        raise CallError("no prediction has been ingested yet", where=f"table {TABLE}", remedy=remedy)
     logged = workspace.lake.table(TABLE).scan().filter("_valid", ~pl.col("shadow"), pl.col("model") == model)
     logged = logged.filter(pl.col("error").is_null(), pl.col("plan") != "")
     if since is not None:
@@ -82,7 +85,7 @@ def read_requests(
         raise CallError(
             f"no prediction of model {model!r} from this time has been ingested",
             where=f"table {TABLE}",
-            remedy="headrace up answers predictions and ingests them; or run headrace ingest --until-end.",
+            remedy=remedy,
         )
     entities, requests = _decode(rows["entity"]), _decode(rows["request"])
     fields = [request | entity for entity, request in zip(entities, requests, strict=True)]
