@@ -12,8 +12,9 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 from msgspec import Struct
+from numpy.typing import NDArray
 
-__all__ = ["TwinSnapshot", "digest_rows"]
+__all__ = ["RowsDigest", "TwinSnapshot", "digest_rows"]
 
 
 class TwinSnapshot(Struct, frozen=True):
@@ -33,16 +34,32 @@ class TwinSnapshot(Struct, frozen=True):
         return twin.id if twin is not None and twin.digest == digest else None
 
 
-def digest_rows(rows: pa.Table) -> str:
+class RowsDigest:
     """The digest of rows, in any order: of their columns, their types, and a hash of each row.
 
     The hashes are those of the installed version of polars, which is part of the digest: another version gives
     other digests, and so no twins.
-
-    Returns:
-        64 hexadecimal digits.
     """
-    frame = pl.DataFrame(rows)
-    whole = hashlib.sha256(f"polars {pl.__version__}\n{dict(frame.schema)}\n".encode())
-    whole.update(np.sort(frame.hash_rows(0).to_numpy()).tobytes())
-    return whole.hexdigest()
+
+    def __init__(self) -> None:
+        self._schema = pl.Schema()
+        self._hashes: list[NDArray[np.uint64]] = []
+
+    def add(self, rows: pa.Table) -> None:
+        """Adds rows, which all have the same columns."""
+        frame = pl.DataFrame(rows)
+        self._schema = frame.schema
+        self._hashes.append(frame.hash_rows(0).to_numpy())
+
+    def text(self) -> str:
+        """64 hexadecimal digits."""
+        whole = hashlib.sha256(f"polars {pl.__version__}\n{dict(self._schema)}\n".encode())
+        whole.update(np.sort(np.concatenate(self._hashes)).tobytes())
+        return whole.hexdigest()
+
+
+def digest_rows(rows: pa.Table) -> str:
+    """The digest of a table's rows (RowsDigest)."""
+    digest = RowsDigest()
+    digest.add(rows)
+    return digest.text()
