@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 from tests.features.offline.expected import NOW
-from tests.features.offline.test_point_in_time import INSTANT, USER, facts_of, facts_view, plan_of
+from tests.features.offline.facts import INSTANT, USER, facts_of, facts_view, plan_of
 from tests.features.views import DAY, HOUR, events_around, events_frame, instant, view_of_all_functions
 
 from headrace.features.offline import parts
