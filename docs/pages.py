@@ -19,6 +19,7 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
 import headrace
+from headrace import api
 from headrace.cli.main import COMMANDS, cli
 from headrace.config import settings
 from headrace.events.contracts.shape import CODES
@@ -27,7 +28,7 @@ ROOT = Path(__file__).parents[1]
 LINK = re.compile(r"(?<=\]\()([^)#:\s]+)(?=[)#])")
 LANGUAGES = {".py": "python", ".toml": "toml", ".yaml": "yaml", ".json": "json", ".sql": "sql"}
 PYTHON = {
-    "Events": ["event", "Alerts", "Meta", "Struct", "changes", "current", "Outcomes"],
+    "Events": ["event", "Alerts", "changes", "current", "Outcomes"],
     "Tables": [
         "table", "source", "query", "hour", "day", "month", "by", "satisfies", "references", "fresh_within",
         "rows_like_before", "publish", "Dimension", "Fact",
@@ -40,16 +41,23 @@ PYTHON = {
     ],
     "A project": ["project", "Demo", "HeadraceError", "Refused"],
 }  # fmt: skip
-"""Section of the page → the public names in it."""
+"""Page of the Python reference → the public names on it."""
+missing = {*headrace.__all__} - {
+    "__version__",
+    "Meta",
+    "Struct",
+    *(name for names in PYTHON.values() for name in names),
+}
+assert not missing, f"public names without a page: {missing}"
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
     """Lists the examples and the decisions in the navigation."""
     sections = {title: section for entry in config.nav or [] for title, section in entry.items()}
+    decisions = next(entry["Decisions"] for entry in sections["About"] if "Decisions" in entry)
     sections["Examples"].extend(f"examples/{path.parent.name}.md" for path in find_examples())
-    sections["Decisions"].extend(
-        f"decisions/{path.name}" for path in sorted((ROOT / "docs" / "decisions").glob("*.md"))
-    )
+    sections["Reference"][:0] = [{"Python": [python_page(section) for section in PYTHON]}]
+    decisions.extend(f"decisions/{path.name}" for path in sorted((ROOT / "docs" / "decisions").glob("*.md")))
     return config
 
 
@@ -60,7 +68,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     shown: dict[Path, str] = {}
     pages = {page: copy_page(path, page, copies, shown) for path, page in copies.items()}
     pages |= {page: show_file(path) for path, page in shown.items()}
-    pages["reference/python.md"] = "\n".join(list_python())
+    pages |= {python_page(section): "\n".join(list_names(section)) for section in PYTHON}
     pages["reference/cli.md"] = "\n".join(list_commands())
     pages["reference/settings.md"] = "\n".join(list_settings())
     pages["reference/verdicts.md"] = "\n".join(list_codes())
@@ -87,7 +95,9 @@ def copy_page(path: Path, page: str, copies: dict[Path, str], shown: dict[Path, 
     def relink(match: re.Match[str]) -> str:
         target = (path.parent / match[1]).resolve()
         if target.is_dir():
-            target = next(file for file in (target / "README.md", target / "0001-position.md") if file.is_file())
+            target = next(
+                file for file in (target / "README.md", target / "0001-position.md") if file.is_file()
+            )
         if target in copies:
             place = copies[target]
         elif target.is_relative_to(ROOT / "docs"):
@@ -106,18 +116,20 @@ def show_file(path: Path) -> str:
     return f"{header}# {name}\n\n````{LANGUAGES.get(path.suffix, 'text')}\n{path.read_text()}````\n"
 
 
-def list_python() -> Iterator[str]:
-    """The reference of the Python API: every name of `headrace.__all__`, and what `headrace.project()` offers."""
-    missing = {*headrace.__all__, "__version__"} - {name for names in PYTHON.values() for name in names}
-    assert missing == {"__version__"}, f"names without a section: {missing}"
-    yield "# Python\n\nThese are the public names of `headrace`."
-    for section, names in PYTHON.items():
-        yield f"\n## {section}\n"
-        for name in names:
-            value = getattr(headrace, name)
-            yield f"::: {value.__module__}.{value.__qualname__}\n"
-    for name in ("OpenProject", "Rows"):
-        yield f"::: headrace.api.{name}\n"
+def python_page(section: str) -> str:
+    """The place of the page with a section of the Python API."""
+    return f"reference/{section.lower().replace(' ', '_')}.md"
+
+
+def list_names(section: str) -> Iterator[str]:
+    """The reference of the public names of one section of the Python API."""
+    yield f"# {section}\n\nThese are public names of `headrace`.\n"
+    for name in PYTHON[section]:
+        value = getattr(headrace, name)
+        yield f"::: {value.__module__}.{value.__qualname__}\n"
+    if "project" in PYTHON[section]:
+        for name in sorted({*api.__all__} - {"project"}):
+            yield f"::: headrace.api.{name}\n"
 
 
 def list_commands() -> Iterator[str]:
@@ -149,7 +161,7 @@ def list_settings() -> Iterator[str]:
     )
     for part in settings.PARTS.values():
         texts = read_attributes(part)
-        yield f"\n## {read_first_line(part)}\n\n| setting | environment | default | |\n| --- | --- | --- | --- |"
+        yield f"\n## {read_first_line(part)}\n\n| setting | default | |\n| --- | --- | --- |"
         for field in msgspec.structs.fields(part):
             if field.name != "state":
                 name = field.encode_name
@@ -157,7 +169,7 @@ def list_settings() -> Iterator[str]:
                     field.default_factory() if field.default is msgspec.NODEFAULT else field.default
                 ).decode()
                 text = texts[field.name].removeprefix(f"setting `{name}`: ")
-                yield f"| `{name}` | `HEADRACE_{name.upper()}` | `{default}` | {text} |"
+                yield f"| `{name}`<br>`HEADRACE_{name.upper()}` | `{default}` | {text} |"
 
 
 def read_first_line(part: type) -> str:

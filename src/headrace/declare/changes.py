@@ -69,7 +69,9 @@ def changes(
         extra: see @event, for columns that the struct does not name.
         time_unit: the unit of a time that is written as a number since 1970, if the envelope has no schema with
             the unit; None: such a number is refused.
-        partitions, retention, version: see @event.
+        partitions: see @event.
+        retention: see @event.
+        version: see @event.
 
     Raises:
         ProjectError: the topic or the key is not valid, a key column is not a field or may be null, a field
