@@ -1,13 +1,12 @@
 """Pages of the site that are made from other files: the README, the examples, the changelog, the reference.
 
-MkDocs calls the functions `on_config` and `on_files` (its setting `hooks`). Where a README links to a file outside
-`docs`, such as a module of an example, the link leads to a page that shows the file.
+MkDocs calls the functions `on_config` and `on_files` (its setting `hooks`). Where a README links to a file
+outside `docs`, such as a module of an example, the link leads to a page that shows the file.
 """
 
 from __future__ import annotations
 
 import inspect
-
 import posixpath
 import re
 from collections.abc import Iterator
@@ -134,7 +133,7 @@ def list_names(section: str) -> Iterator[str]:
 
 def list_commands() -> Iterator[str]:
     """The reference of the command line: what `--help` prints, of every command."""
-    yield "# Command line\n\nThis is what `headrace COMMAND --help` prints. `headrace --help` lists the commands."
+    yield "# Command line\n\nWhat `headrace COMMAND --help` prints. `headrace --help` lists the commands."
     for name in (name for name, (_, line) in COMMANDS.items() if line):
         command = cli.get_command(click.Context(cli), name)
         assert command is not None
@@ -155,8 +154,8 @@ def show_command(command: click.Command, name: str, level: int) -> Iterator[str]
 def list_settings() -> Iterator[str]:
     """The reference of the settings of a profile, from the typed settings and their docstrings."""
     yield (
-        "# Settings\n\nA setting stands in a profile of `headrace.toml`, or in an environment variable, which has"
-        " precedence. Every setting has a default, so the profile `local` may be empty.\n\n"
+        "# Settings\n\nA setting stands in a profile of `headrace.toml`, or in an environment variable, which"
+        " has precedence. Every setting has a default, so the profile `local` may be empty.\n\n"
         '```toml\n[project]\nname = "shop"\n\n[profile.production]\nlog = "kafka://broker:9092"\n```'
     )
     for part in settings.PARTS.values():
@@ -193,8 +192,9 @@ def read_attributes(part: type) -> dict[str, str]:
 def list_codes() -> Iterator[str]:
     """The reference of the codes of refused events."""
     yield (
-        "# Verdict codes\n\nA refused event has one of these codes in `_code` of its table, the first invalid field in"
-        " `_field`, and the reason in words in `_reason`. `headrace quarantine list TOPIC` counts them.\n\n"
+        "# Verdict codes\n\nA refused event has one of these codes in `_code` of its table, the first invalid"
+        " field in `_field`, and the reason in words in `_reason`."
+        " `headrace quarantine list TOPIC` counts them.\n\n"
         "| code | the event is refused because |\n| --- | --- |"
     )
     for code, meaning in CODES.items():

@@ -61,7 +61,7 @@ CODES = {
     "naive_time": "a time has no time zone, and the contract names none (`timezone`)",
     "future": "its time lies further ahead of its arrival than `max_ahead`",
     "late": "its time lies further before its arrival than `max_late`",
-    "duplicate": "an event with the same `identity` was admitted within `dedup_within`, or it was replayed before",
+    "duplicate": "an event with the same `identity` was admitted within `dedup_within`, or its replay was",
     "too_deep": "it is nested too deeply",
     "extra": "it has a field that the contract does not name, and `extra` is `forbid`",
     "upcast_failed": "a function of `upcasters` failed, or what it returned does not match the contract",
