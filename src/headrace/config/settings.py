@@ -30,6 +30,7 @@ from headrace.config.log import LogSettings
 from headrace.config.online import OnlineSettings
 from headrace.config.registry import RegistrySettings
 from headrace.config.serving import ServingSettings
+from headrace.config.tables import TableSettings
 from headrace.config.tracing import TracingSettings
 from headrace.kernel.addresses import find_passwords
 from headrace.kernel.errors import ProjectError
@@ -71,6 +72,7 @@ class Settings(Struct, frozen=True):
     alerts: AlertSettings
     cluster: ClusterSettings
     serving: ServingSettings
+    tables: TableSettings
     http: HttpSettings
     formats: FormatSettings
     databases: DatabaseSettings
@@ -118,6 +120,7 @@ _PARTS: dict[str, type[Struct]] = {
     "alerts": AlertSettings,
     "cluster": ClusterSettings,
     "serving": ServingSettings,
+    "tables": TableSettings,
     "http": HttpSettings,
     "formats": FormatSettings,
     "databases": DatabaseSettings,
