@@ -10,6 +10,7 @@ import logging
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import reduce
 from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
@@ -303,7 +304,7 @@ def _write_pieces(
     Rows that an on-demand function fails on are left out: serving refuses such an instance, and no other one.
     """
     errors: dict[int, OnDemandError] = {}
-    digest, begun = RowsDigest(), now_micros()
+    digests, begun = list[RowsDigest](), now_micros()
     settings = project.settings
     with _spill_folder(settings.place("joins", model.name)) as folder:
         memory = settings.features.join_bytes
@@ -314,7 +315,7 @@ def _write_pieces(
             for piece in pieces:
                 rows = piece.filter(~pl.int_range(begin, begin + len(piece)).is_in(list(errors))).to_arrow()
                 begin += len(piece)
-                digest.add(rows)
+                digests.append(RowsDigest().add(rows))
                 yield rows
 
         rows = complete()
@@ -331,7 +332,7 @@ def _write_pieces(
         )
         for index, error in sorted(errors.items())
     ]
-    return _Written(table, files, begun, digest.text(), failed)
+    return _Written(table, files, begun, reduce(RowsDigest.join, digests).text, failed)
 
 
 @contextmanager
