@@ -215,7 +215,7 @@ from headrace import satisfies, source, table
 class Cheap(dy.Schema):
     price = dy.Int64(max=3)
 
-@table(reads=source("prices", "data/prices.csv"))
+@table(reads=source("files", "data/prices.csv"))
 def prices(rows):
     return rows
 
@@ -233,9 +233,10 @@ def test_the_page_of_a_table_shows_its_audit_and_the_rows_that_failed(tmp_path: 
             build(workspace)
 
     run_build()
+    quoted = '"' + MARKUP.replace('"', '""') + '"'
     with serve(app(settings), "127.0.0.1", 0) as server:
         passed = page_text(server, "/lineage/cheap")
-        (settings.root / "data" / "prices.csv").write_text(f"price,note\n1,\n9,{MARKUP}\n")
+        (settings.root / "data" / "prices.csv").write_text(f"price,note\n1,\n9,{quoted}\n")
         with pytest.raises(Refused):
             run_build()
         failed, overview = page_text(server, "/lineage/cheap"), page_text(server, "/")
