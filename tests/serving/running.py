@@ -22,7 +22,7 @@ INSTANCE = {"user_id": 1, "product_id": 7, "price": 3.5}
 
 @contextmanager
 def run_endpoint(settings, host="127.0.0.1", **access):
-    endpoint = Endpoint(Models(settings), settings.place("serving", "spool"), host, **access)
+    endpoint = Endpoint(Models(settings), settings.place("serving"), host, **access)
     with serve(endpoint.app, "127.0.0.1", 0) as served, httpx.Client(base_url=served.url) as client:
         yield client
     endpoint.close()
