@@ -8,7 +8,6 @@ counted twice. What a killed replica counted since its file was last written is 
 from __future__ import annotations
 
 import logging
-import os
 import shutil
 import threading
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import IO
 
 import msgspec
 
+from headrace.kernel.files import write_file
 from headrace.kernel.lock import try_lock
 from headrace.kernel.private import make_private
 from headrace.serving.metrics import ReplicaCounts
@@ -59,10 +59,8 @@ class MetricsSlot:
             content = _encode(counts)
             if content == self._written:
                 return
-            draft = self._path.with_suffix(".draft")
             try:
-                draft.write_bytes(content)
-                os.replace(draft, self._path)
+                write_file(self._path, content, sync=False)
             except OSError as error:
                 _log.warning("the counts of the metrics cannot be written: %s", error)
             else:
