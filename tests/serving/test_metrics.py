@@ -12,6 +12,7 @@ from tests.serving.small_project import DAY, make_project, plan_of, put_bundle, 
 from headrace import log
 from headrace.features import online
 from headrace.features.online import RowPosition, StreamPosition
+from headrace.features.online.lookup import ViewRead
 from headrace.features.plan import AggregateFunction, Aggregation, FeatureRef, PlanField, WindowedView
 from headrace.kernel.position import LogPosition
 from headrace.serving.metrics import Metrics, to_text
@@ -38,8 +39,11 @@ def test_each_arm_has_its_counts_in_prometheus_format() -> None:
     metrics, arm = Metrics(), {"model": 'a "b"\\', "version": "3", "arm": "champion"}
     at = 100 * DAY
     positions = [{"facts": RowPosition(41, at - HOUR // 2), "clicks": StreamPosition({0: 7})}, {}]
-    metrics.arm('a "b"\\', 3, "champion").count(0.004, 0.0015, at, [["x", "y"], ["x"]], positions)
-    metrics.arm('a "b"\\', 3, "champion").count(0.5, None, at, [[]], [{"facts": RowPosition(41, None)}])
+    champion = metrics.arm('a "b"\\', 3, "champion")
+    champion.count(0.004, 0.0015, [["x", "y"], ["x"]])
+    champion.views.count(at, {"facts": ViewRead(4, 3, 0.25, 99)}, positions)
+    champion.count(0.5, None, [[]])
+    champion.views.count(at, {"facts": ViewRead(2, 1, 0.5, 1)}, [{"facts": RowPosition(41, None)}])
     metrics.arm('a "b"\\', 3, "champion").count_errors("feature_failed", 2)
     metrics.arm('a "b"\\', 4, "canary").count_errors("internal", 1)
     metrics.behind = {("purchase", 3, "clicks"): 12}
@@ -59,6 +63,11 @@ def test_each_arm_has_its_counts_in_prometheus_format() -> None:
     assert samples["headrace_feature_age_seconds_sum", labels(**arm, view="facts")] == 1800
     assert samples["headrace_feature_age_seconds_bucket", labels(**arm, view="facts", le="600.0")] == 0
     assert samples["headrace_feature_age_seconds_bucket", labels(**arm, view="facts", le="3600.0")] == 1
+    facts = labels(**arm, view="facts")
+    assert samples["headrace_view_values_total", facts] == 6
+    assert samples["headrace_view_missing_values_total", facts] == 4
+    assert samples["headrace_view_seconds_total", facts] == 0.75
+    assert samples["headrace_view_bytes_total", facts] == 100
     assert samples["headrace_view_events_behind", labels(model="purchase", version="3", view="clicks")] == 12
     canary = arm | {"version": "4", "arm": "canary"}
     assert samples["headrace_prediction_errors_total", labels(**canary, code="internal")] == 1
@@ -119,8 +128,12 @@ def test_a_windowed_view_says_how_many_events_it_is_behind(tmp_path, boosters):
 
 def count_one_request(metrics: Metrics, view: str) -> None:
     """A prediction of .004 s with a row of a view that is 5 s old, and a feature that is missing."""
-    position = RowPosition(41, 100 * DAY - 5_000_000)
-    metrics.arm("purchase", 1, "champion").count(0.004, 0.001, 100 * DAY, [["x"]], [{view: position}])
+    arm, at = metrics.arm("purchase", 1, "champion"), 100 * DAY
+    arm.count(0.004, 0.001, [["x"]])
+    positions = [{view: RowPosition(41, at - 5_000_000)}]
+    arm.views.count(at, {view: ViewRead(values=3, missing=1, seconds=0.25, bytes=100)}, positions)
+    metrics.service("basket", "purchase", 1).count(at, {}, positions)
+    metrics.count_feature_answer(404, 0.001)
     metrics.arm("purchase", 1, "champion").count_errors("internal", 2)
     metrics.count_answer(200, 0.005)
     metrics.count_failed_shadow()
@@ -132,7 +145,7 @@ def test_a_scrape_of_any_replica_has_the_sum_of_all(tmp_path) -> None:
     for requests, metrics in enumerate(replicas, start=1):
         for _ in range(requests):
             count_one_request(metrics, view=f"view{requests % 2}")
-    replicas[2].arm("purchase", 2, "canary").count(0.3, None, 0, [[], []], [])
+    replicas[2].arm("purchase", 2, "canary").count(0.3, None, [[], []])
     for slot, metrics in zip(slots, replicas, strict=True):
         slot.write(metrics.counts)
     names = {"model": "purchase", "version": "1", "arm": "champion"}
@@ -145,6 +158,15 @@ def test_a_scrape_of_any_replica_has_the_sum_of_all(tmp_path) -> None:
         assert round(samples["headrace_lookup_seconds_sum", labels(**names)], 6) == 0.006
         assert samples["headrace_feature_age_seconds_count", labels(**names, view="view0")] == 2
         assert samples["headrace_feature_age_seconds_count", labels(**names, view="view1")] == 1 + 3
+        of_view = labels(**names, view="view1")
+        assert samples["headrace_view_values_total", of_view] == 3 * (1 + 3)
+        assert samples["headrace_view_missing_values_total", of_view] == 1 + 3
+        assert samples["headrace_view_seconds_total", of_view] == 0.25 * (1 + 3)
+        assert samples["headrace_view_bytes_total", of_view] == 100 * (1 + 3)
+        service = {"service": "basket", "model": "purchase", "version": "1", "view": "view1"}
+        assert samples["headrace_feature_age_seconds_count", labels(**service)] == 1 + 3
+        assert samples["headrace_features_answers_total", labels(status="404")] == 1 + 2 + 3
+        assert samples["headrace_features_seconds_count", ()] == 1 + 2 + 3
         assert samples["headrace_predict_answers_total", labels(status="200")] == 1 + 2 + 3
         assert samples["headrace_predict_seconds_count", ()] == 1 + 2 + 3
         assert samples["headrace_failed_shadows_total", ()] == 1 + 2 + 3

@@ -7,65 +7,26 @@ does. A scrape gets the sum over all replicas (headrace.serving.metrics_slot).
 from __future__ import annotations
 
 import threading
-from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from functools import partial
 
 from msgspec import Struct, field
 
-from headrace.features.online import RowPosition
-
-if TYPE_CHECKING:
-    from headrace.features.online import ServedPosition
+from headrace.serving.view_metrics import (
+    Histogram,
+    ViewCounts,
+    ViewMetrics,
+    add_counts,
+    escape,
+    make_histogram,
+    metric_head,
+    view_lines,
+)
 
 __all__ = ["ArmMetrics", "Metrics", "ReplicaCounts", "to_text"]
 
 _SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)
-_AGES = (1.0, 10.0, 60.0, 600.0, 3_600.0, 21_600.0, 86_400.0, 604_800.0, 2_592_000.0)  # seconds
-_MICROS = 1e-6
-
-
-class Histogram(Struct):
-    """Numbers of observations up to each bound.
-
-    Attributes:
-        bounds: the bounds, ascending.
-        buckets: the observations between a bound and the one before; the last are above all bounds.
-        sum: the sum of the observations.
-    """
-
-    bounds: tuple[float, ...]
-    buckets: list[int]
-    sum: float = 0.0
-
-    def observe(self, value: float) -> None:
-        """Counts one observation."""
-        self.buckets[bisect_left(self.bounds, value)] += 1
-        self.sum += value
-
-    def add(self, other: Histogram) -> None:
-        """Adds the observations of a histogram with the same bounds."""
-        self.buckets = [own + theirs for own, theirs in zip(self.buckets, other.buckets, strict=True)]
-        self.sum += other.sum
-
-    def lines(self, name: str, labels: str) -> Iterable[str]:
-        """The samples, with the labels (`a="1",`, or empty)."""
-        total = 0
-        for bound, count in zip((*self.bounds, "+Inf"), self.buckets, strict=True):
-            total += count
-            yield f'{name}_bucket{{{labels}le="{bound}"}} {total}'
-        braces = f"{{{labels.rstrip(',')}}}" if labels else ""
-        yield f"{name}_sum{braces} {self.sum:.6f}"
-        yield f"{name}_count{braces} {total}"
-
-
-def _make_histogram(bounds: tuple[float, ...] = _SECONDS) -> Histogram:
-    return Histogram(bounds, [0] * (len(bounds) + 1))
-
-
-def _add_counts(counts: dict[str, int], others: Mapping[str, int]) -> None:
-    for key, count in others.items():
-        counts[key] = counts.get(key, 0) + count
+_make_seconds = partial(make_histogram, _SECONDS)
 
 
 class ArmCounts(Struct):
@@ -77,7 +38,7 @@ class ArmCounts(Struct):
         errors: code → instances that the arm failed to answer.
         missing: feature → how often it was missing.
         lookup, latency: seconds of the lookup, and of lookup and model, of each call.
-        ages: view → seconds that the rows were old.
+        views: what is counted of the views of its plan.
     """
 
     model: str
@@ -86,9 +47,9 @@ class ArmCounts(Struct):
     predictions: int = 0
     errors: dict[str, int] = field(default_factory=dict)
     missing: dict[str, int] = field(default_factory=dict)
-    lookup: Histogram = field(default_factory=_make_histogram)
-    latency: Histogram = field(default_factory=_make_histogram)
-    ages: dict[str, Histogram] = field(default_factory=dict)
+    lookup: Histogram = field(default_factory=_make_seconds)
+    latency: Histogram = field(default_factory=_make_seconds)
+    views: ViewCounts = field(default_factory=ViewCounts)
 
     @property
     def key(self) -> tuple[str, int, str]:
@@ -98,17 +59,40 @@ class ArmCounts(Struct):
     @property
     def labels(self) -> str:
         """`model`, `version` and `arm`, as in the text format."""
-        return f'model="{_escape(self.model)}",version="{self.version}",arm="{_escape(self.arm)}",'
+        return f'model="{escape(self.model)}",version="{self.version}",arm="{escape(self.arm)}",'
 
     def add(self, other: ArmCounts) -> None:
         """Adds the counts of the same arm in another replica."""
         self.predictions += other.predictions
-        _add_counts(self.errors, other.errors)
-        _add_counts(self.missing, other.missing)
+        add_counts(self.errors, other.errors)
+        add_counts(self.missing, other.missing)
         self.lookup.add(other.lookup)
         self.latency.add(other.latency)
-        for view, ages in other.ages.items():
-            self.ages.setdefault(view, _make_histogram(_AGES)).add(ages)
+        self.views.add(other.views)
+
+
+class ServiceCounts(Struct):
+    """What is counted of one feature service.
+
+    Attributes:
+        service, model, version: the service, and the version whose plan it is answered from.
+        views: what is counted of the views of the plan.
+    """
+
+    service: str
+    model: str
+    version: int
+    views: ViewCounts = field(default_factory=ViewCounts)
+
+    @property
+    def key(self) -> tuple[str, str, int]:
+        """What names the service."""
+        return self.service, self.model, self.version
+
+    @property
+    def labels(self) -> str:
+        """`service`, `model` and `version`, as in the text format."""
+        return f'service="{escape(self.service)}",model="{escape(self.model)}",version="{self.version}",'
 
 
 class ReplicaCounts(Struct):
@@ -119,12 +103,18 @@ class ReplicaCounts(Struct):
         answers: HTTP status → responses to prediction requests.
         requests: seconds of each prediction request.
         failed_shadows: requests whose copy a shadow arm could not predict.
+        services: the counts of each feature service.
+        feature_answers: HTTP status → responses to requests for features.
+        feature_requests: seconds of each request for features.
     """
 
     arms: list[ArmCounts] = field(default_factory=list)
     answers: dict[str, int] = field(default_factory=dict)
-    requests: Histogram = field(default_factory=_make_histogram)
+    requests: Histogram = field(default_factory=_make_seconds)
     failed_shadows: int = 0
+    services: list[ServiceCounts] = field(default_factory=list)
+    feature_answers: dict[str, int] = field(default_factory=dict)
+    feature_requests: Histogram = field(default_factory=_make_seconds)
 
     def add(self, other: ReplicaCounts) -> None:
         """Adds the counts of another replica."""
@@ -134,9 +124,17 @@ class ReplicaCounts(Struct):
                 self.arms.append(ArmCounts(*counts.key))
                 arms[counts.key] = self.arms[-1]
             arms[counts.key].add(counts)
-        _add_counts(self.answers, other.answers)
+        add_counts(self.answers, other.answers)
         self.requests.add(other.requests)
         self.failed_shadows += other.failed_shadows
+        services = {counts.key: counts for counts in self.services}
+        for service in other.services:
+            if service.key not in services:
+                self.services.append(ServiceCounts(*service.key))
+                services[service.key] = self.services[-1]
+            services[service.key].views.add(service.views)
+        add_counts(self.feature_answers, other.feature_answers)
+        self.feature_requests.add(other.feature_requests)
 
 
 class ArmMetrics:
@@ -144,28 +142,28 @@ class ArmMetrics:
 
     Args:
         counts: the counts, which are updated.
+
+    Attributes:
+        views: counts what the views of its plan give.
     """
 
     def __init__(self, counts: ArmCounts) -> None:
         self._counts = counts
+        self.views = ViewMetrics(counts.views)
         self._lock = threading.Lock()
 
     def count(
         self,
         seconds: float,
         lookup_seconds: float | None,
-        at: int,
         missing: Sequence[Iterable[str]],
-        positions: Sequence[Mapping[str, ServedPosition]],
     ) -> None:
         """Counts predictions that were made together.
 
         Args:
             seconds: what lookup and model took.
             lookup_seconds: what the lookup took; None: there was none.
-            at: their moment, microseconds.
             missing: for each, the features that were missing.
-            positions: for each, view → the position of its values.
         """
         counts = self._counts
         with self._lock:
@@ -176,13 +174,6 @@ class ArmMetrics:
             for features in missing:
                 for feature in features:
                     counts.missing[feature] = counts.missing.get(feature, 0) + 1
-            for views in positions:
-                for view, position in views.items():
-                    if type(position) is RowPosition and position.time is not None:
-                        ages = counts.ages.get(view)
-                        if ages is None:
-                            ages = counts.ages[view] = _make_histogram(_AGES)
-                        ages.observe((at - position.time) * _MICROS)
 
     def count_errors(self, code: str, number: int) -> None:
         """Counts instances that the arm failed to answer."""
@@ -206,6 +197,7 @@ class Metrics:
         self.counts = ReplicaCounts() if counts is None else counts
         self.behind: Mapping[tuple[str, int, str], int] = {}
         self._arms = {arm.key: ArmMetrics(arm) for arm in self.counts.arms}
+        self._services = {service.key: ViewMetrics(service.views) for service in self.counts.services}
         self._lock = threading.Lock()
 
     def arm(self, model: str, version: int, arm: str) -> ArmMetrics:
@@ -220,10 +212,26 @@ class Metrics:
                 self._arms[counts.key] = ArmMetrics(counts)
             return self._arms[counts.key]
 
+    def service(self, service: str, model: str, version: int) -> ViewMetrics:
+        """The metrics of the views that a feature service was answered from."""
+        metrics = self._services.get((service, model, version))
+        return self._add_service(ServiceCounts(service, model, version)) if metrics is None else metrics
+
+    def _add_service(self, counts: ServiceCounts) -> ViewMetrics:
+        with self._lock:
+            if counts.key not in self._services:
+                self.counts.services.append(counts)
+                self._services[counts.key] = ViewMetrics(counts.views)
+            return self._services[counts.key]
+
+    def count_feature_answer(self, status: int, seconds: float) -> None:
+        """Counts one HTTP response to a request for features. Only the event loop calls it."""
+        add_counts(self.counts.feature_answers, {str(status): 1})
+        self.counts.feature_requests.observe(seconds)
+
     def count_answer(self, status: int, seconds: float) -> None:
         """Counts one HTTP response to a prediction request. Only the event loop calls it."""
-        key = str(status)
-        self.counts.answers[key] = self.counts.answers.get(key, 0) + 1
+        add_counts(self.counts.answers, {str(status): 1})
         self.counts.requests.observe(seconds)
 
     def count_failed_shadow(self) -> None:
@@ -235,51 +243,46 @@ class Metrics:
 def to_text(counts: ReplicaCounts, behind: Mapping[tuple[str, int, str], int]) -> bytes:
     """The counts, and the gauges of Metrics.behind, in Prometheus' text exposition format."""
     arms = sorted(counts.arms, key=lambda arm: arm.key)
-    lines = [*_head("predictions_total", "counter", "Predictions that were made.")]
+    lines = [*metric_head("predictions_total", "counter", "Predictions that were made.")]
     lines += [f"headrace_predictions_total{{{arm.labels.rstrip(',')}}} {arm.predictions}" for arm in arms]
-    lines += _head("prediction_errors_total", "counter", "Instances that the arm failed to answer.")
+    lines += metric_head("prediction_errors_total", "counter", "Instances that the arm failed to answer.")
     for arm in arms:
         lines += [
-            f'headrace_prediction_errors_total{{{arm.labels}code="{_escape(code)}"}} {count}'
+            f'headrace_prediction_errors_total{{{arm.labels}code="{escape(code)}"}} {count}'
             for code, count in sorted(arm.errors.items())
         ]
-    lines += _head("missing_features_total", "counter", "Values of features that were missing.")
+    lines += metric_head("missing_features_total", "counter", "Values of features that were missing.")
     for arm in arms:
         lines += [
-            f'headrace_missing_features_total{{{arm.labels}feature="{_escape(feature)}"}} {count}'
+            f'headrace_missing_features_total{{{arm.labels}feature="{escape(feature)}"}} {count}'
             for feature, count in sorted(arm.missing.items())
         ]
-    lines += _head("prediction_seconds", "histogram", "Lookup and model, per call of an arm.")
+    lines += metric_head("prediction_seconds", "histogram", "Lookup and model, per call of an arm.")
     for arm in arms:
         lines += arm.latency.lines("headrace_prediction_seconds", arm.labels)
-    lines += _head("lookup_seconds", "histogram", "Lookup of the features, per call of an arm.")
+    lines += metric_head("lookup_seconds", "histogram", "Lookup of the features, per call of an arm.")
     for arm in arms:
         lines += arm.lookup.lines("headrace_lookup_seconds", arm.labels)
-    lines += _head("feature_age_seconds", "histogram", "Age of the row that a view's values came from.")
-    for arm in arms:
-        for view, ages in sorted(arm.ages.items()):
-            labels = f'{arm.labels}view="{_escape(view)}",'
-            lines += ages.lines("headrace_feature_age_seconds", labels)
-    lines += _head("view_events_behind", "gauge", "Events that a windowed view has yet to take.")
+    services = sorted(counts.services, key=lambda service: service.key)
+    viewed = [(arm.labels, arm.views) for arm in arms]
+    lines += view_lines(viewed + [(service.labels, service.views) for service in services])
+    lines += metric_head("view_events_behind", "gauge", "Events that a windowed view has yet to take.")
     for (model, version, view), events in sorted(behind.items()):
-        labels = f'model="{_escape(model)}",version="{version}",view="{_escape(view)}"'
+        labels = f'model="{escape(model)}",version="{version}",view="{escape(view)}"'
         lines.append(f"headrace_view_events_behind{{{labels}}} {events}")
     return ("\n".join([*lines, *_request_lines(counts)]) + "\n").encode()
 
 
 def _request_lines(counts: ReplicaCounts) -> Iterable[str]:
-    yield from _head("predict_answers_total", "counter", "HTTP responses to prediction requests.")
+    yield from metric_head("predict_answers_total", "counter", "HTTP responses to prediction requests.")
     for status, count in sorted(counts.answers.items()):
         yield f'headrace_predict_answers_total{{status="{status}"}} {count}'
-    yield from _head("failed_shadows_total", "counter", "Requests that a shadow could not predict.")
+    yield from metric_head("failed_shadows_total", "counter", "Requests that a shadow could not predict.")
     yield f"headrace_failed_shadows_total {counts.failed_shadows}"
-    yield from _head("predict_seconds", "histogram", "A prediction request in the replica, as a whole.")
+    yield from metric_head("predict_seconds", "histogram", "A prediction request in the replica, as a whole.")
     yield from counts.requests.lines("headrace_predict_seconds", "")
-
-
-def _head(name: str, kind: str, help_text: str) -> tuple[str, str]:
-    return f"# HELP headrace_{name} {help_text}", f"# TYPE headrace_{name} {kind}"
-
-
-def _escape(label: str) -> str:
-    return label.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+    yield from metric_head("features_answers_total", "counter", "HTTP responses to requests for features.")
+    for status, count in sorted(counts.feature_answers.items()):
+        yield f'headrace_features_answers_total{{status="{status}"}} {count}'
+    yield from metric_head("features_seconds", "histogram", "A request for features, as a whole.")
+    yield from counts.feature_requests.lines("headrace_features_seconds", "")
