@@ -23,7 +23,7 @@ from headrace.kernel.properties import LATEST_ARRIVAL
 from headrace.lake import Lake
 from headrace.projects.project import Project
 from headrace.tables.call import concat_results
-from headrace.tables.parts import compute_parts
+from headrace.tables.parts import compute_piece, divide
 from headrace.tables.plan import plan_rebuild
 from headrace.tables.read import input_name, read_input
 
@@ -134,7 +134,11 @@ def replay_tables(
             continue
         table = tables[declared.name]
         plan = plan_rebuild(replayed, lake, table, code="")
-        parts = [pl.DataFrame(part.rows) for part in compute_parts(replayed, lake, table, plan)]
+        parts = [
+            pl.DataFrame(part.rows)
+            for piece in divide(lake, table, plan)
+            for part in compute_piece(replayed, lake, table, plan, piece)
+        ]
         facts = {} if plan.clock is None else {LATEST_ARRIVAL: str(plan.clock)}
         _write(lake, table.name, concat_results(table, parts) if parts else None, facts)
     return lake
