@@ -24,6 +24,7 @@ INSTANCE = {"user_id": 1, "product_id": 7, "price": 3.5}
 def run_endpoint(settings, host="127.0.0.1", **access):
     endpoint = Endpoint(Models(settings), settings.place("serving", "spool"), host, **access)
     with serve(endpoint.app, "127.0.0.1", 0) as served, httpx.Client(base_url=served.url) as client:
+        client.endpoint = endpoint
         yield client
     endpoint.close()
 

@@ -22,6 +22,9 @@ import msgspec
 from headrace.http.asgi import App, Receive, Scope, Send
 from headrace.http.middleware import GuardMiddleware
 from headrace.http.responses import HttpError, error_body, send_body
+from headrace.serving.as_of.lane import AsOfLane
+from headrace.serving.as_of.query import AsOf, parse_as_of
+from headrace.serving.as_of.worker import Question
 from headrace.serving.mlflow_models.served import ServedModel
 from headrace.serving.models import Models, ReleasedModel
 from headrace.serving.prediction import TOPIC, Prediction
@@ -73,6 +76,7 @@ class Endpoint:
         self._models = models
         self._predictor, self._tracer = SpoolingPredictor(spool, tracer), tracer
         self._metrics = self._predictor.metrics
+        self._as_of = AsOfLane(models.settings)
         self._update_max_bytes()
         self._routes = self._collect_routes()
         self._stop = threading.Event()
@@ -93,6 +97,7 @@ class Endpoint:
         """Ends the thread that follows the releases, and completes the spool file."""
         self._stop.set()
         self._follower.join()
+        self._as_of.close()
         self._predictor.close()
         self._models.close()
         if self._tracer is not None:
@@ -158,6 +163,10 @@ class Endpoint:
         try:
             model = self._models.find(names["model"]) if "model" in names else self._models.find_only()
             body, version = (await receive())["body"], names.get("version")
+            query = parse_as_of(scope["query_string"]) if route.takes_as_of else None
+            if query is not None:
+                await self._answer_as_of(model, query, body, started, send)
+                return
             if isinstance(model, ServedModel):
                 model.check_version(version)
                 request = route.decode(model.schema, scope, body)
@@ -178,6 +187,18 @@ class Endpoint:
         await send_body(send, 200, *response)
         if isinstance(model, ReleasedModel) and model.shadows:
             await asyncio.to_thread(self._predictor.predict_shadows, model, request.instances, predictions)
+
+    async def _answer_as_of(
+        self, model: ReleasedModel | ServedModel, query: AsOf, body: bytes, started: float, send: Send
+    ) -> None:
+        """Answers for a past moment. Nothing is logged, and the model's metrics do not count it."""
+        if isinstance(model, ServedModel):
+            what = "An MLflow model reads no features, so its answers are those of now."
+            raise HttpError(400, "as_of", what, field="as_of")
+        answer = await self._as_of.ask(Question(model.release.model, query, body))
+        self._metrics.count_answer(answer.status, time.perf_counter() - started)
+        headers = {"Retry-After": "1"} if answer.status == 503 else None
+        await send_body(send, answer.status, answer.body, headers=headers)
 
     def _answer(
         self, route: PredictRoute, model: ReleasedModel, version: str | None, scope: Scope, body: bytes

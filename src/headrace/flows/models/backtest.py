@@ -16,8 +16,8 @@ from headrace.features.plan import FeaturePlan, decode_plan
 from headrace.features.values.matrix import Matrix
 from headrace.flows.models.outcomes import add_outcomes, decode_outputs, evaluate_outcomes
 from headrace.flows.models.release import check_model
-from headrace.flows.models.replay import LoggedRequests, features_as_known, read_requests
 from headrace.kernel.errors import CallError
+from headrace.serving.as_of.replay import LoggedRequests, features_as_known, read_requests
 from headrace.training.files import MODEL, PLAN
 from headrace.training.report import TrainingReport, read_report
 from headrace.training.trainers.folder import Predictor, load_model
@@ -113,7 +113,7 @@ def backtest(
     bundle = workspace.registry.bundle(model, version)
     plan, report = decode_plan((bundle / PLAN).read_bytes()), read_report(bundle)
     predictor = load_model(bundle / MODEL)
-    logged = read_requests(workspace, model, since, until, limit)
+    logged = read_requests(workspace.lake, model, since, until, limit)
     plans = _served_plans(workspace, model, logged, report.task)
     project, lake = workspace.project, workspace.lake
     features, left_out = features_as_known(

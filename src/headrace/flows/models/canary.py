@@ -20,13 +20,13 @@ from headrace.declare.metrics import Task
 from headrace.features.plan import decode_plan
 from headrace.flows.models.aliases import find_moved_aliases
 from headrace.flows.models.outcomes import add_outcomes
-from headrace.flows.models.predictions import TABLE
 from headrace.flows.models.release import check_model, parse_arm, put_in_force, set_aliases, try_arms
 from headrace.kernel.errors import CallError, HeadraceError
 from headrace.kernel.ids import new_id
 from headrace.serving import release as releases
 from headrace.serving.canary import Better, CanaryPlan, Decision, Observations, StepObservations, decide
 from headrace.serving.canary_steps import StepSummary, summarize
+from headrace.serving.prediction import TABLE
 from headrace.serving.release import Arm, Release, ReleaseFollower
 from headrace.training.files import PLAN
 from headrace.training.report import read_report

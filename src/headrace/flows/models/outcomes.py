@@ -13,9 +13,9 @@ import numpy.typing as npt
 from msgspec import Struct
 
 from headrace.declare.outcomes import Outcomes
-from headrace.flows.models.predictions import TABLE
 from headrace.kernel.errors import CallError
 from headrace.serving.outcomes import join_outcomes
+from headrace.serving.prediction import TABLE
 from headrace.tables.read import read_input
 from headrace.training.evaluation import evaluator_for
 from headrace.training.evaluation.multiclass import MulticlassEvaluation
