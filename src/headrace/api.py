@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from headrace.flows.build import BuildReport, Progress
     from headrace.flows.events.ingest_report import IngestReport
     from headrace.flows.events.send import SendReport
+    from headrace.flows.models.backtest import BacktestReport
     from headrace.flows.models.deploy import DeployReport
     from headrace.flows.models.outcomes import OutcomesReport
     from headrace.flows.project.status import Status
@@ -274,11 +275,64 @@ class OpenProject:
         with Workspace(self.settings) as workspace:
             return status(workspace)
 
-    def predict(self, model: str, *, explain: bool = False, **values: Any) -> dict[str, Any]:
-        """headrace predict: asks the running endpoint for one prediction."""
+    def predict(
+        self,
+        model: str,
+        *,
+        explain: bool = False,
+        as_of: datetime | None = None,
+        version: int | None = None,
+        **values: Any,
+    ) -> dict[str, Any]:
+        """headrace predict: asks the running endpoint for one prediction.
+
+        Args:
+            model: the name of the model.
+            explain: whether to add the features as the model saw them.
+            as_of: an aware datetime: the past moment to answer for.
+            version: the version that answers for the past moment; by default the one that answered then.
+            values: entity keys and request fields.
+
+        Raises:
+            Unavailable: the endpoint does not run, or the moment is not ingested yet.
+            CallError: a field is not valid, the model is not released, or nothing is known of the moment.
+        """
         from headrace.flows.models.predict import predict
 
-        return predict(self.settings, model, values, explain=explain)
+        return predict(self.settings, model, values, explain=explain, as_of=as_of, version=version)
+
+    def backtest(
+        self,
+        model: str,
+        version: int,
+        *,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        by: str | None = None,
+        limit: int | None = None,
+        threshold: float | None = None,
+    ) -> BacktestReport:
+        """headrace backtest: answers logged requests by a version, and compares the answers with the logged
+        ones. The report has a row for each request, and shows itself as a table in a notebook.
+
+        Args:
+            model, version: the version, which need not be released.
+            since, until: the first moment, and the first one after the last; aware datetimes.
+            by: the field whose values are slices: an entity key, a field of the request, a feature, `arm` or
+                `version`.
+            limit: the greatest number of requests; the newest are replayed.
+            threshold: the probability from which on a binary model's answer counts as yes; by default the one
+                that the model declares.
+
+        Raises:
+            CallError: the version or the field does not exist, or no request of that time has been ingested.
+        """
+        from headrace.flows.models.backtest import backtest
+
+        with Workspace(self.settings) as workspace:
+            return backtest(
+                workspace, model, version, since=since, until=until, by=by, limit=limit, threshold=threshold
+            )
 
     def outcomes(self, model: str) -> OutcomesReport:
         """headrace outcomes: the model's predictions with what really happened, a row for each prediction, and

@@ -28,6 +28,7 @@ from tests.serving.small_project import (
     put_release,
 )
 
+import headrace
 from headrace.cli.main import main
 from headrace.flows.models.backtest import _slice_of, backtest
 from headrace.kernel.errors import CallError
@@ -212,6 +213,42 @@ def test_a_wrong_question_is_answered_with_what_exists(small):
         newest = backtest(workspace, "purchase", 1, limit=3)
         assert newest.slices[0].requests == 3
         assert newest.rows["at"].min() >= pl.Series(sorted(p.at for p in predictions))[-3]
+
+
+def test_the_threshold_is_the_declared_one_unless_another_is_given(small):
+    settings, predictions = small
+    happened = {prediction.id: number % 3 > 0 for number, prediction in enumerate(predictions[:20])}
+    models = settings.root / "small" / "models.py"
+    text = models.read_text()
+    opened = headrace.project(settings.root)
+    try:
+        models.write_text(text.replace("outcomes=happened", "outcomes=happened, threshold=0.75"))
+        declared, given = opened.backtest("purchase", 2), opened.backtest("purchase", 2, threshold=0.1)
+        rows = {threshold: report.rows for threshold, report in ((0.75, declared), (0.1, given))}
+    finally:
+        models.write_text(text)
+    assert (declared.threshold, given.threshold) == (0.75, 0.1)
+    changed = set()
+    for report in (declared, given):
+        (part,), limit = report.slices, report.threshold
+        pairs = list(rows[limit].select("id", "logged", "replayed").iter_rows())
+        assert part.decisions_changed == sum((old >= limit) != (new >= limit) for _, old, new in pairs)
+        right = [(new >= limit) == happened[id_] for id_, _, new in pairs if id_ in happened]
+        assert part.replayed["accuracy"] == pytest.approx(sum(right) / 20)
+        changed.add((part.decisions_changed, part.replayed["accuracy"]))
+    assert len(changed) == 2
+
+
+def test_a_report_shows_itself_in_a_notebook(small):
+    report = headrace.project(small[0].root).backtest("purchase", 4, by="user_id")
+    html = report._repr_html_()
+    assert "<p>purchase@4: requests from " in html
+    assert "<p>left out: 2, missing features</p>" in html
+    assert report.table["slice"].to_list() == [part.name for part in report.slices]
+    for name in ("requests", "equal", "known"):
+        assert report.table[name].to_list() == [getattr(part, name) for part in report.slices]
+    assert report.table["roc_auc, replayed"][0] == report.slices[0].replayed["roc_auc"]
+    assert html.count("<tr>") > len(report.slices)
 
 
 def test_the_fields_of_the_newest_request_are_named():

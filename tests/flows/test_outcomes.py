@@ -254,7 +254,7 @@ def test_outcomes_of_several_classes_are_compared_with_the_probabilities(
     outputs = decode_outputs(rows, labels)
     assert outputs.tolist() == [probabilities for _, probabilities in answers]
     happened = pl.Series([labels[0], labels[2], labels[1], labels[2]])
-    metrics = evaluate_outcomes(report, happened, outputs)
+    metrics = evaluate_outcomes(report, happened, outputs, 0.5)
     assert metrics["accuracy"] == pytest.approx(3 / 4)
     assert metrics["log_loss"] == pytest.approx(-np.mean(np.log([0.7, 0.3, 0.5, 0.6])))
     unknown = pl.Series([labels[0], labels[2], labels[1], "elm" if labels[0] == "ash" else 99])

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
-from datetime import UTC, timedelta
+from datetime import timedelta
 
-import httpx
 import numpy as np
 import pytest
 from tests.flows.logged_project import make_logged_project, mean_prices, put_events
