@@ -258,7 +258,7 @@ def test_outcomes_of_several_classes_are_compared_with_the_probabilities(
     assert metrics["accuracy"] == pytest.approx(3 / 4)
     assert metrics["log_loss"] == pytest.approx(-np.mean(np.log([0.7, 0.3, 0.5, 0.6])))
     unknown = pl.Series([labels[0], labels[2], labels[1], "elm" if labels[0] == "ash" else 99])
-    assert evaluate_outcomes(report, unknown, outputs)["accuracy"] == pytest.approx(2 / 3)
+    assert evaluate_outcomes(report, unknown, outputs, 0.5)["accuracy"] == pytest.approx(2 / 3)
     assert "has no class for" in caplog.text
     assert evaluate_outcomes(report, happened[:1], outputs[:1]) == {}
 
