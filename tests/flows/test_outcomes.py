@@ -260,7 +260,7 @@ def test_outcomes_of_several_classes_are_compared_with_the_probabilities(
     unknown = pl.Series([labels[0], labels[2], labels[1], "elm" if labels[0] == "ash" else 99])
     assert evaluate_outcomes(report, unknown, outputs, 0.5)["accuracy"] == pytest.approx(2 / 3)
     assert "has no class for" in caplog.text
-    assert evaluate_outcomes(report, happened[:1], outputs[:1]) == {}
+    assert evaluate_outcomes(report, happened[:1], outputs[:1], 0.5) == {}
 
 
 @pytest.mark.parametrize(
