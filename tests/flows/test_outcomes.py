@@ -277,7 +277,7 @@ def test_outcomes_of_several_classes_are_compared_with_the_probabilities(
     ],
 )
 def test_a_right_answer_is_judged_by_the_task(task, value, outcome, score) -> None:
-    assert _score(value, outcome, "right", task) == score
+    assert _score(value, outcome, "right", task, 0.5) == score
 
 
 def test_a_request_with_many_instances_has_one_latency() -> None:
