@@ -38,18 +38,18 @@ class SpoolingPredictor:
 
     Args:
         spool: the folder of the spool.
+        metrics: counts predictions and failures.
         tracer: makes spans of each lookup and model; None: there are no traces.
 
     Attributes:
-        metrics: the counts of predictions and failures.
         max_bytes: the largest record of a prediction; a request with a larger one is refused.
     """
 
-    def __init__(self, spool: Path, tracer: RequestTracer | None = None) -> None:
+    def __init__(self, spool: Path, metrics: Metrics, tracer: RequestTracer | None = None) -> None:
         self._tracer = tracer
         self._spool = Spool(spool)
         self.max_bytes = DEFAULT_MAX_BYTES
-        self.metrics = Metrics()
+        self._metrics = metrics
 
     def close(self) -> None:
         """Completes the spool file."""
@@ -96,7 +96,7 @@ class SpoolingPredictor:
                     self._predict_arm(model, arm, servable, instances, None, shadow_of=predictions)
                 )
             except (HeadraceError, ArithmeticError, LookupError, TypeError, ValueError) as error:
-                self.metrics.count_failed_shadow()
+                self._metrics.count_failed_shadow()
                 _log.warning("shadow %s of %s: %s", arm.version, model.release.model, error)
 
     def record(self, predictions: Sequence[Prediction]) -> None:
@@ -108,7 +108,7 @@ class SpoolingPredictor:
         """
         if predictions:
             first = predictions[0]  # they were made together
-            metrics = self.metrics.arm(first.model, first.version, first.arm)
+            metrics = self._metrics.arm(first.model, first.version, first.arm)
             metrics.count(first.latency_ms / 1_000, None, [()] * len(predictions))
         self._append_to_spool(predictions)
 
@@ -146,7 +146,7 @@ class SpoolingPredictor:
         try:
             return self._predict_by_servable(model, arm, servable, instances, indexes, shadow_of, at)
         except Exception as error:
-            metrics = self.metrics.arm(model.release.model, arm.version, arm.name)
+            metrics = self._metrics.arm(model.release.model, arm.version, arm.name)
             metrics.count_errors(_code_of(error), len(instances))
             # All arms use the store: that it is unavailable says nothing about this one.
             if shadow_of is None and not isinstance(error, Unavailable):
@@ -217,7 +217,7 @@ class SpoolingPredictor:
         if self._tracer is not None:
             self._tracer.add_prediction(seconds, lookup_seconds, name, arm.version, arm.name, len(instances))
         moment, entities = from_micros(at), model.entities
-        metrics = self.metrics.arm(name, arm.version, arm.name)
+        metrics = self._metrics.arm(name, arm.version, arm.name)
         metrics.count(seconds, lookup_seconds, answers.missing)
         metrics.views.count(at, answers.views, answers.positions)
         predictions = []

@@ -89,12 +89,14 @@ class ReadRoute(Struct, frozen=True):
             RequestError or HttpError.
         summary: what the route answers, for people.
         content_type: the content type of the response.
+        reads_files: whether `read` may wait for the disk, so that it is called in a thread.
     """
 
     path: str
     read: Callable[[Models, Mapping[str, str]], bytes]
     summary: str
     content_type: bytes = JSON
+    reads_files: bool = False
 
 
 class PostRoute(Struct, frozen=True):
