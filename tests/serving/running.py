@@ -26,6 +26,7 @@ def run_endpoint(settings, host="127.0.0.1", **access):
     clear_metrics(settings.place("serving", "metrics"))  # as a deployment does
     endpoint = Endpoint(Models(settings), settings.place("serving"), host, **access)
     with serve(endpoint.app, "127.0.0.1", 0) as served, httpx.Client(base_url=served.url) as client:
+        client.endpoint = endpoint
         yield client
     endpoint.close()
 

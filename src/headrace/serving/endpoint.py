@@ -22,6 +22,9 @@ import msgspec
 from headrace.http.asgi import App, Receive, Scope, Send
 from headrace.http.middleware import GuardMiddleware
 from headrace.http.responses import HttpError, error_body, send_body
+from headrace.serving.as_of.lane import AsOfLane
+from headrace.serving.as_of.query import AsOf, parse_as_of
+from headrace.serving.as_of.worker import Question
 from headrace.serving.metrics import Metrics, to_text
 from headrace.serving.metrics_slot import MetricsSlot
 from headrace.serving.mlflow_models.served import ServedModel
@@ -81,6 +84,7 @@ class Endpoint:
         tracer: RequestTracer | None = None,
     ) -> None:
         self._models = models
+        self._as_of = AsOfLane(models.settings)
         self._slot = MetricsSlot(folder / "metrics")
         self._metrics = Metrics(self._slot.counts)
         self._predictor, self._tracer = SpoolingPredictor(folder / "spool", self._metrics, tracer), tracer
@@ -104,6 +108,7 @@ class Endpoint:
         """Ends the thread that follows the releases, and completes the spool file."""
         self._stop.set()
         self._follower.join()
+        self._as_of.close()
         self._predictor.close()
         self._models.close()
         self._slot.close(self._metrics.counts)
@@ -176,6 +181,10 @@ class Endpoint:
         try:
             model = self._models.find(names["model"]) if "model" in names else self._models.find_only()
             body, version = (await receive())["body"], names.get("version")
+            query = parse_as_of(scope["query_string"]) if route.takes_as_of else None
+            if query is not None:
+                await self._answer_as_of(model, query, body, started, send)
+                return
             if isinstance(model, ServedModel):
                 model.check_version(version)
                 request = route.decode(model.schema, scope, body)
@@ -196,6 +205,18 @@ class Endpoint:
         await send_body(send, 200, *response)
         if isinstance(model, ReleasedModel) and model.shadows:
             await asyncio.to_thread(self._predictor.predict_shadows, model, request.instances, predictions)
+
+    async def _answer_as_of(
+        self, model: ReleasedModel | ServedModel, query: AsOf, body: bytes, started: float, send: Send
+    ) -> None:
+        """Answers for a past moment. Nothing is logged, and the model's metrics do not count it."""
+        if isinstance(model, ServedModel):
+            what = "An MLflow model reads no features, so its answers are those of now."
+            raise HttpError(400, "as_of", what, field="as_of")
+        answer = await self._as_of.ask(Question(model.release.model, query, body))
+        self._metrics.count_answer(answer.status, time.perf_counter() - started)
+        headers = {"Retry-After": "1"} if answer.status == 503 else None
+        await send_body(send, answer.status, answer.body, headers=headers)
 
     async def _answer_post(self, route: PostRoute, scope: Scope, receive: Receive, send: Send) -> None:
         started = time.perf_counter()

@@ -14,7 +14,7 @@ from headrace.features.values.on_demand import OnDemandError
 from headrace.kernel.errors import HeadraceError, Unavailable
 from headrace.kernel.ids import new_id
 from headrace.kernel.time import from_micros, now_micros
-from headrace.serving.errors import FeatureFailed, MissingFeatures, OversizedPrediction, RequestError
+from headrace.serving.errors import FeatureFailed, OversizedPrediction, RequestError, missing_features
 from headrace.serving.metrics import Metrics
 from headrace.serving.models import ReleasedModel
 from headrace.serving.prediction import Prediction
@@ -210,7 +210,7 @@ class SpoolingPredictor:
             raise _feature_failed(error, indexes) from error
         lookup_seconds = time.perf_counter() - started
         if servable.plan.missing == "refuse" and any(answers.missing):
-            raise _missing_features(answers.missing, indexes)
+            raise missing_features(answers.missing, indexes)
         values, probabilities = servable.predict(answers.matrix)
         seconds = time.perf_counter() - started
         name = model.release.model
@@ -265,17 +265,6 @@ def _code_of(error: Exception) -> str:
     if isinstance(error, Unavailable):
         return "unavailable"
     return error.code if isinstance(error, RequestError) else "internal"
-
-
-def _missing_features(missing: Sequence[Sequence[str]], indexes: Sequence[int] | None) -> MissingFeatures:
-    rows = [row for row, names in enumerate(missing) if names]
-    details: dict[str, Any] = {"missing": sorted({name for names in missing for name in names})}
-    what, first = f"The model refuses to answer without {', '.join(missing[rows[0]])}.", None
-    if indexes is not None:
-        first = indexes[rows[0]]
-        what = f"Instance {first}: {what}"
-        details["instances"] = [indexes[row] for row in rows]
-    return MissingFeatures(what, instance=first, details=details)
 
 
 def _feature_failed(error: OnDemandError, indexes: Sequence[int] | None) -> FeatureFailed:

@@ -68,6 +68,7 @@ class PredictRoute(Struct, frozen=True):
         content_types: the types of a body that it takes; empty: a body without a type.
         summary: what the route does, for people.
         body_schema: the JSON schema of a body, made from that of an instance.
+        takes_as_of: whether a query may ask for a past moment (serving.as_of).
     """
 
     path: str
@@ -76,6 +77,7 @@ class PredictRoute(Struct, frozen=True):
     summary: str
     instances: str = "instances"
     content_types: frozenset[bytes] = frozenset({JSON})
+    takes_as_of: bool = False
 
 
 class ReadRoute(Struct, frozen=True):
