@@ -359,6 +359,16 @@ def test_replicas_listen_on_loopback_only(running: SupervisedDeployment) -> None
     assert all(address.is_loopback for address, _, _ in listening_sockets(pids))
 
 
+def test_a_deployment_that_is_stopped_while_it_starts_ends_its_processes(settings: Settings) -> None:
+    stop = threading.Event()
+    stop.set()
+    before = set(descendants(os.getpid()))
+    deployment = deployments.start(settings, port=0, stop=stop)
+    assert set(descendants(os.getpid())) - before
+    deployment.stop()
+    assert set(descendants(os.getpid())) <= before
+
+
 def test_after_a_stop_nothing_is_left(settings: Settings, running: SupervisedDeployment) -> None:
     until(running.is_answering)
     answer = running.predict()
