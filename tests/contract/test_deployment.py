@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 from tests.flows.processes import descendants, listening_sockets
 from tests.serving.small_project import (
@@ -362,11 +363,11 @@ def test_replicas_listen_on_loopback_only(running: SupervisedDeployment) -> None
 def test_a_deployment_that_is_stopped_while_it_starts_ends_its_processes(settings: Settings) -> None:
     stop = threading.Event()
     stop.set()
-    before = set(descendants(os.getpid()))
     deployment = deployments.start(settings, port=0, stop=stop)
-    assert set(descendants(os.getpid())) - before
+    sessions = set(deployment.processes.values())
+    assert sessions & {os.getsid(pid) for pid in descendants(os.getpid())}
     deployment.stop()
-    assert set(descendants(os.getpid())) <= before
+    assert [pid for pid in psutil.pids() if os.getsid(pid) in sessions] == []
 
 
 def test_after_a_stop_nothing_is_left(settings: Settings, running: SupervisedDeployment) -> None:

@@ -102,10 +102,11 @@ def test_a_draft_of_a_killed_process_is_removed_at_the_next_write(tmp_path: Path
 
 def test_a_draft_that_is_written_now_is_not_removed(tmp_path: Path) -> None:
     path = tmp_path / "notes.json"
-    with replace_file(path) as file, create_draft(path) as locked:
+    draft, descriptor = create_draft(path)
+    with replace_file(path) as file:
         file.write(b"first")
         remove_dead_drafts(tmp_path)
         write_file(tmp_path / "other.json", "whole")
-        assert os.path.exists(file.name)
-        assert os.path.exists(locked.name)
+        assert draft.exists()
     assert path.read_text() == "first"
+    os.close(descriptor)

@@ -55,8 +55,8 @@ def test_what_a_killed_shipper_left_is_removed_at_the_next_start(folder, topics)
     spool.append(b"one")
     kept = {path.name for path in folder.iterdir()}
     drafts = [create_draft(folder / "a.shipped"), create_draft(folder_of_oversized(folder) / "b.json")]
-    for draft in drafts:
-        draft.close()
+    for _, descriptor in drafts:
+        os.close(descriptor)
     (folder / "shipped-and-removed.shipped").write_text("12")
     Shipper(folder, topics, interval=600).stop()
     assert {path.name for path in folder.iterdir() if path.suffix != ".shipped"} == kept

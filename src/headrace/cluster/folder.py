@@ -1,7 +1,7 @@
 """The private folder of a project's Ray, in /tmp, because sockets need short paths.
 
-Each process that uses a folder holds a lock on it, which ends with the process however it ends. A folder without
-a lock is removed: when a process that used it ends, and when another process begins to use its own folder.
+Each process that uses a folder holds a lock on it, which ends with the process however it ends. A folder
+without a lock is removed: when a process that used it ends, and when another begins to use its own folder.
 """
 
 from __future__ import annotations

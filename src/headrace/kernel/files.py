@@ -49,11 +49,11 @@ def replace_file(path: Path, *, mode: int = 0o666) -> Iterator[BinaryIO]:
 
     If the block raises, the old file stays. Raises OSError as `write_file`.
     """
-    with _open_draft(path, mode) as file:
+    with _open_draft(path, mode) as (draft, file):
         yield file
         file.flush()
         os.fsync(file.fileno())
-        os.replace(file.name, path)
+        os.replace(draft, path)
     sync_folder(path.parent)
 
 
@@ -65,41 +65,44 @@ def create_file(path: Path, content: bytes | str, *, mode: int = 0o666) -> bool:
     """
     if path.exists():
         return False
-    with _open_draft(path, mode) as file:
+    with _open_draft(path, mode) as (draft, file):
         file.write(content.encode() if isinstance(content, str) else content)
         file.flush()
         os.fsync(file.fileno())
         try:
-            os.link(file.name, path)
+            os.link(draft, path)
         except FileExistsError:
             return False
         finally:
-            os.unlink(file.name)
+            draft.unlink()
     sync_folder(path.parent)
     return True
 
 
-def create_draft(path: Path, *, mode: int = 0o666, flags: int = 0) -> BinaryIO:
-    """Creates a draft of the file beside it, locked until it is closed, which the caller renames or removes.
+def create_draft(path: Path, *, mode: int = 0o666, flags: int = 0) -> tuple[Path, int]:
+    """Creates a draft of the file beside it, which the caller renames or removes.
 
     Args:
         path: the file; its folder must exist.
         mode: permissions of the new file, before the umask.
         flags: flags of os.open.
 
+    Returns:
+        The draft and its descriptor, which locks it until it is closed.
+
     Raises:
         OSError: the disk is full, or the folder may not be written.
     """
     while True:
         draft = path.with_name(f".{path.name}.{os.urandom(4).hex()}{_DRAFT}")
-        file = open(draft, "xb", opener=lambda name, own: os.open(name, own | flags, mode))
-        if try_lock_open(file.fileno()) and os.fstat(file.fileno()).st_nlink:
-            return file
-        file.close()  # remove_dead_drafts came before the lock
+        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | flags, mode)
+        if try_lock_open(descriptor) and os.fstat(descriptor).st_nlink:
+            return draft, descriptor
+        os.close(descriptor)  # remove_dead_drafts came before the lock
 
 
 def remove_dead_drafts(folder: Path) -> None:
-    """Removes the drafts in the folder whose writers were killed. Every write of a file in the folder does it."""
+    """Removes the folder's drafts whose writers were killed. Each write of a file in the folder does it."""
     for draft in folder.glob(f".*.????????{_DRAFT}"):
         with suppress(FileNotFoundError, PermissionError), draft.open("rb") as file:
             if try_lock_open(file.fileno()):
@@ -131,12 +134,13 @@ def sync_folder(folder: Path) -> None:
 
 
 @contextmanager
-def _open_draft(path: Path, mode: int) -> Iterator[BinaryIO]:
+def _open_draft(path: Path, mode: int) -> Iterator[tuple[Path, BinaryIO]]:
     """Opens a draft, which is removed if the block raises, and removes dead ones."""
     remove_dead_drafts(path.parent)
-    with create_draft(path, mode=mode) as file:
-        try:
-            yield file
-        except BaseException:
-            Path(file.name).unlink(missing_ok=True)
-            raise
+    draft, descriptor = create_draft(path, mode=mode)
+    try:
+        with open(descriptor, "wb") as file:
+            yield draft, file
+    except BaseException:
+        draft.unlink(missing_ok=True)
+        raise

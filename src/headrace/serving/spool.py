@@ -89,10 +89,9 @@ class Spool:
 
     def _open(self) -> None:
         path = self._folder / f"{new_id()}.spool"
-        draft = create_draft(path, mode=0o600, flags=os.O_APPEND)  # a shipper must see it locked only
-        self._file = os.dup(draft.fileno())
-        draft.close()
-        os.rename(draft.name, path)
+        # A shipper must not see the file before it is locked.
+        draft, self._file = create_draft(path, mode=0o600, flags=os.O_APPEND)
+        draft.rename(path)
         self._size = 0
 
 
