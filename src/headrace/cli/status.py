@@ -9,9 +9,10 @@ from headrace.cli.call import Call, command
 from headrace.cli.canary_text import describe_canary, show_steps
 from headrace.flows.models.aliases import MovedAlias
 from headrace.flows.project.freshness import TableStatus
+from headrace.flows.project.schedules import ScheduleStatus
 from headrace.flows.project.status import Status
 from headrace.flows.project.status import status as read_status
-from headrace.kernel.time import format_age
+from headrace.kernel.time import format_age, now
 
 __all__ = ["status"]
 
@@ -37,6 +38,7 @@ def _print(state: Status) -> None:
     for problem in state.problems:
         click.echo(f"{click.style('problem:', fg='red', bold=True)} {problem}\n")
     _print_build(state)
+    _print_schedules(state)
     _print_releases(state)
     _print_canaries(state)
     _print_deployed(state)
@@ -80,6 +82,35 @@ def _print_build(state: Status) -> None:
         click.echo("Everything is up to date.\n")
     for model, due in state.waiting.items():
         click.echo(f"Model {model} takes newer inputs from {due:%Y-%m-%d %H:%M} UTC on (its refresh).\n")
+
+
+def _print_schedules(state: Status) -> None:
+    if not state.schedules:
+        return
+    rows = [
+        (schedule.name, schedule.trigger, ", ".join(schedule.build) or "all", *_describe_runs(schedule, state))
+        for schedule in state.schedules
+    ]
+    show.table("Schedules", ["schedule", "when", "builds", "last run", "next run"], rows)
+    for schedule in state.schedules:
+        if schedule.runs and schedule.runs[0].error:
+            click.echo(f"  {schedule.name} failed: {show.readable(schedule.runs[0].error)}")
+    click.echo()
+
+
+def _describe_runs(schedule: ScheduleStatus, state: Status) -> tuple[str, str]:
+    """The last run and the next one."""
+    if not schedule.runs:
+        last = "never"
+    else:
+        run = schedule.runs[0]
+        last = f"{run.outcome or 'running'}, started {format_age(now() - run.started)}"
+    if schedule.due is None:
+        return last, "never"
+    if state.up is None:
+        return last, "when headrace up runs"
+    due = max(schedule.due, now())
+    return last, f"{due:%Y-%m-%d %H:%M:%S} UTC"
 
 
 def _print_releases(state: Status) -> None:

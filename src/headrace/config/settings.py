@@ -29,6 +29,7 @@ from headrace.config.lineage import LineageSettings
 from headrace.config.log import LogSettings
 from headrace.config.online import OnlineSettings
 from headrace.config.registry import RegistrySettings
+from headrace.config.schedules import Schedule, parse_schedules
 from headrace.config.serving import ServingSettings
 from headrace.config.tracing import TracingSettings
 from headrace.kernel.addresses import find_passwords
@@ -54,6 +55,7 @@ class Settings(Struct, frozen=True):
         state: the folder for the local state of this project and profile. It is created (0700) at the first
             write.
         values: setting → its value, without defaults.
+        schedules: the builds that `up` runs by itself on this profile.
         log, lake, ...: the settings of each part.
     """
 
@@ -62,6 +64,7 @@ class Settings(Struct, frozen=True):
     profile_name: str
     state: Path
     values: dict[str, Any]
+    schedules: tuple[Schedule, ...]
     log: LogSettings
     lake: LakeSettings
     online: OnlineSettings
@@ -100,12 +103,24 @@ class Settings(Struct, frozen=True):
     def with_values(self, **values: Any) -> Settings:
         """These settings with other values. Raises ProjectError on an unknown setting or a wrong value."""
         return make_settings(
-            self.root, self.project, self.profile_name, state=self.state, values={**self.values, **values}
+            self.root,
+            self.project,
+            self.profile_name,
+            state=self.state,
+            values={**self.values, **values},
+            schedules=self.schedules,
         )
 
     def with_state(self, state: Path) -> Settings:
         """The same settings with another state folder."""
-        return make_settings(self.root, self.project, self.profile_name, state=state, values=self.values)
+        return make_settings(
+            self.root,
+            self.project,
+            self.profile_name,
+            state=state,
+            values=self.values,
+            schedules=self.schedules,
+        )
 
 
 _PARTS: dict[str, type[Struct]] = {
@@ -139,6 +154,7 @@ def make_settings(
     *,
     state: Path | None = None,
     values: Mapping[str, Any] | None = None,
+    schedules: tuple[Schedule, ...] = (),
     where: str = "settings",
 ) -> Settings:
     """Builds settings from values; every other setting has its embedded default.
@@ -149,6 +165,7 @@ def make_settings(
         profile: the profile's name.
         state: the state folder; by default `.headrace/PROFILE` in the root.
         values: setting → value, of the setting's type.
+        schedules: the builds that `up` runs by itself.
         where: the origin of the values, for errors.
 
     Raises:
@@ -164,7 +181,7 @@ def make_settings(
     for name, part in _PARTS.items():
         fields = [field for field in msgspec.structs.fields(part) if field.encode_name in typed]
         parts[name] = part(state=state, **{field.name: typed[field.encode_name] for field in fields})
-    return Settings(root, project, profile, state, typed, **parts)  # type: ignore[arg-type]
+    return Settings(root, project, profile, state, typed, schedules, **parts)  # type: ignore[arg-type]
 
 
 def has_project(start: Path | None = None) -> bool:
@@ -219,8 +236,9 @@ def load_settings(root: Path | None = None, profile: str | None = None) -> Setti
     where = f"{path}: profile.{name}"
     in_file = profiles.get(name, {})
     make_settings(root, project, name, state=state, values=in_file, where=where)  # checked even if overridden
+    schedules = parse_schedules(document.get("schedule", {}), name, {"local", *profiles}, str(path))
     values = {**in_file, **_read_environment()}
-    return make_settings(root, project, name, state=state, values=values, where=where)
+    return make_settings(root, project, name, state=state, values=values, schedules=schedules, where=where)
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -228,7 +246,7 @@ def _read(path: Path) -> dict[str, Any]:
         document = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ProjectError(f"it is not valid TOML: {error}", where=str(path)) from error
-    _check_names(document, ("project", "profile"), str(path))
+    _check_names(document, ("project", "profile", "schedule"), str(path))
     return document
 
 

@@ -1,7 +1,7 @@
 """The frame of every child process of `up`: settings, signals, errors, the exit code.
 
 Each module of `runtime.children` is the program of one child: `python -m headrace.runtime.children.NAME ROOT
-PROFILE PORT`. It ends on SIGTERM, or when the process that started it has ended (kernel.child).
+PROFILE PORT [ARGUMENT...]`. It ends on SIGTERM, or when the process that started it has ended (kernel.child).
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from headrace.config.settings import Settings, load_settings
@@ -24,16 +24,19 @@ Work = Callable[[Settings, int, threading.Event], None]
 """The work of a child: gets the settings and the port, and returns soon after the event is set."""
 
 
-def start_child(name: str, settings: Settings, port: int = 0, *, umask: int = -1) -> Child:
+def start_child(
+    name: str, settings: Settings, port: int = 0, *, arguments: Sequence[str] = (), umask: int = -1
+) -> Child:
     """Starts the program `headrace.runtime.children.NAME`. Its log is `up/NAME.log` in the state folder.
 
     Args:
+        arguments: the program's further arguments.
         umask: the umask of the process; -1: that of this process.
     """
-    arguments = [str(settings.root), settings.profile_name, str(port)]
+    frame = [str(settings.root), settings.profile_name, str(port)]
     return Child(
         name,
-        [sys.executable, "-m", f"headrace.runtime.children.{name}", *arguments],
+        [sys.executable, "-m", f"headrace.runtime.children.{name}", *frame, *arguments],
         settings.place("up", f"{name}.log"),
         {**os.environ, "HEADRACE_STATE": str(settings.state.parent)},
         umask=umask,

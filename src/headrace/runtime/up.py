@@ -8,7 +8,6 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
-from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from headrace import log as logs
@@ -21,7 +20,6 @@ from headrace.kernel.time import now
 from headrace.projects import running
 from headrace.projects.running import Up
 from headrace.runtime.child import start_child
-from headrace.runtime.schedule import BuildSchedule
 from headrace.serving.topics import system_contracts
 
 if TYPE_CHECKING:
@@ -38,7 +36,6 @@ def up(
     ready: Callable[[Up], None] | None = None,
     stop: threading.Event | None = None,
     *,
-    build_every: timedelta | None = None,
     report: Callable[[str], None] = _logger.warning,
 ) -> None:
     """Runs the project until `stop`, SIGTERM or Ctrl-C, then ends all processes that it started.
@@ -49,7 +46,6 @@ def up(
         settings: the settings of the project.
         ready: called with the addresses when every server answers.
         stop: set it in another thread to end. Signals are handled only in the main thread.
-        build_every: how often a build runs in a child process; None: never.
         report: called with a line about each process that died and was restarted.
 
     Raises:
@@ -71,6 +67,8 @@ def up(
         children.add(start_child("ingest", settings))
         children.add(start_child("collector", settings, ports["collector_port"]))
         children.add(start_child("console", settings, ports["console_port"]))
+        if settings.schedules:
+            children.add(start_child("scheduler", settings))
 
         from headrace.serving import deployment  # its imports take long, and the children start meanwhile
 
@@ -84,8 +82,6 @@ def up(
         state = _write_state(settings, endpoint, ports, children)
         if ready is not None:
             ready(state)
-        builds = BuildSchedule(settings, build_every, report)
-        stack.callback(builds.end)
         while not stop.wait(_INTERVAL):
             children.supervise(report)
             endpoint.supervise(report)
@@ -94,7 +90,6 @@ def up(
                 endpoint.roll(report)
             if children.processes | endpoint.processes != state.processes:
                 state = _write_state(settings, endpoint, ports, children)
-            builds.check()
 
 
 def _write_state(settings: Settings, endpoint: Deployment, ports: Mapping[str, int], children: Children) -> Up:

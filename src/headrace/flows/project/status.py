@@ -29,6 +29,7 @@ from headrace.flows.models.aliases import (
 from headrace.flows.models.deployed import DeployedStatus, read_deployed
 from headrace.flows.models.endpoint import describe
 from headrace.flows.project.freshness import TableStatus, TopicStatus, table_status, topic_status
+from headrace.flows.project.schedules import ScheduleStatus, schedule_status
 from headrace.kernel.errors import HeadraceError, ProjectError, Unavailable
 from headrace.kernel.lock import find_holder
 from headrace.kernel.properties import CODE, CONTRACT
@@ -87,6 +88,7 @@ class Status(Struct, frozen=True):
         champion_mismatches: champions that are not the version that the last build of this commit released.
         lineage: dropped events, and endpoints that do not accept events (lineage.Store.health); None: nothing
             was recorded yet.
+        schedules: the builds that `up` runs by itself.
         building: the process id of a running build, or None.
         up: the running `up`, or None.
     """
@@ -110,6 +112,7 @@ class Status(Struct, frozen=True):
     endpoint_error: str | None
     champion_mismatches: tuple[ChampionMismatch, ...]
     lineage: Health | None
+    schedules: tuple[ScheduleStatus, ...]
     building: int | None
     up: Up | None
 
@@ -187,6 +190,7 @@ def status(workspace: Workspace, *, load_features: bool = True) -> Status:
         endpoint_error=endpoint_error,
         champion_mismatches=tuple(find_champion_mismatches(settings, built)),
         lineage=health,
+        schedules=schedule_status(settings),
         building=_building(settings),
         up=up,
     )

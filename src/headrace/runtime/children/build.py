@@ -1,4 +1,4 @@
-"""build: builds the project once, and ends."""
+"""build: builds the targets that its arguments name (none: everything) once, and ends."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def build_once(settings: Settings, _port: int, _stop: threading.Event) -> None:
     """Builds what is stale, and writes each stage that ran to the child's log."""
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # it may be killed at any point: the next build continues
     with Workspace(settings) as workspace:
-        build(workspace, progress=_log_stage)
+        build(workspace, sys.argv[4:], progress=_log_stage)
 
 
 def _log_stage(stage: StageReport) -> None:
