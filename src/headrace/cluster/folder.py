@@ -7,7 +7,6 @@ without a lock is removed: when a process that used it ends, and when another be
 from __future__ import annotations
 
 import atexit
-import fcntl
 import os
 import shutil
 import stat
@@ -17,7 +16,7 @@ from pathlib import Path
 from headrace.config.settings import Settings
 from headrace.kernel.digest import short_digest
 from headrace.kernel.errors import Unavailable
-from headrace.kernel.lock import try_lock_open
+from headrace.kernel.lock import share_lock_open, try_lock_open
 from headrace.kernel.process import mark_of
 
 __all__ = ["remove_dead_sessions", "remove_unused_folders", "runtime_folder"]
@@ -74,7 +73,7 @@ def _lock(folder: Path) -> None:
             "another user owns the folder or can enter it", where=str(folder), remedy="Remove it."
         )
     descriptor = _open(folder)
-    fcntl.flock(descriptor, fcntl.LOCK_SH)
+    share_lock_open(descriptor)
     if not _locks:
         remove_unused_folders()
         atexit.register(_end_use)

@@ -154,6 +154,13 @@ def plan_rebuild(
         else:
             plan = msgspec.structs.replace(plan, because=because)
     if only is not None and not only.is_whole:
+        if not restricted:
+            raise CallError(
+                f"table {table.name} reads no table by {partitioning.column!r}, so all of its rows are made at"
+                " once, and a range of them cannot be made alone",
+                where=str(table.place),
+                remedy=f"Build all of it: headrace build {table.name} --full",
+            )
         plan = _restrict_plan(table, partitioning, plan, current, only, code)
     return _rename_columns(plan, table, current)
 
