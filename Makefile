@@ -7,7 +7,7 @@ LOCK := uv pip compile --universal --python-version 3.11 --no-emit-index-url --n
 # Every extra but torch, whose wheels for Linux bring 5 GB of CUDA: make torch installs it.
 EXTRAS := --extra kafka --extra debezium --extra otel --extra postgres --extra redis --extra s3 --extra databases
 
-.PHONY: demo demo-kafka torch test soak check format lock bench bench-events bench-tables clean
+.PHONY: demo demo-kafka torch test soak check format lock bench bench-events bench-tables docs clean
 demo: .venv/.ready ## an example, end to end, in a scratch folder: make demo EXAMPLE=shop
 	@.venv/bin/headrace demo $(EXAMPLE)
 
@@ -53,5 +53,8 @@ bench-events: .venv/.ready ## ingest and the collector beside their peers: a pla
 bench-tables: .venv/.ready ## builds of tables beside the same SQL in DuckDB
 	@.venv/bin/python bench/all.py tables
 
+docs: .venv/.ready ## the documentation as a site, in the folder site
+	@.venv/bin/mkdocs build --strict --quiet
+
 clean: ## takes away what was built here
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis dist
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis dist site

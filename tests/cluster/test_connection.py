@@ -10,6 +10,7 @@ import msgspec
 import pytest
 
 from headrace.cluster.address import find_address, forget_address, keep_address
+from headrace.cluster.connection import connect
 from headrace.cluster.folder import remove_dead_sessions, remove_unused_folders, runtime_folder
 from headrace.config.settings import Settings, load_settings
 from headrace.kernel.errors import Unavailable
@@ -106,3 +107,15 @@ def test_a_folder_that_was_removed_is_made_again(settings: Settings) -> None:
     assert runtime_folder(settings) == folder
     remove_unused_folders()
     assert folder.is_dir()
+
+
+def test_a_cluster_that_does_not_answer_is_named_with_the_setting(settings: Settings) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"  # free again after the block
+    with (
+        pytest.raises(Unavailable, match=r"the Ray cluster does not answer: .*refused") as unavailable,
+        connect(settings.with_values(ray=address)),
+    ):
+        pytest.fail("nothing listens there")
+    assert unavailable.value.where == f"profile.local.ray: {address}"
+    assert 'ray = "local"' in str(unavailable.value.remedy)

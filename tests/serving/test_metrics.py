@@ -12,6 +12,7 @@ from tests.serving.small_project import DAY, make_project, plan_of, put_bundle, 
 from headrace import log
 from headrace.features import online
 from headrace.features.online import RowPosition, StreamPosition
+from headrace.features.online.lookup import ViewRead
 from headrace.features.plan import AggregateFunction, Aggregation, FeatureRef, PlanField, WindowedView
 from headrace.kernel.position import LogPosition
 from headrace.serving.metrics import Metrics
@@ -37,8 +38,11 @@ def test_each_arm_has_its_counts_in_prometheus_format() -> None:
     metrics, arm = Metrics(), {"model": 'a "b"\\', "version": "3", "arm": "champion"}
     at = 100 * DAY
     positions = [{"facts": RowPosition(41, at - HOUR // 2), "clicks": StreamPosition({0: 7})}, {}]
-    metrics.arm('a "b"\\', 3, "champion").count(0.004, 0.0015, at, [["x", "y"], ["x"]], positions)
-    metrics.arm('a "b"\\', 3, "champion").count(0.5, None, at, [[]], [{"facts": RowPosition(41, None)}])
+    champion = metrics.arm('a "b"\\', 3, "champion")
+    champion.count(0.004, 0.0015, [["x", "y"], ["x"]])
+    champion.views.count(at, {"facts": ViewRead(4, 3, 0.25, 99)}, positions)
+    champion.count(0.5, None, [[]])
+    champion.views.count(at, {"facts": ViewRead(2, 1, 0.5, 1)}, [{"facts": RowPosition(41, None)}])
     metrics.arm('a "b"\\', 3, "champion").count_errors("feature_failed", 2)
     metrics.arm('a "b"\\', 4, "canary").count_errors("internal", 1)
     metrics.behind = {("purchase", 3, "clicks"): 12}
@@ -58,6 +62,11 @@ def test_each_arm_has_its_counts_in_prometheus_format() -> None:
     assert samples["headrace_feature_age_seconds_sum", labels(**arm, view="facts")] == 1800
     assert samples["headrace_feature_age_seconds_bucket", labels(**arm, view="facts", le="600.0")] == 0
     assert samples["headrace_feature_age_seconds_bucket", labels(**arm, view="facts", le="3600.0")] == 1
+    facts = labels(**arm, view="facts")
+    assert samples["headrace_view_values_total", facts] == 6
+    assert samples["headrace_view_missing_values_total", facts] == 4
+    assert samples["headrace_view_seconds_total", facts] == 0.75
+    assert samples["headrace_view_bytes_total", facts] == 100
     assert samples["headrace_view_events_behind", labels(model="purchase", version="3", view="clicks")] == 12
     canary = arm | {"version": "4", "arm": "canary"}
     assert samples["headrace_prediction_errors_total", labels(**canary, code="internal")] == 1

@@ -31,6 +31,7 @@ from headrace.config.online import OnlineSettings
 from headrace.config.registry import RegistrySettings
 from headrace.config.schedules import Schedule, parse_schedules
 from headrace.config.serving import ServingSettings
+from headrace.config.tables import TableSettings
 from headrace.config.tracing import TracingSettings
 from headrace.kernel.addresses import find_passwords
 from headrace.kernel.errors import ProjectError
@@ -38,7 +39,7 @@ from headrace.kernel.files import write_file
 from headrace.kernel.private import make_private
 from headrace.kernel.secrets import mask_secrets
 
-__all__ = ["FILE", "Settings", "find_root", "has_project", "load_settings", "make_settings"]
+__all__ = ["FILE", "PARTS", "Settings", "find_root", "has_project", "load_settings", "make_settings"]
 
 FILE = "headrace.toml"
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
@@ -74,6 +75,7 @@ class Settings(Struct, frozen=True):
     alerts: AlertSettings
     cluster: ClusterSettings
     serving: ServingSettings
+    tables: TableSettings
     http: HttpSettings
     formats: FormatSettings
     databases: DatabaseSettings
@@ -123,7 +125,7 @@ class Settings(Struct, frozen=True):
         )
 
 
-_PARTS: dict[str, type[Struct]] = {
+PARTS: dict[str, type[Struct]] = {
     "log": LogSettings,
     "lake": LakeSettings,
     "online": OnlineSettings,
@@ -133,14 +135,16 @@ _PARTS: dict[str, type[Struct]] = {
     "alerts": AlertSettings,
     "cluster": ClusterSettings,
     "serving": ServingSettings,
+    "tables": TableSettings,
     "http": HttpSettings,
     "formats": FormatSettings,
     "databases": DatabaseSettings,
     "tracing": TracingSettings,
 }
+"""Part of Headrace → the class of its settings."""
 _TYPES: dict[str, Any] = {
     field.encode_name: field.type
-    for part in _PARTS.values()
+    for part in PARTS.values()
     for field in msgspec.structs.fields(part)
     if field.name != _STATE
 }
@@ -178,7 +182,7 @@ def make_settings(
     for address in typed.get("databases", {}).values():
         mask_secrets(word for word in find_passwords(address) if len(word) > 2)  # shorter: every text has it
     parts = {}
-    for name, part in _PARTS.items():
+    for name, part in PARTS.items():
         fields = [field for field in msgspec.structs.fields(part) if field.encode_name in typed]
         parts[name] = part(state=state, **{field.name: typed[field.encode_name] for field in fields})
     return Settings(root, project, profile, state, typed, schedules, **parts)  # type: ignore[arg-type]

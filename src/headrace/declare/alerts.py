@@ -23,7 +23,8 @@ class Alerts:
     `baseline` before, the severity is one step higher: a warning below `warning`, critical from `warning` on.
 
     Args:
-        warning, critical: the shares from which an alert is a warning, or critical; 0 to 1.
+        warning: the share from which an alert is a warning, 0 to 1.
+        critical: the share from which an alert is critical, 0 to 1.
         growth: the factor by which the share must exceed the baseline's to count as grown; more than 1.
         window: the length of the window, as text such as `5m` or a timedelta; 10 s or more.
         baseline: the length of the time before the window with which the window is compared.

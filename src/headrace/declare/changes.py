@@ -69,12 +69,13 @@ def changes(
         extra: see @event, for columns that the struct does not name.
         time_unit: the unit of a time that is written as a number since 1970, if the envelope has no schema with
             the unit; None: such a number is refused.
-        partitions, retention, version: see @event.
+        partitions: see @event.
+        retention: see @event.
+        version: see @event.
 
     Raises:
-        ProjectError: the topic or the key is not valid, a key column is not a field or may be null, a field
-            begins with `_`, the class is not a msgspec Struct or has a `__post_init__`, the unit is not
-            known, or a duration is not valid.
+        ProjectError: the topic, the key, the unit or a duration is not valid, a key column is not a field or
+            may be null, a field begins with `_`, the class is not a msgspec Struct or has a `__post_init__`.
     """
 
     def declare(struct: S) -> S:
@@ -84,8 +85,7 @@ def changes(
         _check_topic(topic, place)
         _check_key(struct, key, place)
         _check_struct(struct, place)
-        if time_unit not in (None, "ms", "us", "ns"):
-            raise ProjectError(f"time_unit={time_unit!r} is not ms, us or ns", where=str(place))
+        _check_unit(time_unit, place)
         struct.__contract__ = Contract(  # type: ignore[attr-defined]
             **_FIXED_RULES,
             topic=topic,
@@ -103,6 +103,11 @@ def changes(
         return struct
 
     return declare
+
+
+def _check_unit(time_unit: str | None, place: Place) -> None:
+    if time_unit not in (None, "ms", "us", "ns"):
+        raise ProjectError(f"time_unit={time_unit!r} is not ms, us or ns", where=str(place))
 
 
 _FIXED_RULES: dict[str, Any] = {

@@ -167,7 +167,8 @@ def day(
 
     Args:
         column: the column of the table, a date or a datetime.
-        before, after: whole days, as text such as `7d` or a timedelta.
+        before: how many days before its own a partition reads as well, as text such as `7d` or a timedelta.
+        after: how many days after its own.
         timezone: the zone whose days these are, such as `Europe/Berlin`: the column is then a date of that
             zone. None: UTC.
 

@@ -27,7 +27,15 @@ from headrace.serving.models import Models, ReleasedModel
 from headrace.serving.prediction import TOPIC, Prediction
 from headrace.serving.predictor import SpoolingPredictor
 from headrace.serving.protocols import PROTOCOLS
-from headrace.serving.protocols.port import JSON, DecodedRequest, PredictRoute, ReadRoute, Response, Route
+from headrace.serving.protocols.port import (
+    JSON,
+    DecodedRequest,
+    PostRoute,
+    PredictRoute,
+    ReadRoute,
+    Response,
+    Route,
+)
 from headrace.serving.protocols.status import to_response_error
 from headrace.serving.spool import MAX_BYTES
 from headrace.serving.tracing import RequestTracer
@@ -137,7 +145,7 @@ class Endpoint:
             match = pattern.fullmatch(scope["path"])
             if match is None or (route.path.startswith("/{") and not self._models.has(match["model"])):
                 continue
-            allowed = "POST" if isinstance(route, PredictRoute) else "GET"
+            allowed = "GET" if isinstance(route, ReadRoute) else "POST"
             if scope["method"] != allowed:
                 raise HttpError(405, "method", f"Use {allowed}.", headers={"Allow": allowed})
             if isinstance(route, PredictRoute):
@@ -146,6 +154,8 @@ class Endpoint:
                 else:
                     with self._tracer.trace_request(scope, route.path):
                         await self._predict(route, match.groupdict(), scope, receive, send)
+            elif isinstance(route, PostRoute):
+                await self._answer_post(route, scope, receive, send)
             else:
                 await send_body(send, 200, _read(route, self._models, match), route.content_type)
             return
@@ -178,6 +188,22 @@ class Endpoint:
         await send_body(send, 200, *response)
         if isinstance(model, ReleasedModel) and model.shadows:
             await asyncio.to_thread(self._predictor.predict_shadows, model, request.instances, predictions)
+
+    async def _answer_post(self, route: PostRoute, scope: Scope, receive: Receive, send: Send) -> None:
+        started = time.perf_counter()
+        try:
+            body = (await receive())["body"]
+            answer = partial(route.answer, self._models, self._metrics, scope, body)
+            inline = len(body) <= _MAX_INLINE and not self._models.waits
+            response = answer() if inline else await asyncio.to_thread(answer)
+        except Exception as error:
+            failure = to_response_error(error, route.instances)
+            self._metrics.count_feature_answer(failure.status, time.perf_counter() - started)
+            if failure.status >= 500:
+                raise
+            raise failure from error
+        self._metrics.count_feature_answer(200, time.perf_counter() - started)
+        await send_body(send, 200, response)
 
     def _answer(
         self, route: PredictRoute, model: ReleasedModel, version: str | None, scope: Scope, body: bytes

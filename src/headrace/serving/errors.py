@@ -3,6 +3,7 @@
 RequestError          the request cannot be answered
 ├── UnknownModel      no release of this model is in force
 ├── UnknownVersion    no arm of the release answers by this version
+├── UnknownService    no released model has features of this service
 ├── MissingField      a field that the model needs is missing
 ├── UnknownField      no arm of the model reads this field
 ├── WrongValue        a field has the wrong type, or its value is out of range
@@ -31,6 +32,7 @@ __all__ = [
     "RequestError",
     "UnknownField",
     "UnknownModel",
+    "UnknownService",
     "UnknownVersion",
     "WrongValue",
     "unknown_version",
@@ -80,6 +82,12 @@ class UnknownVersion(RequestError):
     """No arm of the release answers by this version; `details` lists the versions that do."""
 
     code = "no_such_version"
+
+
+class UnknownService(RequestError):
+    """No released model has features of this service; `details` lists the services that can be asked for."""
+
+    code = "no_such_service"
 
 
 class MissingField(RequestError):

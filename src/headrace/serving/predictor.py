@@ -109,7 +109,7 @@ class SpoolingPredictor:
         if predictions:
             first = predictions[0]  # they were made together
             metrics = self.metrics.arm(first.model, first.version, first.arm)
-            metrics.count(first.latency_ms / 1_000, None, 0, [()] * len(predictions), ())
+            metrics.count(first.latency_ms / 1_000, None, [()] * len(predictions))
         self._append_to_spool(predictions)
 
     def _predict_arms(self, model: ReleasedModel, instances: Instances) -> list[Prediction]:
@@ -218,7 +218,8 @@ class SpoolingPredictor:
             self._tracer.add_prediction(seconds, lookup_seconds, name, arm.version, arm.name, len(instances))
         moment, entities = from_micros(at), model.entities
         metrics = self.metrics.arm(name, arm.version, arm.name)
-        metrics.count(seconds, lookup_seconds, at, answers.missing, answers.positions)
+        metrics.count(seconds, lookup_seconds, answers.missing)
+        metrics.views.count(at, answers.views, answers.positions)
         predictions = []
         for row, (instance, features) in enumerate(zip(instances, answers.values, strict=True)):
             predictions.append(

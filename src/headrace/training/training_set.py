@@ -31,7 +31,7 @@ from headrace.lake import Lake, LakeTable, Snapshot
 from headrace.projects.project import Project
 from headrace.tables.failures import FailedRow, describe_row, merge_failures, read_failures
 from headrace.tables.revisions import merge_revisions, revisions_in
-from headrace.tables.twin import TwinSnapshot, digest_rows
+from headrace.tables.twin import RowsDigest, TwinSnapshot
 from headrace.training.evaluation import evaluator_for, infer_task
 from headrace.training.report import TrainingSet
 from headrace.training.splits.port import MOMENT
@@ -262,7 +262,7 @@ def _write_rows(
     facts |= {f"{REVISION}{source}": revision for source, revision in revisions.items()}
     facts |= {INPUTS_DIGEST: digest, UNLABELLED_ROWS: str(len(labels) - len(labelled))}
     facts |= {FAILED_ROWS: merge_failures(None, (), failed)} if failed else {}
-    facts[ROWS_DIGEST] = digest_rows(rows)
+    facts[ROWS_DIGEST] = RowsDigest().add(rows).text
     return table.overwrite(rows, facts=facts, snapshot_id=TwinSnapshot.id_for(twin, facts[ROWS_DIGEST]))
 
 

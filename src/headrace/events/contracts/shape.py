@@ -48,26 +48,26 @@ the log position at which a replayed event was first appended, and null for all 
 the instant from which serving could know the event: its arrival, or, for an event loaded as history, its own
 time. It is null for a refused event of history, whose time may not be readable."""
 
-CODES = (
-    "not_json",
-    "not_avro",
-    "unknown_schema",
-    "bad_utf8",
-    "missing",
-    "wrong_type",
-    "out_of_range",
-    "unknown_value",
-    "bad_time",
-    "naive_time",
-    "future",
-    "late",
-    "duplicate",
-    "too_deep",
-    "extra",
-    "upcast_failed",
-    "unwritable",
-)
-"""The codes of refused events (docs/guide/events.md)."""
+CODES = {
+    "not_json": "it is not valid JSON",
+    "not_avro": "it is not valid Avro, or has no schema's id",
+    "unknown_schema": "the schema registry has no schema of its id",
+    "bad_utf8": "it is not valid UTF-8",
+    "missing": "a required field is missing",
+    "wrong_type": "a value has another type than the field",
+    "out_of_range": "a value, a length or a time lies outside the field's range",
+    "unknown_value": "a value is not one of those that the field allows",
+    "bad_time": "a text is not a time in a format that the contract reads",
+    "naive_time": "a time has no time zone, and the contract names none (`timezone`)",
+    "future": "its time lies further ahead of its arrival than `max_ahead`",
+    "late": "its time lies further before its arrival than `max_late`",
+    "duplicate": "an event with the same `identity` was admitted within `dedup_within`, or its replay was",
+    "too_deep": "it is nested too deeply",
+    "extra": "it has a field that the contract does not name, and `extra` is `forbid`",
+    "upcast_failed": "a function of `upcasters` failed, or what it returned does not match the contract",
+    "unwritable": "a bug keeps it from being judged or stored; replay it after the bug is fixed",
+}
+"""Code of a refused event → why it is refused."""
 
 _INT64 = (-(2**63), 2**63 - 1)
 _AWARE = Annotated[dt.datetime, Meta(tz=True)]

@@ -226,7 +226,8 @@ class TableSource(DataSource):  # type: ignore[misc]
             name: the table's name in the lake.
             timestamp_field: its time column.
             columns: column → its dtype, as a plan names it; None: those of the table when it is read.
-            field_mapping, created_timestamp_column: see `__init__`.
+            field_mapping: see `__init__`.
+            created_timestamp_column: see `__init__`.
         """
         source = cls.__new__(cls)
         source._set_facts(

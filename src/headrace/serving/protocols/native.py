@@ -79,7 +79,12 @@ def _is_explain(query: bytes) -> bool:
 
 def _read_models(models: Models, _names: Mapping[str, str]) -> bytes:
     released = {
-        name: {"release": model.release, "fields": model.schema.fields, "split_key": model.split_key}
+        name: {
+            "release": model.release,
+            "fields": model.schema.fields,
+            "split_key": model.split_key,
+            "service": model.service.plan.service,
+        }
         for name, model in sorted(models.released.items())
     }
     deployed = {

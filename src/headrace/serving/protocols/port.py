@@ -10,6 +10,7 @@ from msgspec import Struct
 
 from headrace.http.asgi import Scope
 from headrace.http.responses import HttpError
+from headrace.serving.metrics import Metrics
 from headrace.serving.models import Models
 from headrace.serving.prediction import Prediction
 from headrace.serving.request_schema import InstanceSchema
@@ -18,6 +19,7 @@ __all__ = [
     "JSON",
     "DecodedRequest",
     "HttpProtocol",
+    "PostRoute",
     "PredictRoute",
     "ReadRoute",
     "Response",
@@ -93,7 +95,26 @@ class ReadRoute(Struct, frozen=True):
     content_type: bytes = JSON
 
 
-Route = PredictRoute | ReadRoute
+class PostRoute(Struct, frozen=True):
+    """POST of a request that is answered from the models without a prediction.
+
+    Attributes:
+        path: the path.
+        answer: makes the response body from the models, the metrics to count in, the scope and the body. It
+            raises RequestError, HttpError or Unavailable.
+        body_schema: the JSON schema of a body, made with a function that describes an instance of a schema.
+        summary: what the route does, for people.
+        instances: what errors call the instances: `entities[1].user_id`.
+    """
+
+    path: str
+    answer: Callable[[Models, Metrics, Scope, bytes], bytes]
+    body_schema: Callable[[Models, Callable[[InstanceSchema], dict[str, Any]]], dict[str, Any]]
+    summary: str
+    instances: str = "instances"
+
+
+Route = PredictRoute | PostRoute | ReadRoute
 
 
 class HttpProtocol(Protocol):

@@ -20,7 +20,7 @@ from headrace.lake.files import WrittenFile
 from headrace.tables.audits.failing import keep_failing_rows
 from headrace.tables.audits.freshness import check_freshness
 from headrace.tables.audits.keys import check_unique_keys, spread_key
-from headrace.tables.audits.port import AuditScope, CheckAudit, RuleFailure
+from headrace.tables.audits.port import AuditScope, CheckAudit, RuleFailure, is_made_in_parts
 from headrace.tables.audits.references import check_references
 from headrace.tables.audits.report import AuditReport, AuditResult, read_report
 from headrace.tables.audits.rows import RowsRefused
@@ -282,7 +282,7 @@ def _check_all(scope: AuditScope) -> Iterator[_Check]:
         if spread_key(table):
             key = spread_key(table)
             yield f"unique {', '.join(key)}", "unique", "error", key, check_unique_keys(scope)
-        rules = group_rules(table.schema) if table.partition_by is not None else {}
+        rules = group_rules(table.schema) if is_made_in_parts(table) else {}
         for rule, expression in rules.items():
             failure = _find(check_rules, {rule: expression}, scope)
             yield f"rule {name}.{rule}", "schema", "error", [], failure
