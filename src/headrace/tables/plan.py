@@ -154,13 +154,6 @@ def plan_rebuild(
         else:
             plan = msgspec.structs.replace(plan, because=because)
     if only is not None and not only.is_whole:
-        if not restricted:
-            raise CallError(
-                f"table {table.name} reads no table by {partitioning.column!r}, so all of its rows are made at"
-                " once, and a range of them cannot be made alone",
-                where=str(table.place),
-                remedy=f"Build all of it: headrace build {table.name} --full",
-            )
         plan = _restrict_plan(table, partitioning, plan, current, only, code)
     return _rename_columns(plan, table, current)
 
@@ -235,13 +228,16 @@ def _restrict_plan(
     """The plan of a build of a range: it makes the range, and leaves what else is stale for a later build.
 
     Raises:
-        CallError: the table has no days, the range has no partition, the table's partitions have changed, or
-            its code has changed and partitions of the old code would stay beside those of the new one.
+        CallError: the table has no days or is made at once, the range has no partition, the table's partitions
+            have changed, or its code has changed and partitions of the old code would stay beside those of the
+            new one.
     """
     assert only.first is not None, "the caller has checked the range"
     assert only.last is not None, "the caller has checked the range"
     if not partitioning.is_time:
         raise _no_days(table)
+    if all(source.column is None for source in plan.inputs):
+        raise _no_range(table, partitioning)
     stored: set[int] = set()
     snapshot = None if current is None else current.current_snapshot()
     if current is not None and snapshot is not None:
@@ -292,6 +288,15 @@ def _no_days(table: Table) -> CallError:
     )
     return CallError(
         f"table {table.name} {kind}, so it has no days to choose from",
+        where=str(table.place),
+        remedy=f"Build all of it: headrace build {table.name} --full",
+    )
+
+
+def _no_range(table: Table, partitioning: Partitioning) -> CallError:
+    return CallError(
+        f"table {table.name} reads no table by {partitioning.column!r}, so all of its rows are made at once, and a"
+        " range of them cannot be made alone",
         where=str(table.place),
         remedy=f"Build all of it: headrace build {table.name} --full",
     )
