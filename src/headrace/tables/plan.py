@@ -234,10 +234,7 @@ def _restrict_plan(
     """
     assert only.first is not None, "the caller has checked the range"
     assert only.last is not None, "the caller has checked the range"
-    if not partitioning.is_time:
-        raise _no_days(table)
-    if all(source.column is None for source in plan.inputs):
-        raise _no_range(table, partitioning)
+    _check_days(table, partitioning, plan)
     stored: set[int] = set()
     snapshot = None if current is None else current.current_snapshot()
     if current is not None and snapshot is not None:
@@ -293,13 +290,17 @@ def _no_days(table: Table) -> CallError:
     )
 
 
-def _no_range(table: Table, partitioning: Partitioning) -> CallError:
-    return CallError(
-        f"table {table.name} reads no table by {partitioning.column!r}, so all of its rows are made at once, and a"
-        " range of them cannot be made alone",
-        where=str(table.place),
-        remedy=f"Build all of it: headrace build {table.name} --full",
-    )
+def _check_days(table: Table, partitioning: Partitioning, plan: RebuildPlan) -> None:
+    """Raises CallError if the table has no days, or its rows are made at once whatever day they are of."""
+    if not partitioning.is_time:
+        raise _no_days(table)
+    if all(source.column is None for source in plan.inputs):
+        raise CallError(
+            f"table {table.name} reads no table by {partitioning.column!r}, so all of its rows are made at once,"
+            " and a range of them cannot be made alone",
+            where=str(table.place),
+            remedy=f"Build all of it: headrace build {table.name} --full",
+        )
 
 
 def _reasons_for_whole(
