@@ -393,7 +393,7 @@ class TestRange:
         arrive(*((at(24 * n), n) for n in range(3)), arrived=at(99))
         build(project, lake, "clean", "first")
         only = BuildRange(date(2024, 3, 30), date(2024, 3, 31))
-        with pytest.raises(CallError, match="first reads no table by 'on', so all of its rows") as refused:
+        with pytest.raises(CallError, match="first reads no table by 'on', so all its rows") as refused:
             build_table(project, lake, project.table("first"), code="1", only=only)
         assert refused.value.remedy == "Build all of it: headrace build first --full"
         assert len(rows(lake, "first")) == 3

@@ -296,7 +296,7 @@ def _check_days(table: Table, partitioning: Partitioning, plan: RebuildPlan) -> 
         raise _no_days(table)
     if all(source.column is None for source in plan.inputs):
         raise CallError(
-            f"table {table.name} reads no table by {partitioning.column!r}, so all of its rows are made at once,"
+            f"table {table.name} reads no table by {partitioning.column!r}, so all its rows are made at once,"
             " and a range of them cannot be made alone",
             where=str(table.place),
             remedy=f"Build all of it: headrace build {table.name} --full",
