@@ -8,8 +8,6 @@ from datetime import date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
 from headrace.config.settings import Settings, load_settings
 from headrace.kernel.errors import CallError
 from headrace.workspace import Workspace
@@ -26,6 +24,7 @@ if TYPE_CHECKING:
     from headrace.flows.project.status import Status
     from headrace.flows.project.table_tags import TableVersion
     from headrace.flows.trace.why import Why
+    from headrace.lake import VisibleTables
     from headrace.lineage import RunRow
     from headrace.lineage.graph import Node
     from headrace.projects.running import Up
@@ -52,14 +51,12 @@ class Rows:
         snapshot: the id of the snapshot.
     """
 
-    def __init__(self, settings: Settings, name: str, at: int | str | datetime | None) -> None:
-        from headrace import lake
-
+    def __init__(self, tables: VisibleTables, name: str, at: int | str | datetime | None) -> None:
         self.name = name
-        self._table = lake.open(settings).table(name)
-        head = self._table.current_snapshot() if at is None else self._table.snapshot(at)
+        head = tables.snapshot(name, at)
         if head is None:
             raise CallError(f"table {name!r} has no rows yet", remedy="headrace build makes it.")
+        self._table = tables.table(name)
         self.snapshot = head.id
 
     def lazy(self) -> pl.LazyFrame:
@@ -89,17 +86,33 @@ class OpenProject:
         self.settings = settings
 
     def table(self, name: str, *, at: int | str | datetime | None = None) -> Rows:
-        """A table at its current snapshot, or at an earlier one, with the columns that it had.
+        """A table as readers see it, or at an earlier snapshot, with the columns that it had.
 
         Args:
             name: the name of the table.
-            at: a snapshot's id, a tag, or an aware datetime: the snapshot that was current then.
+            at: a snapshot's id; a tag, or "main" for the newest snapshot, visible or not; or an aware datetime:
+                what readers saw then.
 
         Raises:
-            CallError: the table, the tag or the snapshot does not exist, the snapshot has expired, or the
-                moment has no time zone.
+            CallError: the table, the tag or the snapshot does not exist, the table is not visible yet, the
+                snapshot has expired, or the moment has no time zone.
         """
-        return Rows(self.settings, name, at)
+        return self.tables(name, at=at)[0]
+
+    def tables(self, *names: str, at: int | str | datetime | None = None) -> list[Rows]:
+        """Several tables as readers see them at one moment: a build that ends meanwhile does not count.
+
+            facts, users = headrace.project().tables("facts", "users")
+
+        Args:
+            names: the names of the tables.
+            at: as for `table`: a moment, or a tag that all of them have.
+
+        Raises:
+            CallError: as `table`.
+        """
+        with Workspace(self.settings) as workspace:
+            return [Rows(workspace.visible, name, at) for name in names]
 
     def source(self, name: str, *, revision: str | None = None) -> pl.LazyFrame:
         """The rows of a source's files, as tables read them.
@@ -126,12 +139,12 @@ class OpenProject:
         Raises:
             CallError: no row of the table has ever failed.
         """
-        from headrace import lake
         from headrace.tables.audits.report import failing_table
 
-        if not lake.open(self.settings).table_exists(failing_table(name)):
-            raise CallError(f"no row of table {name!r} has failed an audit")
-        return Rows(self.settings, failing_table(name), None)
+        with Workspace(self.settings) as workspace:
+            if not workspace.lake.table_exists(failing_table(name)):
+                raise CallError(f"no row of table {name!r} has failed an audit")
+            return Rows(workspace.visible, failing_table(name), None)
 
     def tag_table(self, name: str, tag: str, *, at: int | str | datetime | None = None) -> Rows:
         """headrace tag-table: names a snapshot (as for `table`), so that it does not expire.
@@ -144,7 +157,7 @@ class OpenProject:
         from headrace.flows.project.table_tags import tag_table
 
         with Workspace(self.settings) as workspace:
-            return Rows(self.settings, name, tag_table(workspace, name, tag, at).id)
+            return Rows(workspace.visible, name, tag_table(workspace, name, tag, at).id)
 
     def untag_table(self, name: str, tag: str) -> None:
         """headrace untag-table: removes a tag. Its snapshot may then expire.
@@ -178,21 +191,10 @@ class OpenProject:
         Raises:
             CallError: the topic does not exist, has no changes, or none was ingested; or `moment` is naive.
         """
-        from headrace.declare.event import contract_of
-        from headrace.tables.changelog import as_of
-        from headrace.tables.read import read_input
+        from headrace.flows.project.read_as_of import read_as_of
 
-        if moment.tzinfo is None:
-            raise CallError(f"{moment} has no time zone", remedy="Give it one: datetime(..., tzinfo=UTC).")
         with Workspace(self.settings) as workspace:
-            project = workspace.project
-            contract = contract_of(declared) or project.contract(declared)
-            if not contract.row_key:
-                raise CallError(f"topic {contract.topic!r} holds events, not the changes of a table's rows")
-            rows = as_of(read_input(project, workspace.lake, contract), contract.row_key, moment)
-        return rows.sort(contract.row_key).select(
-            field.name for field in msgspec.structs.fields(contract.struct) if not field.name.startswith("_")
-        )
+            return read_as_of(workspace, declared, moment)
 
     def training_set(self, model: str, *, at: int | str | datetime | None = None) -> Rows:
         """A model's training set (at a snapshot, as for `table`): labels, and a column `view__feature` for each
@@ -201,7 +203,7 @@ class OpenProject:
         Raises:
             CallError: it has not been made yet, or as `table`.
         """
-        return Rows(self.settings, f"training_{model}", at)
+        return self.table(f"training_{model}", at=at)
 
     def training_report(self, model: str, version: int | str = "champion") -> TrainingReport:
         """How a version was trained: its rows, parameters, metrics and the result of the gate.

@@ -21,7 +21,7 @@ from headrace.kernel.errors import CallError
 from headrace.training.files import MODEL, PLAN
 from headrace.training.report import TrainingReport, read_report
 from headrace.training.trainers.folder import Predictor, load_model
-from headrace.training.training_set import newest_snapshots, table_reader
+from headrace.training.training_set import table_reader, visible_snapshots
 from headrace.workspace import Workspace
 
 __all__ = ["BacktestReport", "BacktestSlice", "backtest"]
@@ -116,8 +116,9 @@ def backtest(
     logged = read_requests(workspace, model, since, until, limit)
     plans = _served_plans(workspace, model, logged, report.task)
     project, lake = workspace.project, workspace.lake
+    visible = workspace.visible
     features, left_out = features_as_known(
-        logged, plan, plans, lambda name: table_reader(project, lake, newest_snapshots(lake, [name]))(name)
+        logged, plan, plans, lambda name: table_reader(project, lake, visible_snapshots(visible, [name]))(name)
     )
     matrix = Matrix(plan, predictor.meta.encoding)
     if plan.missing == "refuse":
