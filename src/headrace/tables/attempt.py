@@ -196,7 +196,7 @@ def _find_partition(
     if partitioning.column not in rows.columns:
         return None
     numbers = partition_numbers(partitioning, partitioning.column, rows.schema[partitioning.column])
-    names = {
+    names: dict[str, int] = {
         name_partition(partitioning, number): number
         for number in rows.select(numbers.alias(_NUMBER))[_NUMBER].drop_nulls().unique().sort()
     }
