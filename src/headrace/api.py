@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from headrace.flows.build import BuildReport, Progress
     from headrace.flows.events.ingest_report import IngestReport
     from headrace.flows.events.send import SendReport
+    from headrace.flows.models.backtest import BacktestReport
     from headrace.flows.models.deploy import DeployReport
     from headrace.flows.models.outcomes import OutcomesReport
     from headrace.flows.project.status import Status
@@ -75,7 +76,145 @@ class Rows:
         return f"<table {self.name} at snapshot {self.snapshot}>"
 
 
-class OpenProject:
+class _Serving:
+    """The commands of models that are served."""
+
+    settings: Settings
+
+    def predict(
+        self,
+        model: str,
+        *,
+        explain: bool = False,
+        as_of: datetime | None = None,
+        version: int | None = None,
+        **values: Any,
+    ) -> dict[str, Any]:
+        """headrace predict: asks the running endpoint for one prediction.
+
+        Args:
+            model: the name of the model.
+            explain: whether to add the features as the model saw them.
+            as_of: an aware datetime: the past moment to answer for.
+            version: the version that answers for the past moment; by default the one that answered then.
+            values: entity keys and request fields.
+
+        Raises:
+            Unavailable: the endpoint does not run, or the moment is not ingested yet.
+            CallError: a field is not valid, the model is not released, or nothing is known of the moment.
+        """
+        from headrace.flows.models.predict import predict
+
+        return predict(self.settings, model, values, explain=explain, as_of=as_of, version=version)
+
+    def backtest(
+        self,
+        model: str,
+        version: int,
+        *,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        by: str | None = None,
+        limit: int | None = None,
+        threshold: float | None = None,
+    ) -> BacktestReport:
+        """headrace backtest: answers logged requests by a version, and compares the answers with the logged
+        ones. The report has a row for each request, and shows itself as a table in a notebook.
+
+        Args:
+            model, version: the version, which need not be released.
+            since, until: the first moment, and the first one after the last; aware datetimes.
+            by: the field whose values are slices: an entity key, a field of the request, a feature, `arm` or
+                `version`.
+            limit: the greatest number of requests; the newest are replayed.
+            threshold: the probability from which on a binary model's answer counts as yes; by default the one
+                that the model declares.
+
+        Raises:
+            CallError: the version or the field does not exist, or no request of that time has been ingested.
+        """
+        from headrace.flows.models.backtest import backtest
+
+        with Workspace(self.settings) as workspace:
+            return backtest(
+                workspace, model, version, since=since, until=until, by=by, limit=limit, threshold=threshold
+            )
+
+    def outcomes(self, model: str) -> OutcomesReport:
+        """headrace outcomes: the model's predictions with what really happened, a row for each prediction, and
+        how good each version is in truth.
+
+        Raises:
+            CallError: the model declares no outcomes, or no prediction or outcome was ever ingested.
+        """
+        from headrace.flows.models.outcomes import outcomes
+
+        with Workspace(self.settings) as workspace:
+            return outcomes(workspace, model)
+
+    def deploy(self, file: str | Path, *, dry_run: bool = False, prune: bool = False) -> DeployReport:
+        """headrace deploy: serves the MLflow models that a file selects.
+
+        Args:
+            file: the file, relative to the project's folder.
+            dry_run: whether to plan only.
+            prune: whether models that the file does not select are removed.
+        """
+        from headrace.flows.models.deploy import deploy
+
+        with Workspace(self.settings) as workspace:
+            return deploy(workspace, self.settings.root / file, dry_run=dry_run, prune=prune)
+
+    def roll_back_models(self) -> DeployReport:
+        """headrace deploy --rollback: serves the MLflow models of the deployment before."""
+        from headrace.flows.models.deploy import roll_back_models
+
+        with Workspace(self.settings) as workspace:
+            return roll_back_models(workspace)
+
+    def why(self, prediction: str, *, events: int = 20) -> Why:
+        """headrace why: traces a prediction back to its raw events.
+
+        Args:
+            prediction: the `id` of an answer.
+            events: how many raw events are listed for each view.
+        """
+        from headrace.flows.trace.why import why
+
+        with Workspace(self.settings) as workspace:
+            return why(workspace, prediction, events=events)
+
+    def release(self, model: str, *arms: str, why: str = "", override: bool = False) -> Release:
+        """headrace release: divides the model's traffic, such as `champion=1`, `challenger=2:0.5`, `shadow=3`.
+
+        Args:
+            model: the name of the model.
+            arms: ARM=VERSION, or ARM=VERSION:SHARE. Without a champion the present one stays.
+            why: the reason.
+            override: whether a version that the gate refused may get traffic.
+
+        Raises:
+            CallError: an arm is not valid, or the model or a version does not exist.
+            Refused: the gate refused a version, or a version failed its trial.
+        """
+        from headrace.flows.models.release import release
+
+        with Workspace(self.settings) as workspace:
+            return release(workspace, model, arms, why=why, override=override)
+
+    def rollback(self, model: str, *, why: str = "") -> Release:
+        """headrace rollback: puts the previous release in force again.
+
+        Raises:
+            CallError: the model has no previous release.
+        """
+        from headrace.flows.models.release import rollback
+
+        with Workspace(self.settings) as workspace:
+            return rollback(workspace, model, why=why)
+
+
+class OpenProject(_Serving):
     """A project on a profile.
 
     Attributes:
@@ -275,85 +414,6 @@ class OpenProject:
 
         with Workspace(self.settings) as workspace:
             return status(workspace)
-
-    def predict(self, model: str, *, explain: bool = False, **values: Any) -> dict[str, Any]:
-        """headrace predict: asks the running endpoint for one prediction."""
-        from headrace.flows.models.predict import predict
-
-        return predict(self.settings, model, values, explain=explain)
-
-    def outcomes(self, model: str) -> OutcomesReport:
-        """headrace outcomes: the model's predictions with what really happened, a row for each prediction, and
-        how good each version is in truth.
-
-        Raises:
-            CallError: the model declares no outcomes, or no prediction or outcome was ever ingested.
-        """
-        from headrace.flows.models.outcomes import outcomes
-
-        with Workspace(self.settings) as workspace:
-            return outcomes(workspace, model)
-
-    def deploy(self, file: str | Path, *, dry_run: bool = False, prune: bool = False) -> DeployReport:
-        """headrace deploy: serves the MLflow models that a file selects.
-
-        Args:
-            file: the file, relative to the project's folder.
-            dry_run: whether to plan only.
-            prune: whether models that the file does not select are removed.
-        """
-        from headrace.flows.models.deploy import deploy
-
-        with Workspace(self.settings) as workspace:
-            return deploy(workspace, self.settings.root / file, dry_run=dry_run, prune=prune)
-
-    def roll_back_models(self) -> DeployReport:
-        """headrace deploy --rollback: serves the MLflow models of the deployment before."""
-        from headrace.flows.models.deploy import roll_back_models
-
-        with Workspace(self.settings) as workspace:
-            return roll_back_models(workspace)
-
-    def why(self, prediction: str, *, events: int = 20) -> Why:
-        """headrace why: traces a prediction back to its raw events.
-
-        Args:
-            prediction: the `id` of an answer.
-            events: how many raw events are listed for each view.
-        """
-        from headrace.flows.trace.why import why
-
-        with Workspace(self.settings) as workspace:
-            return why(workspace, prediction, events=events)
-
-    def release(self, model: str, *arms: str, why: str = "", override: bool = False) -> Release:
-        """headrace release: divides the model's traffic, such as `champion=1`, `challenger=2:0.5`, `shadow=3`.
-
-        Args:
-            model: the name of the model.
-            arms: ARM=VERSION, or ARM=VERSION:SHARE. Without a champion the present one stays.
-            why: the reason.
-            override: whether a version that the gate refused may get traffic.
-
-        Raises:
-            CallError: an arm is not valid, or the model or a version does not exist.
-            Refused: the gate refused a version, or a version failed its trial.
-        """
-        from headrace.flows.models.release import release
-
-        with Workspace(self.settings) as workspace:
-            return release(workspace, model, arms, why=why, override=override)
-
-    def rollback(self, model: str, *, why: str = "") -> Release:
-        """headrace rollback: puts the previous release in force again.
-
-        Raises:
-            CallError: the model has no previous release.
-        """
-        from headrace.flows.models.release import rollback
-
-        with Workspace(self.settings) as workspace:
-            return rollback(workspace, model, why=why)
 
     def lineage(self, name: str) -> Node:
         """headrace lineage NAME: what a released model, a version of it (`churn@2`) or a table was made from.

@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import json
+import os
+import signal
+import subprocess
+import sys
 import threading
+from pathlib import Path
+from shutil import copytree
 
 import pyarrow as pa
 import pytest
+from tests.flows.builds import call
+from tests.flows.conftest import TABLES
+from tests.tiny import write
+from tests.until import until
 
+import headrace
 from headrace import lake as lakes
-from headrace.config.settings import Settings
+from headrace.config.settings import Settings, load_settings
 from headrace.kernel.errors import CallError, Conflict
 from headrace.kernel.properties import CODE
 from headrace.lake import Lake, VisibleTables
@@ -69,3 +81,35 @@ def test_a_record_is_written_on_the_condition_that_nobody_else_has(settings: Set
         write_record(lake, VisibleRecord(), VisibleRecord({"a": 2}))
     with pytest.raises(Conflict):
         write_record(lake, VisibleRecord(), None)
+
+
+def test_of_two_builds_at_once_readers_see_one(remote: Settings, tmp_path: Path) -> None:
+    """Two checkouts of a project on one catalog. The first build is suspended before it writes the record."""
+    first = write(tmp_path / "first", TABLES)
+    values = "".join(f"{name} = {json.dumps(value)}\n" for name, value in remote.values.items())
+    text = f'[project]\nname = "tiny"\n[profile.local]\n{values}'
+    (first / "headrace.toml").write_text(text)
+    assert call(load_settings(first), "build").returncode == 0
+    second = copytree(first, tmp_path / "second")
+    (first / "data" / "prices.csv").write_text("price\n10\n")
+    (second / "data" / "prices.csv").write_text("price\n100\n")
+
+    def seen() -> list[int]:
+        doubled, total = headrace.project(first).tables("doubled", "total")
+        return [doubled.to_polars()["price"].sum(), total.to_polars()["price"].item()]
+
+    suspended = subprocess.Popen(
+        [sys.executable, "-m", "headrace.cli.main", "build"],
+        cwd=first,
+        env={**os.environ, "HEADRACE_FAULT": "build.before_visible:1:STOP"},
+    )
+    try:
+        stat = Path(f"/proc/{suspended.pid}/stat")
+        until(lambda: stat.read_text().rpartition(")")[2].split()[0] == "T")
+        assert seen() == [6, 6]
+        assert call(load_settings(second), "build").returncode == 0
+        assert seen() == [200, 200]
+    finally:
+        suspended.send_signal(signal.SIGCONT)
+        assert suspended.wait(timeout=120) == 0
+    assert seen() == [200, 200]

@@ -28,23 +28,24 @@ __all__ = [
 _DRAFT = ".headrace"  # the end of a draft's name, `.NAME.HEX.headrace`
 
 
-def write_file(path: Path, content: bytes | str, *, mode: int = 0o666) -> None:
+def write_file(path: Path, content: bytes | str, *, mode: int = 0o666, sync: bool = True) -> None:
     """Replaces the file's content, or creates the file.
 
     Args:
         path: the file; its folder must exist.
         content: the whole new content; text is written as UTF-8.
         mode: permissions of the new file, before the umask.
+        sync: whether it is synced to the disk. If not, a crash of the machine may leave the file empty.
 
     Raises:
         OSError: the disk is full, or the folder may not be written. The old file then stays unchanged.
     """
-    with replace_file(path, mode=mode) as file:
+    with replace_file(path, mode=mode, sync=sync) as file:
         file.write(content.encode() if isinstance(content, str) else content)
 
 
 @contextmanager
-def replace_file(path: Path, *, mode: int = 0o666) -> Iterator[BinaryIO]:
+def replace_file(path: Path, *, mode: int = 0o666, sync: bool = True) -> Iterator[BinaryIO]:
     """Opens a draft for binary writing, which takes the name `path` when the block ends.
 
     If the block raises, the old file stays. Raises OSError as `write_file`.
@@ -52,9 +53,11 @@ def replace_file(path: Path, *, mode: int = 0o666) -> Iterator[BinaryIO]:
     with _open_draft(path, mode) as (draft, file):
         yield file
         file.flush()
-        os.fsync(file.fileno())
+        if sync:
+            os.fsync(file.fileno())
         os.replace(draft, path)
-    sync_folder(path.parent)
+    if sync:
+        sync_folder(path.parent)
 
 
 def create_file(path: Path, content: bytes | str, *, mode: int = 0o666) -> bool:
