@@ -69,7 +69,7 @@ def name_errors(what: str, where: str | Path, *, restore: str = _RESTORE) -> Ite
     Args:
         what: what the file is, such as "the lineage store".
         where: the file.
-        restore: the remedy if the file is damaged, or is no SQLite file.
+        restore: the remedy if the file is damaged, or is not an SQLite file.
     """
     try:
         yield
