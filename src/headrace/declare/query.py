@@ -86,18 +86,7 @@ def query(
             `overlap`, or `overlap` or `key` lacks its `cursor`.
     """
     place = Place.of_caller()
-    if not _NAME.fullmatch(name):
-        remedy = "Begin it with a letter; then letters, digits and _ may follow."
-        raise ProjectError(f"{name!r} is not a valid table name", where=str(place), remedy=remedy)
-    if not sql.strip() or ";" in sql.strip().rstrip(";"):
-        raise ProjectError(f"sql={sql[:60]!r} is not one SELECT statement", where=str(place))
-    if (cursor is None) != (overlap is None) or (key and cursor is None):
-        raise ProjectError(
-            "cursor= and overlap= belong together, and key= needs them",
-            where=str(place),
-            remedy="overlap= is how late a row may be committed, by its cursor: later ones are not read."
-            ' For example cursor="updated_at", overlap="10m"; without cursor= each build reads all rows.',
-        )
+    _check_query(name, sql, cursor, overlap, key, place)
     read = Query(
         sql.strip().rstrip(";"),
         database,
@@ -115,6 +104,21 @@ def query(
         query=read,
         audits=check_audits(audits, None, audit, place),
     )
+
+
+def _check_query(name: str, sql: str, cursor: str | None, overlap: Any, key: Any, place: Place) -> None:
+    if not _NAME.fullmatch(name):
+        remedy = "Begin it with a letter; then letters, digits and _ may follow."
+        raise ProjectError(f"{name!r} is not a valid table name", where=str(place), remedy=remedy)
+    if not sql.strip() or ";" in sql.strip().rstrip(";"):
+        raise ProjectError(f"sql={sql[:60]!r} is not one SELECT statement", where=str(place))
+    if (cursor is None) != (overlap is None) or (key and cursor is None):
+        raise ProjectError(
+            "cursor= and overlap= belong together, and key= needs them",
+            where=str(place),
+            remedy="overlap= is how late a row may be committed, by its cursor: later ones are not read."
+            ' For example cursor="updated_at", overlap="10m"; without cursor= each build reads all rows.',
+        )
 
 
 def _to_overlap(overlap: Any, place: Place) -> int | timedelta:
