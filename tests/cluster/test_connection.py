@@ -10,6 +10,7 @@ import msgspec
 import pytest
 
 from headrace.cluster.address import find_address, forget_address, keep_address
+from headrace.cluster.connection import connect
 from headrace.cluster.folder import remove_dead_sessions, runtime_folder
 from headrace.config.settings import Settings, load_settings
 from headrace.kernel.errors import Unavailable
@@ -69,3 +70,15 @@ def test_a_runtime_folder_that_others_may_enter_is_refused(settings: Settings) -
     folder.chmod(0o700)
     assert runtime_folder(settings) == folder
     folder.rmdir()
+
+
+def test_a_cluster_that_does_not_answer_is_named_with_the_setting(settings: Settings) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"  # free again after the block
+    with (
+        pytest.raises(Unavailable, match=r"the Ray cluster does not answer: .*refused") as unavailable,
+        connect(settings.with_values(ray=address)),
+    ):
+        pytest.fail("nothing listens there")
+    assert unavailable.value.where == f"profile.local.ray: {address}"
+    assert 'ray = "local"' in str(unavailable.value.remedy)

@@ -39,6 +39,7 @@ def plan_of(missing="model", request=(PRICE,), unavailable="refuse"):
         request=request,
         missing=missing,
         unavailable=unavailable,
+        service="purchase",
     )
 
 
@@ -54,14 +55,14 @@ def fit_booster(slope: int) -> bytes:
     return bytes(booster.save_raw("ubj"))
 
 
-def put_bundle(settings, boosters, version, plan, slope=None, categories=None, classes=()):
+def put_bundle(settings, boosters, version, plan, slope=None, categories=None, classes=(), model="purchase"):
     """Writes a version's bundle to where a replica reads it, sealed with the project's key."""
     from headrace.features.values.matrix import Encoding
     from headrace.training.trainers.folder import save_model
     from headrace.training.trainers.port import ModelMeta
     from headrace.training.trainers.xgboost import MODEL
 
-    place = registry.open(settings).bundle_folder("purchase", version)
+    place = registry.open(settings).bundle_folder(model, version)
     place.mkdir(parents=True)
     (place / "plan.json").write_bytes(encode_plan(plan))
     columns = tuple(feature.column for feature in plan.features)

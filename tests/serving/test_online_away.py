@@ -46,15 +46,22 @@ def ask(client):
     return client.post("/predict/purchase?explain=1", json=INSTANCE, timeout=30)
 
 
+def ask_features(client):
+    body = {"service": "purchase", "entities": [INSTANCE]}
+    return client.post("/v1/features", json=body, timeout=30)
+
+
 def test_while_the_store_is_away_the_answer_is_503_and_then_200_again(make, proxy):
     with run_endpoint(make(plan_of())) as client:
         assert ask(client).json()["features"] == {"facts__mean_price": 9.5, "facts__views": 190.0}
+        assert ask_features(client).json()["rows"][0]["values"] == [9.5, 190]
         proxy.is_away = True
-        answer = ask(client)
-        assert (answer.status_code, answer.json()["error"]["code"]) == (503, "unavailable")
+        for answer in (ask(client), ask_features(client)):
+            assert (answer.status_code, answer.json()["error"]["code"]) == (503, "unavailable")
         assert client.get("/healthz").status_code == 200
         proxy.is_away = False
         until(lambda: ask(client).status_code == 200)
+        assert ask_features(client).json()["rows"][0]["values"] == [9.5, 190]
 
 
 def test_a_store_that_does_not_answer_delays_no_other_request(make, proxy):
@@ -62,7 +69,8 @@ def test_a_store_that_does_not_answer_delays_no_other_request(make, proxy):
         assert ask(client).status_code == 200
         proxy.is_frozen = True
         answers = []
-        threads = [threading.Thread(target=lambda: answers.append(ask(client))) for _ in range(4)]
+        asks = [ask, ask_features] * 2
+        threads = [threading.Thread(target=lambda ask=ask: answers.append(ask(client))) for ask in asks]
         for thread in threads:
             thread.start()
         began = monotonic()
@@ -87,6 +95,13 @@ def test_a_model_may_predict_without_the_store(make, proxy, caplog):
             body = ask(client).json()
             assert body["missing"] == ["facts__mean_price", "facts__views"]
             assert body["features"] == {"facts__mean_price": None, "facts__views": 190.0}
+        (row,) = ask_features(client).json()["rows"]
+        assert row == {
+            "values": [None, None],
+            "statuses": ["unavailable"] * 2,
+            "event_times": [None, None],
+            "positions": {},
+        }
         proxy.is_away = False
         until(lambda: ask(client).json()["missing"] == [])
     predictions = ship_predictions(settings)

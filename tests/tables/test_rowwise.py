@@ -111,7 +111,7 @@ def test_an_event_that_two_groups_of_partitions_read_is_counted_once(
 ) -> None:
     append(clicks, [1, 2, 3, 4], 0, 1, 0)
     object.__setattr__(fragile.table("by_day"), "partition_by", day("at", before="2d"))
-    monkeypatch.setattr(parts, "_MAX_PARTITIONS", 1)
+    monkeypatch.setattr(parts, "PIECE_LIMITS", (2_000_000, 1))
     built = build(fragile, lake, "by_day")
     assert built.rows == 3
     assert read_failures(lake.table("by_day").property(FAILED_ROWS))[0] == 1

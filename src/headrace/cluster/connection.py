@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import secrets
+import socket
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -40,6 +41,7 @@ _ENVIRONMENT = {
     "RAY_worker_niceness": "0",
 }
 _TIMED_OUT = "timed out during startup"  # part of the bare Exception that Ray raises if its daemons are slow
+_REACHABLE_SECONDS = 10
 _in_process = threading.Lock()
 _worker_variables: dict[str, str] = {}
 
@@ -84,6 +86,8 @@ def _import_ray(settings: Settings) -> ModuleType:
     """Imports Ray, after it has set the environment that Ray reads at its import."""
     check_version("ray")
     local = settings.cluster.is_local
+    # Ray would print the errors of further tasks, when the first has ended the command.
+    os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
     if local:
         os.environ.update(_ENVIRONMENT, RAY_AUTH_TOKEN_PATH=str(_ensure_token(settings)))
     import ray
@@ -106,11 +110,13 @@ def _join_or_start(ray: ModuleType, settings: Settings, own: bool, environment: 
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
     if not settings.cluster.is_local:
         try:
+            _check_address(settings.cluster.address)
             ray.init(address=settings.cluster.address, **quiet)
-        except (ConnectionError, RuntimeError, TimeoutError) as error:
+        except (ConnectionError, OSError, RuntimeError, TimeoutError) as error:
             raise Unavailable(
                 f"the Ray cluster does not answer: {error}",
                 where=f"profile.{settings.profile_name}.ray: {settings.cluster.address}",
+                remedy='Start the cluster, or correct the address; ray = "local" starts a Ray on this machine.',
             ) from error
         return False
     with hold_lock(settings.make_state() / "ray.lock"):  # commands that begin together start one Ray
@@ -126,6 +132,14 @@ def _join_or_start(ray: ModuleType, settings: Settings, own: bool, environment: 
         _worker_variables.update(environment)
         keep_address(settings, ray.get_runtime_context().gcs_address)
     return True
+
+
+def _check_address(address: str) -> None:
+    """Raises OSError if nothing accepts connections at HOST:PORT, or ray://HOST:PORT: Ray would try for two
+    minutes, and then end the process."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdecimal():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_REACHABLE_SECONDS).close()
 
 
 def _start(ray: ModuleType, folder: Path, quiet: Mapping[str, Any]) -> None:

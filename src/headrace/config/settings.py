@@ -31,6 +31,7 @@ from headrace.config.online import OnlineSettings
 from headrace.config.registry import RegistrySettings
 from headrace.config.schedules import Schedule, parse_schedules
 from headrace.config.serving import ServingSettings
+from headrace.config.tables import TableSettings
 from headrace.config.tracing import TracingSettings
 from headrace.kernel.addresses import find_passwords
 from headrace.kernel.errors import ProjectError
@@ -74,6 +75,7 @@ class Settings(Struct, frozen=True):
     alerts: AlertSettings
     cluster: ClusterSettings
     serving: ServingSettings
+    tables: TableSettings
     http: HttpSettings
     formats: FormatSettings
     databases: DatabaseSettings
@@ -133,6 +135,7 @@ PARTS: dict[str, type[Struct]] = {
     "alerts": AlertSettings,
     "cluster": ClusterSettings,
     "serving": ServingSettings,
+    "tables": TableSettings,
     "http": HttpSettings,
     "formats": FormatSettings,
     "databases": DatabaseSettings,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from headrace.lake.changes import PartitionColumn
     from headrace.lake.lake import Lake
-    from headrace.lake.reading.port import StoredTable
+    from headrace.lake.reading.port import StoredFile, StoredTable
 
 __all__ = ["TableReader"]
 
@@ -115,11 +115,19 @@ class TableReader:
         """Tag → snapshot id."""
         return tags_of(self._metadata())
 
-    def scan(self, snapshot: int | None = None) -> pl.LazyFrame:
+    def files(self, snapshot: int) -> list[StoredFile]:
+        """The data files of a snapshot. Raises as `scan`."""
+        return self._read(lambda table: table.files(self._find_snapshot(table.metadata, snapshot).snapshot_id))
+
+    def scan(self, snapshot: int | None = None, *, only: Collection[str] | None = None) -> pl.LazyFrame:
         """The rows of a snapshot (default: the newest at this call), not yet read.
 
         Filters and column choices reach the files: whole files are skipped by their statistics.
         The columns are the snapshot's; instants are Datetime("us", "UTC").
+
+        Args:
+            snapshot: the snapshot's id.
+            only: the paths of the files to read; None: all of them.
 
         Raises:
             CallError: the table has no such snapshot.
@@ -133,7 +141,7 @@ class TableReader:
                 return pl.LazyFrame(schema=pl.Schema(table.schema()))
             version = current if snapshot is None else self._find_snapshot(table.metadata, snapshot)
             assert version is not None
-            return table.scan(version.snapshot_id)
+            return table.scan(version.snapshot_id, only=only)
 
         return self._read(scan_table)
 

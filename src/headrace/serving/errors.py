@@ -3,6 +3,7 @@
 RequestError          the request cannot be answered
 ├── UnknownModel      no release of this model is in force
 ├── UnknownVersion    no arm of the release answers by this version
+├── UnknownService    no released model has features of this service
 ├── MissingField      a field that the model needs is missing
 ├── UnknownField      no arm of the model reads this field
 ├── WrongValue        a field has the wrong type, or its value is out of range
@@ -10,6 +11,7 @@ RequestError          the request cannot be answered
 ├── FeatureFailed     an on-demand function failed
 ├── ModelFailed       the model itself failed
 ├── ModelTimeout      the model itself did not answer in time
+├── NoHistory         nothing is known of the past moment that the request names
 └── OversizedPrediction   the record of the prediction is larger than its topic accepts
 """
 
@@ -27,12 +29,15 @@ __all__ = [
     "MissingField",
     "ModelFailed",
     "ModelTimeout",
+    "NoHistory",
     "OversizedPrediction",
     "RequestError",
     "UnknownField",
     "UnknownModel",
+    "UnknownService",
     "UnknownVersion",
     "WrongValue",
+    "missing_features",
     "unknown_version",
 ]
 
@@ -82,6 +87,12 @@ class UnknownVersion(RequestError):
     code = "no_such_version"
 
 
+class UnknownService(RequestError):
+    """No released model has features of this service; `details` lists the services that can be asked for."""
+
+    code = "no_such_service"
+
+
 class MissingField(RequestError):
     """A field that the model needs is missing."""
 
@@ -124,10 +135,33 @@ class ModelTimeout(RequestError):
     code = "model_timeout"
 
 
+class NoHistory(RequestError):
+    """Nothing is known of the past moment that the request names."""
+
+    code = "no_history"
+
+
 class OversizedPrediction(RequestError):
     """The record of the prediction is larger than its topic accepts."""
 
     code = "too_large"
+
+
+def missing_features(missing: Sequence[Sequence[str]], indexes: Sequence[int] | None) -> MissingFeatures:
+    """The error for instances that lack features without which their model does not predict.
+
+    Args:
+        missing: for each instance, the features that it lacks; one at least lacks some.
+        indexes: the index of each instance in its request; None: they are the whole request.
+    """
+    rows = [row for row, names in enumerate(missing) if names]
+    details: dict[str, Any] = {"missing": sorted({name for names in missing for name in names})}
+    what, first = f"The model refuses to answer without {', '.join(missing[rows[0]])}.", None
+    if indexes is not None:
+        first = indexes[rows[0]]
+        what = f"Instance {first}: {what}"
+        details["instances"] = [indexes[row] for row in rows]
+    return MissingFeatures(what, instance=first, details=details)
 
 
 def unknown_version(model: str, version: str, versions: Sequence[int]) -> UnknownVersion:

@@ -18,18 +18,20 @@ from headrace import log as logs
 from headrace import registry
 from headrace.config.settings import Settings
 from headrace.features import online
+from headrace.features.online.lookup import Lookup
+from headrace.features.plan import FeaturePlan
 from headrace.kernel.errors import HeadraceError, Unavailable
 from headrace.kernel.files import write_file
 from headrace.kernel.position import LogPosition
 from headrace.kernel.private import make_private
-from headrace.serving.errors import UnknownModel, unknown_version
+from headrace.serving.errors import UnknownModel, UnknownService, WrongValue, unknown_version
 from headrace.serving.mlflow_models.served import ServedModel, ServedModels
 from headrace.serving.release import Arm, Release, ReleaseFollower
 from headrace.serving.request_schema import RequestSchema
 from headrace.serving.servable import Servable, load_servable
-from headrace.serving.split import TrafficSplit
+from headrace.serving.split import TrafficSplit, find_split_key, split_value
 
-__all__ = ["Models", "ReleaseFailure", "ReleasedModel"]
+__all__ = ["Models", "ReleaseFailure", "ReleasedModel", "ReleasedService"]
 
 _log = logging.getLogger("headrace.serving")
 _RETRY = 5.0  # seconds until a release that could not be activated is tried again
@@ -47,6 +49,31 @@ class ReleaseFailure(Struct, frozen=True):
     why: str
 
 
+class ReleasedService:
+    """The feature service of a release: the features of its champion, or of its first arm that answers.
+
+    Args:
+        servable: the version.
+
+    Attributes:
+        version: the number of the version.
+        plan: its feature plan.
+        lookup: looks up and computes the features.
+        schema: the fields of an entity: the plan's entity keys and request fields.
+    """
+
+    def __init__(self, servable: Servable) -> None:
+        self.version = servable.version
+        self.plan: FeaturePlan = servable.plan
+        self.lookup: Lookup = servable.lookup
+        self.schema = RequestSchema([servable.plan], gives_features=False)
+
+    @property
+    def definition(self) -> FeaturePlan:
+        """What its answers depend on: the plan without its model's name and policy for missing features."""
+        return msgspec.structs.replace(self.plan, model="", missing="model")
+
+
 class ReleasedModel:
     """A release in force, with a loaded servable for each of its arms.
 
@@ -62,6 +89,7 @@ class ReleasedModel:
         split_key: the entity key whose value determines the arm: the first key of the plan. None: the plan
             has no entities. The whole instance determines the arm if it has no such key.
         entities: every entity key of the answering plans.
+        service: its feature service.
     """
 
     def __init__(self, release: Release, servables: Mapping[int, Servable]) -> None:
@@ -70,16 +98,14 @@ class ReleasedModel:
         self.shadows = [(arm, servables[arm.version]) for arm in release.arms if arm.shadow]
         plans = [servable.plan for _, servable in self.answering]
         self.schema = RequestSchema(plans, [servable.plan for _, servable in self.shadows])
-        self.split_key = plans[0].entities[0].join_key if plans[0].entities else None
+        self.split_key = find_split_key(plans)
         self.entities = frozenset(key.join_key for plan in plans for key in plan.entities)
+        self.service = ReleasedService(self.answering[0][1])
         self._split = TrafficSplit(release.model, [arm for arm, _ in self.answering])
 
     def find_arm(self, instance: Mapping[str, Any]) -> tuple[Arm, Servable]:
         """The arm that answers this instance."""
-        key = None if self.split_key is None else instance.get(self.split_key)
-        if key is None:  # the plan has no entity, or the instance gives its features itself
-            key = sorted(instance.items())
-        return self.answering[self._split.index(key)]
+        return self.answering[self._split.index(split_value(instance, self.split_key))]
 
     @property
     def versions(self) -> list[int]:
@@ -103,6 +129,7 @@ class Models:
         served: the MLflow models; None: there are none.
 
     Attributes:
+        settings: the project's settings.
         waits: whether a prediction waits for another server, the online store.
         released: model → its release in force. The mapping is replaced, never changed.
         failed: model → its last release, if it could not be activated; the release before it stays in force.
@@ -112,7 +139,7 @@ class Models:
         self, settings: Settings, names: Sequence[str] = (), served: ServedModels | None = None
     ) -> None:
         self._served = served
-        self._settings = settings
+        self.settings = settings
         self._names = frozenset(names)
         self._registry = registry.open(settings)
         self._store = online.open(settings)
@@ -179,6 +206,51 @@ class Models:
             )
         return self.find(names[0])
 
+    @property
+    def services(self) -> list[ReleasedService]:
+        """The feature services of the released models, by the name of the model."""
+        return [model.service for _, model in sorted(self.released.items()) if model.service.plan.service]
+
+    def find_service(self, name: str, model: str | None = None) -> ReleasedService:
+        """The feature service of this name.
+
+        Args:
+            name: the service.
+            model: the model whose release serves it. None: any, if all that use the service have the same
+                features.
+
+        Raises:
+            UnknownService: no released model has features of this service.
+            UnknownModel: the model was never released.
+            WrongValue: the releases of several models have different features of this service.
+            Unavailable: a release could not be activated, so its service is not known.
+        """
+        if model is not None and model not in self.released:
+            self.find(model)
+        services = [service for service in self.services if service.plan.service == name]
+        if model is not None:
+            services = [service for service in services if service.plan.model == model]
+        if not services:
+            failed = self.failed.keys() - self.released.keys()
+            if failed and model is None:
+                raise Unavailable(
+                    f"no released model has features of service {name!r}, and no release of"
+                    f" {', '.join(sorted(failed))} could be activated"
+                )
+            raise UnknownService(
+                f"No released model{'' if model is None else f' {model!r}'} has features of service {name!r}.",
+                field="service",
+                details={"services": sorted({service.plan.service for service in self.services})},
+            )
+        first, *others = services
+        if any(service.definition != first.definition for service in others):
+            raise WrongValue(
+                f"The releases of several models have different features of service {name!r}: name the model.",
+                field="model",
+                details={"models": [service.plan.model for service in services]},
+            )
+        return first
+
     def poll(self) -> bool:
         """Activates what was released since the last poll. Returns whether anything changed."""
         if self._served is not None:
@@ -228,7 +300,7 @@ class Models:
         """Reads new releases from the log. Returns False while the log is unavailable."""
         try:
             if self._log is None or self._releases is None:
-                self._log = logs.open(self._settings.log.url)
+                self._log = logs.open(self.settings.log.url)
                 self._releases = ReleaseFollower(self._log)
             self._releases.poll()
         except Unavailable as error:

@@ -56,16 +56,23 @@ class RequestSchema:
     Args:
         plans: the plans of the versions that answer.
         shadows: the plans of the shadow versions. A field that only they need may be missing.
+        gives_features: whether an instance may give features.
 
     Attributes:
         fields, features, nullable, instance_types: see InstanceSchema.
     """
 
-    def __init__(self, plans: Sequence[FeaturePlan], shadows: Sequence[FeaturePlan] = ()) -> None:
+    def __init__(
+        self,
+        plans: Sequence[FeaturePlan],
+        shadows: Sequence[FeaturePlan] = (),
+        *,
+        gives_features: bool = True,
+    ) -> None:
         required = {name: dtype for plan in plans for name, dtype in _fields(plan)}
         optional = {name: dtype for plan in shadows for name, dtype in _fields(plan) if name not in required}
         self.fields: dict[str, Dtype] = required
-        self.features = _features(plans, {*required, *optional})
+        self.features = _features(plans, {*required, *optional}) if gives_features else {}
         self.nullable = self.features.keys()
         self._plans = plans
         order, *others = {tuple(feature.column for feature in plan.features) for plan in plans}
@@ -90,7 +97,8 @@ class RequestSchema:
             forbid_unknown_fields=True,
             gc=False,
         )
-        self.instance_types = (self._keyed_type, row_type | list[Any])
+        more_types = (row_type | list[Any],) if gives_features else ()
+        self.instance_types: tuple[Any, ...] = (self._keyed_type, *more_types)
         self._find_fields = lru_cache(_GIVEN_SETS)(self._list_needed_fields)
 
     def to_values(self, instances: Sequence[Any]) -> list[dict[str, Any]]:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
 
 import msgspec
 import pyarrow as pa
 
 from headrace.declare.partitioning import name_partition
 from headrace.declare.table import Table
-from headrace.kernel.errors import ProjectError, Unavailable
+from headrace.kernel.errors import Unavailable
 from headrace.kernel.faults import reach
 from headrace.kernel.position import SnapshotPosition
 from headrace.kernel.properties import AUDIT, FAILED_ROWS, ROWS_DIGEST
@@ -19,10 +20,12 @@ from headrace.projects.project import Project
 from headrace.tables.audits.report import AuditReport
 from headrace.tables.audits.rows import RowsRefused
 from headrace.tables.audits.run import PublishedRows, TableAudit, read_references
+from headrace.tables.compute import COMPUTES
+from headrace.tables.compute.port import TableJob, write_piece
 from headrace.tables.current import keep_current
 from headrace.tables.evolution import OtherColumns, check_change, check_parts
 from headrace.tables.failures import FailedRow, describe_failures, merge_failures
-from headrace.tables.parts import ComputedPart, check_failures, compute_parts
+from headrace.tables.parts import ComputedPart, check_failures, divide
 from headrace.tables.pins import pin_inputs, unpin_older
 from headrace.tables.plan import RebuildPlan, partition_by, plan_rebuild, spell_partitions
 from headrace.tables.range import BuildRange
@@ -235,8 +238,8 @@ def _publish(
         audit.keep_refused(refused)
         raise
     failed = staged.failed
-    if plan.whole and plan.partitions:
-        check_failures(failed, sum(plan.rows.values()))
+    if plan.whole:
+        check_failures(failed, sum(plan.rows.values()) if plan.partitions else staged.rows_read)
     report = audit.check_build(plan, stored, staged.files)
     reach("tables.after_audit")
 
@@ -293,44 +296,34 @@ def _write_parts(
     staged: StagedParts,
     progress: Callable[[PartProgress], None],
 ) -> LakeTable:
-    """Writes the rows that are not written yet, a part at a time. Returns the table, with its columns."""
+    """Writes the rows that are not written yet, a piece at a time. This process computes the first piece, whose
+    columns are those of the table. Returns the table."""
     names = _names(table, plan) or []
     partitioning = table.partition_by
     what = "all of it" if partitioning is None else spell_partitions(partitioning, plan.partitions or ())
-    state = PartProgress(table.name, len(staged.partitions), len(names), what)
+    state = PartProgress(table.name, staged.partitions if names else 0, len(names), what)
     progress(state)
-    stored = None if staged.is_empty else lake.table(table.name)
-    if stored is not None and not names:
-        return stored
-    columns: set[str] = set()
-    for part in compute_parts(project, lake, table, plan, staged.partitions):
-        columns = columns or set(part.rows.column_names)
-        _check_columns(table, part, columns)
-        if stored is None:
-            if not (plan.whole or plan.replaces_all) and lake.table_exists(table.name):
-                check_parts(table, lake.table(table.name), part.rows.schema, is_range=plan.is_range)
-            stored = _prepare_table(project, lake, table, plan, part)
-        staged.add(part, stored.write([part.rows]))
-        progress(msgspec.structs.replace(state, done=len(staged.partitions)))
-    assert stored is not None, "a build makes at least one part"
-    return stored
+    pieces = [piece for piece in divide(lake, table, plan) if piece.numbers not in staged.numbers]
+    if not pieces:
+        return lake.table(table.name)
+    columns: frozenset[str] = frozenset()
 
+    def prepare(part: ComputedPart) -> LakeTable:
+        nonlocal columns
+        columns = frozenset(part.rows.column_names)
+        if not staged.is_empty:
+            return lake.table(table.name)
+        if not (plan.whole or plan.replaces_all) and lake.table_exists(table.name):
+            check_parts(table, lake.table(table.name), part.rows.schema, is_range=plan.is_range)
+        return _prepare_table(project, lake, table, plan, part)
 
-def _check_columns(table: Table, part: ComputedPart, columns: Collection[str]) -> None:
-    """Refuses a part with other columns than those before it: what it lacks would be null.
-
-    Raises:
-        ProjectError: it has other columns.
-    """
-    differing = sorted(set(part.rows.column_names) ^ set(columns))
-    if differing and table.partition_by is not None:
-        partitions = spell_partitions(table.partition_by, part.partitions)
-        raise ProjectError(
-            f"{table.name} returns other columns for {partitions} than for earlier ones:"
-            f" {', '.join(differing)}",
-            where=str(table.place),
-            remedy="Return the same columns for every input: name them in a select.",
-        )
+    first = write_piece(TableJob(project, lake, table, plan, columns), pieces[0], prepare)
+    job = TableJob(project, lake, table, plan, columns)
+    others = COMPUTES[project.settings.tables.compute](job, pieces[1:]) if pieces[1:] else ()
+    for part in chain([first], others):
+        staged.add(part)
+        progress(msgspec.structs.replace(state, done=staged.partitions if names else 0))
+    return lake.table(table.name)
 
 
 def _prepare_table(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -13,7 +13,7 @@ from polars.exceptions import PanicException, PolarsError
 from headrace.declare.table import Table
 from headrace.kernel.errors import HeadraceError, ProjectError
 
-__all__ = ["call_function", "collect_frames", "concat_results"]
+__all__ = ["call_function", "collect_batches", "collect_frames", "concat_results"]
 
 
 def call_function(
@@ -68,6 +68,25 @@ def collect_frames(table: Table, frames: Sequence[pl.LazyFrame]) -> list[pl.Data
         raise
     except (Exception, PanicException) as error:
         raise _failure(table, error) from error
+
+
+def collect_batches(table: Table, frame: pl.LazyFrame, rows: int) -> Iterator[pl.DataFrame]:
+    """Reads an input in batches of about so many rows, in its order; at least one batch.
+
+    Raises:
+        ProjectError: polars failed.
+    """
+    is_empty = True
+    try:
+        for batch in frame.collect_batches(chunk_size=rows, maintain_order=True):
+            is_empty = False
+            yield batch
+    except HeadraceError:
+        raise
+    except (PolarsError, PanicException) as error:
+        raise _failure(table, error) from error
+    if is_empty:
+        yield from collect_frames(table, [frame.head(0)])
 
 
 def concat_results(table: Table, parts: Sequence[pl.DataFrame]) -> pl.DataFrame:

@@ -1,8 +1,8 @@
-"""Computes the audited rows of a table, a group of partitions at a time."""
+"""Divides a table into pieces, and computes the audited rows of each."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 
 import msgspec
@@ -14,45 +14,87 @@ from headrace.declare.table import Table
 from headrace.kernel.errors import ProjectError
 from headrace.kernel.time import from_micros
 from headrace.lake import Lake
+from headrace.lake.reading.port import StoredFile
 from headrace.projects.project import Project
 from headrace.tables.audits.rows import audit
-from headrace.tables.call import call_function, collect_frames
+from headrace.tables.call import call_function, collect_batches, collect_frames
 from headrace.tables.failures import FailedRow
 from headrace.tables.make import check_partition_column, make_partitions, refuse_lost_rows
 from headrace.tables.plan import RebuildPlan
 from headrace.tables.read import Readable, read_input
 from headrace.tables.rowwise import RowwiseCalls
 
-__all__ = ["ComputedPart", "check_failures", "compute_parts", "function_options"]
+__all__ = [
+    "PIECE_LIMITS",
+    "ComputedPart",
+    "Piece",
+    "check_failures",
+    "compute_piece",
+    "divide",
+    "function_options",
+]
 
-_MAX_INPUT_ROWS = 2_000_000  # input rows that are in memory at once
-_MAX_PARTITIONS = 32  # partitions whose rows are written before the next are computed
+PIECE_LIMITS = (2_000_000, 32)
+"""The most input rows of a piece that has several partitions or files, and the most partitions."""
+
+
+class Piece(msgspec.Struct, frozen=True):
+    """A piece of a table that is computed at once.
+
+    Attributes:
+        numbers: its partitions, neighbours in order; of a table without partitions its place among the pieces;
+            none if the table is one piece.
+        files: the data files of the input of a rowwise table without partitions; None: all of the input.
+    """
+
+    numbers: list[int] = []
+    files: list[str] | None = None
 
 
 class ComputedPart(msgspec.Struct, frozen=True):
-    """The rows of a group of partitions.
+    """Some rows of a piece.
 
     Attributes:
-        partitions: their numbers; none if the table is made as a whole.
         rows: the audited rows.
         failed: the rows of the input that its function failed on.
+        rows_read: how many rows of the input a table without partitions has read for it.
     """
 
-    partitions: list[int]
     rows: pa.Table
     failed: list[FailedRow] = []
+    rows_read: int = 0
 
 
-def compute_parts(
-    project: Project, lake: Lake, table: Table, plan: RebuildPlan, without: Collection[int] = ()
+def divide(lake: Lake, table: Table, plan: RebuildPlan) -> list[Piece]:
+    """The pieces of a build: as many input rows are in memory at once as one of them has.
+
+    Two divisions of one plan are equal, so a piece that a killed build has written is known by its numbers.
+    """
+    if table.partition_by is not None and plan.partitions:
+        return [Piece(group) for group in _groups(plan, table.partition_by)]
+    snapshot = plan.inputs[0].snapshot if table.rowwise else None
+    if snapshot is None or table.partition_by is not None:
+        return [Piece()]
+    files = sorted(lake.table(plan.inputs[0].name).files(snapshot), key=lambda file: file.path)
+    groups: list[list[StoredFile]] = [[]]
+    for file in files:
+        if groups[-1] and sum(other.rows for other in groups[-1]) + file.rows > PIECE_LIMITS[0]:
+            groups.append([])
+        groups[-1].append(file)
+    return [Piece([number], [file.path for file in group]) for number, group in enumerate(groups)]
+
+
+def compute_piece(
+    project: Project, lake: Lake, table: Table, plan: RebuildPlan, piece: Piece
 ) -> Iterator[ComputedPart]:
-    """Computes the rows, a group of partitions at a time; of a table that is made as a whole, one part.
+    """Computes the rows of a piece. Those of a rowwise table without partitions that reads files come in
+    several parts, any others at once.
 
     Args:
         project, lake: the project and the lake of the table.
         table: the declared table.
         plan: its plan.
-        without: partitions to leave out, because their rows are written.
+        piece: the piece, as `divide` gives it.
 
     Raises:
         ProjectError: the function failed.
@@ -60,24 +102,23 @@ def compute_parts(
     """
     reads = project.inputs(table)
     frames = [
-        read_input(project, lake, declared, source.snapshot)
+        read_input(project, lake, declared, source.snapshot, only=piece.files)
         for declared, source in zip(reads, plan.inputs, strict=True)
     ]
     options = function_options(table, plan)
     partitioning = table.partition_by
-    if partitioning is None or not plan.partitions:
-        rows, failed = _compute_whole(table, reads, frames, options)
+    if partitioning is not None and plan.partitions:
+        calls = None
+        if table.rowwise:
+            calls = RowwiseCalls(table, reads[0], _rows_read(plan, partitioning, piece.numbers), options)
+        rows = make_partitions(table, partitioning, plan, frames, options, piece.numbers, calls)
+        yield ComputedPart(_to_arrow(table, audit(table, rows)), [] if calls is None else calls.failed)
+        return
+    for rows, failed, read in _compute_whole(table, reads, frames, options, is_piece=piece.files is not None):
         if partitioning is not None:
             check_partition_column(table, partitioning, rows)
             refuse_lost_rows(table, partitioning, plan, rows)
-        yield ComputedPart([], _to_arrow(table, audit(table, rows)), failed)
-        return
-    for group in _groups(plan, partitioning, without):
-        calls = None
-        if table.rowwise:
-            calls = RowwiseCalls(table, reads[0], _rows_read(plan, partitioning, group), options)
-        rows = make_partitions(table, partitioning, plan, frames, options, group, calls)
-        yield ComputedPart(group, _to_arrow(table, audit(table, rows)), [] if calls is None else calls.failed)
+        yield ComputedPart(_to_arrow(table, audit(table, rows)), failed, read)
 
 
 def _compute_whole(
@@ -85,18 +126,26 @@ def _compute_whole(
     reads: Sequence[Readable],
     frames: Sequence[pl.LazyFrame],
     options: Mapping[str, datetime],
-) -> tuple[pl.DataFrame, list[FailedRow]]:
-    """The rows of a table that is made as a whole, and the rows of its input that the function failed on."""
-    try:
-        return collect_frames(table, [call_function(table, frames, options)])[0], []
-    except ProjectError:
-        if not table.rowwise:
-            raise
-    rows = frames[0].collect()
-    calls = RowwiseCalls(table, reads[0], len(rows), options)
-    result = calls.call(rows)
-    check_failures(calls.failed, len(rows))
-    return result, calls.failed
+    *,
+    is_piece: bool,
+) -> Iterator[tuple[pl.DataFrame, list[FailedRow], int]]:
+    """The rows that are made of whole inputs, the rows of the input that a rowwise function failed on, and how
+    many it has read; of a rowwise table a batch of the input at a time, unless the input is one piece of it."""
+    if not table.rowwise:
+        yield collect_frames(table, [call_function(table, frames, options)])[0], [], 0
+        return
+    batches: Iterable[pl.LazyFrame] = frames[:1]
+    if not is_piece:
+        batches = (batch.lazy() for batch in collect_batches(table, frames[0], PIECE_LIMITS[0]))
+    for batch in batches:
+        try:
+            result = call_function(table, [batch], options)
+            rows, count = collect_frames(table, [result, batch.select(pl.len())])
+            yield rows, [], int(count.item())
+        except ProjectError:
+            read = batch.collect()
+            calls = RowwiseCalls(table, reads[0], len(read), options)
+            yield calls.call(read), calls.failed, len(read)
 
 
 def check_failures(failed: Sequence[FailedRow], rows: int) -> None:
@@ -126,18 +175,16 @@ def function_options(table: Table, plan: RebuildPlan) -> dict[str, datetime]:
     return {"now": from_micros(plan.clock)}
 
 
-def _groups(plan: RebuildPlan, partitioning: Partitioning, without: Collection[int]) -> Iterator[list[int]]:
+def _groups(plan: RebuildPlan, partitioning: Partitioning) -> Iterator[list[int]]:
     """Groups of neighbouring partitions, as large as the limit on input rows in memory allows."""
     group: list[int] = []
     for number in plan.partitions or []:
-        if number in without:
-            continue
         extended = [*group, number]
         is_apart = group and number - group[-1] > 1
         if (
             is_apart
-            or len(group) >= _MAX_PARTITIONS
-            or (group and _rows_read(plan, partitioning, extended) > _MAX_INPUT_ROWS)
+            or len(group) >= PIECE_LIMITS[1]
+            or (group and _rows_read(plan, partitioning, extended) > PIECE_LIMITS[0])
         ):
             yield group
             extended = [number]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import msgspec
 import polars as pl
 
@@ -111,7 +113,14 @@ def _clock(table: LakeTable, snapshot: Snapshot) -> int | None:
     return int(known[-1].summary[LATEST_ARRIVAL]) if known else None
 
 
-def read_input(project: Project, lake: Lake, declared: Readable, snapshot: int | None = None) -> pl.LazyFrame:
+def read_input(
+    project: Project,
+    lake: Lake,
+    declared: Readable,
+    snapshot: int | None = None,
+    *,
+    only: Collection[str] | None = None,
+) -> pl.LazyFrame:
     """The rows of an input, as a lazy frame.
 
     Of a topic they are its good rows: the contract's fields in their order, then `_log_partition` (Int32),
@@ -123,6 +132,7 @@ def read_input(project: Project, lake: Lake, declared: Readable, snapshot: int |
         lake: the lake with the tables.
         declared: a contract, a source or a table.
         snapshot: the snapshot of a table or topic; the newest by default.
+        only: the paths of the data files of a table or topic that are read; None: all of them.
 
     Raises:
         CallError: the table or the snapshot does not exist.
@@ -131,7 +141,7 @@ def read_input(project: Project, lake: Lake, declared: Readable, snapshot: int |
     if isinstance(declared, Source):
         return read_files(project, declared)
     table = lake.table(input_name(declared))
-    frame = table.scan(snapshot)
+    frame = table.scan(snapshot, only=only)
     if isinstance(declared, Table):
         return frame
     stored = frame.collect_schema()

@@ -1,6 +1,6 @@
 """The data files that a build has written and not published yet, so that the next build continues a killed one.
 
-A journal in the state folder, beside the lake, names them, a line for each group of partitions. It is valid
+A journal in the state folder, beside the lake, names them, a line for each piece of the table. It is valid
 as long as everything that the rows depend on is as it was: the plan, the code, and the table that they are for.
 Files of a journal that is no longer valid are left to the removal of orphan files, because a commit whose
 answer was lost may have published them.
@@ -9,7 +9,7 @@ answer was lost may have published them.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from functools import reduce
 from pathlib import Path
 
 import msgspec
@@ -21,10 +21,11 @@ from headrace.kernel.private import make_private
 from headrace.kernel.time import now_micros
 from headrace.lake import Lake, LakeTable
 from headrace.lake.files import WrittenFile
+from headrace.tables.compute.port import WrittenPart
 from headrace.tables.failures import FailedRow
-from headrace.tables.parts import ComputedPart
+from headrace.tables.parts import PIECE_LIMITS
 from headrace.tables.plan import RebuildPlan
-from headrace.tables.twin import digest_rows
+from headrace.tables.twin import RowsDigest
 
 __all__ = ["StagedParts"]
 
@@ -34,15 +35,6 @@ _MAX_AGE = 12 * 3_600_000_000  # microseconds: older files may be removed as orp
 class _Header(msgspec.Struct, frozen=True):
     key: str
     written_at: int
-
-
-class _Part(msgspec.Struct, frozen=True):
-    """The files of one part (parts.ComputedPart)."""
-
-    partitions: list[int]
-    files: list[WrittenFile]
-    failed: list[FailedRow]
-    digest: str | None = None
 
 
 class StagedParts:
@@ -60,14 +52,19 @@ class StagedParts:
     def __init__(self, lake: Lake, plan: RebuildPlan, code: str) -> None:
         self._lake, self._plan, self._code = lake, plan, code
         self._path: Path = lake.folder.with_name("staged") / f"{plan.table}.jsonl"
-        self._parts: list[_Part] = []
+        self._parts: list[WrittenPart] = []
         self.written_at = now_micros()
         self._load()
 
     @property
-    def partitions(self) -> set[int]:
-        """The partitions whose rows are written."""
-        return {number for part in self._parts for number in part.partitions}
+    def numbers(self) -> list[list[int]]:
+        """The numbers of the pieces that are written."""
+        return [part.numbers for part in self._parts]
+
+    @property
+    def partitions(self) -> int:
+        """How many partitions are written."""
+        return sum(len(part.numbers) for part in self._parts)
 
     @property
     def files(self) -> list[WrittenFile]:
@@ -76,13 +73,18 @@ class StagedParts:
 
     @property
     def failed(self) -> list[FailedRow]:
-        """The rows of the input that a rowwise function failed on. Two parts may read one input partition."""
+        """The rows of the input that a rowwise function failed on. Two pieces may read one input partition."""
         failed: list[FailedRow] = []
         known: set[str | None] = set()
         for part in self._parts:
-            failed += [row for row in part.failed if row.partition not in known]
+            failed += [row for row in part.failed if row.partition is None or row.partition not in known]
             known |= {row.partition for row in part.failed}
         return failed
+
+    @property
+    def rows_read(self) -> int:
+        """How many rows of the input the pieces of a table without partitions have read."""
+        return sum(part.rows_read for part in self._parts)
 
     @property
     def is_empty(self) -> bool:
@@ -91,18 +93,14 @@ class StagedParts:
 
     @property
     def digest(self) -> str | None:
-        """The digest of all rows (tables.twin), if the table is made as a whole and not from topics. That of a
-        table with partitions also tells which of them were made together, which the plan decides."""
-        digests = [part.digest for part in self._parts]
-        if not digests or None in digests:
+        """The digest of all rows (tables.twin), if the table is made as a whole and not from topics."""
+        digests = [part.digest for part in self._parts if part.digest is not None]
+        if not digests or len(digests) < len(self._parts):
             return None
-        return digests[0] if len(digests) == 1 else digest_value(digests)
+        return reduce(RowsDigest.join, digests).text
 
-    def add(self, computed: ComputedPart, files: Sequence[WrittenFile]) -> None:
+    def add(self, part: WrittenPart) -> None:
         """Records files that are written. The first call must come after the table has its columns."""
-        has_digest = self._plan.whole and self._plan.clock is None
-        digest = digest_rows(computed.rows) if has_digest else None
-        part = _Part(computed.partitions, list(files), computed.failed, digest)
         if not self._parts:
             self.written_at = now_micros()
             make_private(self._path.parent)
@@ -124,7 +122,7 @@ class StagedParts:
         lines = self._path.read_bytes().split(b"\n")[:-1]  # what follows the last line end is half written
         try:
             header = msgspec.json.decode(lines[0], type=_Header)
-            parts = [msgspec.json.decode(line, type=_Part) for line in lines[1:]]
+            parts = [msgspec.json.decode(line, type=WrittenPart) for line in lines[1:]]
         except (IndexError, msgspec.MsgspecError):  # another version wrote it
             return
         if header.key == self._key() and now_micros() - header.written_at < _MAX_AGE:
@@ -143,6 +141,7 @@ class StagedParts:
                 plan.expect,
                 plan.whole,
                 plan.partitions,
+                PIECE_LIMITS,
                 table.uuid(),
                 str(table.schema()),
                 table.partition_by(),

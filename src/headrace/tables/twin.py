@@ -13,7 +13,9 @@ import polars as pl
 import pyarrow as pa
 from msgspec import Struct
 
-__all__ = ["TwinSnapshot", "digest_rows"]
+__all__ = ["RowsDigest", "TwinSnapshot"]
+
+_MODULUS = 1 << 64
 
 
 class TwinSnapshot(Struct, frozen=True):
@@ -21,7 +23,7 @@ class TwinSnapshot(Struct, frozen=True):
 
     Attributes:
         id: the snapshot.
-        digest: the digest of its rows (digest_rows).
+        digest: the digest of its rows (RowsDigest.text).
     """
 
     id: int
@@ -33,16 +35,37 @@ class TwinSnapshot(Struct, frozen=True):
         return twin.id if twin is not None and twin.digest == digest else None
 
 
-def digest_rows(rows: pa.Table) -> str:
-    """The digest of rows, in any order: of their columns, their types, and a hash of each row.
+class RowsDigest(Struct, frozen=True):
+    """The digest of rows, in any order and however they are divided.
 
-    The hashes are those of the installed version of polars, which is part of the digest: another version gives
-    other digests, and so no twins.
+    Each row has two hashes of 64 bits, and the digest is their sums, so it does not depend on the order of the
+    rows, nor on which of them were made together.
 
-    Returns:
-        64 hexadecimal digits.
+    Attributes:
+        columns: the columns with their types; several if parts have different types.
+        rows: how many rows there are.
+        sums: the sums of their hashes, modulo 2^64.
     """
-    frame = pl.DataFrame(rows)
-    whole = hashlib.sha256(f"polars {pl.__version__}\n{dict(frame.schema)}\n".encode())
-    whole.update(np.sort(frame.hash_rows(0).to_numpy()).tobytes())
-    return whole.hexdigest()
+
+    columns: tuple[str, ...] = ()
+    rows: int = 0
+    sums: tuple[int, int] = (0, 0)
+
+    def add(self, rows: pa.Table) -> RowsDigest:
+        """The digest of these rows and further ones."""
+        frame = pl.DataFrame(rows)
+        sums = tuple(int(frame.hash_rows(seed).to_numpy().sum(dtype=np.uint64)) for seed in (0, 1))
+        return self.join(RowsDigest((str(dict(frame.schema)),), frame.height, (sums[0], sums[1])))
+
+    def join(self, other: RowsDigest) -> RowsDigest:
+        """The digest of the rows of both."""
+        sums = [(here + there) % _MODULUS for here, there in zip(self.sums, other.sums, strict=True)]
+        columns = tuple(sorted({*self.columns, *other.columns}))
+        return RowsDigest(columns, self.rows + other.rows, (sums[0], sums[1]))
+
+    @property
+    def text(self) -> str:
+        """64 hexadecimal digits. The hashes are those of the installed version of polars, which is part of the
+        digest: another version gives other digests, and so no twins."""
+        parts = f"polars {pl.__version__}\n{self.columns}\n{self.rows}\n{self.sums}"
+        return hashlib.sha256(parts.encode()).hexdigest()

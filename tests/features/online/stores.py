@@ -50,7 +50,8 @@ def fill(store, events=EVENTS):
 
 
 def look_up(store, users):
-    return store.lookup(PLAN, [{"user_id": user} for user in users], NOW)
+    """The values and positions; what they cost differs each time."""
+    return store.lookup(PLAN, [{"user_id": user} for user in users], NOW)._replace(costs={})
 
 
 class Clock:

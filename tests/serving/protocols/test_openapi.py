@@ -18,11 +18,12 @@ def client(project):
         yield client
 
 
-def bodies_of(instance):
-    """path → a body with this instance."""
+def bodies_of(instance, entity=None):
+    """path → a body with this instance, or entity: one cannot give features."""
     tensor = {"name": "price", "shape": [1], "datatype": "FP64", "data": [3.5]}
     return {
         "/predict/purchase": instance,
+        "/v1/features": {"service": "purchase", "entities": [instance if entity is None else entity]},
         "/v1/models/purchase:predict": {"instances": [instance]},
         "/v2/models/purchase/infer": {"inputs": [tensor]},
         "/v2/models/purchase/versions/{version}/infer": {"inputs": [tensor]},
@@ -42,7 +43,7 @@ def test_the_document_has_every_path_and_the_models_fields(client):
     posts = {path: methods["post"] for path, methods in document["paths"].items() if "post" in methods}
     assert set(posts) == set(bodies_of(INSTANCE))
     for instance in (INSTANCE, GIVEN, {**INSTANCE, **GIVEN}, [9.5, 190]):
-        for path, body in bodies_of(instance).items():
+        for path, body in bodies_of(instance, INSTANCE).items():
             schema = posts[path]["requestBody"]["content"]["application/json"]["schema"]
             jsonschema.Draft202012Validator.check_schema(schema)
             jsonschema.validate(body, schema)

@@ -91,6 +91,7 @@ def compile(project: Project, model: Model) -> FeaturePlan:  # noqa: A001
         missing=_missing(model, features),
         labels_topics=topics_of(project, model.labels),
         unavailable=model.unavailable,
+        service=service.name,
     )
     _check_labels(model, plan, columns)
     return plan

@@ -7,6 +7,7 @@ from headrace.features.online.store import (
     ServedPosition,
     StoreUnavailable,
     StreamPosition,
+    ViewCost,
     filled_views,
     open,  # noqa: A004
 )
@@ -18,6 +19,7 @@ __all__ = [
     "ServedPosition",
     "StoreUnavailable",
     "StreamPosition",
+    "ViewCost",
     "filled_views",
     "open",
 ]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from time import perf_counter
 from typing import TYPE_CHECKING
 
 from headrace.features.online.batches import entries_by_entity, events_by_entity
@@ -21,7 +22,7 @@ from headrace.features.online.entries import (
 )
 from headrace.features.online.keys import Key, KeySchema, PackedKey
 from headrace.features.online.readers import ViewReader, readers_of
-from headrace.features.online.store import LookupResult, ServedPosition, StoreUnavailable
+from headrace.features.online.store import LookupResult, ServedPosition, StoreUnavailable, ViewCost
 from headrace.features.online.tiles import BROKEN, Tiles
 from headrace.features.plan import AsOfView, FeaturePlan, StoredView, WindowedView
 from headrace.kernel import faults
@@ -265,10 +266,11 @@ class _PlanLookup:
         """See OnlineStore.lookup."""
         rows: list[list[object]] = [[None] * self._width for _ in keys]
         positions: list[dict[str, ServedPosition]] = [{} for _ in keys]
+        costs: dict[str, ViewCost] = {}
         for index, group in enumerate(self._groups):
             filled = None if states.positions is None else states.positions[index]
-            group.read(keys, packed_keys[index], states.rows[index], filled, at, rows, positions)
-        return LookupResult(rows, positions)
+            group.read(keys, packed_keys[index], states.rows[index], filled, at, rows, positions, costs)
+        return LookupResult(rows, positions, costs)
 
 
 class _KeyGroup:
@@ -294,6 +296,7 @@ class _KeyGroup:
         at: int,
         rows: list[list[object]],
         positions: list[dict[str, ServedPosition]],
+        costs: dict[str, ViewCost],
     ) -> None:
         """Writes the group's values and their positions into the rows.
 
@@ -303,22 +306,26 @@ class _KeyGroup:
             filled: the position of each view, which entities without a state have.
             at: the moment of the lookup.
             rows, positions: a row, and the positions of its values, for each entity.
+            costs: what each view cost.
         """
-        for index, packed_key in enumerate(packed_keys):
-            row = states.get(packed_key)
-            for column, reader in enumerate(self._readers, 1):
+        for column, reader in enumerate(self._readers, 1):
+            started, size = perf_counter(), 0
+            for index, packed_key in enumerate(packed_keys):
+                row = states.get(packed_key)
                 if row is None or row[column] is None:
                     assert filled is not None
                     reader.read_nothing(
                         _require_position(reader.view, filled[column - 1]), rows[index], positions[index]
                     )
                     continue
+                size += len(row[column])
                 try:
                     reader.read_state(row[column], at, rows[index], positions[index])
                 except Unavailable:
                     raise
                 except Exception as error:
                     raise self._unreadable(reader.view, keys[index], error) from error
+            costs[reader.view.name] = ViewCost(perf_counter() - started, size)
 
     def _unreadable(self, view: StoredView, key: Mapping[str, object], error: Exception) -> Unavailable:
         entity = ", ".join(f"{name}={key[name]!r}" for name in view.keys)

@@ -28,6 +28,7 @@ __all__ = [
     "ServedPosition",
     "StoreUnavailable",
     "StreamPosition",
+    "ViewCost",
     "filled_views",
     "open",
 ]
@@ -71,16 +72,31 @@ class RowPosition(Struct, frozen=True, tag_field="kind", tag="row"):
 ServedPosition = StreamPosition | RowPosition
 
 
+class ViewCost(NamedTuple):
+    """What one view cost in a lookup.
+
+    Attributes:
+        seconds: the time to compute its values. The read of all views together is one round trip, which is not
+            part of it.
+        bytes: the size of the states that its values come from.
+    """
+
+    seconds: float
+    bytes: int
+
+
 class LookupResult(NamedTuple):
     """The values of a lookup.
 
     Attributes:
         rows: for each key, the values of `plan.looked_up` in that order; None is missing.
         positions: for each key, view name → the position of its values.
+        costs: view name → what it cost, of every view that was read.
     """
 
     rows: list[list[Any]]
     positions: list[dict[str, ServedPosition]]
+    costs: dict[str, ViewCost]
 
 
 class StoreUnavailable(Unavailable):

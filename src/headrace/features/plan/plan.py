@@ -62,6 +62,7 @@ class FeaturePlan(Struct, frozen=True, dict=True):
         unavailable: what a lookup does while the online store does not answer: `refuse`, or `missing` (the
             values of stored views are missing).
         labels_topics: the topics that the labels' table is made from.
+        service: the name of the feature service that it was compiled from; empty if it is from no service.
     """
 
     model: str
@@ -72,6 +73,7 @@ class FeaturePlan(Struct, frozen=True, dict=True):
     missing: Literal["model", "refuse"] | dict[str, int | float | str | bool] = "model"
     labels_topics: tuple[str, ...] = ()
     unavailable: Literal["refuse", "missing"] = "refuse"
+    service: str = ""
 
     @cached_property
     def digest(self) -> str:

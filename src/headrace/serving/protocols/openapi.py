@@ -15,21 +15,22 @@ import msgspec
 
 from headrace.http.responses import HttpError, error_body
 from headrace.serving.models import Models
-from headrace.serving.protocols import data_list, kserve_v1, mlflow_scoring, native, open_inference
-from headrace.serving.protocols.port import PredictRoute, ReadRoute, Route
+from headrace.serving.protocols import data_list, features, kserve_v1, mlflow_scoring, native, open_inference
+from headrace.serving.protocols.port import PostRoute, PredictRoute, ReadRoute, Route
+from headrace.serving.request_schema import InstanceSchema
 
 __all__ = ["ROUTES", "encode_error"]
 
 _encode = msgspec.json.Encoder().encode
-_DESCRIBED = (native, kserve_v1, open_inference, mlflow_scoring, data_list)
+_DESCRIBED = (native, features, kserve_v1, open_inference, mlflow_scoring, data_list)
 _STYLE = "body{font:16px/1.5 system-ui;max-width:60rem;margin:2rem auto;padding:0 1rem}pre{overflow:auto}"
 _ERRORS = {
     "400": "The body is not valid JSON, or the query is not valid.",
-    "404": "The model or the version does not answer.",
+    "404": "The model, the version or the service does not answer.",
     "413": "The body, or the record of a prediction, is too large.",
     "415": "The content type is not one that the path takes.",
     "422": "An instance does not fit the model. The error names the instance and the field.",
-    "503": "No prediction can be made or logged now.",
+    "503": "The features cannot be read, or no prediction can be made or logged now.",
 }
 
 
@@ -48,7 +49,7 @@ def _describe(models: Models) -> dict[str, Any]:
     for protocol in _DESCRIBED:
         for route in protocol.ROUTES:
             for path, model in _expand_path(route, models):
-                method = "post" if isinstance(route, PredictRoute) else "get"
+                method = "get" if isinstance(route, ReadRoute) else "post"
                 paths.setdefault(path, {})[method] = _operation(route, path, models, model)
     return {
         "openapi": "3.1.0",
@@ -72,15 +73,25 @@ def _operation(route: Route, path: str, models: Models, model: str | None) -> di
     operation: dict[str, Any] = {"summary": route.summary, "tags": [model or "server"]}
     responses: dict[str, Any] = {"200": {"description": "The answer."}}
     if isinstance(route, PredictRoute) and model is not None:
-        types = msgspec.json.schema(models.find(model).schema.instance_types[-1])
-        instance = _inline_types(types, types.get("$defs", {}))
-        content = {"application/json": {"schema": route.body_schema(instance)}}
-        operation["requestBody"] = {"required": True, "content": content}
+        schema = route.body_schema(_describe_instance(models.find(model).schema))
+    elif isinstance(route, PostRoute):
+        schema = route.body_schema(models, _describe_instance)
+    else:
+        schema = None
+    if schema is not None:
+        operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": schema}}}
         responses |= {status: {"description": text} for status, text in _ERRORS.items()}
     if "{version}" in path:
         parameter = {"name": "version", "in": "path", "required": True, "schema": {"type": "string"}}
         operation["parameters"] = [parameter]
     return {**operation, "responses": responses}
+
+
+def _describe_instance(schema: InstanceSchema) -> dict[str, Any]:
+    """The JSON schema of an instance."""
+    types = msgspec.json.schema(schema.instance_types[-1])
+    instance: dict[str, Any] = _inline_types(types, types.get("$defs", {}))
+    return instance
 
 
 def _inline_types(schema: Any, definitions: Mapping[str, Any]) -> Any:

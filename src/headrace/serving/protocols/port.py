@@ -10,6 +10,7 @@ from msgspec import Struct
 
 from headrace.http.asgi import Scope
 from headrace.http.responses import HttpError
+from headrace.serving.metrics import Metrics
 from headrace.serving.models import Models
 from headrace.serving.prediction import Prediction
 from headrace.serving.request_schema import InstanceSchema
@@ -18,6 +19,7 @@ __all__ = [
     "JSON",
     "DecodedRequest",
     "HttpProtocol",
+    "PostRoute",
     "PredictRoute",
     "ReadRoute",
     "Response",
@@ -66,6 +68,7 @@ class PredictRoute(Struct, frozen=True):
         content_types: the types of a body that it takes; empty: a body without a type.
         summary: what the route does, for people.
         body_schema: the JSON schema of a body, made from that of an instance.
+        takes_as_of: whether a query may ask for a past moment (serving.as_of).
     """
 
     path: str
@@ -74,6 +77,7 @@ class PredictRoute(Struct, frozen=True):
     summary: str
     instances: str = "instances"
     content_types: frozenset[bytes] = frozenset({JSON})
+    takes_as_of: bool = False
 
 
 class ReadRoute(Struct, frozen=True):
@@ -85,15 +89,36 @@ class ReadRoute(Struct, frozen=True):
             RequestError or HttpError.
         summary: what the route answers, for people.
         content_type: the content type of the response.
+        reads_files: whether `read` may wait for the disk, so that it is called in a thread.
     """
 
     path: str
     read: Callable[[Models, Mapping[str, str]], bytes]
     summary: str
     content_type: bytes = JSON
+    reads_files: bool = False
 
 
-Route = PredictRoute | ReadRoute
+class PostRoute(Struct, frozen=True):
+    """POST of a request that is answered from the models without a prediction.
+
+    Attributes:
+        path: the path.
+        answer: makes the response body from the models, the metrics to count in, the scope and the body. It
+            raises RequestError, HttpError or Unavailable.
+        body_schema: the JSON schema of a body, made with a function that describes an instance of a schema.
+        summary: what the route does, for people.
+        instances: what errors call the instances: `entities[1].user_id`.
+    """
+
+    path: str
+    answer: Callable[[Models, Metrics, Scope, bytes], bytes]
+    body_schema: Callable[[Models, Callable[[InstanceSchema], dict[str, Any]]], dict[str, Any]]
+    summary: str
+    instances: str = "instances"
+
+
+Route = PredictRoute | PostRoute | ReadRoute
 
 
 class HttpProtocol(Protocol):

@@ -8,6 +8,7 @@ from headrace.serving.errors import (
     OversizedPrediction,
     RequestError,
     UnknownModel,
+    UnknownService,
     UnknownVersion,
 )
 
@@ -15,6 +16,7 @@ __all__ = ["describe_error", "to_response_error"]
 
 _STATUS: dict[type[RequestError], int] = {
     UnknownModel: 404,
+    UnknownService: 404,
     UnknownVersion: 404,
     OversizedPrediction: 413,
     ModelTimeout: 504,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import polars as pl
 
 from headrace.declare.table import Table
-from headrace.tables.audits.port import MAX_FAILING_ROWS, AuditScope, RuleFailure
+from headrace.tables.audits.port import MAX_FAILING_ROWS, AuditScope, RuleFailure, is_made_in_parts
 
 __all__ = ["check_unique_keys", "spread_key"]
 
@@ -17,11 +17,11 @@ _EXAMPLES = 3
 
 
 def spread_key(table: Table) -> list[str]:
-    """The primary key, if rows with one key may be in several partitions; else no column."""
-    if table.schema is None or table.partition_by is None:
+    """The primary key, if rows with one key may be in several parts of the table; else no column."""
+    if table.schema is None or not is_made_in_parts(table):
         return []
     key = list(table.schema.primary_key())
-    return [] if table.partition_by.column in key else key
+    return [] if table.partition_by is not None and table.partition_by.column in key else key
 
 
 def check_unique_keys(scope: AuditScope) -> RuleFailure | None:
@@ -34,5 +34,6 @@ def check_unique_keys(scope: AuditScope) -> RuleFailure | None:
     examples = ", ".join(str(row) for row in twice.drop("len").head(_EXAMPLES).to_dicts())
     first = twice.head(MAX_FAILING_ROWS).select(key).lazy()
     rows = scope.all_rows.join(first, on=key, how="semi", nulls_equal=True).head(MAX_FAILING_ROWS)
-    what = f"{len(twice):,} keys are in several partitions, such as {examples}"
+    where = "in several rows" if scope.table.partition_by is None else "in several partitions"
+    what = f"{len(twice):,} keys are {where}, such as {examples}"
     return RuleFailure(what, int(twice["len"].sum()), rows.collect(engine="streaming"))

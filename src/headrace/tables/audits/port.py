@@ -23,6 +23,7 @@ __all__ = [
     "RuleFailure",
     "collect_failing",
     "find_type",
+    "is_made_in_parts",
     "name_partitions",
 ]
 
@@ -90,6 +91,11 @@ class CheckAudit(Protocol):
     """
 
     def __call__(self, audit: Any, scope: AuditScope) -> RuleFailure | None: ...
+
+
+def is_made_in_parts(table: Table) -> bool:
+    """Whether the rows of a table are not all in memory when they are audited for the first time."""
+    return table.partition_by is not None or table.rowwise
 
 
 def collect_failing(failing: pl.LazyFrame) -> tuple[int, pl.DataFrame]:

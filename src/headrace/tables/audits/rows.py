@@ -1,6 +1,6 @@
 """The audit of rows: checks that every row satisfies the table's schema before it is published.
 
-Rules about several rows of a table with partitions are checked over the whole table (rules.py).
+Rules about several rows of a table that is made in parts are checked over the whole table (rules.py).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from headrace.declare.event import Contract
 from headrace.declare.table import Table
 from headrace.events.contracts.shape import KNOWN_AT
 from headrace.kernel.errors import Refused
-from headrace.tables.audits.port import MAX_FAILING_ROWS, RULE
+from headrace.tables.audits.port import MAX_FAILING_ROWS, RULE, is_made_in_parts
 from headrace.tables.audits.rules import group_rules, spell_rule
 
 __all__ = ["RowsRefused", "audit"]
@@ -42,6 +42,15 @@ class RowsRefused(Refused):
         super().__init__(what, where=where, remedy=remedy)
         self.failing = failing
         self.rows = rows
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _rebuild, (self.what, self.where, self.remedy, self.failing, self.rows)
+
+
+def _rebuild(
+    what: str, where: str | None, remedy: str | None, failing: int, rows: pl.DataFrame | None
+) -> RowsRefused:
+    return RowsRefused(what, where=where, remedy=remedy, failing=failing, rows=rows)
 
 
 def audit(table: Table, rows: pl.DataFrame) -> pl.DataFrame:
@@ -89,7 +98,7 @@ def _check_schema(table: Table, schema: type[dy.Schema], rows: pl.DataFrame, whe
         raise Refused(
             f"the audit failed: {problem}", where=where, remedy="Make the function and its schema agree."
         ) from error
-    later = set() if table.partition_by is None else set(group_rules(schema))
+    later = set(group_rules(schema)) if is_made_in_parts(table) else set()
     counts = {rule: count for rule, count in failure.counts().items() if rule not in later}
     if not counts:
         return rows.select(schema.column_names()) if later else good

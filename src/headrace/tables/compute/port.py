@@ -1,0 +1,117 @@
+"""The port of computing: pieces of a table become data files, which the build's process commits once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol
+
+import attrs
+import msgspec
+import pyarrow as pa
+
+from headrace.declare.table import Table
+from headrace.kernel.errors import ProjectError
+from headrace.lake import Lake, LakeTable
+from headrace.lake.files import WrittenFile
+from headrace.projects.project import Project
+from headrace.tables.failures import FailedRow
+from headrace.tables.parts import ComputedPart, Piece, compute_piece
+from headrace.tables.plan import RebuildPlan, spell_partitions
+from headrace.tables.twin import RowsDigest
+
+__all__ = ["Compute", "TableJob", "WrittenPart", "write_piece"]
+
+
+class WrittenPart(msgspec.Struct, frozen=True):
+    """A piece of a table whose rows are written.
+
+    Attributes:
+        numbers: those of the piece.
+        files: its data files.
+        failed: the rows of the input that a rowwise function failed on.
+        rows_read: how many rows of the input a table without partitions has read for it.
+        digest: the digest of its rows; None: the build needs none.
+    """
+
+    numbers: list[int]
+    files: list[WrittenFile]
+    failed: list[FailedRow] = []
+    rows_read: int = 0
+    digest: RowsDigest | None = None
+
+
+@attrs.frozen
+class TableJob:
+    """What the pieces of one table have in common.
+
+    Attributes:
+        project, lake: the project and the lake of the table.
+        table: the declared table.
+        plan: its plan.
+        columns: the columns that every piece must have, those of the first.
+    """
+
+    project: Project
+    lake: Lake
+    table: Table
+    plan: RebuildPlan
+    columns: frozenset[str]
+
+
+class Compute(Protocol):
+    """Computes and writes pieces of a table that is ready to hold them; yields them as they are written.
+
+    Raises:
+        ProjectError: the function failed, or a piece has other columns than the first.
+        Refused: the audit refused rows, or rows belong to no partition.
+        Unavailable: what computes them does not answer.
+    """
+
+    def __call__(self, job: TableJob, pieces: Sequence[Piece]) -> Iterator[WrittenPart]: ...
+
+
+def write_piece(
+    job: TableJob, piece: Piece, prepare: Callable[[ComputedPart], LakeTable] | None = None
+) -> WrittenPart:
+    """Computes a piece and writes its rows, a part in memory at a time.
+
+    Args:
+        job: the table.
+        piece: the piece.
+        prepare: makes the table able to hold the rows, and returns it; given the first part of the first piece
+            of a build.
+    """
+    stored, columns = None if prepare else job.lake.table(job.table.name), job.columns
+    has_digest = job.plan.whole and job.plan.clock is None
+    files: list[WrittenFile] = []
+    failed: list[FailedRow] = []
+    digest = RowsDigest() if has_digest else None
+    read = 0
+    for part in compute_piece(job.project, job.lake, job.table, job.plan, piece):
+        columns = columns or frozenset(part.rows.column_names)
+        _check_columns(job.table, piece, part.rows, columns)
+        if stored is None:
+            assert prepare is not None, "a table that is not prepared must be"
+            stored = prepare(part)
+        files += stored.write([part.rows])
+        failed += part.failed
+        read += part.rows_read
+        digest = None if digest is None else digest.add(part.rows)
+    return WrittenPart(piece.numbers, files, failed, read, digest)
+
+
+def _check_columns(table: Table, piece: Piece, rows: pa.Table, columns: frozenset[str]) -> None:
+    """Refuses rows with other columns than those before them: what they lack would be null.
+
+    Raises:
+        ProjectError: they have other columns.
+    """
+    differing = sorted(set(rows.column_names) ^ columns)
+    if differing:
+        partitioning = table.partition_by
+        place = "some rows" if partitioning is None else spell_partitions(partitioning, piece.numbers)
+        raise ProjectError(
+            f"{table.name} returns other columns for {place} than for earlier ones: {', '.join(differing)}",
+            where=str(table.place),
+            remedy="Return the same columns for every input: name them in a select.",
+        )
