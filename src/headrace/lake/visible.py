@@ -174,8 +174,8 @@ class VisibleTables:
 
         Args:
             name: the table.
-            at: the id or tag of a snapshot, visible or not; or an aware datetime: what readers saw then, as far
-                as the record of that moment is left, and otherwise what the table's newest snapshot was.
+            at: the id or tag of a snapshot, visible or not; or an aware datetime: what readers saw then, if
+                the record of that moment is left and has the table; else the table's newest snapshot then.
 
         Raises:
             CallError: the table does not exist or is not visible yet, or it does not have the snapshot.
@@ -185,11 +185,13 @@ class VisibleTables:
             return table.snapshot(at)
         record = self.record if at is None else self._record_at(at)
         wanted = None if record is None else record.tables.get(name)
+        if wanted is None and at is not None:
+            return table.snapshot(at)
         if record is None or (wanted is None and table.property(CODE) is None):
-            return table.current_snapshot() if at is None else table.snapshot(at)
+            return table.current_snapshot()
         if wanted is None:
             raise CallError(
-                f"table {name!r} {'is not visible yet' if at is None else f'was not visible at {at}'}"
+                f"table {name!r} is not visible yet"
                 + (f": {record.waiting[name]}" if name in record.waiting else ""),
                 where=self._lake.where,
                 remedy="headrace build makes it visible, together with the tables that it is used with."
