@@ -34,7 +34,9 @@ def call_function(
         rows = rows.lazy()
     if not isinstance(rows, pl.LazyFrame):
         raise ProjectError(
-            f"its function returned a {type(rows).__name__}, not a polars LazyFrame", where=str(table.place)
+            f"{table.name} returned a {type(rows).__name__}, not a polars LazyFrame",
+            where=str(table.place),
+            remedy="Return the rows from the function, as a polars LazyFrame or DataFrame.",
         )
     return _rename_columns(table, rows) if table.renames else rows
 
