@@ -238,15 +238,7 @@ def _publish(
         audit.keep_refused(refused)
         raise
     failed = staged.failed
-    if plan.whole:
-        check_failures(failed, sum(plan.rows.values()) if plan.partitions else staged.rows_read)
-        if plan.files:
-            check_rows_left(
-                table,
-                stored,
-                sum(file.rows for file in staged.files),
-                [project.sources[name] for name in plan.files],
-            )
+    _check_rows(project, table, plan, stored, staged)
     report = audit.check_build(plan, stored, staged.files)
     reach("tables.after_audit")
 
@@ -279,6 +271,18 @@ def _publish(
         raise
     staged.remove()
     return snapshot, stored.schema(), failed, report
+
+
+def _check_rows(
+    project: Project, table: Table, plan: RebuildPlan, stored: LakeTable, staged: StagedParts
+) -> None:
+    """Refuses a table whose function fails on most rows, and one that changed files leave without rows."""
+    if not plan.whole:
+        return
+    check_failures(staged.failed, sum(plan.rows.values()) if plan.partitions else staged.rows_read)
+    if plan.files:
+        sources = [project.sources[name] for name in plan.files]
+        check_rows_left(table, stored, sum(file.rows for file in staged.files), sources)
 
 
 def _commit_renames(
