@@ -276,7 +276,7 @@ def _publish(
 def _check_rows(
     project: Project, table: Table, plan: RebuildPlan, stored: LakeTable, staged: StagedParts
 ) -> None:
-    """Refuses a table whose function fails on most rows, and one that changed files leave without rows."""
+    """Refuses a table whose function fails on every row, and one that changed files leave without rows."""
     if not plan.whole:
         return
     check_failures(staged.failed, sum(plan.rows.values()) if plan.partitions else staged.rows_read)
