@@ -598,4 +598,4 @@ def test_text_in_one_partition_and_numbers_in_another_are_refused(
     with pytest.raises(ProjectError, match="copies returns column 'price' as ") as refused:
         build(project, lake, "copies")
     assert {24: "2024-03-31", 72: "2024-04-02"}[apart] in str(refused.value)
-    assert lake.table("copies").current_snapshot() is None
+    assert not lake.table_exists("copies") or lake.table("copies").current_snapshot() is None
