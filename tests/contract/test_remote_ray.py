@@ -12,7 +12,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from tests.contract.test_deployment import RAY_WARNINGS, SupervisedDeployment
+from tests.contract.supervised import RAY_WARNINGS, SupervisedDeployment
 from tests.serving.small_project import (
     fit_booster,
     make_project,
