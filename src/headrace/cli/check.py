@@ -233,8 +233,9 @@ def _show_rows(check: TableCheck) -> None:
     outcome = "readers see the rows of the build before" if check.state == "refused" else "published"
     kept = f", {check.kept:,} failing rows are kept" if check.kept else ""
     click.echo(f"{check.table}: audited {check.at:%F %T} UTC, {outcome}{kept}")
-    for row in check.examples:
-        click.echo(f"  {show.readable(str(row))}")
+    if check.examples:
+        columns = list(dict.fromkeys(name for row in check.examples for name in row))
+        show.table(None, columns, [[row.get(name) for name in columns] for row in check.examples])
 
 
 check.add_command(parity)
