@@ -36,7 +36,7 @@ def parity(call: Call, model: str | None, limit: int) -> int:
     else:
         rows = [
             (
-                *(name, report.checked, report.equal, len(report.differing)),
+                *(name, report.checked, report.equal, report.values_differing),
                 *(report.code_changed, sum(report.not_checkable.values())),
             )
             for name, report in reports.items()
@@ -56,7 +56,7 @@ def parity(call: Call, model: str | None, limit: int) -> int:
                     f"  {name}: a rowwise function was edited since this version was trained; its values for"
                     f" {report.code_changed:,} predictions are not compared"
                 )
-    return 1 if any(report.differing for report in reports.values()) else 0
+    return 1 if any(report.values_differing for report in reports.values()) else 0
 
 
 @command("skew", example="headrace check skew purchase")
