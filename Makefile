@@ -50,6 +50,9 @@ bench: .venv/.ready ## every benchmark, in one run
 bench-events: .venv/.ready ## ingest and the collector beside their peers: a plain script, PyFlink
 	@.venv/bin/python bench/all.py events broker latency collector
 
+bench-features: .venv/.ready ## features beside their peers: joins, windows, online reads, a training set beyond memory
+	@.venv/bin/python bench/all.py point_in_time feast_join windows online larger_than_memory
+
 bench-tables: .venv/.ready ## builds of tables beside the same SQL in DuckDB
 	@.venv/bin/python bench/all.py tables
 

@@ -344,5 +344,5 @@ def test_a_training_set_larger_than_memory_is_the_same_as_one_in_memory(project:
     expected = join(labels, plan, lambda name: table_reader(project, lake, made.inputs)(name))
     rows = lake.table(made.table).scan(made.snapshot).collect()
     assert rows.equals(expected.select(rows.columns))
-    assert rows["activity__spent"].drop_nulls().n_unique() > 50
+    assert rows["activity__spent"].drop_nulls().n_unique() > 5
     assert rows["facts__x"].null_count() > 100
