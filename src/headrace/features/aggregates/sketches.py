@@ -189,7 +189,9 @@ def _highest_ranks(tiles: Iterable[dict[int, int]], values: Iterable[Any], colum
     highest: dict[int, int] = {}
     known = highest.get
     for tile in tiles:
-        highest.update({register: rank for register, rank in tile.items() if known(register, 0) < rank})
+        if highest:
+            tile = {register: rank for register, rank in tile.items() if known(register, 0) < rank}
+        highest.update(tile)
     for value in values:
         register, rank = register_of(value, column)
         if known(register, 0) < rank:
