@@ -39,7 +39,7 @@ from headrace.kernel.private import make_private
 from headrace.kernel.properties import FAILED_ROWS, INPUT, INPUTS_DIGEST, REVISION, ROWS_DIGEST, UNLABELLED_ROWS
 from headrace.kernel.run import Dataset, run
 from headrace.kernel.time import now_micros
-from headrace.lake import Lake, LakeTable, Snapshot
+from headrace.lake import Lake, LakeTable, Snapshot, VisibleTables
 from headrace.lake.files import WrittenFile
 from headrace.projects.project import Project
 from headrace.tables.failures import FailedRow, describe_row, merge_failures, read_failures
@@ -49,7 +49,7 @@ from headrace.training.evaluation import evaluator_for, infer_task
 from headrace.training.report import TrainingSet
 from headrace.training.splits.port import MOMENT
 
-__all__ = ["LabelledRows", "find_task", "keep_for_version", "make", "newest_snapshots", "read", "table_reader"]
+__all__ = ["LabelledRows", "find_task", "keep_for_version", "make", "read", "table_reader", "visible_snapshots"]
 
 _logger = logging.getLogger(__name__)
 
@@ -203,11 +203,11 @@ def find_task(model: Model, target: pl.Series, where: str | None = None) -> Task
     return task
 
 
-def newest_snapshots(lake: Lake, tables: Iterable[str]) -> dict[str, int]:
-    """Table → its newest snapshot. Raises CallError if a table has none."""
+def visible_snapshots(visible: VisibleTables, tables: Iterable[str]) -> dict[str, int]:
+    """Table → the snapshot that readers see. Raises CallError if a table has none."""
     snapshots = {}
     for name in tables:
-        snapshot = lake.table(name).current_snapshot()
+        snapshot = visible.snapshot(name)
         if snapshot is None:
             raise CallError(f"table {name!r} has no rows yet", remedy=f"headrace build {name}")
         snapshots[name] = snapshot.id

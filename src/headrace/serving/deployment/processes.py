@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import socket
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -21,6 +22,7 @@ from headrace.http.serve import HttpServer, bind, serve, url_of
 from headrace.http.token import check_tokens
 from headrace.kernel.children import Child
 from headrace.kernel.errors import Unavailable
+from headrace.serving.metrics_slot import clear_metrics
 from headrace.serving.shipper import run_shipper
 
 __all__ = ["ProcessDeployment", "answer_unavailable", "start"]
@@ -49,6 +51,7 @@ class ProcessDeployment:
         self._old: Child | None = None  # the replaced replica, while it ends
         self._old_deadline = 0.0  # monotonic
         stack.callback(self._end_replicas)
+        clear_metrics(settings.place("serving", "metrics"))
         self._start_fallback()
         for number in range(1, settings.serving.replicas + 1):
             self._replicas.append(self._start_replica(f"replica-{number}"))
@@ -109,14 +112,15 @@ class ProcessDeployment:
         """Ends the replicas and ships the predictions that are left."""
         self._stack.close()
 
-    def await_ready(self) -> None:
-        """Returns when a replica is ready.
+    def await_ready(self, stop: threading.Event | None) -> None:
+        """Returns when a replica is ready, or `stop` is set.
 
         Raises:
             Unavailable: the first replica died, or took too long.
         """
-        self._replicas[0].await_ready()
-        self._stop_fallback()
+        self._replicas[0].await_ready(stop)
+        if self._replicas[0].ready:
+            self._stop_fallback()
 
     def _start_replica(self, name: str) -> Child:
         settings = self._settings
@@ -154,12 +158,14 @@ class ProcessDeployment:
             self._fallback = None
 
 
-def start(settings: Settings, models: Sequence[str] = (), *, port: int) -> ProcessDeployment:
+def start(
+    settings: Settings, models: Sequence[str] = (), *, port: int, stop: threading.Event | None = None
+) -> ProcessDeployment:
     """Starts the replicas and returns when one answers; see serving.deployment.start."""
     check_tokens(settings.http.host, settings.token_paths)
     with ExitStack() as stack:
         deployment = ProcessDeployment(settings, models, port, stack)
-        deployment.await_ready()
+        deployment.await_ready(stop)
         deployment._stack = stack.pop_all()
         return deployment
 
