@@ -340,9 +340,9 @@ def test_a_training_set_larger_than_memory_is_the_same_as_one_in_memory(project:
     outcomes = Table(name="labels", function=lambda frame: frame, reads=(), place=Place("?", 0))
     model = Model("m", labels=outcomes, target="y", features=None, trainer=XGBoost())
     small = msgspec.structs.replace(project, settings=project.settings.with_values(join_memory=1))
-    made = make(small, lake, model, plan)
-    expected = join(labels, plan, lambda name: table_reader(project, lake, made.inputs)(name))
-    rows = lake.table(made.table).scan(made.snapshot).collect()
+    training_rows = make(small, lake, model, plan)
+    expected = join(labels, plan, lambda name: table_reader(project, lake, training_rows.inputs)(name))
+    rows = lake.table(training_rows.table).scan(training_rows.snapshot).collect()
     assert rows.equals(expected.select(rows.columns))
     assert rows["activity__spent"].drop_nulls().n_unique() > 5
     assert rows["facts__x"].null_count() > 100

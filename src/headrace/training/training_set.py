@@ -25,7 +25,7 @@ from headrace.declare.model import Model, task_of
 from headrace.declare.source import Source
 from headrace.declare.table import Table
 from headrace.features.offline.compute.local import LocalCompute
-from headrace.features.offline.compute.port import Compute
+from headrace.features.offline.compute.port import FeatureCompute
 from headrace.features.offline.compute.ray import RayCompute
 from headrace.features.offline.parts import join_in_pieces
 from headrace.features.plan import FeaturePlan
@@ -347,7 +347,7 @@ def _write_pieces(
 
 def _find_compute(
     project: Project, read_table: Callable[[str], pl.LazyFrame], inputs: Mapping[str, int]
-) -> Compute:
+) -> FeatureCompute:
     """What computes the features, by the setting `compute`."""
     if project.settings.tables.compute == "local":
         return LocalCompute(read_table)

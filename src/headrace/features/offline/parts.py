@@ -19,7 +19,7 @@ import pyarrow as pa
 from headrace.features.aggregates.column import Ints
 from headrace.features.offline.compute.port import (
     COPIES,
-    Compute,
+    FeatureCompute,
     ViewJob,
     count_parts,
     count_rows,
@@ -40,7 +40,7 @@ def join_in_pieces(
     *,
     folder: Path,
     memory: int,
-    compute: Compute,
+    compute: FeatureCompute,
     failed: dict[int, OnDemandError],
 ) -> Iterator[pl.DataFrame]:
     """Joins labels with the plan's features in bounded memory.

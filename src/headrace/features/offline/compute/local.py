@@ -15,7 +15,7 @@ __all__ = ["LocalCompute"]
 
 @attrs.frozen
 class LocalCompute:
-    """A Compute in this process.
+    """A FeatureCompute in this process.
 
     Attributes:
         read: returns the rows of the table with the given name.
@@ -24,5 +24,5 @@ class LocalCompute:
     read: Callable[[str], pl.LazyFrame]
 
     def __call__(self, job: ViewJob) -> Iterator[tuple[Ints, pl.DataFrame]]:
-        """See Compute."""
+        """See FeatureCompute."""
         yield from compute_share(job, self.read(job.view.table))

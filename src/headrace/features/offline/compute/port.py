@@ -25,7 +25,7 @@ from headrace.kernel.foreign import check_version
 
 __all__ = [
     "COPIES",
-    "Compute",
+    "FeatureCompute",
     "ViewJob",
     "compute_share",
     "count_parts",
@@ -61,7 +61,7 @@ class ViewJob:
     folder: Path
 
 
-class Compute(Protocol):
+class FeatureCompute(Protocol):
     """Computes a view's features for the job's labels.
 
     Yields indexes of labels, ascending, and their features; each label is in one of them.
@@ -77,7 +77,7 @@ class Compute(Protocol):
 def compute_share(
     job: ViewJob, table: pl.LazyFrame, *, share: int = 0, shares: int = 1
 ) -> Iterator[tuple[Ints, pl.DataFrame]]:
-    """Computes the features of labels whose keys are hashed into one share (`divide`), as Compute does.
+    """Computes the features of labels whose keys are hashed into one share (`divide`), as FeatureCompute does.
 
     The job has the labels of this share alone; the table has the rows of all.
     """

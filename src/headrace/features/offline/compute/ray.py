@@ -54,7 +54,7 @@ class _Result(msgspec.Struct, frozen=True):
 
 @attrs.frozen
 class RayCompute:
-    """A Compute on the project's Ray.
+    """A FeatureCompute on the project's Ray.
 
     Attributes:
         settings: the project's settings.
@@ -67,7 +67,7 @@ class RayCompute:
     topics: frozenset[str]
 
     def __call__(self, job: ViewJob) -> Iterator[tuple[Ints, pl.DataFrame]]:
-        """See Compute."""
+        """See FeatureCompute."""
         name = job.view.table
         with connect(self.settings):
             shares = cpus() * _SHARES if job.view.keys else 1
