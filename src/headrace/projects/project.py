@@ -216,6 +216,6 @@ def _find(declarations: Mapping[str, D], name: str, kind: str) -> D:
         names = ", ".join(sorted(declarations))
         raise CallError(
             f"{kind} {name!r} does not exist",
-            remedy=f"The project declares: {names}." if declarations else "The project declares none.",
+            remedy=f"The project declares: {names}." if declarations else "The project declares none yet.",
         )
     return declarations[name]
