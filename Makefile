@@ -50,8 +50,8 @@ bench: .venv/.ready ## every benchmark, in one run
 bench-events: .venv/.ready ## ingest and the collector beside their peers: a plain script, PyFlink
 	@.venv/bin/python bench/all.py events broker latency collector
 
-bench-tables: .venv/.ready ## builds of tables beside the same SQL in DuckDB
-	@.venv/bin/python bench/all.py tables
+bench-tables: .venv/.ready ## tables beside the same SQL in DuckDB, 100M rows within 4 GiB, publishing beside COPY
+	@.venv/bin/python bench/all.py tables large_table warehouse
 
 docs: .venv/.ready ## the documentation as a site, in the folder site
 	@.venv/bin/mkdocs build --strict --quiet

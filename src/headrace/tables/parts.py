@@ -32,6 +32,7 @@ __all__ = [
     "compute_piece",
     "divide",
     "function_options",
+    "read_inputs",
 ]
 
 PIECE_LIMITS = (2_000_000, 32)
@@ -84,27 +85,35 @@ def divide(lake: Lake, table: Table, plan: RebuildPlan) -> list[Piece]:
     return [Piece([number], [file.path for file in group]) for number, group in enumerate(groups)]
 
 
-def compute_piece(
+def read_inputs(
     project: Project, lake: Lake, table: Table, plan: RebuildPlan, piece: Piece
+) -> list[pl.LazyFrame]:
+    """The inputs of the table that a piece is made of, in their order. Those with partitions are not restricted
+    to those that the piece reads."""
+    return [
+        read_input(project, lake, declared, source.snapshot, only=piece.files)
+        for declared, source in zip(project.inputs(table), plan.inputs, strict=True)
+    ]
+
+
+def compute_piece(
+    project: Project, table: Table, plan: RebuildPlan, piece: Piece, frames: Sequence[pl.LazyFrame]
 ) -> Iterator[ComputedPart]:
     """Computes the rows of a piece. Those of a rowwise table without partitions that reads files come in
     several parts, any others at once.
 
     Args:
-        project, lake: the project and the lake of the table.
+        project: the project of the table.
         table: the declared table.
         plan: its plan.
         piece: the piece, as `divide` gives it.
+        frames: its inputs (`read_inputs`).
 
     Raises:
         ProjectError: the function failed.
         Refused: the audit refused rows, or rows belong to no partition.
     """
     reads = project.inputs(table)
-    frames = [
-        read_input(project, lake, declared, source.snapshot, only=piece.files)
-        for declared, source in zip(reads, plan.inputs, strict=True)
-    ]
     options = function_options(table, plan)
     partitioning = table.partition_by
     if partitioning is not None and plan.partitions:
