@@ -55,7 +55,8 @@ def build_within(folder: Path, name: str, gib: float) -> None:
     built = build_table(project, lake, project.table(name), code="1")
     seconds, cpu = time.perf_counter() - start, time.process_time() - start_cpu
     peak = peak_memory()
-    made = "without partitions" if built.partitions is None else f"{len(built.partitions)} partitions"
+    partitioning = project.table(name).partition_by
+    made = "without partitions" if partitioning is None else f"partitioned {partitioning.describe()}"
     work = f"{name}: {built.rows:,} rows ({made}) within {gib:g} GiB"
     print(json.dumps({"work": work, "ours": round(seconds, 1), "unit": "s", "cpu": round(cpu, 1)}), flush=True)
     print(json.dumps({"work": f"{work}, peak memory", "ours": round(peak, 2), "unit": "GiB"}), flush=True)

@@ -11,7 +11,7 @@ from headrace.config.settings import Settings
 
 if TYPE_CHECKING:
     from headrace.features.online import OnlineStore
-    from headrace.lake import Lake
+    from headrace.lake import Lake, VisibleTables
     from headrace.lineage.store import Store
     from headrace.log import Log
     from headrace.projects.project import Project
@@ -71,6 +71,17 @@ class Workspace:
         return lake.open(self.settings)
 
     @cached_property
+    def visible(self) -> VisibleTables:
+        """The lake's tables as readers see them: all at one moment, that of the first use.
+
+        Raises:
+            Unavailable: the catalog cannot be reached.
+        """
+        from headrace.lake import VisibleTables
+
+        return VisibleTables(self.lake)
+
+    @cached_property
     def online(self) -> OnlineStore:
         """The online store. Raises Unavailable if it cannot be reached."""
         from headrace.features import online
@@ -93,7 +104,7 @@ class Workspace:
 
     def close(self) -> None:
         """Closes the opened parts. A part that is used afterwards is opened again."""
-        for name in ("log", "lake", "online", "registry", "lineage"):
+        for name in ("log", "lake", "visible", "online", "registry", "lineage"):
             self.__dict__.pop(name, None)
         self._stack.close()
 

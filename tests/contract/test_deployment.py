@@ -14,6 +14,7 @@ from typing import Any
 
 import httpx
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 from tests.flows.processes import descendants, listening_sockets
 from tests.serving.small_project import (
     fit_booster,
@@ -82,12 +83,14 @@ class SupervisedDeployment:
     Attributes:
         reports: what the deployment reported.
         roll: set it to begin a rolling restart.
+        answers: how many predictions were answered with 200.
     """
 
     def __init__(self, settings: Settings) -> None:
         with bind("127.0.0.1", 0) as probe:
             self.port: int = probe.getsockname()[1]
         self.reports: list[str] = []
+        self.answers = 0
         self.roll = threading.Event()
         self._settings = settings
         self._started, self._stop = threading.Event(), threading.Event()
@@ -132,9 +135,14 @@ class SupervisedDeployment:
         return ended, started
 
     def predict(self) -> dict[str, Any]:
-        response = httpx.post(f"{self.deployment.url}/predict/purchase", json=INSTANCE, timeout=30)
+        response = self.post("/predict/purchase", INSTANCE)
         response.raise_for_status()
         return dict(response.json())
+
+    def post(self, path: str, body: object) -> httpx.Response:
+        response = httpx.post(f"{self.deployment.url}{path}", json=body, timeout=30)
+        self.answers += response.status_code == 200
+        return response
 
     def is_answering(self) -> bool:
         try:
@@ -182,16 +190,43 @@ def test_a_deployment_answers_once_started_and_ships_predictions(
 
 
 def test_kserves_protocol_is_answered(running: SupervisedDeployment) -> None:
-    path = f"{running.deployment.url}/v1/models/purchase"
+    path = "/v1/models/purchase"
     unknown = {**INSTANCE, "product_id": 404}
-    answer = httpx.post(f"{path}:predict", json={"instances": [INSTANCE, unknown, INSTANCE]}, timeout=30)
+    answer = running.post(f"{path}:predict", {"instances": [INSTANCE, unknown, INSTANCE]})
     first, other, last = answer.json()["predictions"]
     assert first == last == running.predict()["value"]
     assert isinstance(other, float)
-    assert httpx.get(path, timeout=30).json() == {"name": "purchase", "ready": True}
-    refused = httpx.post(f"{path}:predict", json={"instances": [INSTANCE, {"user_id": 1}]}, timeout=30)
+    assert httpx.get(f"{running.deployment.url}{path}", timeout=30).json() == {
+        "name": "purchase",
+        "ready": True,
+    }
+    refused = running.post(f"{path}:predict", {"instances": [INSTANCE, {"user_id": 1}]})
     assert (refused.status_code, list(refused.json())) == (422, ["error"])
     assert refused.json()["error"].startswith("instances[1].product_id: ")
+
+
+def read_answers(running: SupervisedDeployment) -> float:
+    """How many predictions were answered with 200, by the replica that answers a scrape."""
+    while True:
+        try:
+            text = httpx.get(f"{running.deployment.url}/metrics", timeout=30).text
+        except httpx.TransportError:  # a killed replica had accepted the connection
+            continue
+        families = {family.name: family for family in text_string_to_metric_families(text)}
+        return sum(
+            sample.value
+            for sample in families["headrace_predict_answers"].samples
+            if sample.labels == {"status": "200"}
+        )
+
+
+def test_a_scrape_has_what_all_replicas_counted(running: SupervisedDeployment) -> None:
+    scrapes = [read_answers(running)]
+    for _ in range(30):  # each has its own connection, to either replica
+        running.predict()
+        scrapes.append(read_answers(running))
+    until(lambda: {read_answers(running) for _ in range(8)} == {running.answers})
+    assert scrapes == sorted(scrapes)
 
 
 def test_a_release_is_activated(running: SupervisedDeployment, settings: Settings) -> None:
@@ -251,11 +286,15 @@ def test_a_port_in_use_is_an_error(settings: Settings) -> None:
 
 @pytest.mark.usefixtures("processes_only")
 def test_a_killed_replica_is_replaced_and_reported(running: SupervisedDeployment) -> None:
+    scrapes = [read_answers(running)]
     for replica, pid in running.deployment.processes.items():
         os.kill(pid, signal.SIGKILL)
         until(lambda pid=pid, replica=replica: running.deployment.processes[replica] != pid)
         until(running.is_answering)
         assert any(line.startswith(f"{replica} ended (signal 9)") for line in running.reports)
+        scrapes += [read_answers(running) for _ in range(8)]
+    until(lambda: read_answers(running) > scrapes[0])
+    assert scrapes == sorted(scrapes)
 
 
 @pytest.mark.usefixtures("processes_only")

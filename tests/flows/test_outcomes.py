@@ -254,13 +254,13 @@ def test_outcomes_of_several_classes_are_compared_with_the_probabilities(
     outputs = decode_outputs(rows, labels)
     assert outputs.tolist() == [probabilities for _, probabilities in answers]
     happened = pl.Series([labels[0], labels[2], labels[1], labels[2]])
-    metrics = evaluate_outcomes(report, happened, outputs)
+    metrics = evaluate_outcomes(report, happened, outputs, 0.5)
     assert metrics["accuracy"] == pytest.approx(3 / 4)
     assert metrics["log_loss"] == pytest.approx(-np.mean(np.log([0.7, 0.3, 0.5, 0.6])))
     unknown = pl.Series([labels[0], labels[2], labels[1], "elm" if labels[0] == "ash" else 99])
-    assert evaluate_outcomes(report, unknown, outputs)["accuracy"] == pytest.approx(2 / 3)
+    assert evaluate_outcomes(report, unknown, outputs, 0.5)["accuracy"] == pytest.approx(2 / 3)
     assert "has no class for" in caplog.text
-    assert evaluate_outcomes(report, happened[:1], outputs[:1]) == {}
+    assert evaluate_outcomes(report, happened[:1], outputs[:1], 0.5) == {}
 
 
 @pytest.mark.parametrize(
@@ -277,7 +277,7 @@ def test_outcomes_of_several_classes_are_compared_with_the_probabilities(
     ],
 )
 def test_a_right_answer_is_judged_by_the_task(task, value, outcome, score) -> None:
-    assert _score(value, outcome, "right", task) == score
+    assert _score(value, outcome, "right", task, 0.5) == score
 
 
 def test_a_request_with_many_instances_has_one_latency() -> None:

@@ -312,7 +312,7 @@ def small(tmp_path):
 @contextmanager
 def running_endpoint(settings):
     """Runs an endpoint and records it as the project's `up` does."""
-    endpoint = Endpoint(Models(settings), settings.place("serving", "spool"), "127.0.0.1")
+    endpoint = Endpoint(Models(settings), settings.place("serving"), "127.0.0.1")
     with hold_up_lock(settings), serve(endpoint.app, "127.0.0.1", 0) as served:
         write_up(settings, Up(os.getpid(), now(), served.url, "", "", {}))
         yield

@@ -10,6 +10,7 @@ import msgspec
 from headrace import log
 from headrace.http.serve import serve
 from headrace.serving.endpoint import Endpoint
+from headrace.serving.metrics_slot import clear_metrics
 from headrace.serving.models import Models
 from headrace.serving.prediction import TOPIC, Prediction
 from headrace.serving.shipper import ship
@@ -22,8 +23,10 @@ INSTANCE = {"user_id": 1, "product_id": 7, "price": 3.5}
 
 @contextmanager
 def run_endpoint(settings, host="127.0.0.1", **access):
-    endpoint = Endpoint(Models(settings), settings.place("serving", "spool"), host, **access)
+    clear_metrics(settings.place("serving", "metrics"))  # as a deployment does
+    endpoint = Endpoint(Models(settings), settings.place("serving"), host, **access)
     with serve(endpoint.app, "127.0.0.1", 0) as served, httpx.Client(base_url=served.url) as client:
+        client.endpoint = endpoint
         yield client
     endpoint.close()
 

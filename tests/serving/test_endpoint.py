@@ -290,7 +290,7 @@ def test_a_replica_imports_no_engine_that_it_does_not_need(project):
         "import sys; from pathlib import Path; from headrace.config.settings import load_settings\n"
         "from headrace.serving.endpoint import Endpoint; from headrace.serving.models import Models\n"
         f"settings = load_settings(Path({str(project.root)!r}))\n"
-        "Endpoint(Models(settings), settings.place('serving', 'spool'), '127.0.0.1').close()\n"
+        "Endpoint(Models(settings), settings.place('serving'), '127.0.0.1').close()\n"
         "print(*sorted({'feast', 'mlflow', 'pandas', 'pyiceberg', 'ray', 'sklearn', 'xgboost'}"
         " & set(sys.modules)))"
     )

@@ -15,7 +15,8 @@ from headrace.features.online import RowPosition, StreamPosition
 from headrace.features.online.lookup import ViewRead
 from headrace.features.plan import AggregateFunction, Aggregation, FeatureRef, PlanField, WindowedView
 from headrace.kernel.position import LogPosition
-from headrace.serving.metrics import Metrics
+from headrace.serving.metrics import Metrics, to_text
+from headrace.serving.metrics_slot import MetricsSlot, clear_metrics
 from headrace.serving.models import Models
 from headrace.serving.release import Arm
 
@@ -47,7 +48,7 @@ def test_each_arm_has_its_counts_in_prometheus_format() -> None:
     metrics.arm('a "b"\\', 4, "canary").count_errors("internal", 1)
     metrics.behind = {("purchase", 3, "clicks"): 12}
 
-    samples = samples_of(metrics.text().decode())
+    samples = samples_of(to_text(metrics.counts, metrics.behind).decode())
 
     assert samples["headrace_predictions_total", labels(**arm)] == 3
     assert samples["headrace_prediction_errors_total", labels(**arm, code="feature_failed")] == 2
@@ -123,3 +124,83 @@ def test_a_windowed_view_says_how_many_events_it_is_behind(tmp_path, boosters):
     with closing(Models(settings)) as models:
         assert models.failed == {}
         assert models.count_events_behind() == {("purchase", 1, "recent"): 3}
+
+
+def count_one_request(metrics: Metrics, view: str) -> None:
+    """A prediction of .004 s with a row of a view that is 5 s old, and a feature that is missing."""
+    arm, at = metrics.arm("purchase", 1, "champion"), 100 * DAY
+    arm.count(0.004, 0.001, [["x"]])
+    positions = [{view: RowPosition(41, at - 5_000_000)}]
+    arm.views.count(at, {view: ViewRead(values=3, missing=1, seconds=0.25, bytes=100)}, positions)
+    metrics.service("basket", "purchase", 1).count(at, {}, positions)
+    metrics.count_feature_answer(404, 0.001)
+    metrics.arm("purchase", 1, "champion").count_errors("internal", 2)
+    metrics.count_answer(200, 0.005)
+    metrics.count_failed_shadow()
+
+
+def test_a_scrape_of_any_replica_has_the_sum_of_all(tmp_path) -> None:
+    slots = [MetricsSlot(tmp_path) for _ in range(3)]
+    replicas = [Metrics(slot.counts) for slot in slots]
+    for requests, metrics in enumerate(replicas, start=1):
+        for _ in range(requests):
+            count_one_request(metrics, view=f"view{requests % 2}")
+    replicas[2].arm("purchase", 2, "canary").count(0.3, None, [[], []])
+    for slot, metrics in zip(slots, replicas, strict=True):
+        slot.write(metrics.counts)
+    names = {"model": "purchase", "version": "1", "arm": "champion"}
+    for slot, metrics in zip(slots, replicas, strict=True):
+        samples = samples_of(to_text(slot.sum(metrics.counts), {}).decode())
+        assert samples["headrace_predictions_total", labels(**names)] == 1 + 2 + 3
+        assert samples["headrace_prediction_errors_total", labels(**names, code="internal")] == 2 * (1 + 2 + 3)
+        assert samples["headrace_missing_features_total", labels(**names, feature="x")] == 1 + 2 + 3
+        assert samples["headrace_prediction_seconds_bucket", labels(**names, le="0.005")] == 1 + 2 + 3
+        assert round(samples["headrace_lookup_seconds_sum", labels(**names)], 6) == 0.006
+        assert samples["headrace_feature_age_seconds_count", labels(**names, view="view0")] == 2
+        assert samples["headrace_feature_age_seconds_count", labels(**names, view="view1")] == 1 + 3
+        of_view = labels(**names, view="view1")
+        assert samples["headrace_view_values_total", of_view] == 3 * (1 + 3)
+        assert samples["headrace_view_missing_values_total", of_view] == 1 + 3
+        assert samples["headrace_view_seconds_total", of_view] == 0.25 * (1 + 3)
+        assert samples["headrace_view_bytes_total", of_view] == 100 * (1 + 3)
+        service = {"service": "basket", "model": "purchase", "version": "1", "view": "view1"}
+        assert samples["headrace_feature_age_seconds_count", labels(**service)] == 1 + 3
+        assert samples["headrace_features_answers_total", labels(status="404")] == 1 + 2 + 3
+        assert samples["headrace_features_seconds_count", ()] == 1 + 2 + 3
+        assert samples["headrace_predict_answers_total", labels(status="200")] == 1 + 2 + 3
+        assert samples["headrace_predict_seconds_count", ()] == 1 + 2 + 3
+        assert samples["headrace_failed_shadows_total", ()] == 1 + 2 + 3
+        canary = {"model": "purchase", "version": "2", "arm": "canary"}
+        assert samples["headrace_predictions_total", labels(**canary)] == 2
+        assert metrics.counts.failed_shadows < 1 + 2 + 3  # what is its own stays its own
+    for slot, metrics in zip(slots, replicas, strict=True):
+        slot.close(metrics.counts)
+
+
+def test_a_replica_counts_on_where_the_one_before_in_its_slot_ended(tmp_path) -> None:
+    first, second = MetricsSlot(tmp_path), MetricsSlot(tmp_path)
+    killed, other = Metrics(first.counts), Metrics(second.counts)
+    count_one_request(killed, "facts")
+    count_one_request(other, "facts")
+    second.write(other.counts)
+    assert first.sum(killed.counts).failed_shadows == 2
+    first._lock.close()  # as the kernel does when a process is killed
+    third = MetricsSlot(tmp_path)
+    new = Metrics(third.counts)
+    assert third.sum(new.counts).failed_shadows == second.sum(other.counts).failed_shadows == 2
+    count_one_request(new, "facts")
+    assert third.sum(new.counts).failed_shadows == second.sum(other.counts).failed_shadows == 3
+    third.close(new.counts)
+    second.close(other.counts)
+    clear_metrics(tmp_path)
+    last = MetricsSlot(tmp_path)
+    assert last.counts.failed_shadows == 0
+    last.close(last.counts)
+
+
+def test_a_file_that_a_crash_of_the_machine_left_empty_counts_nothing(tmp_path) -> None:
+    (tmp_path / "1.json").touch()
+    (tmp_path / "7.json").write_text('{"arms": [')
+    slot = MetricsSlot(tmp_path)
+    assert slot.sum(slot.counts).failed_shadows == 0
+    slot.close(slot.counts)

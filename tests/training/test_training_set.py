@@ -73,6 +73,23 @@ def test_the_same_inputs_make_the_same_training_set(
     )
 
 
+def test_a_training_set_larger_than_memory_is_made_in_pieces_and_committed_once(
+    project: Project, full_lake: Lake, model: Model, plan: FeaturePlan
+) -> None:
+    small = msgspec.structs.replace(project, settings=project.settings.with_values(join_memory=1))
+    in_pieces = training_set.make(small, full_lake, model, plan)
+    table = full_lake.table("training_purchase")
+    assert len(table.snapshots()) == 1
+    assert len(list(table.iceberg().scan().plan_files())) > 1
+    rows = table.scan(in_pieces.snapshot).collect()
+    assert not list(small.settings.place("joins").iterdir())
+
+    full_lake.drop_table("training_purchase")
+    whole = training_set.make(project, full_lake, model, plan)
+    assert full_lake.table("training_purchase").scan(whole.snapshot).collect().equals(rows)
+    assert whole.digest == in_pieces.digest
+
+
 def test_the_training_set_has_the_columns_and_types_of_its_own_plan(
     project: Project, full_lake: Lake, model: Model, plan: FeaturePlan
 ) -> None:

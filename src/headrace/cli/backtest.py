@@ -25,7 +25,7 @@ __all__ = ["backtest"]
 @click.option("--until", type=Moment(), help="The first moment after the last.")
 @click.option("--by", metavar="FIELD", help="A key, a field, a feature, arm or version: its values are slices.")
 @click.option("--limit", type=click.IntRange(1), help="Only so many of the newest requests.")
-@click.option("--threshold", type=float, default=0.5, show_default=True, help="What a binary model's yes is.")
+@click.option("--threshold", type=float, help="From where on a binary answer is yes; default: as declared.")
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
@@ -39,7 +39,7 @@ def backtest(
     until: datetime | None,
     by: str | None,
     limit: int | None,
-    threshold: float,
+    threshold: float | None,
     out: Path | None,
 ) -> None:
     """Answer logged requests by MODEL@VERSION, and show how answers, decisions and metrics would differ."""

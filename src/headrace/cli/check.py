@@ -7,6 +7,7 @@ import msgspec
 
 from headrace.cli import show
 from headrace.cli.call import Call, command, group
+from headrace.features.checks.future import FutureCheck
 from headrace.flows.events.contracts import ContractCheck, check_contracts
 from headrace.flows.project.check_tables import TableCheck, check_tables
 from headrace.flows.trace.leakage import leakage as check_leakage
@@ -107,23 +108,53 @@ def skew(call: Call, model: str | None, limit: int) -> int:
     show_default=True,
     help="The score from which a feature leaks.",
 )
-def leakage(call: Call, model: str, bound: float) -> int:
-    """Score each feature of the newest training set alone, and name those that know the target too well.
+@click.option(
+    "--moments",
+    type=click.IntRange(0, 20),
+    default=2,
+    show_default=True,
+    help="After how many instants rows are changed; 0: do not look for features that read the future.",
+)
+def leakage(call: Call, model: str, bound: float, moments: int) -> int:
+    """Name features that know the target too well, and features that read the future of a label.
 
     A score is the area under the ROC curve (binary), R² (regression), or the share of errors that the feature
-    avoids (multiclass), on rows that the scoring did not learn from. Exit code 1 if any feature leaks.
+    avoids (multiclass), on rows that the scoring did not learn from. Then every table is made once more from
+    rows that are shuffled and left out after an instant: the features of the labels before it must not move.
+    Exit code 1 if any feature leaks.
     """
-    report = check_leakage(call.workspace(), model, bound=bound)
+    report = check_leakage(call.workspace(), model, bound=bound, moments=moments)
     if call.json:
-        show.json(report)
-        return 1 if report.leaking else 0
+        show.json(msgspec.to_builtins(report, enc_hook=str))
+        return 1 if report.finds_leaks else 0
     rows = [
         (score.feature, f"{score.score:.3f}", f"{score.share:.1%}", "knows the target" if score.leaks else "")
         for score in report.features
     ]
     show.table(None, ["feature", "score", "rows with a value", ""], rows)
     click.echo(f"  score: {report.measure}, on {report.rows:,} labelled rows; bound {report.bound:g}")
-    return 1 if report.leaking else 0
+    if report.future is not None:
+        _show_future(report.future)
+    return 1 if report.finds_leaks else 0
+
+
+def _show_future(future: FutureCheck) -> None:
+    instants = ", ".join(f"{moment:%F %T}" for moment in future.moments)
+    click.echo(
+        f"  future: rows after {instants} UTC were changed, {future.labels:,} labels before them compared"
+    )
+    for moved in future.moved:
+        label = show.readable(", ".join(f"{name}={value}" for name, value in moved.label.items()))
+        click.echo(
+            f"  {moved.feature} reads the future: it moved for {moved.labels:,} labels ({moved.share:.1%});"
+            f" {label}: {moved.value} became {moved.changed}"
+        )
+    if not future.moved:
+        click.echo("  no feature moved")
+    if future.unchanged:
+        click.echo(f"  not changed, because their time is not known: {', '.join(future.unchanged)}")
+    if future.left_out:
+        click.echo("  a function fails on shuffled rows, so later rows were only left out")
 
 
 @command("contracts", example="headrace check contracts\nheadrace check contracts user_behaviour --json")

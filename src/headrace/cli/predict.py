@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from datetime import datetime
 
 import click
 
 from headrace.cli import show
 from headrace.cli.call import Call, command
+from headrace.cli.moment import Moment
 from headrace.flows.models.predict import predict as ask
 from headrace.kernel.errors import CallError
 
@@ -18,9 +20,19 @@ __all__ = ["predict"]
 @click.argument("model")
 @click.argument("values", nargs=-1, metavar="KEY=VALUE...")
 @click.option("--explain", is_flag=True, help="Show the features as the model saw them too.")
-def predict(call: Call, model: str, values: tuple[str, ...], explain: bool) -> None:
+@click.option("--as-of", type=Moment(), metavar="TIME", help="Answer as at 2026-03-01T12:00 (UTC), or 2h ago.")
+@click.option("--version", type=click.IntRange(1), help="By this version; with --as-of only.")
+def predict(
+    call: Call,
+    model: str,
+    values: tuple[str, ...],
+    explain: bool,
+    as_of: datetime | None,
+    version: int | None,
+) -> None:
     """Ask the running endpoint for one prediction of MODEL."""
-    answer = ask(call.settings(), model, _parse_values(values), explain=explain)
+    given = _parse_values(values)
+    answer = ask(call.settings(), model, given, explain=explain, as_of=as_of, version=version)
     if call.json:
         show.json(answer)
         return

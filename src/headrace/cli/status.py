@@ -52,6 +52,8 @@ def _print(state: Status) -> None:
     if rows:
         show.table("Tables", ["table", "rows", "made"], rows)
     for table in state.tables:
+        if table.waiting:
+            click.echo(f"  Readers do not see the newest rows of {table.table} yet: {table.waiting}")
         if table.failed_rows:
             rows_fail = "1 row" if table.failed_rows == 1 else f"{table.failed_rows:,} rows"
             click.echo(f"  {table.table} leaves out {rows_fail} that its function fails on, for example:")
@@ -65,7 +67,9 @@ def _print(state: Status) -> None:
 def _made(table: TableStatus) -> str:
     if not table.is_known:
         return "unknown"
-    return "never" if table.age is None else format_age(table.age)
+    if table.age is None:
+        return "not visible yet" if table.waiting else "never"
+    return format_age(table.age)
 
 
 def _print_build(state: Status) -> None:

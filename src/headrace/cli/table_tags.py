@@ -48,13 +48,16 @@ def untag_table(call: Call, table: str, tag: str) -> None:
 @command("table-versions", example="headrace table-versions customers")
 @click.argument("table")
 def table_versions(call: Call, table: str) -> None:
-    """List the snapshots of TABLE that can be read, with their tags."""
+    """List the snapshots of TABLE that can be read, with their tags, and which one readers see."""
     versions = tags.list_versions(call.workspace(), table)
     if call.json:
         show.json(versions)
         return
-    rows = [(str(v.snapshot), f"{v.at:%F %T}", v.rows, ", ".join(v.tags)) for v in versions]
-    show.table(None, ["snapshot", "committed (UTC)", "rows", "tags"], rows)
+    rows = [
+        (str(v.snapshot), f"{v.at:%F %T}", v.rows, "readers" if v.visible else "", ", ".join(v.tags))
+        for v in versions
+    ]
+    show.table(None, ["snapshot", "committed (UTC)", "rows", "seen by", "tags"], rows)
 
 
 def _parse(at: str) -> int | str | datetime:

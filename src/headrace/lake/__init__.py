@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from headrace.lake.maintenance import MaintenanceReport, maintain
     from headrace.lake.snapshot import Snapshot
     from headrace.lake.table import LakeTable
+    from headrace.lake.visible import VisibleTables
 
 _MODULES = {
     "Lake": "headrace.lake.lake",
@@ -21,11 +22,21 @@ _MODULES = {
     "MaintenanceReport": "headrace.lake.maintenance",
     "Snapshot": "headrace.lake.snapshot",
     "Unwritable": "headrace.lake.files",
+    "VisibleTables": "headrace.lake.visible",
     "maintain": "headrace.lake.maintenance",
     "open": "headrace.lake.lake",
 }
 
-__all__ = ["Lake", "LakeTable", "MaintenanceReport", "Snapshot", "Unwritable", "maintain", "open"]
+__all__ = [
+    "Lake",
+    "LakeTable",
+    "MaintenanceReport",
+    "Snapshot",
+    "Unwritable",
+    "VisibleTables",
+    "maintain",
+    "open",
+]
 
 
 def __getattr__(name: str) -> Any:

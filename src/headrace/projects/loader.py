@@ -63,8 +63,8 @@ def load_modules(settings: Settings, *, without: Iterable[str] = ()) -> list[Mod
     files = project_files(settings)
     unwanted = find_importers(files, frozenset(without))
     root = str(settings.root)
-    if root not in sys.path:
-        sys.path.insert(0, root)
+    if sys.path[:1] != [root]:  # another project may have a package of the same name, such as another checkout
+        sys.path[:] = [root, *(path for path in sys.path if path != root)]
     _forget_stale_modules(settings)
     with _no_bytecode():
         return [_import(name, path) for name, path in files.items() if name not in unwanted]

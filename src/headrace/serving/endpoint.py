@@ -22,6 +22,11 @@ import msgspec
 from headrace.http.asgi import App, Receive, Scope, Send
 from headrace.http.middleware import GuardMiddleware
 from headrace.http.responses import HttpError, error_body, send_body
+from headrace.serving.as_of.lane import AsOfLane
+from headrace.serving.as_of.query import AsOf, parse_as_of
+from headrace.serving.as_of.worker import Question
+from headrace.serving.metrics import Metrics, to_text
+from headrace.serving.metrics_slot import MetricsSlot
 from headrace.serving.mlflow_models.served import ServedModel
 from headrace.serving.models import Models, ReleasedModel
 from headrace.serving.prediction import TOPIC, Prediction
@@ -57,7 +62,7 @@ class Endpoint:
 
     Args:
         models: the models to predict with.
-        spool: the folder that keeps predictions until they are on the log.
+        folder: the folder of the replicas: predictions until they are on the log (`spool`), counts (`metrics`).
         host: the address that clients connect to. On loopback, requests to localhost are answered; on any other
             address, requests with a token.
         token_files: files with the tokens that are accepted beside HEADRACE_TOKEN.
@@ -71,7 +76,7 @@ class Endpoint:
     def __init__(
         self,
         models: Models,
-        spool: Path,
+        folder: Path,
         host: str,
         *,
         token_files: Sequence[Path] = (),
@@ -79,8 +84,10 @@ class Endpoint:
         tracer: RequestTracer | None = None,
     ) -> None:
         self._models = models
-        self._predictor, self._tracer = SpoolingPredictor(spool, tracer), tracer
-        self._metrics = self._predictor.metrics
+        self._as_of = AsOfLane(models.settings)
+        self._slot = MetricsSlot(folder / "metrics")
+        self._metrics = Metrics(self._slot.counts)
+        self._predictor, self._tracer = SpoolingPredictor(folder / "spool", self._metrics, tracer), tracer
         self._update_max_bytes()
         self._routes = self._collect_routes()
         self._stop = threading.Event()
@@ -101,14 +108,17 @@ class Endpoint:
         """Ends the thread that follows the releases, and completes the spool file."""
         self._stop.set()
         self._follower.join()
+        self._as_of.close()
         self._predictor.close()
         self._models.close()
+        self._slot.close(self._metrics.counts)
         if self._tracer is not None:
             self._tracer.close()
 
     def _follow_releases(self) -> None:
         due = 0.0
         while not self._stop.wait(_POLL):
+            self._slot.write(self._metrics.counts)
             try:
                 self._models.poll()
                 self._update_max_bytes()
@@ -127,15 +137,16 @@ class Endpoint:
     def _collect_routes(self) -> list[_CompiledRoute]:
         builtin = (
             ReadRoute("/healthz", _read_health, "Whether the process is alive"),
-            ReadRoute(
-                "/metrics", lambda _models, _names: self._metrics.text(), "Prometheus' metrics", _METRICS_TYPE
-            ),
+            ReadRoute("/metrics", self._read_metrics, "Prometheus' metrics", _METRICS_TYPE, reads_files=True),
         )
         routes: list[_CompiledRoute]
         routes = [(_compile_path(route.path), route, error_body) for route in builtin]
         for protocol in PROTOCOLS:
             routes += [(_compile_path(route.path), route, protocol.encode_error) for route in protocol.ROUTES]
         return routes
+
+    def _read_metrics(self, _models: Models, _names: Mapping[str, str]) -> bytes:
+        return to_text(self._slot.sum(self._metrics.counts), self._metrics.behind)
 
     async def _handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -157,7 +168,9 @@ class Endpoint:
             elif isinstance(route, PostRoute):
                 await self._answer_post(route, scope, receive, send)
             else:
-                await send_body(send, 200, _read(route, self._models, match), route.content_type)
+                read = partial(_read, route, self._models, match)
+                content = await asyncio.to_thread(read) if route.reads_files else read()
+                await send_body(send, 200, content, route.content_type)
             return
         raise HttpError(404, "not_found", f"There is nothing at {scope['path']}.")
 
@@ -168,6 +181,10 @@ class Endpoint:
         try:
             model = self._models.find(names["model"]) if "model" in names else self._models.find_only()
             body, version = (await receive())["body"], names.get("version")
+            query = parse_as_of(scope["query_string"]) if route.takes_as_of else None
+            if query is not None:
+                await self._answer_as_of(model, query, body, started, send)
+                return
             if isinstance(model, ServedModel):
                 model.check_version(version)
                 request = route.decode(model.schema, scope, body)
@@ -188,6 +205,18 @@ class Endpoint:
         await send_body(send, 200, *response)
         if isinstance(model, ReleasedModel) and model.shadows:
             await asyncio.to_thread(self._predictor.predict_shadows, model, request.instances, predictions)
+
+    async def _answer_as_of(
+        self, model: ReleasedModel | ServedModel, query: AsOf, body: bytes, started: float, send: Send
+    ) -> None:
+        """Answers for a past moment. Nothing is logged, and the model's metrics do not count it."""
+        if isinstance(model, ServedModel):
+            what = "An MLflow model reads no features, so its answers are those of now."
+            raise HttpError(400, "as_of", what, field="as_of")
+        answer = await self._as_of.ask(Question(model.release.model, query, body))
+        self._metrics.count_answer(answer.status, time.perf_counter() - started)
+        headers = {"Retry-After": "1"} if answer.status == 503 else None
+        await send_body(send, answer.status, answer.body, headers=headers)
 
     async def _answer_post(self, route: PostRoute, scope: Scope, receive: Receive, send: Send) -> None:
         started = time.perf_counter()

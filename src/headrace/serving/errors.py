@@ -11,6 +11,7 @@ RequestError          the request cannot be answered
 ├── FeatureFailed     an on-demand function failed
 ├── ModelFailed       the model itself failed
 ├── ModelTimeout      the model itself did not answer in time
+├── NoHistory         nothing is known of the past moment that the request names
 └── OversizedPrediction   the record of the prediction is larger than its topic accepts
 """
 
@@ -28,6 +29,7 @@ __all__ = [
     "MissingField",
     "ModelFailed",
     "ModelTimeout",
+    "NoHistory",
     "OversizedPrediction",
     "RequestError",
     "UnknownField",
@@ -35,6 +37,7 @@ __all__ = [
     "UnknownService",
     "UnknownVersion",
     "WrongValue",
+    "missing_features",
     "unknown_version",
 ]
 
@@ -132,10 +135,33 @@ class ModelTimeout(RequestError):
     code = "model_timeout"
 
 
+class NoHistory(RequestError):
+    """Nothing is known of the past moment that the request names."""
+
+    code = "no_history"
+
+
 class OversizedPrediction(RequestError):
     """The record of the prediction is larger than its topic accepts."""
 
     code = "too_large"
+
+
+def missing_features(missing: Sequence[Sequence[str]], indexes: Sequence[int] | None) -> MissingFeatures:
+    """The error for instances that lack features without which their model does not predict.
+
+    Args:
+        missing: for each instance, the features that it lacks; one at least lacks some.
+        indexes: the index of each instance in its request; None: they are the whole request.
+    """
+    rows = [row for row, names in enumerate(missing) if names]
+    details: dict[str, Any] = {"missing": sorted({name for names in missing for name in names})}
+    what, first = f"The model refuses to answer without {', '.join(missing[rows[0]])}.", None
+    if indexes is not None:
+        first = indexes[rows[0]]
+        what = f"Instance {first}: {what}"
+        details["instances"] = [indexes[row] for row in rows]
+    return MissingFeatures(what, instance=first, details=details)
 
 
 def unknown_version(model: str, version: str, versions: Sequence[int]) -> UnknownVersion:

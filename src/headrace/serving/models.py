@@ -29,7 +29,7 @@ from headrace.serving.mlflow_models.served import ServedModel, ServedModels
 from headrace.serving.release import Arm, Release, ReleaseFollower
 from headrace.serving.request_schema import RequestSchema
 from headrace.serving.servable import Servable, load_servable
-from headrace.serving.split import TrafficSplit
+from headrace.serving.split import TrafficSplit, find_split_key, split_value
 
 __all__ = ["Models", "ReleaseFailure", "ReleasedModel", "ReleasedService"]
 
@@ -98,17 +98,14 @@ class ReleasedModel:
         self.shadows = [(arm, servables[arm.version]) for arm in release.arms if arm.shadow]
         plans = [servable.plan for _, servable in self.answering]
         self.schema = RequestSchema(plans, [servable.plan for _, servable in self.shadows])
-        self.split_key = plans[0].entities[0].join_key if plans[0].entities else None
+        self.split_key = find_split_key(plans)
         self.entities = frozenset(key.join_key for plan in plans for key in plan.entities)
         self.service = ReleasedService(self.answering[0][1])
         self._split = TrafficSplit(release.model, [arm for arm, _ in self.answering])
 
     def find_arm(self, instance: Mapping[str, Any]) -> tuple[Arm, Servable]:
         """The arm that answers this instance."""
-        key = None if self.split_key is None else instance.get(self.split_key)
-        if key is None:  # the plan has no entity, or the instance gives its features itself
-            key = sorted(instance.items())
-        return self.answering[self._split.index(key)]
+        return self.answering[self._split.index(split_value(instance, self.split_key))]
 
     @property
     def versions(self) -> list[int]:
@@ -132,6 +129,7 @@ class Models:
         served: the MLflow models; None: there are none.
 
     Attributes:
+        settings: the project's settings.
         waits: whether a prediction waits for another server, the online store.
         released: model → its release in force. The mapping is replaced, never changed.
         failed: model → its last release, if it could not be activated; the release before it stays in force.
@@ -141,7 +139,7 @@ class Models:
         self, settings: Settings, names: Sequence[str] = (), served: ServedModels | None = None
     ) -> None:
         self._served = served
-        self._settings = settings
+        self.settings = settings
         self._names = frozenset(names)
         self._registry = registry.open(settings)
         self._store = online.open(settings)
@@ -302,7 +300,7 @@ class Models:
         """Reads new releases from the log. Returns False while the log is unavailable."""
         try:
             if self._log is None or self._releases is None:
-                self._log = logs.open(self._settings.log.url)
+                self._log = logs.open(self.settings.log.url)
                 self._releases = ReleaseFollower(self._log)
             self._releases.poll()
         except Unavailable as error:

@@ -9,9 +9,11 @@ from msgspec import Struct
 
 from headrace.declare.event import event
 
-__all__ = ["TOPIC", "Prediction", "Value"]
+__all__ = ["TABLE", "TOPIC", "Prediction", "Value"]
 
 TOPIC = "headrace.predictions"
+TABLE = "headrace_predictions"
+"""The table that the topic is ingested to."""
 Value = float | str | bool | list[Any] | dict[str, Any] | None
 """The answer of a model: a number or a label. That of an MLflow model may be any JSON value."""
 

@@ -14,7 +14,7 @@ from headrace.features.values.on_demand import OnDemandError
 from headrace.kernel.errors import HeadraceError, Unavailable
 from headrace.kernel.ids import new_id
 from headrace.kernel.time import from_micros, now_micros
-from headrace.serving.errors import FeatureFailed, MissingFeatures, OversizedPrediction, RequestError
+from headrace.serving.errors import FeatureFailed, OversizedPrediction, RequestError, missing_features
 from headrace.serving.metrics import Metrics
 from headrace.serving.models import ReleasedModel
 from headrace.serving.prediction import Prediction
@@ -38,18 +38,18 @@ class SpoolingPredictor:
 
     Args:
         spool: the folder of the spool.
+        metrics: counts predictions and failures.
         tracer: makes spans of each lookup and model; None: there are no traces.
 
     Attributes:
-        metrics: the counts of predictions and failures.
         max_bytes: the largest record of a prediction; a request with a larger one is refused.
     """
 
-    def __init__(self, spool: Path, tracer: RequestTracer | None = None) -> None:
+    def __init__(self, spool: Path, metrics: Metrics, tracer: RequestTracer | None = None) -> None:
         self._tracer = tracer
         self._spool = Spool(spool)
         self.max_bytes = DEFAULT_MAX_BYTES
-        self.metrics = Metrics()
+        self._metrics = metrics
 
     def close(self) -> None:
         """Completes the spool file."""
@@ -96,7 +96,7 @@ class SpoolingPredictor:
                     self._predict_arm(model, arm, servable, instances, None, shadow_of=predictions)
                 )
             except (HeadraceError, ArithmeticError, LookupError, TypeError, ValueError) as error:
-                self.metrics.count_failed_shadow()
+                self._metrics.count_failed_shadow()
                 _log.warning("shadow %s of %s: %s", arm.version, model.release.model, error)
 
     def record(self, predictions: Sequence[Prediction]) -> None:
@@ -108,7 +108,7 @@ class SpoolingPredictor:
         """
         if predictions:
             first = predictions[0]  # they were made together
-            metrics = self.metrics.arm(first.model, first.version, first.arm)
+            metrics = self._metrics.arm(first.model, first.version, first.arm)
             metrics.count(first.latency_ms / 1_000, None, [()] * len(predictions))
         self._append_to_spool(predictions)
 
@@ -146,7 +146,7 @@ class SpoolingPredictor:
         try:
             return self._predict_by_servable(model, arm, servable, instances, indexes, shadow_of, at)
         except Exception as error:
-            metrics = self.metrics.arm(model.release.model, arm.version, arm.name)
+            metrics = self._metrics.arm(model.release.model, arm.version, arm.name)
             metrics.count_errors(_code_of(error), len(instances))
             # All arms use the store: that it is unavailable says nothing about this one.
             if shadow_of is None and not isinstance(error, Unavailable):
@@ -210,14 +210,14 @@ class SpoolingPredictor:
             raise _feature_failed(error, indexes) from error
         lookup_seconds = time.perf_counter() - started
         if servable.plan.missing == "refuse" and any(answers.missing):
-            raise _missing_features(answers.missing, indexes)
+            raise missing_features(answers.missing, indexes)
         values, probabilities = servable.predict(answers.matrix)
         seconds = time.perf_counter() - started
         name = model.release.model
         if self._tracer is not None:
             self._tracer.add_prediction(seconds, lookup_seconds, name, arm.version, arm.name, len(instances))
         moment, entities = from_micros(at), model.entities
-        metrics = self.metrics.arm(name, arm.version, arm.name)
+        metrics = self._metrics.arm(name, arm.version, arm.name)
         metrics.count(seconds, lookup_seconds, answers.missing)
         metrics.views.count(at, answers.views, answers.positions)
         predictions = []
@@ -265,17 +265,6 @@ def _code_of(error: Exception) -> str:
     if isinstance(error, Unavailable):
         return "unavailable"
     return error.code if isinstance(error, RequestError) else "internal"
-
-
-def _missing_features(missing: Sequence[Sequence[str]], indexes: Sequence[int] | None) -> MissingFeatures:
-    rows = [row for row, names in enumerate(missing) if names]
-    details: dict[str, Any] = {"missing": sorted({name for names in missing for name in names})}
-    what, first = f"The model refuses to answer without {', '.join(missing[rows[0]])}.", None
-    if indexes is not None:
-        first = indexes[rows[0]]
-        what = f"Instance {first}: {what}"
-        details["instances"] = [indexes[row] for row in rows]
-    return MissingFeatures(what, instance=first, details=details)
 
 
 def _feature_failed(error: OnDemandError, indexes: Sequence[int] | None) -> FeatureFailed:

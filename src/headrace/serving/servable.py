@@ -13,8 +13,9 @@ from headrace.registry import Registry
 from headrace.serving.prediction import Value
 from headrace.training.files import MODEL, PLAN
 from headrace.training.trainers.folder import Predictor, load_model
+from headrace.training.trainers.port import Outputs
 
-__all__ = ["Servable", "load_servable"]
+__all__ = ["Servable", "decode_answers", "load_servable"]
 
 
 @frozen
@@ -37,12 +38,17 @@ class Servable:
 
     def predict(self, matrix: npt.NDArray[np.float32]) -> tuple[list[Value], list[dict[str, float]] | None]:
         """The value of each row, and the probabilities of its classes, if it has any (serving.prediction)."""
-        outputs, labels = self.predictor.predict(matrix), self.predictor.meta.classes
-        if not labels:
-            return outputs.tolist(), None
-        names = [str(label) for label in labels]
-        values: list[Value] = [labels[code] for code in outputs.argmax(axis=1)]
-        return values, [dict(zip(names, row, strict=True)) for row in outputs.tolist()]
+        return decode_answers(self.predictor, self.predictor.predict(matrix))
+
+
+def decode_answers(predictor: Predictor, outputs: Outputs) -> tuple[list[Value], list[dict[str, float]] | None]:
+    """The value of each row of the predictor's outputs, and the probabilities of its classes, if it has any."""
+    labels = predictor.meta.classes
+    if not labels:
+        return outputs.tolist(), None
+    names = [str(label) for label in labels]
+    values: list[Value] = [labels[code] for code in outputs.argmax(axis=1)]
+    return values, [dict(zip(names, row, strict=True)) for row in outputs.tolist()]
 
 
 def load_servable(registry: Registry, store: OnlineStore, model: str, version: int) -> Servable:

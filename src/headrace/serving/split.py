@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from hashlib import blake2b
 from itertools import accumulate
+from typing import Any
 
+from headrace.features.plan import FeaturePlan
 from headrace.serving.release import Arm
 
-__all__ = ["TrafficSplit"]
+__all__ = ["TrafficSplit", "find_split_key", "split_value"]
 
 
 class TrafficSplit:
@@ -34,3 +36,16 @@ class TrafficSplit:
             return 0
         digest = blake2b(repr(key).encode(), digest_size=8, key=self._salt).digest()
         return bisect_right(self._ends, int.from_bytes(digest))
+
+
+def find_split_key(plans: Sequence[FeaturePlan]) -> str | None:
+    """The entity key that determines the arm, of a release whose answering arms have these plans: the first key
+    of the first plan; None if it has no entities."""
+    return plans[0].entities[0].join_key if plans[0].entities else None
+
+
+def split_value(instance: Mapping[str, Any], key: str | None) -> object:
+    """What determines the arm of an instance: its value of the key; all of it if it has none."""
+    value = None if key is None else instance.get(key)
+    # Without a key the plan has no entity, or the instance gives its features itself.
+    return sorted(instance.items()) if value is None else value

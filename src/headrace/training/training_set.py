@@ -7,9 +7,16 @@ not expire, so the data of a version can be read again.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import reduce
+from itertools import chain
+from pathlib import Path
+from typing import NamedTuple
 
 import polars as pl
+import pyarrow as pa
 from msgspec import Struct
 
 from headrace.declare.event import Contract
@@ -17,7 +24,7 @@ from headrace.declare.metrics import Task
 from headrace.declare.model import Model, task_of
 from headrace.declare.source import Source
 from headrace.declare.table import Table
-from headrace.features.offline.point_in_time import join
+from headrace.features.offline.parts import join_in_pieces
 from headrace.features.plan import FeaturePlan
 from headrace.features.plan.sources import source_columns
 from headrace.features.values.matrix import Matrix
@@ -25,9 +32,12 @@ from headrace.features.values.on_demand import OnDemandError
 from headrace.kernel.digest import short_digest
 from headrace.kernel.errors import CallError, Refused
 from headrace.kernel.position import SnapshotPosition, encode_position
+from headrace.kernel.private import make_private
 from headrace.kernel.properties import FAILED_ROWS, INPUT, INPUTS_DIGEST, REVISION, ROWS_DIGEST, UNLABELLED_ROWS
 from headrace.kernel.run import Dataset, run
-from headrace.lake import Lake, LakeTable, Snapshot
+from headrace.kernel.time import now_micros
+from headrace.lake import Lake, LakeTable, Snapshot, VisibleTables
+from headrace.lake.files import WrittenFile
 from headrace.projects.project import Project
 from headrace.tables.failures import FailedRow, describe_row, merge_failures, read_failures
 from headrace.tables.revisions import merge_revisions, revisions_in
@@ -36,7 +46,7 @@ from headrace.training.evaluation import evaluator_for, infer_task
 from headrace.training.report import TrainingSet
 from headrace.training.splits.port import MOMENT
 
-__all__ = ["LabelledRows", "find_task", "keep_for_version", "make", "newest_snapshots", "read", "table_reader"]
+__all__ = ["LabelledRows", "find_task", "keep_for_version", "make", "read", "table_reader", "visible_snapshots"]
 
 _logger = logging.getLogger(__name__)
 
@@ -190,11 +200,11 @@ def find_task(model: Model, target: pl.Series, where: str | None = None) -> Task
     return task
 
 
-def newest_snapshots(lake: Lake, tables: Iterable[str]) -> dict[str, int]:
-    """Table → its newest snapshot. Raises CallError if a table has none."""
+def visible_snapshots(visible: VisibleTables, tables: Iterable[str]) -> dict[str, int]:
+    """Table → the snapshot that readers see. Raises CallError if a table has none."""
     snapshots = {}
     for name in tables:
-        snapshot = lake.table(name).current_snapshot()
+        snapshot = visible.snapshot(name)
         if snapshot is None:
             raise CallError(f"table {name!r} has no rows yet", remedy=f"headrace build {name}")
         snapshots[name] = snapshot.id
@@ -244,35 +254,74 @@ def _write_rows(
     read_table = table_reader(project, lake, inputs)
     labels = _read_labels(read_table(model.labels.name), model, plan)
     labelled = labels.drop_nulls(model.target)
+    unlabelled = len(labels) - len(labelled)
+    del labels
     if labelled.is_empty():
         raise Refused(
-            f"table {model.labels.name!r} has no row with a label ({len(labels):,} rows without one)",
+            f"table {model.labels.name!r} has no row with a label ({unlabelled:,} rows without one)",
             where=f"model {model.name}, {_place(project, model.labels)}",
             remedy="A label may need time to be known: add data, or build again later.",
         )
     find_task(model, labelled[model.target], _place(project, model.labels))
-    joined, failed = _join_features(labelled, plan, read_table)
-    rows = joined.to_arrow()
-    table: LakeTable = lake.ensure(f"training_{model.name}", rows.schema, exact=True)
+    written = _write_pieces(project, lake, model, plan, labelled, read_table)
     facts = {
         f"{INPUT}{name}": encode_position(SnapshotPosition(name, snapshot)) for name, snapshot in inputs.items()
     }
     summaries = [lake.table(name).snapshot(snapshot).summary for name, snapshot in inputs.items()]
     revisions = merge_revisions(map(revisions_in, summaries))
     facts |= {f"{REVISION}{source}": revision for source, revision in revisions.items()}
-    facts |= {INPUTS_DIGEST: digest, UNLABELLED_ROWS: str(len(labels) - len(labelled))}
-    facts |= {FAILED_ROWS: merge_failures(None, (), failed)} if failed else {}
-    facts[ROWS_DIGEST] = RowsDigest().add(rows).text
-    return table.overwrite(rows, facts=facts, snapshot_id=TwinSnapshot.id_for(twin, facts[ROWS_DIGEST]))
+    facts |= {INPUTS_DIGEST: digest, UNLABELLED_ROWS: str(unlabelled)}
+    facts |= {FAILED_ROWS: merge_failures(None, (), written.failed)} if written.failed else {}
+    facts[ROWS_DIGEST] = written.digest
+    return written.table.overwrite(
+        written.files,
+        written_at=written.begun,
+        facts=facts,
+        snapshot_id=TwinSnapshot.id_for(twin, written.digest),
+    )
 
 
-def _join_features(
-    labels: pl.DataFrame, plan: FeaturePlan, read_table: Callable[[str], pl.LazyFrame]
-) -> tuple[pl.DataFrame, list[FailedRow]]:
-    """The labels with their features, and the rows that an on-demand function fails on, which are left out:
-    serving refuses such an instance, and no other one."""
+class _Written(NamedTuple):
+    """The rows of a training set, in files that no snapshot has yet."""
+
+    table: LakeTable
+    files: list[WrittenFile]
+    begun: int
+    digest: str
+    failed: list[FailedRow]
+
+
+def _write_pieces(
+    project: Project,
+    lake: Lake,
+    model: Model,
+    plan: FeaturePlan,
+    labels: pl.DataFrame,
+    read_table: Callable[[str], pl.LazyFrame],
+) -> _Written:
+    """Joins the labels with their features and writes them, a piece after another.
+
+    Rows that an on-demand function fails on are left out: serving refuses such an instance, and no other one.
+    """
     errors: dict[int, OnDemandError] = {}
-    rows = join(labels, plan, read_table, failed=errors)
+    digests, begun = list[RowsDigest](), now_micros()
+    settings = project.settings
+    with _spill_folder(settings.place("joins", model.name)) as folder:
+        memory = settings.features.join_bytes
+        pieces = join_in_pieces(labels, plan, read_table, folder=folder, memory=memory, failed=errors)
+
+        def complete() -> Iterator[pa.Table]:
+            begin = 0
+            for piece in pieces:
+                rows = piece.filter(~pl.int_range(begin, begin + len(piece)).is_in(list(errors))).to_arrow()
+                begin += len(piece)
+                digests.append(RowsDigest().add(rows))
+                yield rows
+
+        rows = complete()
+        first = next(rows)
+        table = lake.ensure(f"training_{model.name}", first.schema, exact=True)
+        files = table.write(chain([first], rows))
     names = [entity.join_key for entity in plan.entities] + [MOMENT] + [field.name for field in plan.request]
     described = labels.select(list(dict.fromkeys(names)))
     failed = [
@@ -283,7 +332,18 @@ def _join_features(
         )
         for index, error in sorted(errors.items())
     ]
-    return rows.filter(~pl.int_range(len(rows)).is_in(list(errors))), failed
+    return _Written(table, files, begun, reduce(RowsDigest.join, digests).text, failed)
+
+
+@contextmanager
+def _spill_folder(path: Path) -> Iterator[Path]:
+    """An empty folder for this process's files, which is removed after the block; a killed build leaves it."""
+    shutil.rmtree(path, ignore_errors=True)
+    make_private(path)
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path)
 
 
 def _place(project: Project, labels: Table) -> str:

@@ -4,12 +4,11 @@ import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.features.offline.facts import INSTANT, USER, facts_of, facts_view, plan_of
 from tests.features.views import HOUR, events_frame, instant, view_of_all_functions
 
 from headrace.features.offline.point_in_time import join
 from headrace.features.plan import (
-    AsOfView,
-    EntityKey,
     FeaturePlan,
     FeatureRef,
     OnDemandInput,
@@ -17,29 +16,6 @@ from headrace.features.plan import (
     PlanField,
 )
 from headrace.kernel.errors import HeadraceError, ProjectError
-
-USER = EntityKey("user", "user_id", "int64")
-INSTANT = pl.Datetime("us", "UTC")
-
-
-def facts_view(ttl=None, topics=(), delay=0):
-    return AsOfView(
-        "facts",
-        ("user_id",),
-        "facts",
-        "time",
-        (PlanField("x", "int64"), PlanField("y", "float64")),
-        ttl,
-        topics,
-        delay,
-    )
-
-
-def plan_of(*views, features=None, **rest):
-    features = features or tuple(
-        FeatureRef(view.name, field.name, field.dtype) for view in views for field in view.features
-    )
-    return FeaturePlan("m", (USER,), tuple(views), features, **rest)
 
 
 def labels_of(rows, **more):
@@ -52,18 +28,6 @@ def labels_of(rows, **more):
         schema={"user_id": pl.Int64, "event_timestamp": INSTANT, "note": pl.Int64},
     )
     return events_frame.with_columns(pl.Series(name, values) for name, values in more.items())
-
-
-def facts_of(rows):
-    return pl.DataFrame(
-        {
-            "user_id": [r[0] for r in rows],
-            "time": [None if r[1] is None else instant(r[1]) for r in rows],
-            "x": [r[2] for r in rows],
-            "y": [r[3] for r in rows],
-        },
-        schema={"user_id": pl.Int64, "time": INSTANT, "x": pl.Int64, "y": pl.Float64},
-    ).lazy()
 
 
 def newest(facts, user, t, ttl, strict, delay=0):

@@ -157,10 +157,20 @@ def test_the_rows_that_a_function_fails_on_do_not_stop_the_others(mode, zeros):
 
 
 @pytest.mark.parametrize("mode", BODIES)
-@pytest.mark.parametrize(("values", "where"), [([0, 0, 1, 0], "on more than 2 rows"), ([0, 0], "on every row")])
-def test_a_function_that_fails_on_too_many_rows_is_wrong(mode, values, where):
+@pytest.mark.parametrize(
+    ("values", "limit", "where"), [([0, 0, 1, 0], 2, "on more than 2 rows"), ([0, 0], 1, "on every row")]
+)
+def test_a_function_that_fails_on_too_many_rows_is_wrong(mode, values, limit, where):
     with pytest.raises(OnDemandError, match=where):
-        on_demand("int64", BODIES[mode], mode).compute_valid([values], len(values), limit=2)
+        on_demand("int64", BODIES[mode], mode).compute_valid([values], len(values), limit)
+
+
+@pytest.mark.parametrize("mode", BODIES)
+def test_the_rows_of_earlier_pieces_that_a_function_failed_on_count(mode):
+    view = on_demand("int64", BODIES[mode], mode)
+    assert view.compute_valid([[0, 1]], 2, limit=3, before=2)[0] == [[None, 12]]
+    with pytest.raises(OnDemandError, match="on more than 3 rows"):
+        view.compute_valid([[0, 1]], 2, limit=3, before=3)
 
 
 def test_a_value_of_another_type_stops_no_other_row():

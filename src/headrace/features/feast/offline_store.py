@@ -245,11 +245,12 @@ class HeadraceOfflineStore(OfflineStore):  # type: ignore[misc]
 
 
 def reader(config: RepoConfig) -> Callable[[str], pl.LazyFrame]:
-    """A function that reads the current rows of a table by its name; of a topic's table, the good rows."""
-    tables = lake.open(settings_of(config))
+    """A function that reads the rows of a table by its name: of tables that builds make, what readers see at
+    this moment; of a topic's table, the good rows."""
+    tables = lake.VisibleTables(lake.open(settings_of(config)))
 
     def read(name: str) -> pl.LazyFrame:
-        frame = tables.table(name).scan()
+        frame = tables.scan(name)
         return frame.filter("_valid") if "_valid" in frame.collect_schema() else frame
 
     return read

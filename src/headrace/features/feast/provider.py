@@ -60,11 +60,11 @@ class HeadraceProvider(PassthroughProvider):  # type: ignore[misc]
             )
             return
         view = self.online_store.as_of(config, feature_view)
-        table = lake.open(settings_of(config)).table(view.table)
-        head = table.current_snapshot()
+        tables = lake.VisibleTables(lake.open(settings_of(config)))
+        head = tables.snapshot(view.table)
         if head is None:
             return
-        rows = as_of_rows(view, table.scan(head.id))
+        rows = as_of_rows(view, tables.table(view.table).scan(head.id))
         if utc(end_date) >= datetime.now(UTC) - _NOW:
             self.online_store.load(config, feature_view, rows.collect(), head.id)
             return

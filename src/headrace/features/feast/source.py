@@ -292,7 +292,8 @@ class TableSource(DataSource):  # type: ignore[misc]
         from headrace import lake
         from headrace.features.feast.repository import settings_of
 
-        return arrow_columns(lake.open(settings_of(config)).table(self.name).schema()).items()
+        columns = lake.VisibleTables(lake.open(settings_of(config))).scan(self.name).collect_schema()
+        return arrow_columns(columns.to_frame().to_arrow().schema).items()
 
 
 def _check_delay(delay: str | timedelta, is_from_events: bool, place: Place | None) -> timedelta:

@@ -17,7 +17,19 @@ from headrace.kernel.errors import ProjectError
 from headrace.tables.changelog import history, is_changelog
 from headrace.tables.failures import failure_limit
 
-__all__ = ["MOMENT", "as_of_rows", "check_columns", "join", "join_as_of", "unique_rows"]
+__all__ = [
+    "MOMENT",
+    "FailureLimits",
+    "OrderedRows",
+    "add_on_demand",
+    "as_of_rows",
+    "check_columns",
+    "convert_labels",
+    "join",
+    "join_as_of",
+    "states",
+    "unique_rows",
+]
 
 MOMENT = "event_timestamp"
 _INSTANT = pl.Datetime("us", "UTC")
@@ -56,11 +68,12 @@ def join(
     """
     if isinstance(labels, pa.Table):
         labels = pl.DataFrame(labels)
-    rows = _convert_labels(labels, plan)
+    rows = convert_labels(labels, plan)
     columns: dict[str, pl.Series] = {}
-    ordered = _OrderedRows(rows)
+    ordered = OrderedRows(rows)
     for view in plan.as_of:
-        features = ordered.join(view, read(view.table), strict=plan.is_strict(view), delay=view.delay)
+        visible = as_of_rows(view, read(view.table))
+        features = ordered.join(view, visible, strict=plan.is_strict(view), delay=view.delay)
         columns |= {f"{view.name}__{field.name}": features[field.name] for field in view.features}
     for windowed in plan.windowed:
         events = read(windowed.table)
@@ -68,20 +81,28 @@ def join(
         known_at = KNOWN_AT if KNOWN_AT in events.collect_schema() else None
         features = aggregate(windowed, rows, events, at=MOMENT, known_at=known_at)
         columns |= {f"{windowed.name}__{field.name}": features[field.name] for field in windowed.features}
-    try:
-        _add_on_demand(plan, rows, columns, failed)
-    except OnDemandError as error:
-        if error.row is not None:
-            error.what += f"; the label's row is {rows.row(error.row, named=True)}"
-        raise
+    add_on_demand(plan, rows, columns, failed, FailureLimits(len(rows)))
     return labels.with_columns(columns[f.column].alias(f.column) for f in plan.features)
 
 
-def _add_on_demand(
+class FailureLimits:
+    """How many of all rows each on-demand function may still fail on, if the rows come in pieces.
+
+    Args:
+        rows: how many rows there are together.
+    """
+
+    def __init__(self, rows: int) -> None:
+        self.limit = min(failure_limit(rows), rows - 1)
+        self.failed: dict[str, int] = {}
+
+
+def add_on_demand(
     plan: FeaturePlan,
     rows: pl.DataFrame,
     columns: dict[str, pl.Series],
     failed: dict[int, OnDemandError] | None,
+    limits: FailureLimits,
 ) -> None:
     """Adds the features of the plan's on-demand views.
 
@@ -91,22 +112,32 @@ def _add_on_demand(
         columns: column (`view__feature`) → the stored views' features for these rows; the on-demand views'
             features are added.
         failed: as in `join`.
+        limits: counts the rows that each function fails on.
 
     Raises:
         OnDemandError: a function failed; `row` is the index of the row.
     """
-    for view in plan.on_demand:
-        values = [
-            (rows[s.name] if s.view is None else columns[f"{s.view}__{s.name}"]).to_list() for s in view.inputs
-        ]
-        on_demand = OnDemand(view, plan.input_dtypes)
-        if failed is None:
-            results = on_demand.compute_columns(values, len(rows))
-        else:
-            results, failures = on_demand.compute_valid(values, len(rows), failure_limit(len(rows)))
-            failed |= failures | failed  # a row's first error counts: a later function may have read its nulls
-        for field, result in zip(view.features, results, strict=True):
-            columns[f"{view.name}__{field.name}"] = pl.Series(result, dtype=POLARS[field.dtype])
+    try:
+        for view in plan.on_demand:
+            values = [
+                (rows[s.name] if s.view is None else columns[f"{s.view}__{s.name}"]).to_list()
+                for s in view.inputs
+            ]
+            on_demand = OnDemand(view, plan.input_dtypes)
+            if failed is None:
+                results = on_demand.compute_columns(values, len(rows))
+            else:
+                before = limits.failed.get(view.name, 0)
+                results, failures = on_demand.compute_valid(values, len(rows), limits.limit, before)
+                limits.failed[view.name] = before + len(failures)
+                # A row's first error counts: a later function may have read its nulls.
+                failed |= failures | failed
+            for field, result in zip(view.features, results, strict=True):
+                columns[f"{view.name}__{field.name}"] = pl.Series(result, dtype=POLARS[field.dtype])
+    except OnDemandError as error:
+        if error.row is not None:
+            error.what += f"; the label's row is {rows.row(error.row, named=True)}"
+        raise
 
 
 def as_of_rows(view: AsOfView, table: pl.LazyFrame) -> pl.LazyFrame:
@@ -118,11 +149,16 @@ def as_of_rows(view: AsOfView, table: pl.LazyFrame) -> pl.LazyFrame:
     Raises:
         ProjectError: as `check_columns`.
     """
+    return unique_rows(view, states(view, table))
+
+
+def states(view: AsOfView, table: pl.LazyFrame) -> pl.LazyFrame:
+    """The rows that `as_of_rows` chooses from, with their names in the view."""
     if "_valid" in table.collect_schema():
         table = table.filter("_valid")
     if is_changelog(table):
         table = history(table, [view.column(key) for key in view.keys])
-    return unique_rows(view, _rename(view, table))
+    return _rename(view, table)
 
 
 def unique_rows(view: AsOfView, table: pl.LazyFrame) -> pl.LazyFrame:
@@ -218,20 +254,20 @@ def _is_convertible(dtype: pl.DataType, column: pl.DataType) -> bool:
 
 def join_as_of(rows: pl.DataFrame, view: AsOfView, table: pl.LazyFrame, *, strict: bool) -> pl.DataFrame:
     """The features of one as-of view for rows that have its keys and `event_timestamp`, in their order."""
-    return _OrderedRows(rows).join(view, table, strict=strict)
+    return OrderedRows(rows).join(view, as_of_rows(view, table), strict=strict)
 
 
-class _OrderedRows:
+class OrderedRows:
     """Rows sorted by their moments, as joins need them, with their original indexes."""
 
     def __init__(self, rows: pl.DataFrame) -> None:
         self._rows = rows.with_row_index(_PLACE).sort(MOMENT)
 
-    def join(self, view: AsOfView, table: pl.LazyFrame, *, strict: bool, delay: int = 0) -> pl.DataFrame:
-        """The view's features for each row, in the original order of the rows. A row is visible `delay`
-        microseconds after its time."""
+    def join(self, view: AsOfView, visible: pl.LazyFrame, *, strict: bool, delay: int = 0) -> pl.DataFrame:
+        """The view's features for each row, in the original order of the rows, from what `as_of_rows` returns.
+        A row is visible `delay` microseconds after its time."""
         keys = list(view.keys)
-        visible = as_of_rows(view, table).with_columns(pl.col(key).cast(self._rows.schema[key]) for key in keys)
+        visible = visible.with_columns(pl.col(key).cast(self._rows.schema[key]) for key in keys)
         joined = (
             self._rows.lazy()
             .select(_PLACE, MOMENT, *keys)
@@ -249,7 +285,7 @@ class _OrderedRows:
         return joined.sort(_PLACE).select(field.name for field in view.features).collect()
 
 
-def _convert_labels(labels: pl.DataFrame, plan: FeaturePlan) -> pl.DataFrame:
+def convert_labels(labels: pl.DataFrame, plan: FeaturePlan) -> pl.DataFrame:
     """The labels' columns that features are computed from, converted to the plan's dtypes."""
     dtypes = {entity.join_key: POLARS[entity.dtype] for entity in plan.entities}
     dtypes |= {field.name: POLARS[field.dtype] for field in plan.request}

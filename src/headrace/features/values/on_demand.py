@@ -105,7 +105,7 @@ class OnDemand:
             raise
 
     def compute_valid(
-        self, values: Sequence[Sequence[object]], count: int, limit: int
+        self, values: Sequence[Sequence[object]], count: int, limit: int, before: int = 0
     ) -> tuple[list[list[object]], dict[int, OnDemandError]]:
         """Computes the features of the rows that the function does not fail on.
 
@@ -113,13 +113,14 @@ class OnDemand:
             values: a column of values for each of the view's inputs, in their order.
             count: the number of rows.
             limit: how many rows it may fail on.
+            before: on how many it has failed already, of others.
 
         Returns:
             A list for each feature, in their order, with None for the rows that the function fails on; and the
             index of each of these rows → the error. Such rows are found by bisection.
 
         Raises:
-            OnDemandError: the function fails on more rows, or on all.
+            OnDemandError: the function fails on more rows.
         """
         columns: list[list[object]] = [[None] * count for _ in self._outputs]
         failures: dict[int, OnDemandError] = {}
@@ -135,8 +136,9 @@ class OnDemand:
                     continue
                 error.row = first + (error.row or 0)
                 failures[error.row] = error
-                if len(failures) == count or len(failures) > limit:
-                    rows = "every row" if len(failures) == count else f"more than {limit:,} rows"
+                if before + len(failures) > limit:
+                    is_all = not before and len(failures) == count
+                    rows = "every row" if is_all else f"more than {limit:,} rows"
                     error.what += f" (on {rows})"
                     raise
                 parts = (error.row + 1, last), (first, error.row)

@@ -89,11 +89,16 @@ def run_stage(workspace: Workspace, name: str) -> str:
         from headrace.flows.build.context import BuildContext
         from headrace.flows.build.runner import record_runs
         from headrace.flows.build.runner import run_stage as run
+        from headrace.flows.build.visibility import ensure_record, find_stale_tables, make_visible
 
         context = BuildContext(workspace)
         stage = context.graph.stage(name)
         with record_runs(workspace):
-            return run(context, stage).what
+            ensure_record(context)
+            result = run(context, stage)
+            if stage.kind == "table":
+                make_visible(context, find_stale_tables(context, {stage.subject}))
+            return result.what
 
 
 def _check_targets(settings: Settings, targets: Sequence[str]) -> None:

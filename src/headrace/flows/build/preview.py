@@ -72,13 +72,18 @@ class Preview:
         for stage in stages:
             if stage.reporting == "never":
                 continue
-            reasons = stage.stale_reasons(self)
-            if reasons:
-                self._stale[stage.out] = stage.name
-            elif stage.name in drift:  # the build restores it and does not change its pointer
+            reasons = self.check(stage)
+            if not reasons and stage.name in drift:  # the build restores it and does not change its pointer
                 reasons = [StaleReason("state", drift[stage.name])]
             planned.append(PlannedStage(stage, tuple(reasons)))
         return planned
+
+    def check(self, stage: Stage) -> list[StaleReason]:
+        """Why the stage is stale; empty if it is up to date. Stages must be checked in the order of a build."""
+        reasons = stage.stale_reasons(self)
+        if reasons:
+            self._stale[stage.out] = stage.name
+        return reasons
 
     def is_any_stale(self, paths: Iterable[str]) -> bool:
         """Whether a stage that would run writes one of these files."""

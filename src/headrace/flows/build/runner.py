@@ -6,6 +6,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from time import perf_counter
 
+import attrs
+
 from headrace.flows.build.context import BuildContext
 from headrace.flows.build.drift import find_drift, record_state, remove_void_pointers, table_snapshots
 from headrace.flows.build.lost_columns import check_lost_columns
@@ -16,10 +18,16 @@ from headrace.flows.build.report import Progress, StageReport
 from headrace.flows.build.revisions import fetch_revisions
 from headrace.flows.build.sources import SourceState, find_sources, raise_first_problem, sources_read
 from headrace.flows.build.stage import Stage, StageResult
+from headrace.flows.build.stages.publish import PublishStage
+from headrace.flows.build.stages.table import TableStage
 from headrace.flows.build.unchanged import record_build
+from headrace.flows.build.visibility import ensure_record, find_stale_tables, make_visible
 from headrace.kernel.addresses import is_remote
+from headrace.kernel.errors import HeadraceError
 from headrace.kernel.faults import reach
 from headrace.kernel.run import record_with, run
+from headrace.lake.table_state import rows_snapshot_ids
+from headrace.lake.visible import TABLE as VISIBLE
 from headrace.workspace import Workspace
 
 __all__ = ["record_runs", "run_build", "run_stage"]
@@ -28,36 +36,122 @@ __all__ = ["record_runs", "run_build", "run_stage"]
 def run_build(context: BuildContext, targets: Sequence[str], progress: Progress) -> list[StageReport]:
     """Brings the targets up to date (see build). Returns one report for each stage to report.
 
-    If a source has a problem, its dependents do not run. The other stages run; then the problem is raised.
+    If a source has a problem, or a table, its dependents do not run. The other stages run, and the tables among
+    them become visible; then the first problem is raised.
     """
     settings, graph = context.settings, context.graph
     check_lost_columns(context)
     init(settings.root)
     selected = graph.select(targets)
     sources = fetch_revisions(context.workspace, context.code, find_sources(context.workspace, context.code))
-    problems = [path for path, source in sources.items() if source.problem is not None]
-    blocked = graph.makers_of(problems) | graph.dependents_of(problems)
-    reports: list[StageReport] = []
+    work = _Work(context, progress)
+    for path, source in sources.items():
+        if source.problem is not None:
+            work.block(path, source.problem)
     with record_runs(context.workspace), run("build") as build_run:
+        ensure_record(context)
         for path, source in sources.items():
             if source.head is not None:  # a source's pointer is the output of a stage
                 context.pointers.write(path, source.pointer)
-        reports += remake_tables(context, selected, blocked, progress)
+        reports = remake_tables(context, selected, work.blocked, progress)
         remove_void_pointers(context.workspace, graph.stages)
         _remove_lost_pointers(context, selected)
         drift = find_drift(context.workspace, graph.stages)
         write_if_changed(settings.root / "dvc.yaml", graph.dvc_yaml().encode())
         pipeline = Pipeline(settings.root)
+        tables, readers = _split(selected)
         with pipeline.lock():
-            for stage in selected:
-                if stage.name not in blocked:
-                    report = _bring_up_to_date(context, pipeline, stage, progress, drift.get(stage.name))
-                    reports += [] if report is None else [report]
+            reports += work.run_stages(pipeline, tables, drift)
+            reports += work.make_visible(selected, is_whole=not targets)
+            reports += work.run_stages(pipeline, readers, drift)
         build_run.add_facts(stages=[report.stage for report in reports])
+        work.raise_first_error()
     raise_first_problem(sources, selected)
     if not targets and not context.code.queries:
         _record_build(context, sources)
     return reports
+
+
+def _split(stages: Sequence[Stage]) -> tuple[list[Stage], list[Stage]]:
+    """The stages up to the last table, and those after it."""
+    last = max((at for at, stage in enumerate(stages) if isinstance(stage, TableStage)), default=-1)
+    return list(stages[: last + 1]), list(stages[last + 1 :])
+
+
+@attrs.define
+class _Work:
+    """The work of one build.
+
+    Attributes:
+        context: the context of the build.
+        progress: called for each stage.
+        blocked: stage that cannot run, or has failed → why.
+        errors: the errors of the stages that failed.
+    """
+
+    context: BuildContext
+    progress: Progress
+    blocked: dict[str, str] = attrs.field(factory=dict)
+    errors: list[HeadraceError] = attrs.field(factory=list)
+
+    def block(self, path: str, error: HeadraceError) -> None:
+        """Blocks the stage that writes this file, and those that depend on it."""
+        graph = self.context.graph
+        makers = graph.makers_of([path])
+        for name in makers | graph.dependents_of([path]):
+            self.blocked.setdefault(name, f"{next(iter(makers), path)} failed: {error.what}")
+
+    def run_stages(
+        self, pipeline: Pipeline, stages: Iterable[Stage], drift: Mapping[str, str]
+    ) -> list[StageReport]:
+        """Runs those that are stale. An isolated stage that fails blocks those that depend on it."""
+        reports = []
+        for stage in stages:
+            if stage.name in self.blocked:
+                continue
+            start = perf_counter()
+            try:
+                report = _bring_up_to_date(self.context, pipeline, stage, self.progress, drift.get(stage.name))
+            except HeadraceError as error:
+                if not stage.is_isolated:
+                    raise
+                self.errors.append(error)
+                self.block(stage.out, error)
+                self.progress(StageReport(stage.name, f"failed: {error.what}", seconds=perf_counter() - start))
+            else:
+                reports += [] if report is None else [report]
+        return reports
+
+    def make_visible(self, selected: Iterable[Stage], *, is_whole: bool) -> list[StageReport]:
+        """Makes the tables visible. Publications of tables that are not visible yet are blocked."""
+        context = self.context
+        tables = {stage.subject: stage.name for stage in context.graph.stages if isinstance(stage, TableStage)}
+        stale = {table: self.blocked[name] for table, name in tables.items() if name in self.blocked}
+        if not is_whole:
+            ready = {stage.subject for stage in selected if isinstance(stage, TableStage)} - stale.keys()
+            stale = {**find_stale_tables(context, ready), **stale}
+        waiting = make_visible(context, stale).waiting
+        if not waiting:
+            return []
+        for stage in context.graph.stages:
+            deps = {context.code.pointer_of(table) for table in waiting}
+            if isinstance(stage, PublishStage) and not deps.isdisjoint(stage.deps):
+                self.blocked.setdefault(stage.name, "its tables are not visible yet")
+        why = "; ".join(dict.fromkeys(waiting.values()))
+        report = StageReport(
+            "visible", f"readers do not see the new {', '.join(waiting)} yet: {why}", seconds=0
+        )
+        self.progress(report)
+        return [report]
+
+    def raise_first_error(self) -> None:
+        """Raises the error of the first stage that failed, if any; it names the other stages that failed."""
+        if not self.errors:
+            return
+        error, *others = self.errors
+        more = "".join(f"\nFailed too: {other}" for other in others)
+        error.remedy = f"{error.remedy or ''}{more}".strip() or None
+        raise error
 
 
 def run_stage(context: BuildContext, stage: Stage, *, restore: bool = False) -> StageResult:
@@ -114,7 +208,10 @@ def _record_build(context: BuildContext, sources: Mapping[str, SourceState]) -> 
     record_build(
         context.settings,
         heads=dict(source.head for source in sources.values() if source.head is not None),
-        tables={table: snapshot for table, snapshot, _ in tables},
+        tables={
+            **{table: snapshot for table, snapshot, _ in tables},
+            **rows_snapshot_ids(context.lake, [VISIBLE]),
+        },
         files=sorted({*(source.path for source in read if source.is_tracked), *external.files}),
         objects=[
             [source.path, source.glob, sources[Pointers.path("sources", name)].pointer["objects"]]

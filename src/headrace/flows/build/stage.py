@@ -40,6 +40,7 @@ class Stage(ABC):
         kind: the kind; with the subject it is the stage's name in dvc.yaml.
         is_target: whether `headrace build SUBJECT` means this stage.
         reporting: when a build reports it.
+        is_isolated: whether its failure stops only the stages that depend on it; else the build ends.
         drift: what to report if the stage's data outside of git belong to another commit; "": it has none.
         subject: the table or model that the stage is about, or "".
         deps: files it depends on, relative to the project.
@@ -54,6 +55,7 @@ class Stage(ABC):
     kind: ClassVar[str]
     is_target: ClassVar[bool] = False
     reporting: ClassVar[Reporting] = "always"
+    is_isolated: ClassVar[bool] = False
     drift: ClassVar[str] = ""
 
     out: str

@@ -10,6 +10,7 @@ build that brings everything up to date records all this in the state folder.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
@@ -72,7 +73,7 @@ def record_build(
     settings: Settings,
     *,
     heads: dict[str, int],
-    tables: dict[str, int],
+    tables: Mapping[str, int | None],
     files: list[str],
     revisions: dict[str, str],
     objects: list[list[Any]],
@@ -85,7 +86,7 @@ def record_build(
     Args:
         settings: the settings of the project.
         heads: topic's table → the snapshot that was built on; there may be newer ones.
-        tables: table → the snapshot in its pointer.
+        tables: table → the snapshot in its pointer; and that of the record of what readers see.
         files: the paths of the sources, and of the files that tables declare to read.
         revisions: git revision that a source names → its commit.
         objects: address, glob and versions of the objects of each source in a store (tables.objects).

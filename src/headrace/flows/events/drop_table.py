@@ -11,6 +11,7 @@ from headrace.flows.build.stages.table import TableStage
 from headrace.kernel.errors import CallError, Refused
 from headrace.kernel.properties import CODE
 from headrace.lake import Lake
+from headrace.lake.visible import hide_table
 from headrace.projects.project import Project
 from headrace.tables.audits.report import failing_table
 from headrace.tables.pins import unpin_inputs
@@ -79,6 +80,7 @@ def drop_table(workspace: Workspace, name: str) -> None:
         check_droppable(workspace, name)
         Pointers(settings.root).remove(Pointers.path("tables", name))
         remove_stage(settings.root, TableStage.name_of(name))
+        hide_table(workspace.lake, name)
         unpin_inputs(workspace.lake, name)
         if workspace.lake.table_exists(failing_table(name)):
             workspace.lake.drop_table(failing_table(name))

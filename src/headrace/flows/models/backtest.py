@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
+from html import escape
 from typing import Any
 
 import msgspec
@@ -12,22 +13,24 @@ import polars as pl
 from msgspec import Struct
 
 from headrace.declare.metrics import Task
+from headrace.declare.model import DEFAULT_THRESHOLD, Model
 from headrace.features.plan import FeaturePlan, decode_plan
 from headrace.features.values.matrix import Matrix
 from headrace.flows.models.outcomes import add_outcomes, decode_outputs, evaluate_outcomes
 from headrace.flows.models.release import check_model
-from headrace.flows.models.replay import LoggedRequests, features_as_known, read_requests
 from headrace.kernel.errors import CallError
+from headrace.serving.as_of.replay import LoggedRequests, features_as_known, read_requests
 from headrace.training.files import MODEL, PLAN
 from headrace.training.report import TrainingReport, read_report
 from headrace.training.trainers.folder import Predictor, load_model
-from headrace.training.training_set import newest_snapshots, table_reader
+from headrace.training.training_set import table_reader, visible_snapshots
 from headrace.workspace import Workspace
 
 __all__ = ["BacktestReport", "BacktestSlice", "backtest"]
 
 _SLICES = 20  # values of the field that are slices of their own
 _ALL = "all"
+_SUMMARY = ("requests", "equal", "decisions_changed", "mean_difference", "greatest_difference", "known")
 _COLUMNS = ("id", "at", "version", "logged", "replayed", "equal", "slice", "outcome")
 
 
@@ -63,6 +66,7 @@ class BacktestReport(Struct, frozen=True):
 
     Attributes:
         model, version: what was tried.
+        threshold: the probability from which on a binary model's answer counts as yes.
         since, until: the moments of the first and the last request.
         left_out: why requests could not be replayed, or would have been refused → how many.
         slices: all requests, and each value of the field.
@@ -72,11 +76,41 @@ class BacktestReport(Struct, frozen=True):
 
     model: str
     version: int
+    threshold: float
     since: datetime
     until: datetime
     left_out: dict[str, int]
     slices: list[BacktestSlice]
     rows: pl.DataFrame
+
+    @property
+    def table(self) -> pl.DataFrame:
+        """A frame with a row for each slice, and for each metric the two columns `NAME, logged` and `NAME,
+        replayed`."""
+        metrics = list(dict.fromkeys(name for part in self.slices for name in part.logged))
+        return pl.DataFrame(
+            [
+                {
+                    "slice": part.name,
+                    **{name: getattr(part, name) for name in _SUMMARY},
+                    **{
+                        f"{metric}, {side}": values.get(metric)
+                        for metric in metrics
+                        for side, values in (("logged", part.logged), ("replayed", part.replayed))
+                    },
+                }
+                for part in self.slices
+            ],
+            infer_schema_length=None,
+        )
+
+    def _repr_html_(self) -> str:
+        """The report for a notebook."""
+        title = f"{self.model}@{self.version}: requests from {self.since:%F %T} to {self.until:%F %T} UTC"
+        left_out = [f"left out: {count:,}, {reason}" for reason, count in self.left_out.items()]
+        lines = "".join(f"<p>{escape(line)}</p>" for line in left_out)
+        with pl.Config(tbl_rows=-1, tbl_cols=-1, tbl_hide_dataframe_shape=True):
+            return f"<p>{escape(title)}</p>{self.table._repr_html_()}{lines}"
 
 
 def backtest(
@@ -88,7 +122,7 @@ def backtest(
     until: datetime | None = None,
     by: str | None = None,
     limit: int | None = None,
-    threshold: float = 0.5,
+    threshold: float | None = None,
 ) -> BacktestReport:
     """Answers logged requests by a version, with the features as they were known at each request's moment.
 
@@ -99,7 +133,8 @@ def backtest(
         by: the field whose values are slices: an entity key, a field of the request, a feature, `arm` or
             `version`.
         limit: the greatest number of requests; the newest are replayed.
-        threshold: the probability from which on a binary model's answer counts as yes.
+        threshold: the probability from which on a binary model's answer counts as yes; None: the one that the
+            model declares.
 
     Raises:
         CallError: the threshold is not a probability, the model does not exist, no request of that time has
@@ -107,17 +142,18 @@ def backtest(
             has the field, or a table of the version's features has no rows.
         Refused: a version's bundle was changed.
     """
-    if not 0 <= threshold <= 1:
+    if threshold is not None and not 0 <= threshold <= 1:
         raise CallError(f"the threshold {threshold} is not a probability from 0 to 1")
     check_model(workspace, model)
     bundle = workspace.registry.bundle(model, version)
     plan, report = decode_plan((bundle / PLAN).read_bytes()), read_report(bundle)
     predictor = load_model(bundle / MODEL)
-    logged = read_requests(workspace, model, since, until, limit)
+    logged = read_requests(workspace.lake, model, since, until, limit)
     plans = _served_plans(workspace, model, logged, report.task)
     project, lake = workspace.project, workspace.lake
+    visible = workspace.visible
     features, left_out = features_as_known(
-        logged, plan, plans, lambda name: table_reader(project, lake, newest_snapshots(lake, [name]))(name)
+        logged, plan, plans, lambda name: table_reader(project, lake, visible_snapshots(visible, [name]))(name)
     )
     matrix = Matrix(plan, predictor.meta.encoding)
     if plan.missing == "refuse":
@@ -127,6 +163,7 @@ def backtest(
     _repeat_by_request(predictor, matrix, features, logged, version, outputs, logged_outputs)
     rows = _compare(logged, predictor, outputs, logged_outputs, _slice_of(logged, by))
     declared = workspace.whole_project.models.get(model)
+    threshold = _choose_threshold(threshold, declared)
     rows = add_outcomes(workspace, declared.outcomes if declared else None, rows)
     kept = left_out.is_null()
     slices = [
@@ -135,7 +172,14 @@ def backtest(
     ]
     counts = dict(left_out.drop_nulls().value_counts(sort=True).rows())
     first, last = logged.rows["at"][0], logged.rows["at"][-1]
-    return BacktestReport(model, version, first, last, counts, slices, rows.filter(kept)[_COLUMNS])
+    return BacktestReport(model, version, threshold, first, last, counts, slices, rows.filter(kept)[_COLUMNS])
+
+
+def _choose_threshold(threshold: float | None, declared: Model | None) -> float:
+    """The threshold that was given, else the declared one; a version's model may be no longer declared."""
+    if threshold is not None:
+        return threshold
+    return DEFAULT_THRESHOLD if declared is None else declared.threshold
 
 
 def _served_plans(
@@ -257,7 +301,7 @@ def _summarize(
     is_number = new.ndim == 1 and len(new) > 0
     known = part["outcome"].is_not_null().to_numpy()
     outcome = part["outcome"].drop_nulls()
-    metrics = [evaluate_outcomes(report, outcome, answers[known]) for answers in (old, new)]
+    metrics = [evaluate_outcomes(report, outcome, answers[known], threshold) for answers in (old, new)]
     return BacktestSlice(
         name=name,
         requests=len(part),

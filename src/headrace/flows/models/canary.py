@@ -20,13 +20,13 @@ from headrace.declare.metrics import Task
 from headrace.features.plan import decode_plan
 from headrace.flows.models.aliases import find_moved_aliases
 from headrace.flows.models.outcomes import add_outcomes
-from headrace.flows.models.predictions import TABLE
 from headrace.flows.models.release import check_model, parse_arm, put_in_force, set_aliases, try_arms
 from headrace.kernel.errors import CallError, HeadraceError
 from headrace.kernel.ids import new_id
 from headrace.serving import release as releases
 from headrace.serving.canary import Better, CanaryPlan, Decision, Observations, StepObservations, decide
 from headrace.serving.canary_steps import StepSummary, summarize
+from headrace.serving.prediction import TABLE
 from headrace.serving.release import Arm, Release, ReleaseFollower
 from headrace.training.files import PLAN
 from headrace.training.report import read_report
@@ -313,21 +313,25 @@ def _read_scores(workspace: Workspace, release: Release, rows: pl.DataFrame, bet
     """`release`, `arm` and `score` of the predictions whose outcome is known, in the order of the outcomes."""
     import polars as pl
 
-    joined = add_outcomes(workspace, workspace.whole_project.model(release.model).outcomes, rows)
+    declared = workspace.whole_project.model(release.model)
+    joined = add_outcomes(workspace, declared.outcomes, rows)
     known = joined.drop_nulls("outcome").sort("outcome_at", "id")
     if known.is_empty():
         return known.select("release", "arm", score=pl.lit(0.0))
     pairs = zip(known["value"], known["outcome"], strict=True)
     task = read_report(workspace.registry.bundle(release.model, release.arms[0].version)).task
-    scores = [_score(msgspec.json.decode(value), outcome, better, task) for value, outcome in pairs]
+    scores = [
+        _score(msgspec.json.decode(value), outcome, better, task, declared.threshold)
+        for value, outcome in pairs
+    ]
     return known.select("release", "arm", pl.Series("score", scores, dtype=pl.Float64))
 
 
-def _score(value: Any, outcome: Any, better: Better, task: Task) -> float:
+def _score(value: Any, outcome: Any, better: Better, task: Task, threshold: float) -> float:
     """How good an outcome is: 1 or 0, or a number of which a greater one is better."""
     if better == "right":
         if task == "binary":
-            return float((value >= 0.5) == (outcome == 1))
+            return float((value >= threshold) == (outcome == 1))
         return float(value == outcome) if task == "multiclass" else -abs(float(value) - float(outcome))
     if isinstance(outcome, str):
         raise CallError(f"outcomes that are text, such as {outcome!r}, are neither higher nor lower")

@@ -13,9 +13,9 @@ import numpy.typing as npt
 from msgspec import Struct
 
 from headrace.declare.outcomes import Outcomes
-from headrace.flows.models.predictions import TABLE
 from headrace.kernel.errors import CallError
 from headrace.serving.outcomes import join_outcomes
+from headrace.serving.prediction import TABLE
 from headrace.tables.read import read_input
 from headrace.training.evaluation import evaluator_for
 from headrace.training.evaluation.multiclass import MulticlassEvaluation
@@ -55,7 +55,8 @@ class ArmOutcomes(Struct, frozen=True):
         predictions: how many there are.
         known: how many of them have an outcome.
         metrics: the metrics of the model's task over those; and for a binary model `accuracy`, the share of
-            outcomes on whose side of 0.5 the prediction was. Empty while the outcomes do not have two values.
+            outcomes on whose side of the model's threshold the prediction was. Empty while the outcomes do not
+            have two values.
     """
 
     release: str
@@ -104,7 +105,7 @@ def outcomes(workspace: Workspace, model: str) -> OutcomesReport:
         )
     events = read_input(project, workspace.lake, declared.event)
     rows = join_outcomes(_read_predictions(workspace, model), events, declared)
-    arms = _compare_arms(workspace, model, rows)
+    arms = _compare_arms(workspace, model, rows, project.model(model).threshold)
     values = [msgspec.json.decode(text) for text in rows["value"]]
     rows = rows.drop("probabilities").with_columns(pl.Series("value", values, strict=False))
     return OutcomesReport(model, arms, rows)
@@ -139,7 +140,7 @@ def add_outcomes(workspace: Workspace, declared: Outcomes | None, predictions: p
     return join_outcomes(predictions, events, declared)
 
 
-def _compare_arms(workspace: Workspace, model: str, rows: pl.DataFrame) -> list[ArmOutcomes]:
+def _compare_arms(workspace: Workspace, model: str, rows: pl.DataFrame, threshold: float) -> list[ArmOutcomes]:
     arms = []
     for part in rows.partition_by("release", "arm", maintain_order=True):
         first, known = part.row(0, named=True), part.drop_nulls("outcome")
@@ -152,7 +153,9 @@ def _compare_arms(workspace: Workspace, model: str, rows: pl.DataFrame) -> list[
             shadow=first["shadow"],
             predictions=len(part),
             known=len(known),
-            metrics=evaluate_outcomes(report, known["outcome"], decode_outputs(known, _labels_of(report))),
+            metrics=evaluate_outcomes(
+                report, known["outcome"], decode_outputs(known, _labels_of(report)), threshold
+            ),
         )
         arms.append(arm)
     return arms
@@ -183,7 +186,7 @@ def _labels_of(report: TrainingReport) -> tuple[Label, ...]:
 
 
 def evaluate_outcomes(
-    report: TrainingReport, outcome: pl.Series, outputs: npt.NDArray[np.float64]
+    report: TrainingReport, outcome: pl.Series, outputs: npt.NDArray[np.float64], threshold: float
 ) -> dict[str, float]:
     """The metrics of a model's outputs by the task of the version; none if all outcomes are equal.
 
@@ -192,6 +195,7 @@ def evaluate_outcomes(
         outcome: what really happened. An outcome that is not a class of a multiclass model is left out, with
             a warning.
         outputs: the model's outputs (training.trainers.port.Outputs). NaN counts as the probability 0.
+        threshold: the probability from which on a binary model's answer counts as yes.
     """
     evaluator, classes = evaluator_for(report.task), _labels_of(report)
     if classes:
@@ -207,5 +211,5 @@ def evaluate_outcomes(
     target = evaluator.encode(outcome, classes)
     metrics = evaluator.evaluate(target, outputs, classes).metrics
     if report.task == "binary":
-        metrics = {"accuracy": float(((outputs >= 0.5) == (target == 1)).mean()), **metrics}
+        metrics = {"accuracy": float(((outputs >= threshold) == (target == 1)).mean()), **metrics}
     return metrics

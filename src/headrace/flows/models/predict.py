@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any
 
 import httpx
@@ -19,20 +20,33 @@ _TIMEOUT = 30.0  # seconds
 
 
 def predict(
-    settings: Settings, model: str, values: Mapping[str, Any], *, explain: bool = False
+    settings: Settings,
+    model: str,
+    values: Mapping[str, Any],
+    *,
+    explain: bool = False,
+    as_of: datetime | None = None,
+    version: int | None = None,
 ) -> dict[str, Any]:
     """Asks for one prediction. Returns id, model, version, arm, value, missing, and features if `explain`.
+
+    As of a past moment, it returns as_of, logged and features, and no id (serving.as_of.predictor).
 
     Args:
         settings: the settings of the project, whose `up` must run.
         model: the name of the model.
         values: entity keys and request fields. Text is read as the field's type.
         explain: whether to add the features as the model saw them.
+        as_of: an aware datetime: the past moment to answer for; None: now.
+        version: the version that answers for the past moment; None: the one that answered then.
 
     Raises:
         Unavailable: no `up` runs for this project and profile, or the endpoint does not answer.
-        CallError: the model is not released, or a field is missing, unknown or of the wrong type.
+        CallError: the model is not released, a field is missing, unknown or of the wrong type, or nothing is
+            known of the moment.
     """
+    if version is not None and as_of is None:
+        raise CallError("the version can only be named for a past moment", remedy="Name the moment: as_of.")
     up = find_up(settings)
     if up is None:
         raise Unavailable(
@@ -44,12 +58,18 @@ def predict(
             answer = _read_response(client.get("/models"))
             fields = {**answer["deployed"], **answer["models"]}.get(model, {}).get("fields", {})
             body = {name: _parse(value, fields.get(name)) for name, value in values.items()}
-            params = {"explain": 1} if explain else {}
+            params = _query(explain, as_of, version)
             return _read_response(client.post(f"/predict/{model}", params=params, json=body))
         except httpx.HTTPError as error:
             raise Unavailable(
                 f"the predict endpoint does not answer: {error}", where=up.predict, remedy="headrace status"
             ) from error
+
+
+def _query(explain: bool, as_of: datetime | None, version: int | None) -> dict[str, str]:
+    if as_of is None:
+        return {"explain": "1"} if explain else {}
+    return {"as_of": as_of.isoformat()} | ({} if version is None else {"version": str(version)})
 
 
 def _parse(value: Any, dtype: str | None) -> Any:

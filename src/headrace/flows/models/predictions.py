@@ -16,13 +16,12 @@ from headrace.kernel.ids import id_time
 from headrace.lake import Lake
 from headrace.log import Log
 from headrace.log.follow import read_to_end
-from headrace.serving.prediction import TOPIC, Prediction
+from headrace.serving.prediction import TABLE, TOPIC, Prediction
 from headrace.serving.spool import read_spool
 from headrace.workspace import Workspace
 
-__all__ = ["TABLE", "PredictionPlace", "find_prediction"]
+__all__ = ["PredictionPlace", "find_prediction"]
 
-TABLE = "headrace_predictions"
 PredictionPlace = Literal["table", "log", "spool"]
 _AROUND = timedelta(minutes=10)  # between the time in an id and the time of its features
 _READ = 10_000

@@ -52,12 +52,13 @@ class TableStatus(Struct, frozen=True):
         table: its name.
         declared: whether a contract or a table function of the project declares it. The others are training
             sets, Headrace's own topics, and tables that are no longer declared.
-        snapshot, rows: its newest snapshot, and the number of rows in it; None: it was never made, or that is
-            unknown.
+        snapshot, rows: the snapshot that readers see, and the number of rows in it; None: readers see none, or
+            that is unknown.
         at, age: when that snapshot was written.
         failed_rows: how many rows of its input a rowwise function failed on; they are left out.
         failures: some of these rows, each with the error.
         is_known: False if the catalog could not be read, so that whether the table was made is unknown.
+        waiting: why readers do not see its newest snapshot yet; None: they see it.
     """
 
     table: str
@@ -69,6 +70,7 @@ class TableStatus(Struct, frozen=True):
     failed_rows: int = 0
     failures: tuple[str, ...] = ()
     is_known: bool = True
+    waiting: str | None = None
 
 
 class VerdictCounts(Struct, frozen=True):
@@ -104,18 +106,29 @@ def topic_status(
     )
 
 
-def table_status(name: str, head: TableState | None, *, declared: bool, is_known: bool = True) -> TableStatus:
+def table_status(
+    name: str,
+    head: TableState | None,
+    *,
+    declared: bool,
+    is_known: bool = True,
+    waiting: Mapping[str, str] | None = None,
+) -> TableStatus:
     """The present state of a table.
 
     Args:
-        head: its newest state; None if the lake does not have the table.
+        head: its state as readers see it; None if the lake does not have the table.
         is_known: whether the catalog could be read.
+        waiting: table → why readers do not see its newest snapshot yet.
     """
+    why = (waiting or {}).get(name)
     if head is None or head.snapshot is None or head.at is None:
-        return TableStatus(name, declared, None, None, None, None, is_known=is_known)
+        return TableStatus(name, declared, None, None, None, None, is_known=is_known, waiting=why)
     count, failures = read_failures(head.properties.get(FAILED_ROWS))
     age = now() - head.at
-    return TableStatus(name, declared, head.snapshot, head.rows, head.at, age, count, tuple(failures))
+    return TableStatus(
+        name, declared, head.snapshot, head.rows, head.at, age, count, tuple(failures), waiting=why
+    )
 
 
 def count_verdicts(

@@ -35,6 +35,7 @@ from headrace.kernel.lock import find_holder
 from headrace.kernel.properties import CODE, CONTRACT
 from headrace.kernel.secrets import clean_text
 from headrace.lake.table_state import TableState, read_table_states
+from headrace.lake.visible import TABLE as VISIBLE
 from headrace.lineage.store import Health
 from headrace.projects.running import Up, find_up
 from headrace.serving.mlflow_models.model_set import ModelSet, ModelSetFollower
@@ -157,8 +158,8 @@ def status(workspace: Workspace, *, load_features: bool = True) -> Status:
     settings, context = workspace.settings, BuildContext(workspace)
     stale, blocked, waiting = _find_stale(context, load_features)
     declared = _read_declared(context)
-    read = _try(problems, lambda: read_table_states(workspace.lake))
-    heads, is_known = read or {}, read is not None
+    read = _try(problems, lambda: _read_tables(workspace))
+    (heads, waiting_tables), is_known = read or ({}, {}), read is not None
     on_log = _try(problems, lambda: _read_log(workspace, declared, heads, is_known=is_known)) or _OnLog()
     if not settings.online.is_local:
         _try(problems, lambda: filled_views(settings))
@@ -176,7 +177,10 @@ def status(workspace: Workspace, *, load_features: bool = True) -> Status:
         waiting=waiting,
         topics=on_log.topics,
         tables=(
-            *(table_status(name, heads.get(name), declared=True, is_known=is_known) for name in names),
+            *(
+                table_status(name, heads.get(name), declared=True, is_known=is_known, waiting=waiting_tables)
+                for name in names
+            ),
             *(table_status(name, heads[name], declared=False) for name in heads if name not in names),
         ),
         undeclared=tuple(name for name, head in heads.items() if name not in names and CODE in head.properties),
@@ -203,6 +207,13 @@ def _try(problems: list[str], read: Callable[[], T]) -> T | None:
     except HeadraceError as error:
         problems.append(str(error))
         return None
+
+
+def _read_tables(workspace: Workspace) -> tuple[dict[str, TableState], dict[str, str]]:
+    """The tables as readers see them, and why readers do not see the newest snapshot of some."""
+    newest = read_table_states(workspace.lake)
+    newest.pop(VISIBLE, None)
+    return workspace.visible.states(newest)
 
 
 def _review_canaries(workspace: Workspace, releases: Mapping[str, Release]) -> dict[str, CanaryReview | str]:

@@ -26,12 +26,14 @@ class TableVersion(Struct, frozen=True):
         at: when it was committed, in UTC.
         rows: the number of rows.
         tags: its tags: a user's, and `version.MODEL.N` of each model version that was made from it.
+        visible: whether it is the one that readers see.
     """
 
     snapshot: int
     at: datetime
     rows: int
     tags: list[str]
+    visible: bool = False
 
 
 def tag_table(workspace: Workspace, table: str, tag: str, at: int | str | datetime | None = None) -> Snapshot:
@@ -41,18 +43,17 @@ def tag_table(workspace: Workspace, table: str, tag: str, at: int | str | dateti
         workspace: the project to work on.
         table: the name of the table.
         tag: letters, digits, `.`, `_` and `-`. A tag that exists does not move.
-        at: the snapshot's id, one of its tags, or a moment at which it was current; None: the current snapshot.
+        at: the snapshot's id, one of its tags, or a moment at which readers saw it; None: what they see now.
 
     Raises:
         CallError: the tag is not valid or names another snapshot; the table or the snapshot does not exist.
         Conflict: other writers kept changing the table.
     """
     _check_name(tag)
-    lake_table = workspace.lake.table(table)
-    snapshot = lake_table.current_snapshot() if at is None else lake_table.snapshot(at)
+    snapshot = workspace.visible.snapshot(table, at)
     if snapshot is None:
         raise CallError(f"table {table!r} has no rows yet", remedy="headrace build makes it.")
-    lake_table.create_tag(tag, snapshot.id, move=False)
+    workspace.lake.table(table).create_tag(tag, snapshot.id, move=False)
     return snapshot
 
 
@@ -77,6 +78,10 @@ def list_versions(workspace: Workspace, table: str) -> list[TableVersion]:
         CallError: the table does not exist.
     """
     lake_table = workspace.lake.table(table)
+    try:
+        visible = workspace.visible.snapshot(table)
+    except CallError:  # it is not visible yet
+        visible = None
     tags = {tag: tagged for tag, tagged in lake_table.tags().items() if not tag.startswith(_PINS)}
     return [
         TableVersion(
@@ -84,6 +89,7 @@ def list_versions(workspace: Workspace, table: str) -> list[TableVersion]:
             snapshot.at,
             snapshot.rows,
             sorted(tag for tag, tagged in tags.items() if tagged == snapshot.id),
+            visible is not None and visible.id == snapshot.id,
         )
         for snapshot in lake_table.snapshots()
     ]

@@ -12,10 +12,10 @@ from headrace.features.checks.recompute import ServedPrediction
 from headrace.features.online import RowPosition, ServedPosition, StreamPosition
 from headrace.features.plan import FeaturePlan, decode_plan
 from headrace.features.values.conversion import decode_fields
-from headrace.flows.models.predictions import TABLE
 from headrace.kernel.errors import CallError
 from headrace.kernel.time import micros
 from headrace.lake import Lake
+from headrace.serving.prediction import TABLE
 from headrace.training.files import PLAN
 from headrace.workspace import Workspace
 

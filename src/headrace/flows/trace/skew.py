@@ -10,7 +10,7 @@ from headrace.flows.trace.served import read_served
 from headrace.kernel.errors import CallError
 from headrace.kernel.properties import CODE
 from headrace.lake import Lake
-from headrace.training.training_set import newest_snapshots, table_reader
+from headrace.training.training_set import table_reader, visible_snapshots
 from headrace.workspace import Workspace
 
 __all__ = ["skew"]
@@ -31,7 +31,8 @@ def skew(workspace: Workspace, model: str | None = None, *, limit: int = 1_000) 
     project, lake = workspace.project, workspace.lake
     reports = {}
     for version, plan, served in read_served(workspace, model, limit):
-        read = table_reader(project, lake, newest_snapshots(lake, {view.table for view in plan.stored}))
+        snapshots = visible_snapshots(workspace.visible, {view.table for view in plan.stored})
+        read = table_reader(project, lake, snapshots)
         codes = {view.table: _codes(lake, view.table) for view in plan.as_of}
         reports[version] = check_skew(project, lake, plan, served, read, codes)
     return reports

@@ -21,6 +21,7 @@ from headrace.http.serve import HttpServer, bind, serve, url_of
 from headrace.http.token import check_tokens
 from headrace.kernel.children import Child
 from headrace.kernel.errors import Unavailable
+from headrace.serving.metrics_slot import clear_metrics
 from headrace.serving.shipper import run_shipper
 
 __all__ = ["ProcessDeployment", "answer_unavailable", "start"]
@@ -49,6 +50,7 @@ class ProcessDeployment:
         self._old: Child | None = None  # the replaced replica, while it ends
         self._old_deadline = 0.0  # monotonic
         stack.callback(self._end_replicas)
+        clear_metrics(settings.place("serving", "metrics"))
         self._start_fallback()
         for number in range(1, settings.serving.replicas + 1):
             self._replicas.append(self._start_replica(f"replica-{number}"))

@@ -66,11 +66,10 @@ class RayServeReplica:
         from headrace.serving.models import Models
         from headrace.serving.tracing import open_tracer
 
-        spool = settings.place("serving", "spool")
         served = ServedModels(settings, make_ask(_APPLICATION))
         self._endpoint = Endpoint(
             Models(settings, names, served),
-            spool,
+            settings.place("serving"),
             settings.http.host,
             token_files=settings.token_paths,
             open_metrics=settings.http.open_metrics,

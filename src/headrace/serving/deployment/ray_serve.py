@@ -17,6 +17,7 @@ from headrace.config.settings import Settings
 from headrace.http.serve import url_of
 from headrace.http.token import check_tokens
 from headrace.kernel.children import Child
+from headrace.serving.metrics_slot import clear_metrics
 from headrace.serving.shipper import run_shipper
 
 __all__ = ["RayServeDeployment", "start"]
@@ -53,6 +54,7 @@ class RayServeDeployment:
         }
         with ExitStack() as stack:
             stack.enter_context(run_shipper(settings))
+            clear_metrics(settings.place("serving", "metrics"))
             self._driver = Child(
                 "ray-serve",
                 command,

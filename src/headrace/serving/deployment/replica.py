@@ -33,7 +33,7 @@ def run_replica(root: str, profile: str, descriptor: int, models: Sequence[str],
     shared.setblocking(False)
     endpoint = Endpoint(
         Models(settings, models),
-        settings.place("serving", "spool"),
+        settings.place("serving"),
         settings.http.host,
         token_files=settings.token_paths,
         open_metrics=settings.http.open_metrics,

@@ -1,6 +1,7 @@
 """Headrace's own protocol.
 
-POST /predict/{model}    one object, or {"instances": [object, ...]}; ?explain=1 adds the features
+POST /predict/{model}    one object, or {"instances": [object, ...]}; ?explain=1 adds the features,
+                         ?as_of=2026-03-01T12:00:00Z answers for a past moment (serving.as_of)
 GET  /models             the released versions, the MLflow models, and the releases that could not be activated
 """
 
@@ -73,7 +74,7 @@ def _prediction_body(prediction: Prediction, explain: bool) -> dict[str, Any]:
 def _is_explain(query: bytes) -> bool:
     """Whether the client asks for the features."""
     if query not in (b"", b"explain=0", b"explain=1"):
-        raise HttpError(400, "query", "The only query parameter is explain, which must be 0 or 1.")
+        raise HttpError(400, "query", "The only query parameters are explain, which must be 0 or 1, and as_of.")
     return query == b"explain=1"
 
 
@@ -95,7 +96,7 @@ def _read_models(models: Models, _names: Mapping[str, str]) -> bytes:
 
 
 ROUTES = (
-    PredictRoute("/predict/{model}", decode, _body_schema, "Predict"),
+    PredictRoute("/predict/{model}", decode, _body_schema, "Predict", takes_as_of=True),
     ReadRoute("/models", _read_models, "The released models, with their fields and releases"),
 )
 """The routes of this protocol."""

@@ -68,6 +68,7 @@ class PredictRoute(Struct, frozen=True):
         content_types: the types of a body that it takes; empty: a body without a type.
         summary: what the route does, for people.
         body_schema: the JSON schema of a body, made from that of an instance.
+        takes_as_of: whether a query may ask for a past moment (serving.as_of).
     """
 
     path: str
@@ -76,6 +77,7 @@ class PredictRoute(Struct, frozen=True):
     summary: str
     instances: str = "instances"
     content_types: frozenset[bytes] = frozenset({JSON})
+    takes_as_of: bool = False
 
 
 class ReadRoute(Struct, frozen=True):
@@ -87,12 +89,14 @@ class ReadRoute(Struct, frozen=True):
             RequestError or HttpError.
         summary: what the route answers, for people.
         content_type: the content type of the response.
+        reads_files: whether `read` may wait for the disk, so that it is called in a thread.
     """
 
     path: str
     read: Callable[[Models, Mapping[str, str]], bytes]
     summary: str
     content_type: bytes = JSON
+    reads_files: bool = False
 
 
 class PostRoute(Struct, frozen=True):

@@ -15,7 +15,7 @@ from headrace.kernel.position import SnapshotPosition
 from headrace.kernel.properties import AUDIT
 from headrace.kernel.run import Dataset, run
 from headrace.kernel.time import from_micros, now_micros
-from headrace.lake import Lake, LakeTable
+from headrace.lake import Lake, LakeTable, VisibleTables
 from headrace.lake.files import WrittenFile
 from headrace.tables.audits.failing import keep_failing_rows
 from headrace.tables.audits.freshness import check_freshness
@@ -77,7 +77,7 @@ def is_audited(table: Table) -> bool:
 
 
 def check_freshness_now(lake: Lake, table: Table) -> list[AuditResult]:
-    """How fresh the published rows are now: the results of the audits that the time alone can change.
+    """How fresh the rows are that readers see now: the results of the audits that the time alone can change.
 
     Raises:
         ProjectError: an audit does not fit the table.
@@ -86,7 +86,10 @@ def check_freshness_now(lake: Lake, table: Table) -> list[AuditResult]:
     published = PublishedRows.of(lake, table) if audits else PublishedRows()
     if published.count is None:
         return []
-    rows = lake.table(table.name).scan()
+    try:
+        rows = VisibleTables(lake).scan(table.name)
+    except CallError:  # it is not visible yet
+        return []
     scope = TableAudit(lake, table, "", {}, published).scope_of(rows, rows, published.partitions)
     kind, check = _AUDITS[FreshWithin]
     return [_result(str(audit), kind, audit.severity, audit.columns, check(audit, scope)) for audit in audits]

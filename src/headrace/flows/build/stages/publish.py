@@ -22,6 +22,7 @@ class PublishStage(Stage):
 
     kind = "publish"
     is_target = True
+    is_isolated = True
     drift = "PostgreSQL has the rows of another commit"
 
     @classmethod

@@ -22,6 +22,7 @@ class SourceStage(Stage):
 
     kind = "source"
     reporting = "never"
+    is_isolated = True
 
     @classmethod
     def of_project(cls, code: ProjectCode, settings: Settings) -> list[Self]:

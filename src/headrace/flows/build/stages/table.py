@@ -27,6 +27,7 @@ class TableStage(LakeStage):
 
     kind = "table"
     is_target = True
+    is_isolated = True
 
     @classmethod
     def of_project(cls, code: ProjectCode, settings: Settings) -> list[Self]:
@@ -99,11 +100,11 @@ class TableStage(LakeStage):
         """Whether it was asked for, a build of a range has left partitions out, or a query makes the table, as
         only its database knows whether rows have changed."""
         is_query = self.subject in context.code.queries
-        return is_query or self.subject in context.only or bool(self._pending(context))
+        return is_query or self.subject in context.only or bool(self.count_pending(context))
 
     def stale_reasons(self, preview: Preview) -> list[StaleReason]:
         reasons, context = super().stale_reasons(preview), preview.context
-        only, pending = context.only.get(self.subject), self._pending(context)
+        only, pending = context.only.get(self.subject), self.count_pending(context)
         if only is not None:
             days = "" if only.is_whole else f" from {only.first} to {only.last}"
             reasons.append(StaleReason("state", f"all of it{days} was asked for"))
@@ -112,16 +113,16 @@ class TableStage(LakeStage):
             reasons.append(StaleReason("state", f"a build of a range left out {count}"))
         return reasons
 
-    def _find_references(self, context: BuildContext) -> dict[str, int]:
-        """Table that the audits read → its snapshot."""
-        return {name: context.snapshot(name) for name in context.code.references.get(self.subject, ())}
-
-    def _pending(self, context: BuildContext) -> int:
+    def count_pending(self, context: BuildContext) -> int:
         """How many stale partitions a build of a range has left out."""
         lake = context.lake
         if not lake.table_exists(self.subject):
             return 0
         return len(json.loads(lake.table(self.subject).property(PENDING) or "[]"))
+
+    def _find_references(self, context: BuildContext) -> dict[str, int]:
+        """Table that the audits read → its snapshot."""
+        return {name: context.snapshot(name) for name in context.code.references.get(self.subject, ())}
 
     def _run_query(self, context: BuildContext) -> StageResult:
         from headrace.tables.queries import build_query

@@ -20,11 +20,11 @@ from headrace.features.plan.dtypes import Dtype
 from headrace.features.values.columns import POLARS
 from headrace.features.values.conversion import json_type
 from headrace.features.values.on_demand import OnDemandError
-from headrace.flows.models.predictions import TABLE
 from headrace.kernel.errors import CallError
-from headrace.workspace import Workspace
+from headrace.lake import Lake
+from headrace.serving.prediction import TABLE
 
-__all__ = ["LoggedRequests", "features_as_known", "read_requests"]
+__all__ = ["LoggedRequests", "features_as_known", "read_requests", "read_requests_at"]
 
 _COLUMNS = (
     "id",
@@ -61,7 +61,7 @@ class LoggedRequests:
 
 
 def read_requests(
-    workspace: Workspace, model: str, since: datetime | None, until: datetime | None, limit: int | None
+    lake: Lake, model: str, since: datetime | None, until: datetime | None, limit: int | None
 ) -> LoggedRequests:
     """The requests that clients got an answer to; the newest of them if there are more than `limit`.
 
@@ -71,10 +71,9 @@ def read_requests(
     if since is not None and until is not None and since >= until:
         raise CallError(f"there is no time from {since:%F %T} until {until:%F %T}")
     remedy = "headrace up answers predictions and ingests them; or run headrace ingest --until-end."
-    if not workspace.lake.table_exists(TABLE):
+    if not lake.table_exists(TABLE):
         raise CallError("no prediction has been ingested yet", where=f"table {TABLE}", remedy=remedy)
-    logged = workspace.lake.table(TABLE).scan().filter("_valid", ~pl.col("shadow"), pl.col("model") == model)
-    logged = logged.filter(pl.col("error").is_null(), pl.col("plan") != "")
+    logged = _scan_answered(lake, model)
     if since is not None:
         logged = logged.filter(pl.col("at") >= since)
     if until is not None:
@@ -87,6 +86,25 @@ def read_requests(
             where=f"table {TABLE}",
             remedy=remedy,
         )
+    return _decode_requests(rows)
+
+
+def read_requests_at(lake: Lake, model: str, moment: datetime) -> list[LoggedRequests]:
+    """The ingested requests that clients got an answer to at this moment; those that were predicted together
+    are together, in their order then."""
+    if not lake.table_exists(TABLE):
+        return []
+    rows = _scan_answered(lake, model).filter(pl.col("at") == moment).select(_COLUMNS).collect()
+    groups = rows.sort("instance", "id").partition_by("release", "arm", maintain_order=True)
+    return [_decode_requests(group) for group in groups]
+
+
+def _scan_answered(lake: Lake, model: str) -> pl.LazyFrame:
+    logged = lake.table(TABLE).scan().filter("_valid", ~pl.col("shadow"), pl.col("model") == model)
+    return logged.filter(pl.col("error").is_null(), pl.col("plan") != "")
+
+
+def _decode_requests(rows: pl.DataFrame) -> LoggedRequests:
     entities, requests = _decode(rows["entity"]), _decode(rows["request"])
     fields = [request | entity for entity, request in zip(entities, requests, strict=True)]
     return LoggedRequests(rows, fields, _decode(rows["features"]))

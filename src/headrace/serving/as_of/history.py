@@ -1,0 +1,164 @@
+"""The rows of the tables that a plan's features are joined from, and whether they tell of a moment at all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+import polars as pl
+
+from headrace.declare.event import table_of
+from headrace.events.ingest.position import read_position
+from headrace.features.offline.point_in_time import as_of_rows
+from headrace.features.plan import AsOfView, FeaturePlan, StoredView, WindowedView
+from headrace.features.values.columns import POLARS
+from headrace.kernel.errors import CallError, Unavailable
+from headrace.kernel.position import SnapshotPosition, decode_position
+from headrace.kernel.properties import INPUT
+from headrace.kernel.time import from_micros
+from headrace.lake import Lake, LakeTable
+from headrace.log import Log
+from headrace.serving.errors import NoHistory
+from headrace.serving.prediction import TABLE, TOPIC
+
+__all__ = ["History"]
+
+_SHIPPING = timedelta(seconds=10)  # in which a prediction usually reaches the log
+_INGESTING = timedelta(minutes=1)  # in which an event usually reaches its table
+
+
+class History:
+    """Reads tables for past moments.
+
+    Args:
+        lake: the lake that has the tables.
+        log: the log that they are ingested from.
+    """
+
+    def __init__(self, lake: Lake, log: Log) -> None:
+        self._lake, self._log = lake, log
+        self._begins: dict[tuple[str, int], datetime | None] = {}
+
+    def reader(
+        self, plan: FeaturePlan, requests: Sequence[Mapping[str, Any]], moment: datetime
+    ) -> Callable[[str], pl.LazyFrame]:
+        """A function that reads a table of the plan's views by its name: the rows of these requests' entities.
+
+        The function raises Unavailable if events from before the moment may not be in the table yet, and
+        NoHistory if it has no rows.
+        """
+
+        def read(name: str) -> pl.LazyFrame:
+            views = [view for view in plan.stored if view.table == name]
+            for view in views:
+                if isinstance(view, WindowedView):
+                    self._check_events(view, moment)
+            rows = _scan_valid(self._find_table(name))
+            return rows.filter(pl.any_horizontal(_is_of_entity(plan, view, requests) for view in views))
+
+        return read
+
+    def check_log(self, moment: datetime) -> None:
+        """Raises Unavailable if predictions of the moment may not be in their table yet."""
+        self._check_topic(TOPIC, TABLE, moment + _SHIPPING)
+
+    def check_begins(self, plan: FeaturePlan, features: pl.DataFrame, moment: datetime) -> None:
+        """Raises NoHistory if a view has no value in any row of the features because the moment is before the
+        first row of its table."""
+        for view in plan.stored:
+            columns = [feature.column for feature in plan.features if feature.view == view.name]
+            if columns and all(features[column].is_null().all() for column in columns):
+                self._check_begin(view, moment)
+
+    def _check_begin(self, view: StoredView, moment: datetime) -> None:
+        """Raises NoHistory if the view's table has no row from before the moment."""
+        table = self._find_table(view.table)
+        snapshot = table.current_snapshot()
+        key = (view.digest, 0 if snapshot is None else snapshot.id)
+        if key not in self._begins:
+            self._begins[key] = _find_begin(view, _scan_valid(table))
+        begin = self._begins[key]
+        if begin is None or moment < begin:
+            first = "has no rows" if begin is None else f"begins at {begin.isoformat()}"
+            raise NoHistory(
+                f"Nothing is known of {moment.isoformat()}: table {view.table!r}, which the features of view"
+                f" {view.name!r} are made from, {first}. Ask for a later moment, or send older events.",
+                field="as_of",
+            )
+
+    def _find_table(self, name: str) -> LakeTable:
+        try:
+            table = self._lake.table(name)
+        except CallError:
+            table = None
+        if table is None or table.current_snapshot() is None:
+            raise NoHistory(
+                f"Table {name!r}, which features are made from, has no rows: build it (headrace build"
+                f" {name}) or ingest its events.",
+                field="as_of",
+            )
+        return table
+
+    def _check_events(self, view: WindowedView, moment: datetime) -> None:
+        source = table_of(view.topic)
+        self._check_topic(view.topic, source, moment)
+        if view.table == source:
+            return
+        text = self._find_table(view.table).property(f"{INPUT}{source}")
+        read = None if text is None else decode_position(text)
+        events = self._find_table(source)
+        current = events.current_snapshot()
+        if not isinstance(read, SnapshotPosition) or current is None or read.snapshot_id == current.id:
+            return
+        try:
+            is_built = moment + _INGESTING <= events.snapshot(read.snapshot_id).at
+        except CallError:  # it has expired
+            is_built = False
+        if not is_built:
+            raise Unavailable(
+                f"table {view.table!r} is not built up to {moment.isoformat()}: headrace build {view.table}"
+            )
+
+    def _check_topic(self, topic: str, table: str, moment: datetime) -> None:
+        if topic not in self._log.topics():
+            return
+        position = read_position(self._lake.table(table)) if self._lake.table_exists(table) else None
+        offsets = self._log.start(topic)
+        if position is not None and position.log_id == self._log.identity(topic):
+            offsets |= position.offsets
+        ends = self._log.end(topic)
+        for partition, end in ends.items():
+            if offsets.get(partition, 0) >= end:
+                continue
+            unread = self._log.read(topic, {partition: offsets.get(partition, 0)}, 1)
+            if len(unread) and from_micros(int(unread.arrived_at[0])) <= moment:
+                raise Unavailable(
+                    f"topic {topic} is not ingested up to {moment.isoformat()}: ask again in a moment, or run"
+                    " headrace ingest"
+                )
+
+
+def _scan_valid(table: LakeTable) -> pl.LazyFrame:
+    rows = table.scan()
+    return rows.filter("_valid") if "_valid" in rows.collect_schema() else rows
+
+
+def _is_of_entity(plan: FeaturePlan, view: StoredView, requests: Sequence[Mapping[str, Any]]) -> pl.Expr:
+    """Whether a row of the view's table has keys that a request has; the join pairs them."""
+    dtypes = {key.join_key: POLARS[key.dtype] for key in plan.entities}
+    is_of = pl.lit(True)
+    for key in view.keys:
+        column = view.column(key) if isinstance(view, AsOfView) else key
+        values = pl.Series(list({request.get(key) for request in requests}), dtype=dtypes[key])
+        is_of &= pl.col(column).cast(dtypes[key], strict=False).is_in(values.implode())
+    return is_of
+
+
+def _find_begin(view: StoredView, rows: pl.LazyFrame) -> datetime | None:
+    if isinstance(view, WindowedView):
+        times = rows.select(pl.col(view.time).min())
+    else:
+        times = as_of_rows(view, rows).select(pl.col(view.time).min())
+    begin: datetime | None = times.collect().item()
+    return begin

@@ -1,0 +1,101 @@
+"""A folder in which each replica keeps its counts, so that any replica can answer with those of all.
+
+A file `N.json` has the counts of a slot, which a replica takes with the lock `N.lock`. When a replica ends,
+however it ends, the next one takes its slot and counts on from there. So counters never go back, and nothing is
+counted twice. What a killed replica counted since its file was last written is lost: half a second.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import threading
+from pathlib import Path
+from typing import IO
+
+import msgspec
+
+from headrace.kernel.files import write_file
+from headrace.kernel.lock import try_lock
+from headrace.kernel.private import make_private
+from headrace.serving.metrics import ReplicaCounts
+
+__all__ = ["MetricsSlot", "clear_metrics"]
+
+_log = logging.getLogger("headrace.serving")
+_encode = msgspec.json.Encoder().encode
+_decoder = msgspec.json.Decoder(ReplicaCounts)
+
+
+def clear_metrics(folder: Path) -> None:
+    """Removes the counts of all slots. Call it before the first replica starts."""
+    if folder.is_dir():
+        shutil.rmtree(folder)
+
+
+class MetricsSlot:
+    """A slot that this replica holds until `close`. Threads may share it.
+
+    Args:
+        folder: the folder of the slots; it is created if it does not exist.
+
+    Attributes:
+        counts: the counts with which the slot was left.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        make_private(folder)
+        self._lock, self._path = _take_slot(folder)
+        self.counts = _read(self._path) or ReplicaCounts()
+        self._written = b""
+        self._mutex = threading.Lock()
+
+    def write(self, counts: ReplicaCounts) -> None:
+        """Writes the slot's counts, if they have changed. If that fails, it is logged, and tried the next time.
+
+        The file is not synced to the disk: only a crash of the machine loses it, and then all replicas end.
+        """
+        with self._mutex:
+            content = _encode(counts)
+            if content == self._written:
+                return
+            try:
+                write_file(self._path, content, sync=False)
+            except OSError as error:
+                _log.warning("the counts of the metrics cannot be written: %s", error)
+            else:
+                self._written = content
+
+    def sum(self, counts: ReplicaCounts) -> ReplicaCounts:
+        """The sum of the slot's counts and those of the other slots.
+
+        The slot's counts are written first, so that no replica answers with lower ones afterwards.
+        """
+        self.write(counts)
+        total = _decoder.decode(_encode(counts))  # a copy, of one moment
+        for path in sorted(self._path.parent.glob("*.json")):
+            others = None if path == self._path else _read(path)
+            if others is not None:
+                total.add(others)
+        return total
+
+    def close(self, counts: ReplicaCounts) -> None:
+        """Writes the counts and gives the slot up."""
+        self.write(counts)
+        self._lock.close()
+
+
+def _take_slot(folder: Path) -> tuple[IO[str], Path]:
+    """The lock and the file of the first slot that no replica holds."""
+    number = 1
+    while (lock := try_lock(folder / f"{number}.lock")) is None:
+        number += 1
+    return lock, folder / f"{number}.json"
+
+
+def _read(path: Path) -> ReplicaCounts | None:
+    """A slot's counts; None: there are none, or the file is not whole after a crash of the machine."""
+    try:
+        return _decoder.decode(path.read_bytes())
+    except (FileNotFoundError, msgspec.DecodeError):
+        return None

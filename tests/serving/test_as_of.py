@@ -1,0 +1,191 @@
+"""Answers for past moments: of logged requests to the last bit, of others by what the tables say was known."""
+
+from __future__ import annotations
+
+import os
+import signal
+from datetime import timedelta
+
+import numpy as np
+import pytest
+from tests.flows.logged_project import make_logged_project, mean_prices, put_events
+from tests.serving.running import run_endpoint
+from tests.serving.small_project import DAY, put_release
+from tests.until import until
+
+from headrace.kernel.time import micros, now
+from headrace.serving.release import Arm
+from headrace.training.trainers.folder import load_model
+from headrace.workspace import Workspace
+
+
+@pytest.fixture(scope="module")
+def logged(tmp_path_factory):
+    """A project with logged predictions, an endpoint that answers for its past, and what the spool then has."""
+    settings, predictions = make_logged_project(tmp_path_factory.mktemp("as_of") / "p")
+    with run_endpoint(settings) as client:
+        yield settings, predictions, client
+
+
+@pytest.fixture
+def ask(logged):
+    _, _, client = logged
+
+    def post(moment, body, **query):
+        query = {"as_of": moment if isinstance(moment, str) else moment.isoformat(), **query}
+        return client.post("/predict/purchase", params=query, json=body, timeout=60)
+
+    return post
+
+
+def load(settings, version):
+    with Workspace(settings) as workspace:
+        return load_model(workspace.registry.bundle("purchase", version) / "model")
+
+
+def predict(model, *values):
+    row = [np.nan if value is None else value for value in values]
+    return float(model.predict(np.array([row], np.float32))[0])
+
+
+def test_a_logged_request_has_the_logged_answer(logged, ask):
+    settings, predictions, _ = logged
+    spooled = sum(path.stat().st_size for path in settings.place("serving", "spool").glob("*.spool"))
+    for prediction in predictions:
+        answer = ask(prediction.at, prediction.entity | prediction.request).json()
+        assert answer == {
+            "model": "purchase",
+            "version": 1,
+            "arm": "champion",
+            "as_of": prediction.at.isoformat().replace("+00:00", "Z"),
+            "logged": prediction.id,
+            "value": prediction.value,
+            "probabilities": None,
+            "missing": prediction.missing,
+            "features": prediction.features,
+        }
+    assert spooled == sum(path.stat().st_size for path in settings.place("serving", "spool").glob("*.spool"))
+
+
+def test_the_instances_of_a_logged_request_have_the_logged_answers(logged, ask):
+    _, predictions, _ = logged
+    several = [prediction for prediction in predictions if prediction.request["price"] == 1.25]
+    assert len({prediction.at for prediction in several}) == 1
+    body = {"instances": [prediction.entity | prediction.request for prediction in reversed(several)]}
+    answers = ask(several[0].at, body).json()["predictions"]
+    assert [(answer["logged"], answer["value"]) for answer in answers] == [
+        (prediction.id, prediction.value) for prediction in reversed(several)
+    ]
+
+
+def test_another_version_answers_a_logged_request_by_what_was_known(logged, ask):
+    settings, predictions, _ = logged
+    model = load(settings, 2)
+    for prediction in predictions[:22:7]:
+        answer = ask(prediction.at, prediction.entity | prediction.request, version=2).json()
+        assert (answer["version"], answer["arm"], answer["logged"]) == (2, None, prediction.id)
+        assert answer["value"] == predict(model, *prediction.features.values())
+        assert answer["value"] != prediction.value
+
+
+def test_a_request_that_was_not_logged_has_the_rows_and_events_of_the_moment(logged, ask):
+    settings, predictions, _ = logged
+    model = load(settings, 3)
+    with Workspace(settings) as workspace:
+        events = workspace.lake.table("clicks").scan().filter("_valid").collect()
+    moment = predictions[0].at - timedelta(minutes=9, seconds=30)
+    values = set()
+    for product in range(12):
+        body = {"user_id": product % 3, "product_id": product, "price": 2.0}
+        answer = ask(moment, body, version=3).json()
+        at = micros(moment)
+        begin = (at - DAY) // (DAY // 24) * (DAY // 24)
+        count = sum(
+            begin <= micros(row["at"]) < at
+            and micros(row["_known_at"]) < at
+            and row["user_id"] == body["user_id"]
+            for row in events.iter_rows(named=True)
+        )
+        since = moment - timedelta(days=7)
+        known = [
+            price
+            for number, changed, price in mean_prices(predictions)
+            if number == product and since <= changed <= moment
+        ]
+        views = 0 if known else None
+        assert answer["features"] == {"facts__views": views, "recent__clicks": count}
+        assert (answer["logged"], answer["missing"]) == (None, ["facts__views"] if views is None else [])
+        assert answer["value"] == predict(model, views, count)
+        values.add((views, count))
+    assert len(values) > 1
+
+
+def test_the_version_of_that_time_answers(logged, ask):
+    settings, predictions, client = logged
+    put_release(settings, Arm(2))
+    body = {"user_id": 1, "product_id": 7, "price": 9.0}
+
+    def live_version():
+        return client.post("/predict/purchase", json=body).json()["version"]
+
+    until(lambda: live_version() == 2)
+    answer = ask(predictions[-1].at, body).json()
+    assert (answer["version"], answer["arm"], answer["logged"]) == (1, "champion", None)
+
+
+@pytest.mark.parametrize(
+    ("moment", "query", "status", "message"),
+    [
+        ("2020-01-01", {}, 400, "has no offset"),
+        ("2020-01-01T10:00:00", {}, 400, "has no offset"),
+        ("yesterday", {}, 400, "is not a moment"),
+        ("0001-01-01T00:00:00+14:00", {}, 400, "is not a moment"),
+        ("2999-01-01T00:00:00Z", {}, 400, "is not past"),
+        ("2020-01-01T00:00:00Z", {}, 422, "was not released at 2020-01-01T00:00:00+00:00; it was first at"),
+        ("2020-01-01T00:00:00Z", {"version": "1"}, 422, "table 'facts', which the features of view 'facts'"),
+        ("2020-01-01T00:00:00Z", {"version": "-1"}, 400, "is not the number of a version"),
+        ("2020-01-01T00:00:00Z", {"colour": "red"}, 400, "there may only be version"),
+    ],
+)
+def test_a_moment_that_cannot_be_answered_is_named(ask, moment, query, status, message):
+    answer = ask(moment, {"user_id": 1, "product_id": 7, "price": 9.0}, **query)
+    assert (answer.status_code, message in answer.json()["error"]["message"]) == (status, True), answer.text
+
+
+def test_an_invalid_instance_is_named(logged, ask):
+    _, predictions, client = logged
+    moment = predictions[-1].at
+    good = {"user_id": 1, "product_id": 7, "price": 9.0}
+    answer = ask(moment, {"instances": [good, good | {"price": "dear"}]})
+    assert (answer.status_code, answer.json()["error"]["field"]) == (422, "instances[1].price")
+    answer = ask(moment, {"instances": [good, good | {"facts__views": 3}]})
+    assert (answer.status_code, answer.json()["error"]["field"]) == (422, "instances[1].facts__views")
+    assert ask(moment, good | {"product_id": 21}, version=4).json()["error"]["code"] == "missing_features"
+    assert ask(moment, good | {"price": 1.0}, version=5).json()["error"]["code"] == "feature_failed"
+    for path in ("/v1/models/purchase:predict", "/v2/models/purchase/infer", "/purchase/invocations"):
+        refused = client.post(path, params={"as_of": moment.isoformat()}, json={})
+        assert refused.status_code == 400
+        assert "no query parameters" in refused.text
+
+
+def test_events_that_are_not_ingested_are_waited_for(logged, ask):
+    settings, _, client = logged
+    body = {"user_id": 1, "product_id": 7, "price": 9.0}
+    put_events(settings, "clicks", [{"at": now(), "user_id": 1, "page": 1}])
+    moment = now()
+    answer = ask(moment, body, version=3)
+    assert (answer.status_code, answer.headers["Retry-After"]) == (503, "1")
+    assert "topic clicks is not ingested up to" in answer.json()["error"]["message"]
+    assert client.post("/predict/purchase", json=body).status_code == 200
+
+
+def test_the_process_is_started_again_after_a_kill(logged, ask):
+    _, predictions, client = logged
+    prediction = predictions[0]
+    body = prediction.entity | prediction.request
+    assert ask(prediction.at, body).status_code == 200
+    endpoint = client.endpoint
+    os.kill(endpoint._as_of._process.pid, signal.SIGKILL)
+    answers = [ask(prediction.at, body) for _ in range(2)]
+    assert answers[-1].json()["value"] == prediction.value
+    assert answers[0].status_code in (200, 503)
