@@ -44,7 +44,8 @@ def fill_topic(folder: Path, rows: int) -> None:
 def build_in_child(folder: Path, name: str, gib: float) -> None:
     """Builds a table in a child process with so much memory, and prints what it took."""
     command = [sys.executable, __file__, "--child", name, "--folder", str(folder), "--gib", str(gib)]
-    subprocess.run(command, check=True)
+    if subprocess.run(command, check=False).returncode:
+        print(f"{name} was not built within {gib:g} GiB", file=sys.stderr)
 
 
 def build_within(folder: Path, name: str, gib: float) -> None:

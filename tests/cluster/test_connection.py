@@ -11,7 +11,7 @@ import pytest
 
 from headrace.cluster.address import find_address, forget_address, keep_address
 from headrace.cluster.connection import connect
-from headrace.cluster.folder import remove_dead_sessions, runtime_folder
+from headrace.cluster.folder import remove_dead_sessions, remove_unused_folders, runtime_folder
 from headrace.config.settings import Settings, load_settings
 from headrace.kernel.errors import Unavailable
 from headrace.kernel.process import mark_of
@@ -69,7 +69,44 @@ def test_a_runtime_folder_that_others_may_enter_is_refused(settings: Settings) -
         runtime_folder(settings)
     folder.chmod(0o700)
     assert runtime_folder(settings) == folder
+
+
+USER = """
+import sys
+from pathlib import Path
+from headrace.cluster.folder import runtime_folder
+from headrace.config.settings import load_settings
+print(runtime_folder(load_settings(Path(sys.argv[1]))), flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize("ends", ["by itself", "by force"])
+def test_a_folder_is_removed_once_no_process_uses_it(settings: Settings, ends: str) -> None:
+    command = [sys.executable, "-c", USER, str(settings.root)]
+    users = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) for _ in range(2)]
+    folders = {Path(user.stdout.readline().decode().strip()) for user in users if user.stdout}
+    (folder,) = folders
+    (folder / "ray").mkdir()
+    (folder / "ray" / "session_latest").symlink_to(folder)
+    for user in users:
+        remove_unused_folders()
+        assert folder.exists()
+        if ends == "by force":
+            user.kill()
+        user.communicate()
+    if ends == "by force":
+        assert folder.exists()
+        remove_unused_folders()  # as the next start does
+    assert not folder.exists()
+
+
+def test_a_folder_that_was_removed_is_made_again(settings: Settings) -> None:
+    folder = runtime_folder(settings)
     folder.rmdir()
+    assert runtime_folder(settings) == folder
+    remove_unused_folders()
+    assert folder.is_dir()
 
 
 def test_a_cluster_that_does_not_answer_is_named_with_the_setting(settings: Settings) -> None:

@@ -72,7 +72,7 @@ def test_what_a_catalog_that_cannot_be_read_holds_is_unknown(shop: TracedShop, t
     settings.place("lake", "catalog.db").write_text("no database, " * 1000)
     with serve(app(settings), "127.0.0.1", 0) as server:
         page = page_text(server, "/")
-    assert "the catalog cannot be" in html.unescape(page)
+    assert "the catalog is damaged" in html.unescape(page)
     rows = cells(page)
     assert ["user_behaviour", "9", "unknown", "unknown", "unknown"] in rows
     assert ["view_outcomes", "", "unknown", "unknown"] in rows

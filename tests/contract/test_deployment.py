@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from tests.flows.processes import descendants, listening_sockets
@@ -396,6 +397,16 @@ def test_a_ray_whose_control_service_died_is_reported_and_restarted(
 def test_replicas_listen_on_loopback_only(running: SupervisedDeployment) -> None:
     pids = [*running.deployment.processes.values(), os.getpid()]
     assert all(address.is_loopback for address, _, _ in listening_sockets(pids))
+
+
+def test_a_deployment_that_is_stopped_while_it_starts_ends_its_processes(settings: Settings) -> None:
+    stop = threading.Event()
+    stop.set()
+    deployment = deployments.start(settings, port=0, stop=stop)
+    sessions = set(deployment.processes.values())
+    assert sessions & {os.getsid(pid) for pid in descendants(os.getpid())}
+    deployment.stop()
+    assert [pid for pid in psutil.pids() if os.getsid(pid) in sessions] == []
 
 
 def test_after_a_stop_nothing_is_left(settings: Settings, running: SupervisedDeployment) -> None:

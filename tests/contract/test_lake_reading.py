@@ -306,7 +306,7 @@ def test_catalog_that_is_not_a_database_is_reported(settings: Settings) -> None:
     path = settings.place("lake", "catalog.db")
     path.parent.mkdir(parents=True)
     path.write_bytes(b"not a database" * 100)
-    with pytest.raises(Unavailable, match="the catalog cannot be read: file is not a database"):
+    with pytest.raises(Unavailable, match="the catalog is damaged: file is not a database"):
         lake.open(settings).list_tables()
 
 

@@ -64,7 +64,7 @@ def test_on_a_full_disk_each_verb_says_what_cannot_be_read_and_no_table_counts_a
         return process.stdout + process.stderr
 
     output = run_on_full_disk("status")
-    assert "the catalog cannot be used: disk I/O error" in output
+    assert "the catalog cannot be read or written: disk I/O error" in output
     assert "the lineage store cannot be read or written: disk I/O error" in output
     assert "never" not in output
     assert output.count("unknown") == 3

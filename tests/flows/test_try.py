@@ -101,6 +101,22 @@ def build(workspace: Workspace, *names: str) -> None:
         build_table(workspace.project, workspace.lake, workspace.project.table(name), code="1")
 
 
+def test_a_table_that_reads_only_a_source_is_tried_and_recorded_by_the_partitions_of_its_rows(
+    workspace: Workspace,
+) -> None:
+    trial = try_table(workspace, "dated", partition="2026-11-02")
+    assert (trial.partition, [row["price"] for row in trial.sample]) == ("2026-11-02", [2])
+    assert try_table(workspace, "dated").rows == 2
+    with pytest.raises(CallError, match="has no partition '2026-12-01'") as refused:
+        try_table(workspace, "dated", partition="2026-12-01")
+    assert refused.value.remedy == "The rows made by its function are of 2026-11-01 to 2026-11-02."
+    recorded = record_test(workspace, "dated", partition="2026-11-02")
+    assert (recorded.file, recorded.rows) == ("tests/test_dated_2026_11_02.py", 2)
+    with pytest.raises(CallError, match="has no partition") as refused:
+        record_test(workspace, "dated", partition="2026-11-02", limit=1)
+    assert "1 rows of its input" in str(refused.value.remedy)
+
+
 def test_a_trial_shows_a_partition_and_publishes_nothing(workspace: Workspace) -> None:
     build(workspace, "dated")
     trial = try_table(workspace, "per_day", partition="2026-11-02", strict=True)

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -139,6 +140,41 @@ def test_a_suspended_child_ends_when_its_parent_is_killed(tmp_path: Path) -> Non
         until(lambda: _state(pid) == "T")
         parent.kill()
     until(lambda: _state(pid) in ("Z", None))
+
+
+@pytest.mark.parametrize("ends", ["by itself", "by force"])
+def test_what_a_child_started_ends_when_their_parent_is_killed(tmp_path: Path, ends: str) -> None:
+    work = f"""
+import signal, subprocess, sys, threading
+from headrace.kernel import child
+child._GRACE = 0.1
+sleeper = subprocess.Popen(["sleep", "600"], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+print(sleeper.pid, file=sys.stderr, flush=True)
+stop = threading.Event()
+signal.signal(signal.SIGTERM, lambda *_: {"stop.set()" if ends == "by itself" else "None"})
+child.end_with_parent()
+child.report_ready()
+stop.wait()
+"""
+    log = tmp_path / "work" / "log"
+    command = [sys.executable, "-c", PARENT, work, str(log)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as parent:
+        assert parent.stdout is not None
+        pid = int(parent.stdout.readline())
+        sleeper = int(log.read_text())
+        parent.kill()
+    until(lambda: _state(pid) in ("Z", None) and _state(sleeper) in ("Z", None))
+
+
+def test_a_wait_for_a_child_ends_when_it_is_told_to(tmp_path: Path) -> None:
+    child = Child("work", [sys.executable, "-c", "input()"], tmp_path / "work" / "log", os.environ)
+    stop = threading.Event()
+    threading.Timer(0.05, stop.set).start()
+    try:
+        child.await_ready(stop)
+        assert not child.ready
+    finally:
+        child.end(0.0)
 
 
 LINES = """

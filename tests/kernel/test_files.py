@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from headrace.kernel.files import create_file, move_into_place, replace_file, write_file
+from headrace.kernel.files import (
+    create_draft,
+    create_file,
+    move_into_place,
+    remove_dead_drafts,
+    replace_file,
+    write_file,
+)
 
 
 def test_a_file_is_made_and_replaced_whole(tmp_path: Path) -> None:
@@ -67,3 +76,37 @@ def test_only_the_first_of_several_creates_a_file(tmp_path: Path) -> None:
     assert not create_file(path, "second", mode=0o600)
     assert path.read_text() == "first"
     assert os.listdir(tmp_path) == ["token"]
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from headrace.kernel import files
+path = Path(sys.argv[1])
+os.fsync = lambda _: os.kill(os.getpid(), signal.SIGKILL)
+files.write_file(path, "half") if sys.argv[2] == "write" else files.create_file(path, "half")
+"""
+
+
+@pytest.mark.parametrize("kind", ["write", "create"])
+def test_a_draft_of_a_killed_process_is_removed_at_the_next_write(tmp_path: Path, kind: str) -> None:
+    path, other = tmp_path / "notes.json", tmp_path / "other.json"
+    own = tmp_path / ".notes.json.part"
+    own.write_text("of the user")
+    subprocess.run([sys.executable, "-c", KILLED, str(path), kind], check=False)
+    (draft,) = set(tmp_path.iterdir()) - {own}
+    assert draft.name.startswith(".notes.json.")
+    write_file(other, "whole")
+    assert set(tmp_path.iterdir()) == {own, other}
+
+
+def test_a_draft_that_is_written_now_is_not_removed(tmp_path: Path) -> None:
+    path = tmp_path / "notes.json"
+    draft, descriptor = create_draft(path)
+    with replace_file(path) as file:
+        file.write(b"first")
+        remove_dead_drafts(tmp_path)
+        write_file(tmp_path / "other.json", "whole")
+        assert draft.exists()
+    assert path.read_text() == "first"
+    os.close(descriptor)

@@ -65,3 +65,13 @@ def test_a_process_that_cannot_be_killed_is_given_up(
             os._exit(code)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     assert _runs(pid)
+
+
+def test_a_process_in_the_session_of_another_kills_none_of_it() -> None:
+    program = "from headrace.kernel.process import kill_started; kill_started()"
+    with subprocess.Popen(["sleep", "600"]) as other:
+        try:
+            subprocess.run([sys.executable, "-c", program], check=True)
+            assert other.poll() is None
+        finally:
+            other.kill()

@@ -72,3 +72,22 @@ def test_an_error_of_our_own_is_not_taken_for_an_outage(tmp_path: Path) -> None:
         db.execute("CREATE TABLE a (b UNIQUE)")
         with pytest.raises(sqlite3.IntegrityError), name_errors("the file", path):
             db.execute("INSERT INTO a VALUES (1), (1)")
+
+
+def test_each_outage_is_named_with_its_own_remedy(tmp_path: Path) -> None:
+    damaged, locked = tmp_path / "damaged.db", tmp_path / "locked.db"
+    damaged.write_text("no database, " * 100)
+    with (
+        pytest.raises(Unavailable, match="the file is damaged: file is not a database") as failure,
+        name_errors("the file", damaged, restore="Copy it back."),
+    ):
+        open_shared(damaged, timeout=20)
+    assert failure.value.remedy == "Copy it back."
+    with closing(sqlite3.connect(locked, isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        with (
+            pytest.raises(Unavailable, match="the file is locked by another process") as failure,
+            name_errors("the file", locked),
+        ):
+            open_shared(locked, timeout=0.1)
+    assert "End the process that has it open" in str(failure.value.remedy)

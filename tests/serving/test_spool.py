@@ -9,11 +9,12 @@ import pytest
 from tests.log.topics import set_largest_batch
 
 from headrace import log
+from headrace.kernel.files import create_draft
 from headrace.serving import shipper as shipping
 from headrace.serving import spool as spooling
 from headrace.serving.prediction import TOPIC, Prediction
 from headrace.serving.shipper import Shipper, ShipResult, ship
-from headrace.serving.spool import MAX_BYTES, Spool, find_oversized, read_spool
+from headrace.serving.spool import MAX_BYTES, Spool, find_oversized, folder_of_oversized, read_spool
 
 
 @pytest.fixture
@@ -46,6 +47,22 @@ def test_the_file_of_a_running_replica_is_shipped_as_it_grows(folder, topics):
     spool.close()
     assert ship(folder, topics).files == 1
     assert list(folder.iterdir()) == []
+
+
+def test_what_a_killed_shipper_left_is_removed_at_the_next_start(folder, topics):
+    folder_of_oversized(folder).mkdir(parents=True)
+    spool = Spool(folder)
+    spool.append(b"one")
+    kept = {path.name for path in folder.iterdir()}
+    drafts = [create_draft(folder / "a.shipped"), create_draft(folder_of_oversized(folder) / "b.json")]
+    for _, descriptor in drafts:
+        os.close(descriptor)
+    (folder / "shipped-and-removed.shipped").write_text("12")
+    Shipper(folder, topics, interval=600).stop()
+    assert {path.name for path in folder.iterdir() if path.suffix != ".shipped"} == kept
+    assert [path.stem for path in folder.glob("*.shipped")] == [path.stem for path in folder.glob("*.spool")]
+    assert list(folder_of_oversized(folder).iterdir()) == []
+    spool.close()
 
 
 def test_a_full_file_is_followed_by_a_new_one(folder, topics, monkeypatch):

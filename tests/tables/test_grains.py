@@ -384,6 +384,20 @@ class TestRange:
             build_table(project, lake, project.table("clean"), code="1", only=only)
         assert "It has 2024-03-30." in str(refused.value.remedy)
 
+    def test_of_a_table_that_reads_no_input_by_days_is_refused(
+        self, project: Project, lake: Lake, arrive: Arrive
+    ) -> None:
+        declare(project, "first", lambda clicks: clicks.rename({"at": "on"}), "clean", partition_by=day("on"))
+        object.__setattr__(project.table("clean"), "schema", None)
+        object.__setattr__(project.table("clean"), "partition_by", None)
+        arrive(*((at(24 * n), n) for n in range(3)), arrived=at(99))
+        build(project, lake, "clean", "first")
+        only = BuildRange(date(2024, 3, 30), date(2024, 3, 31))
+        with pytest.raises(CallError, match="first reads no table by 'on', so all its rows") as refused:
+            build_table(project, lake, project.table("first"), code="1", only=only)
+        assert refused.value.remedy == "Build all of it: headrace build first --full"
+        assert len(rows(lake, "first")) == 3
+
     def test_whole_makes_all_of_it(self, project: Project, lake: Lake, arrive: Arrive) -> None:
         arrive((at(0), 1), arrived=at(99))
         build(project, lake, "clean")

@@ -6,6 +6,7 @@ however the parent ends.
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import os
 import signal
@@ -15,6 +16,7 @@ import traceback
 from collections.abc import Callable
 
 from headrace.kernel.errors import HeadraceError
+from headrace.kernel.process import kill_started
 from headrace.kernel.secrets import clean_text
 
 __all__ = ["end_with_parent", "log_error", "report_alive", "report_event", "report_ready", "run_work"]
@@ -66,20 +68,29 @@ def log_error(error: HeadraceError) -> None:
 def end_with_parent() -> None:
     """Starts a thread that ends this process by SIGTERM when its standard input closes; by force after 10 s.
 
-    On Linux a process that is suspended (SIGSTOP) at that time is resumed, so that it ends.
+    Then what this process has started is killed too, which the parent does as long as it lives. On Linux a
+    process that is suspended (SIGSTOP) at that time is resumed, so that it ends.
     """
+    is_orphan = threading.Event()
+    atexit.register(_kill_started_if, is_orphan)
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGCONT)
-    threading.Thread(target=_follow_parent, name="parent", daemon=True).start()
+    threading.Thread(target=_follow_parent, args=[is_orphan], name="parent", daemon=True).start()
 
 
-def _follow_parent() -> None:
+def _follow_parent(is_orphan: threading.Event) -> None:
     while os.read(sys.stdin.fileno(), 4096):  # not sys.stdin.read: its lock would abort the exit
         pass
+    is_orphan.set()
     os.kill(os.getpid(), signal.SIGTERM)
-    if threading.Event().wait(_GRACE):
-        return
+    threading.Event().wait(_GRACE)
+    kill_started()
     os._exit(1)
+
+
+def _kill_started_if(is_orphan: threading.Event) -> None:
+    if is_orphan.is_set():
+        kill_started()
 
 
 def _write(signals: bytes) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -116,10 +117,11 @@ class Child:
             raise Unavailable(f"{self.name} {silence}: {self.last_log_line}")
         return False
 
-    def await_ready(self) -> None:
-        """Waits until it is ready. Raises Unavailable as check_start."""
-        while not self.check_start():
-            time.sleep(_CHECK_EVERY)
+    def await_ready(self, stop: threading.Event | None = None) -> None:
+        """Waits until it is ready, or until `stop` is set. Raises Unavailable as check_start."""
+        stop = stop or threading.Event()
+        while not stop.is_set() and not self.check_start():
+            stop.wait(_CHECK_EVERY)
 
     def _listen(self) -> None:
         signals = _pipe(self.process.stdout).read()
@@ -245,10 +247,10 @@ class Children:
         """Name → process id."""
         return {child.name: child.process.pid for child in self._children}
 
-    def await_ready(self) -> None:
-        """Waits until every child is ready. Raises Unavailable as Child.check_start."""
+    def await_ready(self, stop: threading.Event | None = None) -> None:
+        """Waits until every child is ready, or until `stop` is set. Raises Unavailable as Child.check_start."""
         for child in self._children:
-            child.await_ready()
+            child.await_ready(stop)
 
     def supervise(self, report: Callable[[str], None]) -> None:
         """Supervises each child (Child.supervise)."""

@@ -1,18 +1,31 @@
 """Atomic writes: after a crash a file has its old content or its new content, never a part.
 
 The new content is written to a draft beside the file and synced to the disk. Then the draft takes the file's
-name, and the folder is synced, so that the new name survives a loss of power too.
+name, and the folder is synced, so that the new name survives a loss of power too. A draft is locked while it is
+written: one without a lock is what a killed process left.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-__all__ = ["create_file", "move_into_place", "replace_file", "sync_folder", "write_file"]
+from headrace.kernel.lock import try_lock_open
+
+__all__ = [
+    "create_draft",
+    "create_file",
+    "move_into_place",
+    "remove_dead_drafts",
+    "replace_file",
+    "sync_folder",
+    "write_file",
+]
+
+_DRAFT = ".headrace"  # the end of a draft's name, `.NAME.HEX.headrace`
 
 
 def write_file(path: Path, content: bytes | str, *, mode: int = 0o666, sync: bool = True) -> None:
@@ -37,17 +50,12 @@ def replace_file(path: Path, *, mode: int = 0o666, sync: bool = True) -> Iterato
 
     If the block raises, the old file stays. Raises OSError as `write_file`.
     """
-    draft = _draft_of(path)
-    try:
-        with open(draft, "xb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
-            yield file
-            if sync:
-                file.flush()
-                os.fsync(file.fileno())
+    with _open_draft(path, mode) as (draft, file):
+        yield file
+        file.flush()
+        if sync:
+            os.fsync(file.fileno())
         os.replace(draft, path)
-    except BaseException:
-        draft.unlink(missing_ok=True)
-        raise
     if sync:
         sync_folder(path.parent)
 
@@ -60,16 +68,48 @@ def create_file(path: Path, content: bytes | str, *, mode: int = 0o666) -> bool:
     """
     if path.exists():
         return False
-    draft = _draft_of(path)
-    try:
-        write_file(draft, content, mode=mode)
-        os.link(draft, path)
-    except FileExistsError:
-        return False
-    finally:
-        draft.unlink(missing_ok=True)
+    with _open_draft(path, mode) as (draft, file):
+        file.write(content.encode() if isinstance(content, str) else content)
+        file.flush()
+        os.fsync(file.fileno())
+        try:
+            os.link(draft, path)
+        except FileExistsError:
+            return False
+        finally:
+            draft.unlink()
     sync_folder(path.parent)
     return True
+
+
+def create_draft(path: Path, *, mode: int = 0o666, flags: int = 0) -> tuple[Path, int]:
+    """Creates a draft of the file beside it, which the caller renames or removes.
+
+    Args:
+        path: the file; its folder must exist.
+        mode: permissions of the new file, before the umask.
+        flags: flags of os.open.
+
+    Returns:
+        The draft and its descriptor, which locks it until it is closed.
+
+    Raises:
+        OSError: the disk is full, or the folder may not be written.
+    """
+    while True:
+        draft = path.with_name(f".{path.name}.{os.urandom(4).hex()}{_DRAFT}")
+        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | flags, mode)
+        if try_lock_open(descriptor) and os.fstat(descriptor).st_nlink:
+            return draft, descriptor
+        os.close(descriptor)  # remove_dead_drafts came before the lock
+
+
+def remove_dead_drafts(folder: Path) -> None:
+    """Removes the folder's drafts whose writers were killed. Each write of a file in the folder does it."""
+    for draft in folder.glob(f".*.????????{_DRAFT}"):
+        with suppress(FileNotFoundError, PermissionError), draft.open("rb") as file:
+            if try_lock_open(file.fileno()):
+                draft.unlink()
 
 
 def move_into_place(draft: Path, path: Path) -> None:
@@ -96,5 +136,14 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _draft_of(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{os.getpid()}.{os.urandom(4).hex()}")
+@contextmanager
+def _open_draft(path: Path, mode: int) -> Iterator[tuple[Path, BinaryIO]]:
+    """Opens a draft, which is removed if the block raises, and removes dead ones."""
+    remove_dead_drafts(path.parent)
+    draft, descriptor = create_draft(path, mode=mode)
+    try:
+        with open(descriptor, "wb") as file:
+            yield draft, file
+    except BaseException:
+        draft.unlink(missing_ok=True)
+        raise

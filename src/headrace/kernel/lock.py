@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-__all__ = ["find_holder", "hold_lock", "try_lock", "try_lock_open"]
+__all__ = ["find_holder", "hold_lock", "share_lock_open", "try_lock", "try_lock_open"]
 
 
 def try_lock(path: Path) -> IO[str] | None:
@@ -43,6 +43,11 @@ def try_lock_open(descriptor: int) -> bool:
     except BlockingIOError:
         return False
     return True
+
+
+def share_lock_open(descriptor: int) -> None:
+    """Shares the lock of an open file with other processes until it is closed, once no process has it alone."""
+    fcntl.flock(descriptor, fcntl.LOCK_SH)
 
 
 def find_holder(path: Path) -> str | None:

@@ -6,10 +6,11 @@ import os
 import signal
 import subprocess
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-__all__ = ["end_session", "is_alive", "mark_of", "memory_of"]
+__all__ = ["end_session", "is_alive", "kill_started", "mark_of", "memory_of"]
 
 _CHECK_EVERY = 0.02  # seconds between two looks at a session that ends
 _LONGEST_KILL = 5.0  # seconds that killed processes may take to end
@@ -62,30 +63,51 @@ def end_session(leader: int, deadline: float) -> list[int]:
         if time.monotonic() >= last:
             return pids
         if time.monotonic() >= deadline:
-            for pid in pids:
-                with suppress(ProcessLookupError, PermissionError):
-                    os.kill(pid, signal.SIGKILL)
+            _kill(pids)
         time.sleep(_CHECK_EVERY)
     return []
 
 
+def kill_started() -> None:
+    """Kills every other process of this process's session, and waits up to 5 s until they have ended.
+
+    Does nothing unless the session began with this process: only then are the others what it started.
+    """
+    leader, last = os.getpid(), time.monotonic() + _LONGEST_KILL
+    if os.getsid(0) != leader:
+        return
+    while (pids := [pid for pid in _list_session(leader) if pid != leader]) and time.monotonic() < last:
+        _kill(pids)
+        time.sleep(_CHECK_EVERY)
+
+
 def _find_session(leader: int) -> list[int]:
-    """The ids of the session's processes, without those that ended and were not waited for.
+    """The ids of the processes of a session whose leader has ended.
 
     The system gives the leader's id to another process only once the session has no process left. So if a
     process has this id, the session is another one.
     """
     import psutil
 
-    running = psutil.pids()
-    if leader in running:
-        return []
+    return [] if psutil.pid_exists(leader) else _list_session(leader)
+
+
+def _list_session(leader: int) -> list[int]:
+    """The ids of the session's processes, without those that ended and were not waited for."""
+    import psutil
+
     pids = []
-    for pid in running:
+    for pid in psutil.pids():
         with suppress(ProcessLookupError, PermissionError, psutil.NoSuchProcess):
             if os.getsid(pid) == leader and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
                 pids.append(pid)
     return pids
+
+
+def _kill(pids: Sequence[int]) -> None:
+    for pid in pids:
+        with suppress(ProcessLookupError, PermissionError):
+            os.kill(pid, signal.SIGKILL)
 
 
 def _boot() -> str:

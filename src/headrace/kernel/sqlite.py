@@ -10,8 +10,10 @@ from time import monotonic, sleep
 
 from headrace.kernel.errors import Unavailable
 
-__all__ = ["is_locked", "name_errors", "open_shared", "transaction"]
+__all__ = ["is_locked", "name_error", "name_errors", "open_shared", "transaction"]
 
+_DAMAGED = ("malformed", "not a database", "no such table")  # in SQLite's messages
+_RESTORE = "Restore a copy of the file."
 _OUTAGES = (sqlite3.OperationalError, sqlite3.DatabaseError)  # the other subclasses are errors of our own
 
 
@@ -61,30 +63,42 @@ def transaction(connection: sqlite3.Connection, *, write: bool = True) -> Iterat
 
 
 @contextmanager
-def name_errors(what: str, where: str | Path) -> Iterator[None]:
+def name_errors(what: str, where: str | Path, *, restore: str = _RESTORE) -> Iterator[None]:
     """Turns SQLite's errors in the block, and those of its file, into Unavailable with a remedy.
 
     Args:
         what: what the file is, such as "the lineage store".
         where: the file.
+        restore: the remedy if the file is damaged, or is not an SQLite file.
     """
     try:
         yield
-    except (sqlite3.DatabaseError, OSError) as error:
-        if isinstance(error, sqlite3.DatabaseError) and type(error) not in _OUTAGES:
+    except OSError as error:
+        raise _unusable(f"{what} cannot be read or written: {error.strerror}", where) from error
+    except sqlite3.DatabaseError as error:
+        if type(error) not in _OUTAGES:
             raise
-        if isinstance(error, sqlite3.DatabaseError) and is_locked(error):
-            raise Unavailable(
-                f"{what} is locked by another process",
-                where=str(where),
-                remedy="End the process that has it open (a copy, a database browser?), and try again.",
-            ) from error
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise Unavailable(
-            f"{what} cannot be read or written: {reason}",
+        raise name_error(error, what, where, restore) from error
+
+
+def name_error(error: sqlite3.Error, what: str, where: str | Path, restore: str = _RESTORE) -> Unavailable:
+    """The error that `name_errors` raises for one of SQLite's."""
+    text = str(error)
+    if is_locked(error):
+        return Unavailable(
+            f"{what} is locked by another process",
             where=str(where),
-            remedy="Check that the disk has room, and that this user may write there.",
-        ) from error
+            remedy="End the process that has it open (a copy, a database browser?), and try again.",
+        )
+    if any(sign in text for sign in _DAMAGED):
+        return Unavailable(f"{what} is damaged: {text}", where=str(where), remedy=restore)
+    return _unusable(f"{what} cannot be read or written: {text}", where)
+
+
+def _unusable(what: str, where: str | Path) -> Unavailable:
+    return Unavailable(
+        what, where=str(where), remedy="Check that the disk has room, and that this user may write there."
+    )
 
 
 def is_locked(error: object) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sqlite3
 from pathlib import Path
 from typing import cast
 from urllib.parse import urlsplit
@@ -17,9 +16,9 @@ from headrace.kernel.addresses import path_of, sqlalchemy_url
 from headrace.kernel.errors import ProjectError, Unavailable
 from headrace.kernel.lock import hold_lock
 from headrace.kernel.private import make_private
-from headrace.kernel.sqlite import is_locked, open_shared
+from headrace.kernel.sqlite import open_shared
 from headrace.lake.errors import name_errors
-from headrace.lake.file_errors import unreadable_catalog
+from headrace.lake.file_errors import name_file_errors
 from headrace.lake.home import WAREHOUSE, update_paths
 from headrace.lake.lake import address_of
 from headrace.lake.pyiceberg_internals import connect_per_use
@@ -90,17 +89,8 @@ def _create_file(path: Path, settings: Settings) -> None:
     """Creates the catalog's file, in WAL mode."""
     settings.make_state()
     make_private(path.parent)
-    try:
+    with name_file_errors(str(path)):
         open_shared(path, timeout=BUSY_SECONDS).close()
-    except sqlite3.Error as error:
-        if is_locked(error):
-            raise unreadable_catalog(error, str(path)) from error
-        raise Unavailable(
-            f"the catalog cannot be opened: {error}",
-            where=str(path),
-            remedy="Check that it is an SQLite file, that the disk has room, and that this user may write"
-            " there.",
-        ) from error
 
 
 def _object_store() -> dict[str, str]:

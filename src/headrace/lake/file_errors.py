@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 from headrace.kernel.errors import CallError, Unavailable
 from headrace.kernel.secrets import clean_text
-from headrace.kernel.sqlite import is_locked
+from headrace.kernel.sqlite import name_error
 
 __all__ = ["missing_table", "name_file_errors", "unreadable_catalog"]
 
@@ -47,21 +47,8 @@ def name_file_errors(where: str, table: str | None = None) -> Iterator[None]:
 
 
 def unreadable_catalog(error: BaseException, where: str) -> Unavailable:
-    """The error of an SQLite catalog that SQLite cannot use."""
-    if not isinstance(error, sqlite3.OperationalError):
-        return Unavailable(
-            f"the catalog cannot be read: {error}",
-            where=where,
-            remedy="Check that this file is an Iceberg SQL catalog.",
-        )
-    if is_locked(error):
-        return Unavailable(
-            "the catalog is locked by another process",
-            where=where,
-            remedy="End the process that locks it (a copy, a database browser?), and try again.",
-        )
-    return Unavailable(
-        f"the catalog cannot be used: {error}",
-        where=where,
-        remedy="Check that the disk has room, and that this user may write there.",
-    )
+    """The error of an SQL catalog that cannot be used."""
+    remedy = "Check that it is an Iceberg SQL catalog; if it was one, restore a copy of it."
+    if isinstance(error, sqlite3.Error):
+        return name_error(error, "the catalog", where, remedy)
+    return Unavailable(f"the catalog cannot be read: {error}", where=where, remedy=remedy)

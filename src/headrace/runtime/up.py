@@ -72,10 +72,12 @@ def up(
 
         from headrace.serving import deployment  # its imports take long, and the children start meanwhile
 
-        endpoint = deployment.start(settings, port=ports["predict_port"])
+        endpoint = deployment.start(settings, port=ports["predict_port"], stop=stop)
         stack.callback(endpoint.stop)
         stack.enter_context(_set_on_signals(stop))  # Ray may have installed its own handler
-        children.await_ready()
+        children.await_ready(stop)
+        if stop.is_set():
+            return
         stack.callback(running.remove_up, settings)
         state = _write_state(settings, endpoint, ports, children)
         if ready is not None:

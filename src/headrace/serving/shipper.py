@@ -24,7 +24,7 @@ from headrace import log as logs
 from headrace.config.settings import Settings
 from headrace.kernel.digest import short_digest
 from headrace.kernel.errors import HeadraceError
-from headrace.kernel.files import write_file
+from headrace.kernel.files import remove_dead_drafts, write_file
 from headrace.kernel.lock import try_lock_open
 from headrace.log import append_fitting
 from headrace.serving.prediction import TOPIC
@@ -84,6 +84,15 @@ def ship(folder: Path, log: Log) -> ShipResult:
     for path in find_spool_files(folder):
         _ship_file(path, log, result)
     return result
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Removes what a killed shipper or replica left: drafts, and offsets of files that are shipped."""
+    remove_dead_drafts(folder)
+    remove_dead_drafts(folder_of_oversized(folder))
+    for mark in folder.glob("*.shipped"):
+        if not mark.with_suffix(".spool").exists():
+            mark.unlink()
 
 
 def _ship_oversized(folder: Path, log: Log, result: ShipResult) -> None:
@@ -171,6 +180,7 @@ class Shipper:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="prediction shipper", daemon=True)
         log.create(TOPIC)
+        _remove_leftovers(folder)
         self._thread.start()
 
     def stop(self) -> None:

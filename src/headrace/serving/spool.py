@@ -17,8 +17,8 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
+from headrace.kernel.files import create_draft
 from headrace.kernel.ids import new_id
-from headrace.kernel.lock import try_lock_open
 from headrace.kernel.private import make_private
 
 __all__ = [
@@ -89,10 +89,9 @@ class Spool:
 
     def _open(self) -> None:
         path = self._folder / f"{new_id()}.spool"
-        unlocked = path.with_suffix(".opening")  # a shipper must not see the file before it is locked
-        self._file = os.open(unlocked, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL, 0o600)
-        try_lock_open(self._file)  # nobody else knows the file yet
-        unlocked.rename(path)
+        # A shipper must not see the file before it is locked.
+        draft, self._file = create_draft(path, mode=0o600, flags=os.O_APPEND)
+        draft.rename(path)
         self._size = 0
 
 

@@ -9,7 +9,7 @@ import attrs
 import msgspec
 import polars as pl
 
-from headrace.declare.partitioning import name_partition
+from headrace.declare.partitioning import Partitioning, name_partition
 from headrace.declare.table import Table
 from headrace.kernel.errors import CallError, ProjectError, Refused
 from headrace.lake import Lake
@@ -24,6 +24,7 @@ from headrace.tables.read import read_input
 __all__ = ["Attempt", "RowDifference", "attempt_table", "compare_rows"]
 
 _COUNT = "__count"
+_NUMBER = "__number"
 
 
 class RowDifference(msgspec.Struct, frozen=True):
@@ -97,7 +98,8 @@ def attempt_table(
     Args:
         project, lake: the project and the lake of the table.
         table: the declared table.
-        partition: the partition's name; default: the last one that the inputs have rows for.
+        partition: the partition's name; default: the last one that the inputs have rows for, or all rows if
+            no input is read by partitions.
         limit: how many rows of each input are read at most; None: all of the partition's.
 
     Raises:
@@ -115,7 +117,11 @@ def attempt_table(
     attempt = Attempt(
         table, number, limit is not None, collected, options, pl.DataFrame(), pl.DataFrame(), None, None
     )
-    rows = attempt.keep_partition(attempt.call())
+    rows = attempt.call()
+    if partition is not None and number is None and partitioning is not None:
+        number = _find_partition(table, partitioning, rows, partition, limit)
+        attempt = attrs.evolve(attempt, number=number)
+    rows = attempt.keep_partition(rows)
     refusal = None
     try:
         rows = audit(table, rows)
@@ -172,12 +178,34 @@ def _choose_partition(table: Table, plan: RebuildPlan, name: str | None) -> int 
         if name is not None:
             raise CallError(f"table {table.name} has no partitions", remedy="Leave out --partition.")
         return None
+    if all(source.column is None for source in plan.inputs):
+        return None  # only the rows that the function makes say which partitions there are
     names = {name_partition(partitioning, number): number for number in sorted(partitioning.spread(plan.rows))}
     if name is None:
         return max(plan.rows) if plan.rows else None
     if name not in names:
         known = f"{next(iter(names))} to {list(names)[-1]}" if names else "none: its inputs have no rows"
         raise CallError(f"table {table.name} has no partition {name!r}", remedy=f"It has {known}.")
+    return names[name]
+
+
+def _find_partition(
+    table: Table, partitioning: Partitioning, rows: pl.DataFrame, name: str, limit: int | None
+) -> int | None:
+    """The partition of this name among those of the rows; None: they lack its column."""
+    if partitioning.column not in rows.columns:
+        return None
+    numbers = partition_numbers(partitioning, partitioning.column, rows.schema[partitioning.column])
+    names: dict[str, int] = {
+        name_partition(partitioning, number): number
+        for number in rows.select(numbers.alias(_NUMBER))[_NUMBER].drop_nulls().unique().sort()
+    }
+    if name not in names:
+        read = "its function" if limit is None else f"{limit} rows of its input"
+        known = f"{next(iter(names))} to {list(names)[-1]}" if names else "in no partition"
+        raise CallError(
+            f"table {table.name} has no partition {name!r}", remedy=f"The rows made by {read} are of {known}."
+        )
     return names[name]
 
 

@@ -32,6 +32,7 @@ __all__ = [
     "compute_piece",
     "divide",
     "function_options",
+    "group_files",
     "read_inputs",
 ]
 
@@ -76,13 +77,18 @@ def divide(lake: Lake, table: Table, plan: RebuildPlan) -> list[Piece]:
     snapshot = plan.inputs[0].snapshot if table.rowwise else None
     if snapshot is None or table.partition_by is not None:
         return [Piece()]
-    files = sorted(lake.table(plan.inputs[0].name).files(snapshot), key=lambda file: file.path)
+    groups = group_files(lake, plan.inputs[0].name, snapshot)
+    return [Piece([number], files) for number, files in enumerate(groups)]
+
+
+def group_files(lake: Lake, name: str, snapshot: int) -> list[list[str]]:
+    """The paths of a snapshot's data files, in groups that may be in memory at once; at least one group."""
     groups: list[list[StoredFile]] = [[]]
-    for file in files:
+    for file in sorted(lake.table(name).files(snapshot), key=lambda file: file.path):
         if groups[-1] and sum(other.rows for other in groups[-1]) + file.rows > PIECE_LIMITS[0]:
             groups.append([])
         groups[-1].append(file)
-    return [Piece([number], [file.path for file in group]) for number, group in enumerate(groups)]
+    return [[file.path for file in group] for group in groups]
 
 
 def read_inputs(

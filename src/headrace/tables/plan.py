@@ -228,13 +228,13 @@ def _restrict_plan(
     """The plan of a build of a range: it makes the range, and leaves what else is stale for a later build.
 
     Raises:
-        CallError: the table has no days, the range has no partition, the table's partitions have changed, or
-            its code has changed and partitions of the old code would stay beside those of the new one.
+        CallError: the table has no days or is made at once, the range has no partition, the table's partitions
+            have changed, or its code has changed and partitions of the old code would stay beside those of the
+            new one.
     """
     assert only.first is not None, "the caller has checked the range"
     assert only.last is not None, "the caller has checked the range"
-    if not partitioning.is_time:
-        raise _no_days(table)
+    _check_days(table, partitioning, plan)
     stored: set[int] = set()
     snapshot = None if current is None else current.current_snapshot()
     if current is not None and snapshot is not None:
@@ -288,6 +288,19 @@ def _no_days(table: Table) -> CallError:
         where=str(table.place),
         remedy=f"Build all of it: headrace build {table.name} --full",
     )
+
+
+def _check_days(table: Table, partitioning: Partitioning, plan: RebuildPlan) -> None:
+    """Raises CallError if the table has no days, or its rows are made at once whatever day they are of."""
+    if not partitioning.is_time:
+        raise _no_days(table)
+    if all(source.column is None for source in plan.inputs):
+        raise CallError(
+            f"table {table.name} reads no table by {partitioning.column!r}, so all its rows are made at once,"
+            " and a range of them cannot be made alone",
+            where=str(table.place),
+            remedy=f"Build all of it: headrace build {table.name} --full",
+        )
 
 
 def _reasons_for_whole(

@@ -28,10 +28,9 @@ from headrace.features.online.database import (
 from headrace.features.online.keys import KeySchema, PackedKey
 from headrace.features.plan import StoredView
 from headrace.kernel.addresses import path_of
-from headrace.kernel.errors import Unavailable
 from headrace.kernel.position import Position, decode_position, encode_position
 from headrace.kernel.private import make_private
-from headrace.kernel.sqlite import is_locked, open_shared
+from headrace.kernel.sqlite import name_error, name_errors, open_shared
 from headrace.kernel.time import now_micros
 
 if TYPE_CHECKING:
@@ -42,7 +41,7 @@ __all__ = ["SqliteDatabase", "open_database", "open_sqlite"]
 _CHUNK = 500  # keys in one statement
 _WAIT = 60.0  # seconds to wait for another writer's transaction
 _NO_STATES = (None,)
-_OUTAGES = (sqlite3.OperationalError, sqlite3.DatabaseError)  # the other subclasses are errors of our own
+_WHAT = "the online store"
 _TYPES = {"int64": "integer", "bytes": "blob"}
 _SCHEMA = """
 create table if not exists views (
@@ -120,24 +119,17 @@ class SqliteDatabase:
         db = self._db()
         try:
             yield db
-        except sqlite3.DatabaseError as error:
-            if type(error) not in _OUTAGES:
+        except sqlite3.DatabaseError:
+            self._abandon(db)
+            with name_errors(_WHAT, self.where):
                 raise
-            raise self._abandon(db, error) from error
 
-    def _abandon(self, db: sqlite3.Connection, error: sqlite3.Error) -> Unavailable:
-        """Closes a connection on which SQLite failed, and returns the error to raise."""
+    def _abandon(self, db: sqlite3.Connection) -> None:
+        """Closes a connection on which SQLite failed."""
         self._local.__dict__.pop("db", None)
         with self._lock:
             self._connections = [connection for connection in self._connections if connection is not db]
         db.close()
-        if is_locked(error):
-            what = f"the online store is locked: {error}"
-            remedy = "Another process has been writing to it for a minute. Try again when it has finished."
-        else:
-            what = f"the online store cannot be read or written: {error}"
-            remedy = "Check that the disk has room, and that this user may write there."
-        return Unavailable(what, where=self.where, remedy=remedy)
 
     def _query(self, statement: str, parameters: Sequence[object] = ()) -> list[Any]:
         with self._answering() as db:
@@ -205,7 +197,8 @@ class SqliteDatabase:
             except sqlite3.OperationalError as error:
                 if str(error).startswith("no such column"):  # that of a view that was dropped
                     raise MissingView from error
-                raise self._abandon(db, error) from error
+                self._abandon(db)
+                raise name_error(error, _WHAT, self.where) from error
             return StatesRead(rows, [[positions.get(view.digest) for view in views] for _, views in groups])
 
         return read
@@ -279,19 +272,12 @@ class SqliteDatabase:
         return self._connect() if db is None else db
 
     def _connect(self) -> sqlite3.Connection:
-        try:
+        with name_errors(_WHAT, self.where):
             db = open_shared(self.where, timeout=_WAIT)
             # A crash of the machine may lose the last transactions together with their positions; the log
             # still has them.
             db.execute("pragma synchronous = normal")
             db.execute(f"pragma mmap_size = {1 << 30}")
-        except sqlite3.DatabaseError as error:
-            raise Unavailable(
-                f"the online store cannot be opened: {error}",
-                where=self.where,
-                remedy="Check that it is a SQLite file, that the disk has room, and that this user may write"
-                " there.",
-            ) from error
         self._local.db = db
         with self._lock:
             self._connections.append(db)

@@ -9,11 +9,13 @@ from pathlib import Path
 
 import msgspec
 
+from headrace.kernel import sqlite as kernel
 from headrace.kernel.errors import Unavailable
-from headrace.kernel.sqlite import is_locked
 
 __all__ = ["connect", "name_errors"]
 
+_WHAT = "the topic's file"
+_RESTORE = "Restore a copy of it. Or move it away: the topic then starts empty; its table keeps its rows."
 BUSY_SECONDS = 30  # how long a connection waits for another process's lock
 
 
@@ -31,29 +33,7 @@ def connect(path: Path) -> sqlite3.Connection:
 def name_errors(path: Path) -> Iterator[None]:
     """Turns SQLite's errors in the block into Unavailable, with a remedy."""
     try:
-        yield
+        with kernel.name_errors(_WHAT, path, restore=_RESTORE):
+            yield
     except msgspec.DecodeError as error:
-        raise _damage(path, str(error)) from error
-    except sqlite3.DatabaseError as error:
-        text = str(error)
-        if is_locked(text):
-            raise Unavailable(
-                f"another process has had the topic's file locked for {BUSY_SECONDS} s",
-                where=str(path),
-                remedy="End the process that locks it (fuser shows which), then try again.",
-            ) from error
-        if "malformed" in text or "not a database" in text or "no such table" in text:
-            raise _damage(path, text) from error
-        raise Unavailable(
-            f"the topic's file cannot be used: {text}",
-            where=str(path),
-            remedy="Check the disk's free space and the file's permissions.",
-        ) from error
-
-
-def _damage(path: Path, error: str) -> Unavailable:
-    return Unavailable(
-        f"the topic's file is damaged: {error}",
-        where=str(path),
-        remedy="Restore a copy of it. Or move it away: the topic then starts empty; its table keeps its rows.",
-    )
+        raise Unavailable(f"{_WHAT} is damaged: {error}", where=str(path), remedy=_RESTORE) from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import threading
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -44,18 +45,21 @@ class Deployment(Protocol):
         ...
 
 
-def start(settings: Settings, models: Sequence[str] = (), *, port: int) -> Deployment:
+def start(
+    settings: Settings, models: Sequence[str] = (), *, port: int, stop: threading.Event | None = None
+) -> Deployment:
     """Starts the endpoint as the profile's setting `serving` says, and returns when it answers.
 
     Args:
         settings: the project's settings; the profile has the host and the number of replicas.
         models: the models to predict; empty for every model that is released, now or later.
         port: the port to listen on.
+        stop: if it is set meanwhile, the deployment is returned before it answers, to be stopped.
 
     Raises:
         ProjectError: the host is not loopback and the token is not set.
         Unavailable: the port is in use, or the log, Ray or a replica does not start.
     """
     module = importlib.import_module(f"{__name__}.{settings.deployment}")
-    deployment: Deployment = module.start(settings, models, port=port)
+    deployment: Deployment = module.start(settings, models, port=port, stop=stop)
     return deployment

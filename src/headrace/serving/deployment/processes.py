@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import socket
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -111,14 +112,15 @@ class ProcessDeployment:
         """Ends the replicas and ships the predictions that are left."""
         self._stack.close()
 
-    def await_ready(self) -> None:
-        """Returns when a replica is ready.
+    def await_ready(self, stop: threading.Event | None) -> None:
+        """Returns when a replica is ready, or `stop` is set.
 
         Raises:
             Unavailable: the first replica died, or took too long.
         """
-        self._replicas[0].await_ready()
-        self._stop_fallback()
+        self._replicas[0].await_ready(stop)
+        if self._replicas[0].ready:
+            self._stop_fallback()
 
     def _start_replica(self, name: str) -> Child:
         settings = self._settings
@@ -156,12 +158,14 @@ class ProcessDeployment:
             self._fallback = None
 
 
-def start(settings: Settings, models: Sequence[str] = (), *, port: int) -> ProcessDeployment:
+def start(
+    settings: Settings, models: Sequence[str] = (), *, port: int, stop: threading.Event | None = None
+) -> ProcessDeployment:
     """Starts the replicas and returns when one answers; see serving.deployment.start."""
     check_tokens(settings.http.host, settings.token_paths)
     with ExitStack() as stack:
         deployment = ProcessDeployment(settings, models, port, stack)
-        deployment.await_ready()
+        deployment.await_ready(stop)
         deployment._stack = stack.pop_all()
         return deployment
 

@@ -9,10 +9,12 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 
+from headrace.cluster.folder import remove_unused_folders
 from headrace.config.settings import Settings
 from headrace.http.serve import url_of
 from headrace.http.token import check_tokens
@@ -36,7 +38,10 @@ class RayServeDeployment:
         url: the endpoint's address.
     """
 
-    def __init__(self, settings: Settings, models: Sequence[str], port: int) -> None:
+    def __init__(
+        self, settings: Settings, models: Sequence[str], port: int, stop: threading.Event | None
+    ) -> None:
+        self._is_local = settings.cluster.is_local
         self.url = url_of(settings.http.host, port)
         command = [
             sys.executable,
@@ -63,7 +68,7 @@ class RayServeDeployment:
                 longest_start=_LONGEST_START,
             )
             stack.callback(self._end_driver)
-            self._driver.await_ready()
+            self._driver.await_ready(stop)
             self._stack = stack.pop_all()
 
     @property
@@ -86,11 +91,16 @@ class RayServeDeployment:
         self._stack.close()
 
     def _end_driver(self) -> None:
+        # A Ray of this machine that has not started is killed, because it does not end before it has started.
+        grace = 0.0 if self._is_local and not self._driver.ready else _GRACE
         self._driver.terminate()
-        self._driver.end(time.monotonic() + _GRACE)
+        self._driver.end(time.monotonic() + grace)
+        remove_unused_folders()
 
 
-def start(settings: Settings, models: Sequence[str] = (), *, port: int) -> RayServeDeployment:
+def start(
+    settings: Settings, models: Sequence[str] = (), *, port: int, stop: threading.Event | None = None
+) -> RayServeDeployment:
     """Starts Ray Serve and returns when the endpoint answers; see serving.deployment.start."""
     check_tokens(settings.http.host, settings.token_paths)
-    return RayServeDeployment(settings, models, port)
+    return RayServeDeployment(settings, models, port, stop)

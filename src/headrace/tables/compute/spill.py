@@ -18,11 +18,11 @@ from headrace.declare.partitioning import Partitioning
 from headrace.kernel.ids import new_id
 from headrace.kernel.private import make_private
 from headrace.kernel.process import is_alive, mark_of
-from headrace.tables.call import collect_batches
+from headrace.tables.call import collect_frames
 from headrace.tables.compute.port import TableJob
 from headrace.tables.partitions import input_numbers
-from headrace.tables.parts import PIECE_LIMITS, Piece, read_inputs
-from headrace.tables.read import TableInput
+from headrace.tables.parts import Piece, group_files, read_inputs
+from headrace.tables.read import TableInput, read_input
 
 __all__ = ["spill_inputs"]
 
@@ -54,7 +54,7 @@ def spill_inputs(
     (folder / _OWNER).write_text(mark_of())
     try:
         for number in divided:
-            _divide(job, frames[number], partitioning, number, pieces, folder)
+            _divide(job, partitioning, number, pieces, folder)
 
         def inputs_of(piece: Piece) -> list[pl.LazyFrame]:
             return [
@@ -81,24 +81,22 @@ def _is_time(transform: str) -> bool:
 
 
 def _divide(
-    job: TableJob,
-    frame: pl.LazyFrame,
-    partitioning: Partitioning,
-    number: int,
-    pieces: Sequence[Piece],
-    folder: Path,
+    job: TableJob, partitioning: Partitioning, number: int, pieces: Sequence[Piece], folder: Path
 ) -> None:
-    """Writes the rows that each piece reads of an input to files of its own."""
-    column = job.plan.inputs[number].column
-    assert column is not None, "only an input with partitions is divided"
-    numbers = input_numbers(partitioning, column, frame.collect_schema()[column])
+    """Writes the rows that each piece reads of an input to files of its own, some data files at a time."""
+    read, declared = job.plan.inputs[number], job.project.inputs(job.table)[number]
+    assert read.column is not None, "only an input with partitions is divided"
+    assert read.snapshot is not None, "only a table or a topic has partitions"
     windows = [partitioning.window(piece.numbers[0], piece.numbers[-1]) for piece in pieces]
     for piece in pieces:
         _place(folder, number, piece).mkdir()
-    for count, batch in enumerate(collect_batches(job.table, frame, PIECE_LIMITS[0])):
+    for count, files in enumerate(group_files(job.lake, read.name, read.snapshot)):
+        frame = read_input(job.project, job.lake, declared, read.snapshot, only=files)
+        batch = collect_frames(job.table, [frame])[0]
+        numbers = input_numbers(partitioning, read.column, batch.schema[read.column])
         number_of_row = batch.select(numbers.alias(_NUMBER)).to_series()
-        parts = [batch.filter(number_of_row.is_between(first, last)) for first, last in windows]
-        for piece, rows in zip(pieces, parts, strict=True):
+        for piece, (first, last) in zip(pieces, windows, strict=True):
+            rows = batch.filter(number_of_row.is_between(first, last))
             if rows.height:
                 path = _place(folder, number, piece) / f"{count}.arrow"
                 feather.write_feather(rows.to_arrow(), str(path), compression="lz4")
