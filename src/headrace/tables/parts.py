@@ -103,23 +103,30 @@ def read_inputs(
 
 
 def compute_piece(
-    project: Project, table: Table, plan: RebuildPlan, piece: Piece, frames: Sequence[pl.LazyFrame]
+    project: Project,
+    lake: Lake,
+    table: Table,
+    plan: RebuildPlan,
+    piece: Piece,
+    frames: Sequence[pl.LazyFrame] | None = None,
 ) -> Iterator[ComputedPart]:
     """Computes the rows of a piece. Those of a rowwise table without partitions that reads files come in
     several parts, any others at once.
 
     Args:
-        project: the project of the table.
+        project, lake: the project and the lake of the table.
         table: the declared table.
         plan: its plan.
         piece: the piece, as `divide` gives it.
-        frames: its inputs (`read_inputs`).
+        frames: its inputs, if they were read already (`read_inputs`).
 
     Raises:
         ProjectError: the function failed.
         Refused: the audit refused rows, or rows belong to no partition.
     """
     reads = project.inputs(table)
+    if frames is None:
+        frames = read_inputs(project, lake, table, plan, piece)
     options = function_options(table, plan)
     partitioning = table.partition_by
     if partitioning is not None and plan.partitions:

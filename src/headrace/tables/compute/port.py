@@ -16,7 +16,7 @@ from headrace.lake import Lake, LakeTable
 from headrace.lake.files import WrittenFile
 from headrace.projects.project import Project
 from headrace.tables.failures import FailedRow
-from headrace.tables.parts import ComputedPart, Piece, compute_piece, read_inputs
+from headrace.tables.parts import ComputedPart, Piece, compute_piece
 from headrace.tables.plan import RebuildPlan, spell_partitions
 from headrace.tables.twin import RowsDigest
 
@@ -98,9 +98,7 @@ def write_piece(
     failed: list[FailedRow] = []
     digest = RowsDigest() if has_digest else None
     read = 0
-    if frames is None:
-        frames = read_inputs(job.project, job.lake, job.table, job.plan, piece)
-    for part in compute_piece(job.project, job.table, job.plan, piece, frames):
+    for part in compute_piece(job.project, job.lake, job.table, job.plan, piece, frames):
         columns = columns or part.rows.column_names
         _check_columns(job.table, piece, part.rows, columns)
         if stored is None:
