@@ -93,6 +93,7 @@ def write_piece(
         frames: its inputs, if they were read already.
     """
     stored, columns = None if prepare else job.lake.table(job.table.name), job.columns
+    schema: pa.Schema | None = None
     has_digest = job.plan.whole and job.plan.clock is None
     files: list[WrittenFile] = []
     failed: list[FailedRow] = []
@@ -104,6 +105,8 @@ def write_piece(
         if stored is None:
             assert prepare is not None, "a table that is not prepared must be"
             stored = prepare(part)
+        schema = schema or stored.schema()
+        _check_types(job.table, piece, part.rows.schema, schema)
         files += stored.write([part.rows])
         failed += part.failed
         read += part.rows_read
@@ -119,10 +122,36 @@ def _check_columns(table: Table, piece: Piece, rows: pa.Table, columns: Sequence
     """
     differing = sorted(set(rows.column_names) ^ set(columns))
     if differing:
-        partitioning = table.partition_by
-        place = "some rows" if partitioning is None else spell_partitions(partitioning, piece.numbers)
         raise ProjectError(
-            f"{table.name} returns other columns for {place} than for earlier ones: {', '.join(differing)}",
+            f"{table.name} returns other columns for {_describe(table, piece)} than for earlier ones:"
+            f" {', '.join(differing)}",
             where=str(table.place),
             remedy="Return the same columns for every input: name them in a select.",
         )
+
+
+def _check_types(table: Table, piece: Piece, schema: pa.Schema, stored: pa.Schema) -> None:
+    """Refuses rows with text where the rows before them have another type, and the reverse: they would be
+    converted.
+
+    Raises:
+        ProjectError: a column has such a type.
+    """
+    for column in schema:
+        before = stored.field(column.name).type
+        if not pa.types.is_null(column.type) and _is_text(column.type) != _is_text(before):
+            raise ProjectError(
+                f"{table.name} returns column {column.name!r} as {column.type} for {_describe(table, piece)},"
+                f" and as {before} for earlier ones",
+                where=str(table.place),
+                remedy="Return one type for every input: cast the column in the function.",
+            )
+
+
+def _is_text(dtype: pa.DataType) -> bool:
+    return pa.types.is_string(dtype) or pa.types.is_large_string(dtype) or pa.types.is_dictionary(dtype)
+
+
+def _describe(table: Table, piece: Piece) -> str:
+    partitioning = table.partition_by
+    return "some rows" if partitioning is None else spell_partitions(partitioning, piece.numbers)
