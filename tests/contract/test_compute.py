@@ -214,6 +214,21 @@ def test_a_table_by_day_and_one_by_key_have_the_rows_of_the_definition(project: 
     assert built.partitions is None or len(built.partitions) == 8
 
 
+def test_a_table_by_key_in_many_pieces_reads_its_input_once_and_leaves_no_files(
+    project: Project, lake: Lake, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build(project, lake, "clean")
+    monkeypatch.setattr(parts, "PIECE_LIMITS", (1, 1))  # a part is a piece
+    left = settings.make_state() / "spill" / "left"
+    left.mkdir(parents=True)
+    (left / "owner").write_text("1 a build that was killed")
+    build(project, lake, "spent")
+    counts = Counter(user for _, user, _ in expected_clicks())
+    stored = lake.table("spent").scan().select("user", "clicks").sort("user").collect()
+    assert stored.rows() == sorted(counts.items())
+    assert list(left.parent.iterdir()) == ([] if settings.tables.compute == "local" else [left])
+
+
 def test_a_rowwise_table_without_partitions_is_made_in_pieces_and_leaves_out_failing_rows(
     project: Project, lake: Lake, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -289,7 +304,7 @@ def test_a_killed_build_publishes_nothing_and_is_continued(
     killed = subprocess.run(
         [sys.executable, "-c", BUILDER, str(settings.root)],
         env={**os.environ, "HEADRACE_FAULT": "tables.after_part:3"},
-        timeout=120,
+        timeout=600,
         check=False,
     )
     assert killed.returncode == -signal.SIGKILL

@@ -139,6 +139,9 @@ def leakage(call: Call, model: str, bound: float, moments: int) -> int:
 
 
 def _show_future(future: FutureCheck) -> None:
+    if not future.moments:
+        click.echo("  future: not checked, because all labels have one moment")
+        return
     instants = ", ".join(f"{moment:%F %T}" for moment in future.moments)
     click.echo(
         f"  future: rows after {instants} UTC were changed, {future.labels:,} labels before them compared"
