@@ -209,7 +209,7 @@ def run_traced(settings: Settings, folder: Path) -> Iterator[str]:
 
     (folder / "otel").mkdir()
     with collector(folder / "otel") as received:
-        os.environ.update(received.environment)  # the replicas read it
+        os.environ.update(received.environment, HEADRACE_TRACE_SHARE="1")  # the replicas read it
         with run_ours(settings) as url:
             yield url
 

@@ -6,8 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from headrace.config.settings import load_settings
+from headrace.flows.build import build
 from headrace.flows.project.init import init
 from headrace.kernel.errors import CallError
+from headrace.projects.project import load_project
+from headrace.workspace import Workspace
 
 
 @pytest.mark.parametrize("name", ["class", "json", "polars", "Feast", "headrace"])
@@ -20,3 +24,21 @@ def test_a_package_that_would_hide_another_is_refused(tmp_path: Path, name: str)
 def test_a_folder_names_the_package(tmp_path: Path) -> None:
     assert init(tmp_path / "my-Shop").files > 0
     assert (tmp_path / "my-Shop" / "my_shop" / "__init__.py").is_file()
+
+
+def test_an_empty_project_says_what_to_write_first(tmp_path: Path) -> None:
+    project = init(tmp_path / "clicks")
+    assert project.name == "clicks"
+    first = project.folder / "clicks" / "events.py"
+    declared = first.read_text().replace("\n# ", "\n").replace("\n#", "\n")
+    first.write_text(declared)  # the example in it, without its comment signs, is a valid contract
+    assert list(load_project(load_settings(project.folder)).contracts) == ["clicks"]
+
+
+def test_an_empty_project_has_nothing_to_build(tmp_path: Path) -> None:
+    project = init(tmp_path / "visits")
+    with Workspace(load_settings(project.folder)) as workspace:
+        report = build(workspace)
+        assert report.nothing
+        assert report.is_empty
+        assert build(workspace).is_empty  # also where nothing has changed since

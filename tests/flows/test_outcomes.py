@@ -293,7 +293,7 @@ def test_a_request_with_many_instances_has_one_latency() -> None:
         }
     )
     canary = _observations_of(rows, rows, rows, "step", "canary")
-    assert (canary.latencies, canary.failed) == ([2.0, 2.0], [False] * 4 + [True])
+    assert (canary.latencies.tolist(), canary.failed.tolist()) == ([2.0, 2.0], [False] * 4 + [True])
 
 
 def test_a_release_by_a_person_ends_a_canary(workspace: Workspace) -> None:

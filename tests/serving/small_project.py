@@ -75,7 +75,7 @@ def put_bundle(settings, boosters, version, plan, slope=None, categories=None, c
     return place
 
 
-def put_features(settings, plan, rows):
+def put_features(settings, plan, rows, view=FACTS):
     """Loads product → (mean price, views) into the online store, with the time of an hour ago."""
     store = online.open(settings)
     store.prepare(plan)
@@ -88,7 +88,7 @@ def put_features(settings, plan, rows):
             "views": pa.array([views for _, views in rows.values()], pa.int64()),
         }
     )
-    store.load(FACTS, table, SnapshotPosition("facts", 41))
+    store.load(view, table, SnapshotPosition("facts", 41))
     store.close()
 
 

@@ -8,11 +8,18 @@ from contextlib import closing
 import msgspec
 import pytest
 from tests.serving.running import FEW_VIEWS, INSTANCE, run_endpoint, ship_predictions
-from tests.serving.small_project import make_project, plan_of, put_bundle, put_features, put_release
+from tests.serving.small_project import (
+    FACTS,
+    make_project,
+    plan_of,
+    put_bundle,
+    put_features,
+    put_release,
+)
 from tests.until import until
 
 from headrace import log
-from headrace.features.plan import PlanField
+from headrace.features.plan import AsOfView, FeatureRef, PlanField
 from headrace.kernel.ids import id_time
 from headrace.serving import release
 from headrace.serving.endpoint import MAX_BODY
@@ -173,6 +180,40 @@ def test_a_release_that_cannot_be_activated_leaves_the_one_before_in_force(clien
     put_release(project, Arm(2))
     until(lambda: client.post("/predict/purchase", json=INSTANCE).json()["version"] == 2, seconds=30)
     assert client.get("/models").json()["failed"] == {}
+
+
+UNFILLED = AsOfView("later", ("product_id",), "facts", "event_timestamp", FACTS.features, ttl=FACTS.ttl)
+
+
+@pytest.fixture
+def unfilled(project, boosters):
+    """The plan of version 6, whose view has no values, and which is released."""
+    features = tuple(FeatureRef("later", ref.name, ref.dtype) for ref in plan_of().features)
+    plan = msgspec.structs.replace(plan_of(), views=(UNFILLED,), features=features)
+    put_bundle(project, boosters, 6, plan, slope=1)
+    return plan
+
+
+def test_a_version_whose_view_has_no_values_does_not_replace_one_that_works(client, project, unfilled):
+    released = put_release(project, Arm(6))
+    until(lambda: "purchase" in client.get("/models").json()["failed"], seconds=30)
+    assert "view 'later' holds no values yet" in client.get("/models").json()["failed"]["purchase"]["why"]
+    assert client.post("/predict/purchase", json=INSTANCE).json()["version"] == 1
+    put_features(project, unfilled, {7: (9.5, 190)}, view=UNFILLED)
+    await_release(client, released)
+    assert client.post("/predict/purchase", json=INSTANCE).json()["version"] == 6
+
+
+def test_a_replica_that_starts_stays_with_the_release_that_works(project, unfilled):
+    with run_endpoint(project) as client:
+        assert client.post("/predict/purchase", json=INSTANCE).json()["version"] == 1
+    released = put_release(project, Arm(6))
+    with run_endpoint(project) as client:
+        assert client.post("/predict/purchase", json=INSTANCE).json()["version"] == 1
+        assert client.get("/models").json()["failed"]["purchase"]["release"] == released.id
+        put_features(project, unfilled, {7: (9.5, 190)}, view=UNFILLED)
+        await_release(client, released)
+        assert client.get("/models").json()["failed"] == {}
 
 
 def test_an_unusable_release_record_does_not_stop_later_ones(client, project):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from random import seed
 
 import pytest
 from services.otel import Collector, collector
@@ -15,9 +17,13 @@ from tests.until import until
 
 from headrace.kernel.errors import ProjectError
 from headrace.serving.release import Arm
-from headrace.serving.tracing import open_tracer
+from headrace.serving.tracing import RequestTracer, open_tracer
 
 pytest.importorskip("opentelemetry.exporter.otlp.proto.http")
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 CLIENT = f"00-{TRACE}-{PARENT}-01"
 
@@ -44,7 +50,7 @@ def run_collector(folder: Path) -> Iterator[Collector]:
 def test_a_trace_goes_from_the_client_through_lookup_to_the_model(project, tmp_path):
     (tmp_path / "otel").mkdir()
     with run_collector(tmp_path / "otel") as received:
-        settings = project.with_values(otlp=received.url)
+        settings = project.with_values(otlp=received.url, trace_share=1.0)
         with run_endpoint(settings, tracer=open_tracer(settings)) as client:
             for headers in ({"traceparent": CLIENT}, {}, {"traceparent": f"00-{'z' * 32}-{'0' * 16}-01"}):
                 assert client.post("/predict/purchase", json=INSTANCE, headers=headers).status_code == 200
@@ -76,10 +82,31 @@ def test_a_trace_goes_from_the_client_through_lookup_to_the_model(project, tmp_p
 
 
 def test_a_collector_that_is_away_delays_no_request(project):
-    settings = project.with_values(otlp="http://127.0.0.1:9")
+    settings = project.with_values(otlp="http://127.0.0.1:9", trace_share=1.0)
     with run_endpoint(settings, tracer=open_tracer(settings)) as client:
         for _ in range(3):
             assert client.post("/predict/purchase", json=INSTANCE).status_code == 200
+
+
+def test_a_share_of_the_requests_is_traced_and_each_that_its_client_traces(project):
+    seed(17)
+    names = {}
+    for share in (0.0, 0.25, 1.0):
+        exporter, provider = InMemorySpanExporter(), TracerProvider()
+        provider.add_span_processor(SimpleSpanProcessor(exporter))
+        with run_endpoint(project, tracer=RequestTracer(provider, share)) as client:
+            for _ in range(200):
+                assert client.post("/predict/purchase", json=INSTANCE).status_code == 200
+            client.post("/predict/purchase", json=INSTANCE, headers={"traceparent": CLIENT})
+        spans = exporter.get_finished_spans()
+        of_client = [span.name for span in spans if span.context.trace_id == int(TRACE, 16)]
+        assert sorted(of_client) == ["POST /predict/{model}", "lookup", "model"]
+        names[share] = Counter(span.name for span in spans) - Counter(of_client)
+    whole = ("POST /predict/{model}", "lookup", "model")
+    assert names[0.0] == {}
+    assert names[1.0] == dict.fromkeys(whole, 200)
+    assert len(set(names[0.25].values())) == 1, "a request is traced whole or not at all"
+    assert 15 < names[0.25]["model"] < 90  # outside by chance once in 10^9
 
 
 @pytest.mark.parametrize("address", ["localhost:4318", "ftp://localhost", "http://", "http://a:b@localhost"])

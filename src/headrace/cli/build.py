@@ -100,7 +100,8 @@ class _Printer(Struct):
 
 def _print(report: BuildReport) -> None:
     if report.nothing:
-        click.echo(f"Nothing to do: everything is up to date ({report.seconds:.2f} s).")
+        what = "the project declares no table yet" if report.is_empty else "everything is up to date"
+        click.echo(f"Nothing to do: {what} ({report.seconds:.2f} s).")
     elif report.dry_run:
         click.echo("Would run:")
         for stage in report.stages:

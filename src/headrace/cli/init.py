@@ -25,4 +25,8 @@ def init(call: Call, folder: Path, example: str | None) -> None:
         return
     click.echo(f"Made {project.folder} ({project.files} files).")
     click.echo(f"  cd {folder}")
-    click.echo("  headrace status")
+    if example:
+        click.echo("  headrace status")
+    else:
+        click.echo(f"Then say in {project.name}/events.py what an event is, and send a file of events:")
+        click.echo("  headrace send TOPIC FILE")

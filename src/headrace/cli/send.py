@@ -71,7 +71,8 @@ def send(
         show.json(report)
     else:
         moved = f", moved by {report.shifted}" if report.shifted is not None else ""
-        click.echo(f"Sent {report.events:,} events to {topic} in {report.seconds:.1f} s{moved}.")
+        events = "1 event" if report.events == 1 else f"{report.events:,} events"
+        click.echo(f"Sent {events} to {topic} in {report.seconds:.1f} s{moved}.")
         if report.early:
             click.echo(
                 f"  {report.early:,} of them will be read an hour too early: their times have no zone, and lie"

@@ -73,7 +73,9 @@ def _made(table: TableStatus) -> str:
 
 
 def _print_build(state: Status) -> None:
-    if state.blocked:
+    if not (state.topics or state.tables):
+        click.echo(f"Nothing is declared yet: say in {state.project}/events.py what an event is.\n")
+    elif state.blocked:
         click.echo(f"Cannot be built yet: {state.blocked}\n")
     elif state.stale:
         rows = [

@@ -17,9 +17,9 @@ class TracingSettings(Struct, frozen=True):
         state: the state folder.
         otlp: the address of an OpenTelemetry collector (OTLP over HTTP), such as `http://localhost:4318`;
             empty: there are no traces.
-        trace_share: the share of the requests that are traced, if the client does not say.
+        trace_share: the share of the requests that are traced, of those whose client does not say.
     """
 
     state: Path
     otlp: str = ""
-    trace_share: Annotated[float, Meta(ge=0, le=1)] = 1.0
+    trace_share: Annotated[float, Meta(ge=0, le=1)] = 0.1

@@ -122,9 +122,10 @@ class ByGroup(Split):
         _check_shares(self.validation, self.test)
 
 
-def _check_shares(validation: float, test: float) -> None:
-    if not (0 < validation < 1 and 0 < test < 1 and validation + test < 1):
+def _check_shares(validation: object, test: object) -> None:
+    shares = [share for share in (validation, test) if isinstance(share, int | float) and 0 < share < 1]
+    if len(shares) < 2 or sum(shares) >= 1:
         raise ProjectError(
-            f"validation={validation} and test={test} must be between 0 and 1, and leave a train part",
+            f"validation={validation!r} and test={test!r} must be between 0 and 1, and leave a train part",
             where=str(Place.of_caller()),
         )

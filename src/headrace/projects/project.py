@@ -140,6 +140,7 @@ def _add(declarations: dict[str, Any], name: str, declared: Any, kind: str) -> N
         raise ProjectError(
             f"{kind} {name!r} is declared twice; the other is at {declarations[name].place}",
             where=str(declared.place),
+            remedy="Give one of them another name.",
         )
     declarations[name] = declared
 
@@ -216,6 +217,6 @@ def _find(declarations: Mapping[str, D], name: str, kind: str) -> D:
         names = ", ".join(sorted(declarations))
         raise CallError(
             f"{kind} {name!r} does not exist",
-            remedy=f"The project declares: {names}." if declarations else "The project declares none.",
+            remedy=f"The project declares: {names}." if declarations else "The project declares none yet.",
         )
     return declarations[name]

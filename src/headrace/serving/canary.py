@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 from attrs import frozen
 from msgspec import Struct
 
@@ -37,7 +38,8 @@ _CALIBRATION = 500  # the champion's first observations, which say what is slow,
 _QUANTILES = (0.5, 0.9, 0.99)  # of the latency: the whole distribution is compared at these
 
 Better = Literal["right", "higher", "lower"]
-_Part = tuple[float, Sequence[Any], Sequence[Any]]  # share, observations of champion and canary
+Observed = Sequence[float] | npt.NDArray[np.float64] | npt.NDArray[np.bool_]
+_Part = tuple[float, Observed, Observed]  # share, observations of champion and canary
 _BadOf = Callable[[Any], Any]
 
 
@@ -81,9 +83,9 @@ class StepObservations:
         scores: for each known outcome of another entity, how good it is: True or False, or a number.
     """
 
-    failed: Sequence[bool]
-    latencies: Sequence[float]
-    scores: Sequence[float]
+    failed: Observed
+    latencies: Observed
+    scores: Observed
 
 
 @frozen
@@ -225,7 +227,7 @@ def _compare_latencies(observations: Sequence[Observations]) -> Comparison:
 def _compare_outcomes(observations: Sequence[Observations]) -> Comparison:
     """Outcomes that are good or not are compared by that; others by the median of the champion's first ones."""
     parts = [(step.share, step.champion.scores, step.canary.scores) for step in observations]
-    if {score for _, champion, canary in parts for score in (*champion, *canary)} <= {0, 1}:
+    if all(np.isin(arm, (0, 1)).all() for _, *arms in parts for arm in arms):
         return _compare("outcomes", "without success", parts, bad_of=[partial(np.equal, 0)])
     first, rest = _split_calibration(parts)
     if not len(first):

@@ -54,13 +54,13 @@ def summarize(steps: Sequence[Observations]) -> list[StepSummary]:
 
 
 def _summarize_arm(arm: StepObservations) -> ArmSummary:
-    p50, p99 = np.quantile(arm.latencies, (0.5, 0.99)).tolist() if arm.latencies else (None, None)
+    p50, p99 = np.quantile(arm.latencies, (0.5, 0.99)).tolist() if len(arm.latencies) else (None, None)
     return ArmSummary(
         requests=len(arm.latencies),
         entities=len(arm.failed),
-        failed=float(np.mean(arm.failed)) if arm.failed else None,
+        failed=float(np.mean(arm.failed)) if len(arm.failed) else None,
         p50_ms=p50,
         p99_ms=p99,
         outcomes=len(arm.scores),
-        mean_score=float(np.mean(arm.scores)) if arm.scores else None,
+        mean_score=float(np.mean(arm.scores)) if len(arm.scores) else None,
     )

@@ -28,7 +28,7 @@ from headrace.serving.errors import UnknownModel, UnknownService, WrongValue, un
 from headrace.serving.mlflow_models.served import ServedModel, ServedModels
 from headrace.serving.release import Arm, Release, ReleaseFollower
 from headrace.serving.request_schema import RequestSchema
-from headrace.serving.servable import Servable, load_servable
+from headrace.serving.servable import Servable, check_filled, load_servable
 from headrace.serving.split import TrafficSplit, find_split_key, split_value
 
 __all__ = ["Models", "ReleaseFailure", "ReleasedModel", "ReleasedService"]
@@ -151,9 +151,12 @@ class Models:
         self._attempts: dict[str, tuple[str, float]] = {}  # model → release, time of the attempt (monotonic)
         self.released: dict[str, ReleasedModel] = {}
         self.failed: dict[str, ReleaseFailure] = {}
+        self._kept = _read_releases(self._file)
         if not self._poll_releases():
-            self._latest = _read_releases(self._file)
+            self._latest = self._kept
         self._activate_latest()
+        for name in self.failed.keys() & self._kept.keys():
+            self._activate(name, self._kept[name])
 
     @property
     def names(self) -> list[str]:
@@ -333,23 +336,31 @@ class Models:
         try:
             model = ReleasedModel(release, self._load_servables(release))
         except Exception as error:  # a broken release of one model must not stop the others
-            self.failed = {**self.failed, name: ReleaseFailure(release.id, _describe(error))}
             _log.error("release %s of %s cannot be activated: %s", release.id, name, error)
+            if release.id == self._latest[name].id:
+                self.failed = {**self.failed, name: ReleaseFailure(release.id, _describe(error))}
             return False
-        self.failed = {other: failure for other, failure in self.failed.items() if other != name}
+        if release.id == self._latest[name].id:
+            self.failed = {other: failure for other, failure in self.failed.items() if other != name}
         self.released = {**self.released, name: model}
         return True
 
     def _load_servables(self, release: Release) -> dict[int, Servable]:
-        """The versions of the release. Versions of the release in force are reused."""
+        """The versions of the release. Versions of the release in force are reused.
+
+        If there is a release to stay with, the views of the others must have values.
+        """
         current = self.released.get(release.model)
         arms = (*current.answering, *current.shadows) if current else ()
-        loaded = {servable.version: servable for _, servable in arms}
-        return {
-            arm.version: loaded.get(arm.version)
-            or load_servable(self._registry, self._store, release.model, arm.version)
-            for arm in release.arms
-        }
+        servables = {servable.version: servable for _, servable in arms}
+        kept = self._kept.get(release.model)
+        has_working = current is not None or (kept is not None and kept.id != release.id)
+        for version in {arm.version for arm in release.arms} - servables.keys():
+            servable = load_servable(self._registry, self._store, release.model, version)
+            if has_working:
+                check_filled(self._store, servable.plan)
+            servables[version] = servable
+        return servables
 
 
 def _describe(error: Exception) -> str:

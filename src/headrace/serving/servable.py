@@ -9,13 +9,14 @@ from attrs import frozen
 from headrace.features.online import OnlineStore
 from headrace.features.online.lookup import Lookup
 from headrace.features.plan import FeaturePlan, decode_plan
+from headrace.kernel.errors import Unavailable
 from headrace.registry import Registry
 from headrace.serving.prediction import Value
 from headrace.training.files import MODEL, PLAN
 from headrace.training.trainers.folder import Predictor, load_model
 from headrace.training.trainers.port import Outputs
 
-__all__ = ["Servable", "decode_answers", "load_servable"]
+__all__ = ["Servable", "check_filled", "decode_answers", "load_servable"]
 
 
 @frozen
@@ -65,5 +66,21 @@ def load_servable(registry: Registry, store: OnlineStore, model: str, version: i
     predictor = load_model(bundle / MODEL)
     columns = tuple(feature.column for feature in plan.features)
     # The first call is slow, so it is made before any client's.
-    predictor.predict(np.full((1, len(columns)), np.nan, np.float32))
+    fill = 0.0 if plan.missing == "refuse" else np.nan
+    predictor.predict(np.full((1, len(columns)), fill, np.float32))
     return Servable(version, plan, columns, Lookup(plan, store, predictor.meta.encoding), predictor)
+
+
+def check_filled(store: OnlineStore, plan: FeaturePlan) -> None:
+    """Checks that every stored view of the plan has values.
+
+    Raises:
+        Unavailable: a view has none yet, or the store does not answer.
+    """
+    for view in plan.stored:
+        if store.position(view) is None:
+            raise Unavailable(
+                f"view {view.name!r} holds no values yet",
+                where=f"model {plan.model}",
+                remedy="Fill it first: headrace build online",
+            )

@@ -1,14 +1,16 @@
 """Traces of prediction requests: one from the client's request through the lookup to the model.
 
-A request may carry a W3C `traceparent`; its trace goes on here. The spans are exported by OTLP over HTTP from a
-thread of their own; a request never waits for the collector, and what it cannot take is dropped.
+A request may carry a W3C `traceparent`; its trace goes on here, if the client traces it. Of the others a share
+is traced. The spans are exported by OTLP over HTTP from a thread of their own; a request never waits for the
+collector, and what it cannot take is dropped.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from random import random
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -30,19 +32,29 @@ class RequestTracer:
     """Makes the spans of requests.
 
     Args:
-        provider: what samples and exports them.
+        provider: what exports them.
+        share: the share of the requests without a `traceparent` that are traced.
     """
 
-    def __init__(self, provider: TracerProvider) -> None:
+    def __init__(self, provider: TracerProvider, share: float = 1.0) -> None:
         from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-        self._provider = provider
+        self._provider, self._share = provider, share
         self._tracer = provider.get_tracer("headrace")
         self._propagator = TraceContextTextMapPropagator()
 
+    def trace_request(self, scope: Scope, route: str) -> AbstractContextManager[Span | None]:
+        """Traces a request while the block runs, if its client does or the share has room for it.
+
+        The client's span is the parent, if the request names one. A request that is not traced costs a look at
+        its headers and a random number.
+        """
+        if find_header(scope, b"traceparent") is None and random() >= self._share:  # noqa: S311
+            return nullcontext()
+        return self._trace(scope, route)
+
     @contextmanager
-    def trace_request(self, scope: Scope, route: str) -> Iterator[Span]:
-        """The span of a request while the block runs; the client's span is its parent, if it names one."""
+    def _trace(self, scope: Scope, route: str) -> Iterator[Span]:
         from opentelemetry.trace import SpanKind, Status, StatusCode
 
         carrier = {
@@ -67,13 +79,17 @@ class RequestTracer:
     def add_prediction(
         self, seconds: float, lookup_seconds: float, model: str, version: int, arm: str, rows: int
     ) -> None:
-        """Adds the spans of a lookup and the model's call, which ends now, to the current trace.
+        """Adds the spans of a lookup and the model's call, which ends now, if the request is traced.
 
         Args:
             seconds, lookup_seconds: what both took, and what the lookup took.
             model, version, arm: what predicted.
             rows: how many instances.
         """
+        from opentelemetry.trace import get_current_span
+
+        if not get_current_span().is_recording():
+            return
         end = time.time_ns()
         begin = end - round(seconds * 1e9)
         looked_up = begin + round(lookup_seconds * 1e9)
@@ -112,11 +128,10 @@ def open_tracer(settings: Settings) -> RequestTracer | None:
     from opentelemetry.sdk.resources import Resource
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.sdk.trace.export import BatchSpanProcessor
-    from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
+    from opentelemetry.sdk.trace.sampling import ALWAYS_ON, ParentBased
 
     resource = Resource.create({"service.name": settings.project, "service.namespace": "headrace"})
-    sampler = ParentBased(TraceIdRatioBased(settings.tracing.trace_share))
-    provider = TracerProvider(sampler=sampler, resource=resource, shutdown_on_exit=False)
+    provider = TracerProvider(sampler=ParentBased(ALWAYS_ON), resource=resource, shutdown_on_exit=False)
     exporter = OTLPSpanExporter(f"{address.rstrip('/')}/v1/traces", timeout=_TIMEOUT)
     provider.add_span_processor(BatchSpanProcessor(exporter))
-    return RequestTracer(provider)
+    return RequestTracer(provider, settings.tracing.trace_share)

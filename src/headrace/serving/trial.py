@@ -11,13 +11,11 @@ import numpy as np
 from headrace import registry as registries
 from headrace.config.settings import Settings
 from headrace.features import online
-from headrace.features.online import OnlineStore
-from headrace.features.plan import FeaturePlan
 from headrace.kernel.errors import HeadraceError, Refused, Unavailable
 from headrace.kernel.time import now_micros
 from headrace.serving.models import ReleasedModel
 from headrace.serving.release import Release
-from headrace.serving.servable import Servable, load_servable
+from headrace.serving.servable import Servable, check_filled, load_servable
 
 __all__ = ["try_release"]
 
@@ -44,7 +42,7 @@ def try_release(settings: Settings, release: Release, instances: Mapping[int, _I
         for version in sorted({arm.version for arm in release.arms}):
             try:
                 servables[version] = load_servable(registry, store, release.model, version)
-                _check_views(store, servables[version].plan)
+                check_filled(store, servables[version].plan)
                 _predict(servables[version], instances.get(version, ()))
             except Unavailable as error:
                 raise Unavailable(
@@ -58,16 +56,6 @@ def try_release(settings: Settings, release: Release, instances: Mapping[int, _I
             ReleasedModel(release, servables)
         except (HeadraceError, LookupError, TypeError, ValueError) as error:
             raise _refusal(release.model, "the arms together", error) from error
-
-
-def _check_views(store: OnlineStore, plan: FeaturePlan) -> None:
-    for view in plan.stored:
-        if store.position(view) is None:
-            raise Unavailable(
-                f"view {view.name!r} holds no values yet",
-                where=f"model {plan.model}",
-                remedy="Fill it first: headrace build online",
-            )
 
 
 def _predict(servable: Servable, instances: _Instances) -> None:

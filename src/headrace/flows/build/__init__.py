@@ -55,7 +55,7 @@ def build(
     if override is None and only is None and is_unchanged(workspace):
         if targets:
             _check_targets(settings, targets)
-        return BuildReport((), perf_counter() - start, dry_run)
+        return BuildReport((), perf_counter() - start, dry_run, is_empty=_is_empty(settings))
     if dry_run:
         from headrace.flows.build.context import BuildContext
         from headrace.flows.build.lost_columns import check_lost_columns
@@ -75,7 +75,7 @@ def build(
         context = BuildContext(workspace, override, progress=progress)
         context.only = context.choose_tables(targets, only)
         reports = run_build(context, targets, progress)
-    return BuildReport(tuple(reports), perf_counter() - start)
+    return BuildReport(tuple(reports), perf_counter() - start, is_empty=_is_empty(settings))
 
 
 def run_stage(workspace: Workspace, name: str) -> str:
@@ -99,6 +99,14 @@ def run_stage(workspace: Workspace, name: str) -> str:
             if stage.kind == "table":
                 make_visible(context, find_stale_tables(context, {stage.subject}))
             return result.what
+
+
+def _is_empty(settings: Settings) -> bool:
+    from headrace.flows.build.pointers import Pointers
+    from headrace.flows.build.project_code import read_project_code
+
+    code = read_project_code(Pointers(settings.root))
+    return code is None or not (code.tables or code.models or code.publications or code.sources)
 
 
 def _check_targets(settings: Settings, targets: Sequence[str]) -> None:

@@ -32,12 +32,14 @@ class BuildReport(Struct, frozen=True):
         stages: the stages that ran, or would run in a dry run, in order.
         seconds: wall time of the whole build.
         dry_run: whether nothing was run.
+        is_empty: whether the project declares nothing that a build makes.
         nothing: whether there was nothing to do.
     """
 
     stages: tuple[StageReport, ...]
     seconds: float
     dry_run: bool = False
+    is_empty: bool = False
 
     @property
     def nothing(self) -> bool:

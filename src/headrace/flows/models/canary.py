@@ -9,6 +9,7 @@ from __future__ import annotations
 import getpass
 import logging
 import threading
+import time
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +40,7 @@ __all__ = ["CanaryReview", "find_canaries", "review", "review_all", "review_each
 
 _logger = logging.getLogger(__name__)
 _EVERY = 30.0  # seconds between two reviews
+_PAUSE = 9.0  # of the duration of a review, if it is longer
 _COLUMNS = ("id", "at", "arm", "entity", "value", "latency_ms", "error", "release", "shadow_of")
 _CHAMPION, _CANARY = "champion", "canary"
 _BY = "canary"  # who decides
@@ -174,8 +176,14 @@ def review_all(workspace: Workspace) -> list[CanaryReview]:
 
 
 def run_canaries(settings: Settings, stop: threading.Event) -> None:
-    """Reviews the canaries regularly until `stop` is set. Blocks, so run it in a thread."""
-    while not stop.wait(_EVERY):
+    """Reviews the canaries regularly until `stop` is set. Blocks, so run it in a thread.
+
+    A review reads all predictions of the canaries' steps again. The pause is nine times as long as the review
+    before it, so that reviews take a tenth of the time at most. The tests are valid however often one looks.
+    """
+    pause = _EVERY
+    while not stop.wait(pause):
+        begun = time.monotonic()
         try:
             with Workspace(settings) as workspace:
                 for reviewed in review_all(workspace):
@@ -189,6 +197,7 @@ def run_canaries(settings: Settings, stop: threading.Event) -> None:
             _logger.warning("canaries: %s", error)
         except Exception:  # the thread must not end
             _logger.exception("canaries")
+        pause = max(_EVERY, _PAUSE * (time.monotonic() - begun))
 
 
 def find_canaries(workspace: Workspace) -> dict[str, Release]:
@@ -269,7 +278,7 @@ def _observe(workspace: Workspace, release: Release) -> list[Observations]:
         .collect()
         .sort("at", "id")
     )
-    rows = rows.with_columns(unit=pl.Series(_find_units(workspace, release, rows), dtype=pl.String))
+    rows = rows.with_columns(unit=_find_unit(workspace, release))
     first = rows.unique(["release", "unit"], keep="first", maintain_order=True)
     scores = _read_scores(workspace, release, first.filter(pl.col("error").is_null()), plan.better)
     return [
@@ -292,21 +301,22 @@ def _observations_of(
     # The instances of one request that an arm answers together have one time and one latency.
     answers = rows.filter(pl.col("error").is_null()).unique(["at", "latency_ms"], maintain_order=True)
     return StepObservations(
-        failed=first["error"].is_not_null().to_list(),
-        latencies=answers["latency_ms"].to_list(),
-        scores=scores["score"].to_list(),
+        failed=first["error"].is_not_null().to_numpy(),
+        latencies=answers["latency_ms"].to_numpy(),
+        scores=scores["score"].to_numpy(),
     )
 
 
-def _find_units(workspace: Workspace, release: Release, rows: pl.DataFrame) -> list[str]:
+def _find_unit(workspace: Workspace, release: Release) -> pl.Expr:
     """What the traffic is split by, of each prediction: requests of one entity are not independent."""
+    import polars as pl
+
     bundle = workspace.registry.bundle(release.model, release.arms[0].version)
     entities = decode_plan((bundle / PLAN).read_bytes()).entities
     if not entities:
-        return rows["id"].to_list()
-    key = entities[0].join_key
-    keys = [msgspec.json.decode(text).get(key) for text in rows["entity"]]
-    return [id_ if value is None else repr(value) for id_, value in zip(rows["id"], keys, strict=True)]
+        return pl.col("id")
+    path = f"$[{msgspec.json.encode(entities[0].join_key).decode()}]"
+    return pl.coalesce(pl.lit("=") + pl.col("entity").str.json_path_match(path), pl.col("id"))
 
 
 def _read_scores(workspace: Workspace, release: Release, rows: pl.DataFrame, better: Better) -> pl.DataFrame:

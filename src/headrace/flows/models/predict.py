@@ -90,6 +90,9 @@ def _read_response(response: httpx.Response) -> dict[str, Any]:
     if response.is_success:
         return body
     error = body.get("error", {})
+    if error.get("code") == "no_such_model":
+        released = ", ".join(error.get("models", ())) or "none; headrace build trains and releases models"
+        raise CallError(error["message"], remedy=f"Released models: {released}.")
     message = error.get("message", f"the endpoint answered {response.status_code}")
     if response.status_code in (400, 404, 413, 422):
         raise CallError(message, where=error.get("field"))

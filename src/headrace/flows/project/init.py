@@ -10,7 +10,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from headrace.config.settings import FILE
+from headrace.config.settings import FILE, load_settings
 from headrace.kernel.errors import CallError
 from headrace.kernel.files import write_file
 
@@ -29,6 +29,24 @@ name = "{name}"
 # The default profile needs only Python: every setting has an embedded default.
 [profile.local]
 """
+_EVENTS = '''\
+"""The events of {name}. Here is an example: replace it by your own, and send a file of them.
+
+    headrace send clicks FILE
+    headrace ingest --until-end
+"""
+
+# from datetime import datetime
+#
+# from headrace import Struct, event
+#
+#
+# @event(topic="clicks", time="clicked_at", key="user")
+# class Click(Struct):
+#     clicked_at: datetime
+#     user: int
+#     page: str
+'''
 _PACKAGE = '''\
 """{name}: declare events, tables, features and models in modules of this package."""
 '''
@@ -39,11 +57,13 @@ class NewProject(Struct, frozen=True):
 
     Attributes:
         folder: its folder.
+        name: its name, which is the name of its package too.
         example: the example that it was copied from, or None.
         files: how many files it has.
     """
 
     folder: Path
+    name: str
     example: str | None
     files: int
 
@@ -89,7 +109,7 @@ def init(folder: Path, example: str | None = None) -> NewProject:
 
     init_dvc(folder)
     count = sum(1 for path in folder.rglob("*") if path.is_file() and ".dvc" not in path.parts)
-    return NewProject(folder, example, count)
+    return NewProject(folder, load_settings(folder).project, example, count)
 
 
 def examples() -> dict[str, Path]:
@@ -121,6 +141,7 @@ def _empty(folder: Path) -> None:
     (folder / name).mkdir(parents=True)
     (folder / FILE).write_text(_SETTINGS.format(name=name))
     (folder / name / "__init__.py").write_text(_PACKAGE.format(name=name))
+    (folder / name / "events.py").write_text(_EVENTS.format(name=name))
 
 
 def _is_another_package(name: str) -> bool:

@@ -32,6 +32,7 @@ from headrace.kernel.errors import HeadraceError, Unavailable
 from headrace.kernel.ids import new_id
 from headrace.serving.deployment.haproxy import serve_environment
 from headrace.serving.deployment.ray_watch import ENDPOINT, EndpointWatch
+from headrace.serving.deployment.replica import shorten_turns
 from headrace.serving.mlflow_models.model_set import ModelSet
 from headrace.serving.mlflow_models.ray_deployments import bind_model, find_problems, make_ask
 from headrace.serving.mlflow_models.served import FollowedModelSet, ServedModels
@@ -60,6 +61,7 @@ class RayServeReplica:
     """
 
     def __init__(self, settings: Settings, names: Sequence[str], deployments: Sequence[object]) -> None:  # noqa: ARG002
+        shorten_turns()
         if is_loopback(settings.http.host):
             keep_replica_on_loopback()
         from headrace.serving.endpoint import Endpoint

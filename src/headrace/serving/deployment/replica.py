@@ -17,9 +17,18 @@ from headrace.config.settings import load_settings
 from headrace.http.serve import serve, stop_on_signals
 from headrace.kernel.child import end_with_parent, report_alive, report_ready, run_work
 
-__all__ = ["run_replica"]
+__all__ = ["run_replica", "shorten_turns"]
 
+_TURN = 1e-4  # seconds
 _DRAIN = 0.5  # seconds within which the requests on accepted connections arrive
+
+
+def shorten_turns() -> None:
+    """Lets the event loop run soon, while a thread of this process loads a version or answers a large batch.
+
+    By default a thread that waits for the interpreter gets it after 5 ms, and a request waits several times.
+    """
+    sys.setswitchinterval(_TURN)
 
 
 def run_replica(root: str, profile: str, descriptor: int, models: Sequence[str], stop: threading.Event) -> None:
@@ -28,6 +37,7 @@ def run_replica(root: str, profile: str, descriptor: int, models: Sequence[str],
     from headrace.serving.models import Models
     from headrace.serving.tracing import open_tracer
 
+    shorten_turns()
     settings = load_settings(Path(root), profile)
     shared = socket.socket(fileno=descriptor)
     shared.setblocking(False)

@@ -1,0 +1,1 @@
+"""payments: declare events, tables, features and models in modules of this package."""

@@ -1,0 +1,143 @@
+"""Runs the code blocks of a page, as a reader would: writes files, runs commands, and compares their output.
+
+A block with a title is a file. In a block `console`, a line after `$ ` is a command, and the lines below it
+are its output. In the output `...` stands for any text within a line, and alone on a line for any lines.
+Seconds, ports and spaces may differ, and an id stands for the id that the reader gets.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from tests.until import until
+
+BLOCK = re.compile(r"^```(\w+)(?: title=\"(.*?)\")?\n(.*?)^```", re.MULTILINE | re.DOTALL)
+PORT = re.compile(r"http://127\.0\.0\.1:(\d+)")
+ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
+
+
+class Reader:
+    """Follows pages in one folder.
+
+    Args:
+        folder: an empty folder.
+        environment: variables of the commands' environment, beside those of this process.
+    """
+
+    def __init__(self, folder: Path, **environment: str) -> None:
+        self.folder = folder
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        self._environment = {**os.environ, "PATH": path, **environment}
+        self._ports: dict[str, str] = {}  # port in the pages → port of the server
+        self._ids: dict[str, str] = {}
+        self._server: subprocess.Popen[bytes] | None = None
+        self._log = folder / "up.log"
+
+    def follow(self, page: Path) -> None:
+        """Does what the page says.
+
+        Raises:
+            AssertionError: a command fails, or prints something else than the page shows.
+        """
+        for language, title, block in BLOCK.findall(page.read_text()):
+            if title:
+                (self.folder / title).write_text(block)
+            elif language == "console":
+                for command, output in split_commands(block):
+                    self._run(command, output, page.name)
+
+    def stop(self) -> int | None:
+        """Ends the server that a page started; returns its exit code."""
+        if self._server is None:
+            return None
+        self._server.send_signal(signal.SIGINT)
+        return self._server.wait(60)
+
+    def _run(self, command: str, output: str, page: str) -> None:
+        command = ID.sub(lambda match: self._ids.get(match[0], match[0]), command)
+        for shown, used in self._ports.items():
+            command = command.replace(f"localhost:{shown}", f"localhost:{used}")
+        if command.startswith("cd "):
+            self.folder /= command.removeprefix("cd ")
+        elif command == "headrace up":
+            self._start(output)
+        else:
+            where = f"{page}: {command}"
+            # An answer follows an event within a second or so: a reader would ask again.
+            deadline = time.monotonic() + (30 if command.startswith("headrace predict") else 0)
+            while not self._matches(printed := self._print(command, where), output):
+                assert time.monotonic() < deadline, f"{where}\nprinted:\n{printed}\nshown:\n{output}"
+
+    def _print(self, command: str, where: str) -> str:
+        done = subprocess.run(
+            ["/bin/bash", "-c", command],
+            cwd=self.folder,
+            env=self._environment,
+            capture_output=True,
+            text=True,
+            timeout=180,
+            check=False,
+        )
+        assert done.returncode == 0, f"{where}\n{done.stdout}{done.stderr}"
+        return done.stdout
+
+    def _start(self, output: str) -> None:
+        with self._log.open("wb") as log:
+            self._server = subprocess.Popen(
+                ["headrace", "up"], cwd=self.folder, env=self._environment, stdout=log, stderr=log
+            )
+        last = output.splitlines()[-1]
+        until(lambda: last in self._log.read_text(), "up does not answer")
+        printed = self._log.read_text()
+        assert self._matches(printed, output), f"headrace up\nprinted:\n{printed}\nshown:\n{output}"
+        self._ports = dict(zip(PORT.findall(output), PORT.findall(printed), strict=True))
+
+    def _matches(self, printed: str, shown: str) -> bool:
+        match = make_pattern(shown, self._ids).fullmatch(normalise(printed))
+        for group, text in match.groupdict().items() if match else ():
+            self._ids[group.removeprefix("id_").replace("_", "-")] = text
+        return match is not None
+
+
+def split_commands(block: str) -> Iterator[tuple[str, str]]:
+    """Each command of a block `console`, with the output below it."""
+    for part in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
+        command, _, output = part.partition("\n")
+        yield command, output
+
+
+def normalise(text: str) -> str:
+    """The text without seconds, ports, empty lines, and spaces that only align it."""
+    text = PORT.sub("http://127.0.0.1:PORT", text)
+    text = re.sub(r"\d+\.\d+ s\b", "N s", text)
+    lines = (re.sub(r"\s+", " ", line).strip() for line in text.splitlines())
+    return "".join(f"{line}\n" for line in lines if line)
+
+
+def make_pattern(shown: str, ids: dict[str, str]) -> re.Pattern[str]:
+    """A pattern of the output that a page shows; an id that is seen for the first time is a group."""
+    pattern = ""
+    seen = dict(ids)
+    for line in normalise(shown).splitlines():
+        if line == "...":
+            pattern += r"(?:.*\n)*?"
+            continue
+        parts = []
+        for text in re.split(f"({ID.pattern})", line):
+            if not ID.fullmatch(text):
+                parts.append(re.escape(text).replace(re.escape("..."), ".*"))
+            elif text in seen:
+                parts.append(seen[text])
+            else:
+                group = "id_" + text.replace("-", "_")
+                parts.append(f"(?P<{group}>{ID.pattern})")
+                seen[text] = f"(?P={group})"
+        pattern += "".join(parts) + r"\n"
+    return re.compile(pattern)
