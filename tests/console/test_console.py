@@ -12,16 +12,20 @@ import httpx
 import msgspec
 import pytest
 from tests.flows.traced import TracedShop, make_traced_shop
+from tests.tiny import write
 
 from headrace import log as logs
 from headrace.config.settings import load_settings
 from headrace.console.app import app
 from headrace.console.session import COOKIE, session_of
+from headrace.flows.build import build
 from headrace.http.serve import HttpServer, serve
+from headrace.kernel.errors import Refused
 from headrace.kernel.ids import new_id
 from headrace.kernel.run import Dataset, record_with, run
 from headrace.lineage import open as open_lineage
 from headrace.serving.prediction import TOPIC
+from headrace.workspace import Workspace
 
 TOKEN = "a-token-that-is-long-enough"
 MARKUP = "<script>alert('x')</script>\"'&{{ 7*7 }}"
@@ -202,3 +206,46 @@ def test_with_a_token_a_browser_signs_in_once(shop: TracedShop, monkeypatch: pyt
         assert browser.get("/").status_code == 200
         assert httpx.get(server.url, headers={"Authorization": f"Bearer {TOKEN}"}).status_code == 200
         assert httpx.get(server.url, headers={"Authorization": "Bearer nonsense-nonsense"}).status_code == 401
+
+
+AUDITED = """
+import dataframely as dy
+from headrace import satisfies, source, table
+
+class Cheap(dy.Schema):
+    price = dy.Int64(max=3)
+
+@table(reads=source("files", "data/prices.csv"))
+def prices(rows):
+    return rows
+
+@table(reads=prices, audits=[satisfies(Cheap)])
+def cheap(prices):
+    return prices
+"""
+
+
+def test_the_page_of_a_table_shows_its_audit_and_the_rows_that_failed(tmp_path: Path) -> None:
+    settings = load_settings(write(tmp_path / "project", AUDITED))
+
+    def run_build() -> None:
+        with Workspace(settings) as workspace:
+            build(workspace)
+
+    run_build()
+    quoted = '"' + MARKUP.replace('"', '""') + '"'
+    with serve(app(settings), "127.0.0.1", 0) as server:
+        passed = page_text(server, "/lineage/cheap")
+        (settings.root / "data" / "prices.csv").write_text(f"price,note\n1,\n9,{quoted}\n")
+        with pytest.raises(Refused):
+            run_build()
+        failed, overview = page_text(server, "/lineage/cheap"), page_text(server, "/")
+    assert ["satisfies Cheap", "error", "passed", ""] in cells(passed)
+    assert "published" in passed
+    assert "refused; readers see the rows of the build before" in failed
+    rows = cells(failed)
+    assert any(row[:3] == ["satisfies Cheap", "error", "failed"] and "1 " in row[3] for row in rows)
+    assert any(row[:2] == ["9", MARKUP] for row in rows)
+    assert "<script>" not in failed
+    waiting = "Readers do not see its newest rows yet: table-cheap failed: the audit failed"
+    assert any(row[0].startswith(waiting) for row in cells(overview) if row)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -101,6 +103,8 @@ def test_a_refused_table_stays_and_is_shown_with_its_failing_rows(sales: Setting
     assert "references product → products (id)" in output
     assert "FAILED" in output
     assert "readers see the rows of the build before, 1 failing rows are kept" in output
+    assert output.splitlines()[-2].split()[:2] == ["product", "price"]
+    assert output.splitlines()[-1].split()[:2] == ["3", "30"]
     code, output = check("--json")
     (sold,) = json.loads(output)
     assert (code, sold["fails"], [row["product"] for row in sold["examples"]]) == (1, True, [3])
@@ -165,15 +169,6 @@ from headrace import source, table
 def plain(rows):
     return rows
 """
-QUERY = """
-import dataframely as dy
-from headrace import query
-
-class Stock(dy.Schema):
-    id = dy.Int64()
-
-stock = query("stock", "select id from stock", database="warehouse", audit=Stock)
-"""
 
 
 def test_a_table_without_audits_has_no_results_to_show(tmp_path: Path) -> None:
@@ -184,8 +179,53 @@ def test_a_table_without_audits_has_no_results_to_show(tmp_path: Path) -> None:
             check_tables(workspace, ["plain"])
 
 
-def test_a_query_has_no_results_to_show(tmp_path: Path) -> None:
-    with Workspace(load_settings(write(tmp_path / "project", QUERY))) as workspace:
-        assert check_tables(workspace) == []
-        with pytest.raises(CallError, match="'stock' is a query: a build checks its rows"):
-            check_tables(workspace, ["stock"])
+QUERY = """
+import dataframely as dy
+from headrace import query, references, rows_like_before
+
+class Stock(dy.Schema):
+    id = dy.Int64(primary_key=True)
+    shop = dy.Int64()
+
+shops = query("shops", "select id from shops", database="warehouse")
+stock = query(
+    "stock", "select id, shop from stock", database="warehouse", audit=Stock,
+    audits=[references("shop", shops, key="id"), rows_like_before(0.5, severity="warn")],
+)
+"""
+
+
+def test_the_rows_of_a_query_are_audited_before_they_are_published(tmp_path: Path) -> None:
+    root = write(tmp_path / "project", QUERY)
+    with (root / "headrace.toml").open("a") as file:
+        file.write(f'[profile.local]\ndatabases = {{ warehouse = "sqlite://{tmp_path / "shop.db"}" }}\n')
+    settings = load_settings(root)
+    with closing(sqlite3.connect(tmp_path / "shop.db", isolation_level=None)) as database:
+        database.execute("create table shops (id integer)")
+        database.execute("create table stock (id integer, shop integer)")
+        database.execute("insert into shops values (1)")
+        database.execute("insert into stock values (1, 1), (2, 1), (3, 1), (4, 1)")
+        run(settings)
+        assert read_column(settings, "stock", "id") == [1, 2, 3, 4]
+        with Workspace(settings) as workspace:
+            (check,) = check_tables(workspace, ["stock"])
+        assert [result.passed for result in check.results] == [True] * 4
+        database.execute("insert into stock values (5, 7)")  # no such shop
+        with pytest.raises(Refused, match="references"):
+            run(settings)
+        assert read_column(settings, "stock", "id") == [1, 2, 3, 4]
+        assert headrace.project(root).failing_rows("stock").to_polars()["shop"].to_list() == [7]
+        database.execute("delete from stock where id > 1")
+        assert "the audit warns" in run(settings)["table-stock"]  # a quarter of the rows before
+        assert read_column(settings, "stock", "id") == [1]
+        database.execute("update shops set id = 2")
+        with pytest.raises(Refused, match="published rows do not hold"):
+            run(settings)
+        database.execute("update shops set id = 1")
+        run(settings)
+        with Workspace(settings) as workspace:
+            assert not check_tables(workspace)[0].fails
+
+
+def read_column(settings: Settings, table: str, column: str) -> list[int]:
+    return sorted(headrace.project(settings.root).table(table).to_polars()[column])

@@ -12,13 +12,15 @@ import attrs
 from headrace.declare.convert import to_tuple
 from headrace.declare.place import Place
 from headrace.declare.source import column_types
-from headrace.declare.table import Table
+from headrace.declare.table import Table, check_audits
 from headrace.kernel.errors import ProjectError
 from headrace.kernel.time import parse_duration
 
 if TYPE_CHECKING:
     import dataframely as dy
     import polars as pl
+
+    from headrace.declare.audits import Audit
 
 __all__ = ["Query", "query"]
 
@@ -56,6 +58,7 @@ def query(
     overlap: int | str | timedelta | None = None,
     key: str | Sequence[str] = (),
     audit: type[dy.Schema] | None = None,
+    audits: Audit | Sequence[Audit] = (),
 ) -> Table:
     """Declares a table of the rows that a query of a database returns; other tables read it.
 
@@ -76,12 +79,34 @@ def query(
             number for numbers, 0 for text. Needed with `cursor`.
         key: the columns that identify a row; needed if a row's cursor rises when the row changes.
         audit: a dataframely schema that every row must satisfy.
+        audits: what must hold of the rows besides, as for `table`.
 
     Raises:
-        ProjectError: the name, the statement, `overlap` or a type is not valid, `cursor` lacks its `overlap`,
-            or `overlap` or `key` lacks its `cursor`.
+        ProjectError: the name, the statement, `overlap`, an audit or a type is not valid, `cursor` lacks its
+            `overlap`, or `overlap` or `key` lacks its `cursor`.
     """
     place = Place.of_caller()
+    _check_query(name, sql, cursor, overlap, key, place)
+    read = Query(
+        sql.strip().rstrip(";"),
+        database,
+        column_types(schema, place),
+        cursor,
+        _to_overlap(overlap, place),
+        to_tuple(key),
+    )
+    return Table(
+        name=name,
+        function=_refuse_call,
+        reads=(),
+        place=place,
+        schema=audit,
+        query=read,
+        audits=check_audits(audits, None, audit, place),
+    )
+
+
+def _check_query(name: str, sql: str, cursor: str | None, overlap: Any, key: Any, place: Place) -> None:
     if not _NAME.fullmatch(name):
         remedy = "Begin it with a letter; then letters, digits and _ may follow."
         raise ProjectError(f"{name!r} is not a valid table name", where=str(place), remedy=remedy)
@@ -94,15 +119,6 @@ def query(
             remedy="overlap= is how late a row may be committed, by its cursor: later ones are not read."
             ' For example cursor="updated_at", overlap="10m"; without cursor= each build reads all rows.',
         )
-    read = Query(
-        sql.strip().rstrip(";"),
-        database,
-        column_types(schema, place),
-        cursor,
-        _to_overlap(overlap, place),
-        to_tuple(key),
-    )
-    return Table(name=name, function=_refuse_call, reads=(), place=place, schema=audit, query=read)
 
 
 def _to_overlap(overlap: Any, place: Place) -> int | timedelta:

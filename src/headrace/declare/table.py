@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from headrace.declare.query import Query
 
-__all__ = ["Table", "table"]
+__all__ = ["Table", "check_audits", "table"]
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -128,7 +128,7 @@ def table(
             renames=_check_renames({} if renames is None else renames, place),
             reads_files=_check_files(to_tuple(reads_files), place),
             env=to_tuple(env),
-            audits=_check_audits(audits, partition_by, schema, place),
+            audits=check_audits(audits, partition_by, schema, place),
         )
 
     return declare
@@ -181,9 +181,15 @@ def _check_renames(renames: Any, place: Place) -> Mapping[str, str]:
     return dict(renames)
 
 
-def _check_audits(
+def check_audits(
     audits: Any, partition_by: Partitioning | None, schema: type[dy.Schema] | None, place: Place
 ) -> tuple[Audit, ...]:
+    """The declared audits of a table, each once.
+
+    Raises:
+        ProjectError: one is not an audit, is there twice, or names a column that the schema lacks; or it needs
+            the rows' time, and the table has neither partitions of time nor a named column.
+    """
     declared = tuple(audits) if isinstance(audits, (list, tuple)) else (audits,)
     rules: set[str] = set()
     for audit in declared:

@@ -17,6 +17,7 @@ import msgspec
 
 from headrace.kernel.errors import CallError, Conflict
 from headrace.kernel.properties import CODE, ROWS_OF, VISIBLE
+from headrace.lake.file_errors import name_file_errors
 
 if TYPE_CHECKING:
     import polars as pl
@@ -67,7 +68,9 @@ def read_record(lake: Lake) -> VisibleRecord | None:
     Raises:
         Unavailable: the catalog is locked or cannot be reached.
     """
-    text = lake.table(TABLE).property(VISIBLE) if lake.table_exists(TABLE) else None
+    with name_file_errors(lake.where, TABLE):
+        table = lake.reader.find(TABLE)
+    text = None if table is None else table.metadata.properties.get(VISIBLE)
     return None if text is None else _decode(text)
 
 
@@ -195,6 +198,8 @@ class VisibleTables:
         try:
             visible = table.snapshot(wanted)
         except CallError as error:
+            if at is not None:
+                raise
             raise CallError(
                 f"snapshot {wanted}, which readers of the table see, does not exist any more",
                 where=f"table {name}",

@@ -7,10 +7,10 @@ leaves the old rows and the old cursor, or the new ones.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import msgspec
 import polars as pl
@@ -19,19 +19,25 @@ import pyarrow as pa
 from headrace.declare.query import Query
 from headrace.declare.table import Table
 from headrace.kernel.errors import ProjectError, Refused
+from headrace.kernel.faults import reach
 from headrace.kernel.position import SnapshotPosition
-from headrace.kernel.properties import CODE, QUERY_ROWS
+from headrace.kernel.properties import AUDIT, CODE, QUERY_ROWS
 from headrace.kernel.run import Dataset, run
 from headrace.lake import Lake, LakeTable, Snapshot
 from headrace.lake.schema import stored_schema
 from headrace.projects.project import Project
-from headrace.tables.audits.rows import audit
+from headrace.tables.audits.report import AuditReport
+from headrace.tables.audits.rows import RowsRefused
+from headrace.tables.audits.rows import audit as audit_rows
+from headrace.tables.audits.run import PublishedRows, TableAudit, read_references
 from headrace.tables.csv_types import as_type
 from headrace.tables.databases import Database, open_database
 
 __all__ = ["QueryBuild", "build_query"]
 
 _BATCH = 100_000  # rows that are written at once
+_Outcome: TypeAlias = tuple[Snapshot, str, AuditReport | None]
+"""The table's snapshot; what was done, in words; the report of the audit, None: none was made."""
 
 
 class QueryBuild(msgspec.Struct, frozen=True):
@@ -41,20 +47,32 @@ class QueryBuild(msgspec.Struct, frozen=True):
         snapshot: the table's current snapshot.
         rows: how many rows the table has.
         what: what was done, in words.
+        warnings: what the audit found, and published.
     """
 
     snapshot: int
     rows: int
     what: str
+    warnings: list[str] = []
 
 
-def build_query(project: Project, lake: Lake, table: Table, *, code: str) -> QueryBuild:
-    """Reads the database, and commits the rows that changed, if any.
+def build_query(
+    project: Project,
+    lake: Lake,
+    table: Table,
+    *,
+    code: str,
+    audits: str = "",
+    at: Mapping[str, int] | None = None,
+) -> QueryBuild:
+    """Reads the database, audits the table as it will be, and commits the rows that changed, if any.
 
     Args:
         project, lake: the project and the lake of the table.
         table: the table, declared by declare.query.
         code: the fingerprint of its code; if it has changed, all rows are read.
+        audits: the digest of its declared audits; if it has changed, rows that have not are audited again.
+        at: table that its audits read → the snapshot to read; the newest for tables that it lacks.
 
     Raises:
         ProjectError: the database has no address, refuses the query, or returns a value that is not of its
@@ -68,54 +86,83 @@ def build_query(project: Project, lake: Lake, table: Table, *, code: str) -> Que
     stored = lake.table(table.name) if lake.table_exists(table.name) else None
     before = None if stored is None else stored.current_snapshot()
     is_whole = query.cursor is None or stored is None or before is None or stored.property(CODE) != code
+    audit = TableAudit(lake, table, audits, read_references(lake, table, at), PublishedRows.of(lake, table))
     source = Dataset("table", f"{query.database}.{table.name}", facts={"sql": query.sql})
     with (
         run(f"table {table.name}", inputs=[source]) as table_run,
         open_database(project.settings, query.database, str(table.place)) as database,
     ):
-        update = None if is_whole or stored is None else _update(table, query, database, stored)
-        snapshot, what = update or _replace_all(project, lake, table, query, database, stored, code)
+        try:
+            update = None if is_whole or stored is None else _update(audit, query, database, stored)
+            snapshot, what, report = update or _replace_all(project, audit, query, database, stored, code)
+        except RowsRefused as refused:
+            audit.keep_refused(refused)
+            raise
         position = SnapshotPosition(table.name, snapshot.id)
         table_run.add_output(Dataset("table", table.name, position, {"rows": snapshot.rows}))
-    return QueryBuild(snapshot.id, snapshot.rows, what)
+    return QueryBuild(snapshot.id, snapshot.rows, what, [] if report is None else report.failures)
 
 
 def _replace_all(
     project: Project,
-    lake: Lake,
-    table: Table,
+    audit: TableAudit,
     query: Query,
     database: Database,
     stored: LakeTable | None,
     code: str,
-) -> tuple[Snapshot, str]:
+) -> _Outcome:
     """Reads all rows, and replaces the table unless it has the same ones."""
+    table = audit.table
     with tempfile.TemporaryDirectory(dir=project.settings.make_state()) as folder:
         files, digest, rows = _spill(Path(folder), _batches(table, query, database.read(query.sql)))
         recorded = None if stored is None else stored.property(QUERY_ROWS)
         if stored is not None and recorded == digest and stored.property(CODE) == code:
-            current = stored.current_snapshot()
-            assert current is not None
-            return current, f"read {rows:,} rows, and none has changed"
+            return _keep(audit, stored, f"read {rows:,} rows, and none has changed")
         if query.cursor is not None:
             _check_keys(table, query, pl.scan_parquet(files, glob=False))
-        properties = {CODE: code, QUERY_ROWS: digest}
-        written = lake.ensure(table.name, _arrow(pl.read_parquet(files[0], n_rows=0)).schema, exact=True)
-        snapshot = written.overwrite(
-            written.write(_arrow(pl.read_parquet(file, glob=False)) for file in files),
-            facts=properties,
-            properties=properties,
-            expect={CODE: None if stored is None else stored.property(CODE), QUERY_ROWS: recorded},
+        written = audit.lake.ensure(table.name, _arrow(pl.read_parquet(files[0], n_rows=0)).schema, exact=True)
+        return _commit(
+            audit,
+            written,
+            (pl.read_parquet(file, glob=False) for file in files),
+            {CODE: code, QUERY_ROWS: digest},
+            {CODE: None if stored is None else stored.property(CODE), QUERY_ROWS: recorded},
+            f"read all {rows:,} rows",
         )
-    return snapshot, f"read all {rows:,} rows"
 
 
-def _update(table: Table, query: Query, database: Database, stored: LakeTable) -> tuple[Snapshot, str] | None:
+def _keep(audit: TableAudit, stored: LakeTable, what: str) -> _Outcome:
+    """The table as it is, audited again if what its audits depend on has changed."""
+    report = audit.check_published(stored) if audit.is_due else None
+    if report is not None:
+        stored.set_properties({AUDIT: report.encode()})
+    current = stored.current_snapshot()
+    assert current is not None
+    return current, what, report
+
+
+def _commit(
+    audit: TableAudit,
+    stored: LakeTable,
+    rows: Iterable[pl.DataFrame],
+    properties: dict[str, str],
+    expect: Mapping[str, str | None],
+    what: str,
+) -> _Outcome:
+    """Writes all rows of the table, audits them, and commits them. Files of refused rows become orphans."""
+    files = stored.write(_arrow(part) for part in rows)
+    report = audit.check_whole(stored, files)
+    properties |= {} if report is None else {AUDIT: report.encode()}
+    reach("tables.after_audit")
+    return stored.overwrite(files, facts=properties, properties=properties, expect=expect), what, report
+
+
+def _update(audit: TableAudit, query: Query, database: Database, stored: LakeTable) -> _Outcome | None:
     """Reads the rows from the cursor on, which replace those of the same range and those of the same keys.
 
     Returns None if they have other columns than the table, or of other types: then all rows must be read.
     """
-    cursor, recorded = query.cursor, stored.property(QUERY_ROWS)
+    table, cursor, recorded = audit.table, query.cursor, stored.property(QUERY_ROWS)
     assert cursor is not None
     frame = stored.scan()
     start = _start(table, query, frame)
@@ -136,16 +183,13 @@ def _update(table: Table, query: Query, database: Database, stored: LakeTable) -
     assert current is not None
     since_text = "" if start is None else f" from {cursor} {start} on"
     if _digest(gone) == _digest(rows):
-        return current, f"read {len(rows):,} rows{since_text}, and none has changed"
+        return _keep(audit, stored, f"read {len(rows):,} rows{since_text}, and none has changed")
     kept = frame.filter(~replaced).select(columns).collect_batches(chunk_size=_BATCH)
     properties = {CODE: stored.property(CODE) or "", QUERY_ROWS: f"{current.id} {_digest(rows)}"}
-    snapshot = stored.overwrite(
-        stored.write(_arrow(part) for part in _chain(rows, kept)),
-        facts=properties,
-        properties=properties,
-        expect={CODE: properties[CODE], QUERY_ROWS: recorded},
+    expect = {CODE: properties[CODE], QUERY_ROWS: recorded}
+    return _commit(
+        audit, stored, _chain(rows, kept), properties, expect, f"read {len(rows):,} rows{since_text}"
     )
-    return snapshot, f"read {len(rows):,} rows{since_text}"
 
 
 def _as_stored(rows: pl.DataFrame, stored: LakeTable) -> pl.DataFrame | None:
@@ -217,7 +261,7 @@ def _batches(table: Table, query: Query, frames: Iterable[pl.DataFrame]) -> Iter
             for name, dtype in query.schema.items()
             if frame[name].dtype != dtype
         )
-        yield audit(table, typed)
+        yield audit_rows(table, typed)
 
 
 def _convert(values: pl.Series, dtype: pl.DataType, where: str) -> pl.Series:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -279,7 +280,7 @@ def _own_rows(
 
 def _select(tables: lake.Lake, read: Callable[[str], pl.LazyFrame], query: str) -> pl.DataFrame:
     """The rows that SQL selects from the lake's tables."""
-    frames = {name: read(name) for name in tables.list_tables() if name in query}
+    frames = {name: read(name) for name in tables.list_tables() if re.search(rf"\b{re.escape(name)}\b", query)}
     try:
         return pl.SQLContext(frames).execute(query, eager=True)
     except pl.exceptions.PolarsError as error:

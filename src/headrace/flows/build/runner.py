@@ -133,11 +133,14 @@ class _Work:
         waiting = make_visible(context, stale).waiting
         if not waiting:
             return []
+        publications: list[str] = []
         for stage in context.graph.stages:
             deps = {context.code.pointer_of(table) for table in waiting}
             if isinstance(stage, PublishStage) and not deps.isdisjoint(stage.deps):
                 self.blocked.setdefault(stage.name, "its tables are not visible yet")
+                publications.append(stage.name)
         why = "; ".join(dict.fromkeys(waiting.values()))
+        why += f"; {', '.join(publications)} waits for them" if publications else ""
         report = StageReport(
             "visible", f"readers do not see the new {', '.join(waiting)} yet: {why}", seconds=0
         )

@@ -58,25 +58,19 @@ def check_tables(workspace: Workspace, names: Sequence[str] = (), *, shown: int 
         shown: how many failing rows of a table are read.
 
     Raises:
-        CallError: a table does not exist, is a query, or declares nothing to audit.
+        CallError: a table does not exist, or declares nothing to audit.
         ProjectError: an audit does not fit its table.
     """
     from headrace.tables.audits.run import check_freshness_now, is_audited
 
     project, lake = workspace.project, workspace.lake
     tables = [project.table(name) for name in names] or [t for t in project.tables.values() if is_audited(t)]
-    queries = [table.name for table in tables if table.query is not None]
-    if queries:
-        raise CallError(
-            f"table {queries[0]!r} is a query: a build checks its rows as it reads them, and keeps no result",
-            remedy=f"headrace build {queries[0]}",
-        )
     unaudited = [table for table in tables if not is_audited(table)]
     if unaudited:
         raise CallError(
             f"table {unaudited[0].name!r} has nothing to audit",
             where=str(unaudited[0].place),
-            remedy="Declare @table(schema=...) or @table(audits=[...]).",
+            remedy="Declare @table(schema=...) or audits=[...].",
         )
     checks = []
     for table in tables:

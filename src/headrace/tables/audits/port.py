@@ -95,7 +95,7 @@ class CheckAudit(Protocol):
 
 def is_made_in_parts(table: Table) -> bool:
     """Whether the rows of a table are not all in memory when they are audited for the first time."""
-    return table.partition_by is not None or table.rowwise
+    return table.partition_by is not None or table.rowwise or table.query is not None
 
 
 def collect_failing(failing: pl.LazyFrame) -> tuple[int, pl.DataFrame]:

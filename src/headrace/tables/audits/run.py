@@ -72,8 +72,8 @@ class PublishedRows:
 
 
 def is_audited(table: Table) -> bool:
-    """Whether a build audits the table. The rows of a query are checked as they are read instead."""
-    return table.query is None and (table.schema is not None or bool(table.audits))
+    """Whether a build audits the table."""
+    return table.schema is not None or bool(table.audits)
 
 
 def check_freshness_now(lake: Lake, table: Table) -> list[AuditResult]:
@@ -160,17 +160,27 @@ class TableAudit:
         """
         if not is_audited(self.table):
             return None
+        if plan.whole:
+            return self.check_whole(stored, files)
         new_rows = stored.scan_files(files)
         all_rows, kept_counts = new_rows, dict[int, int]()
-        if not plan.whole and self.published.count is not None:
+        if self.published.count is not None:
             all_rows = pl.concat([new_rows, self._kept_rows(plan, stored)], how="diagonal_relaxed")
             gone = set(plan.partitions or ())
             kept_counts = {n: count for n, count in self.published.partitions.items() if n not in gone}
         before = self.published.report
-        is_clean = not plan.whole and before is not None and before.passed and self._is_same(before)
+        is_clean = before is not None and before.passed and self._is_same(before)
         scope = self.scope_of(all_rows, new_rows if is_clean else all_rows, _count_files(files) | kept_counts)
         total = sum(file.rows for file in files) + sum(kept_counts.values())
         return self._finish(attrs.evolve(scope, count=total), None)
+
+    def check_whole(self, stored: LakeTable, files: Sequence[WrittenFile]) -> AuditReport | None:
+        """Audits a table that will have the rows of these files alone. Raises and returns as `check_build`."""
+        if not is_audited(self.table):
+            return None
+        rows = stored.scan_files(files)
+        scope = self.scope_of(rows, rows, _count_files(files))
+        return self._finish(attrs.evolve(scope, count=sum(file.rows for file in files)), None)
 
     def check_published(self, stored: LakeTable) -> AuditReport | None:
         """Audits the published rows again. Raises as `check_build`."""
@@ -235,7 +245,7 @@ class TableAudit:
         report = keep_failing_rows(self.lake, self.table, report, rows)
         self._record(report, position)
         if report.stops:
-            raise self._refusal(report, is_published=scope.is_unchanged)
+            raise self._refusal(report, rows, is_published=scope.is_unchanged)
         return report
 
     def _record(self, report: AuditReport, position: SnapshotPosition | None) -> None:
@@ -245,10 +255,11 @@ class TableAudit:
             audit_run.add_input(Dataset("table", self.table.name, position, {"assertions": assertions}))
             audit_run.add_facts(failing_rows=report.kept)
 
-    def _refusal(self, report: AuditReport, *, is_published: bool) -> Refused:
+    def _refusal(self, report: AuditReport, rows: Mapping[str, pl.DataFrame], *, is_published: bool) -> Refused:
         failures = "\n  ".join(f"{result.rule}: {result.what}" for result in report.results if result.stops)
         state = "published rows do not hold what is declared" if is_published else "the table is unchanged"
-        kept = f"headrace check tables {self.table.name} shows the failing rows. " if report.kept else ""
+        has_rows = any(result.stops and rows.get(result.rule) is not None for result in report.results)
+        kept = f"headrace check tables {self.table.name} shows the failing rows. " if has_rows else ""
         return Refused(
             f"the audit failed, {state}:\n  {failures}",
             where=f"table {self.table.name} ({self.table.place})",

@@ -128,11 +128,18 @@ class TableStage(LakeStage):
         from headrace.tables.queries import build_query
 
         project = context.project(features=False)
-        code = context.code.table_digest(self.subject)
-        built = build_query(project, context.lake, project.table(self.subject), code=code)
+        built = build_query(
+            project,
+            context.lake,
+            project.table(self.subject),
+            code=context.code.table_digest(self.subject),
+            audits=context.code.audits_digest(self.subject),
+            at=self._find_references(context),
+        )
         pointer = {"table": self.subject, "snapshot": built.snapshot, "rows": built.rows}
         context.pointers.write(self.out, pointer)
-        return StageResult(built.what, built.rows)
+        warnings = "".join(f"; the audit warns: {warning}" for warning in built.warnings)
+        return StageResult(f"{built.what}{warnings}", built.rows)
 
     def restore(self, context: BuildContext) -> StageResult:
         """As any table; the table of a query is read anew, because its database has moved on."""
