@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from itertools import chain
 
 import msgspec
 import pyarrow as pa
@@ -21,7 +20,7 @@ from headrace.tables.audits.report import AuditReport
 from headrace.tables.audits.rows import RowsRefused
 from headrace.tables.audits.run import PublishedRows, TableAudit, read_references
 from headrace.tables.compute import COMPUTES
-from headrace.tables.compute.port import TableJob, write_piece
+from headrace.tables.compute.port import TableJob
 from headrace.tables.current import keep_current
 from headrace.tables.evolution import OtherColumns, check_change, check_parts, check_rows_left
 from headrace.tables.failures import FailedRow, describe_failures, merge_failures
@@ -307,8 +306,7 @@ def _write_parts(
     staged: StagedParts,
     progress: Callable[[PartProgress], None],
 ) -> LakeTable:
-    """Writes the rows that are not written yet, a piece at a time. This process computes the first piece, whose
-    columns are those of the table. Returns the table."""
+    """Writes the rows that are not written yet, a piece at a time. Returns the table, with its columns."""
     names = _names(table, plan) or []
     partitioning = table.partition_by
     what = "all of it" if partitioning is None else spell_partitions(partitioning, plan.partitions or ())
@@ -317,22 +315,17 @@ def _write_parts(
     pieces = [piece for piece in divide(lake, table, plan) if piece.numbers not in staged.numbers]
     if not pieces:
         return lake.table(table.name)
-    columns: frozenset[str] = frozenset()
 
     def prepare(part: ComputedPart) -> LakeTable:
-        nonlocal columns
-        columns = frozenset(part.rows.column_names)
         if not staged.is_empty:
             return lake.table(table.name)
         if not (plan.whole or plan.replaces_all) and lake.table_exists(table.name):
             check_parts(table, lake.table(table.name), part.rows.schema, is_range=plan.is_range)
         return _prepare_table(project, lake, table, plan, part, is_all=len(pieces) == 1)
 
-    first = write_piece(TableJob(project, lake, table, plan, columns), pieces[0], prepare)
-    job = TableJob(project, lake, table, plan, columns)
-    others = COMPUTES[project.settings.tables.compute](job, pieces[1:]) if pieces[1:] else ()
-    for part in chain([first], others):
-        staged.add(part)
+    job = TableJob(project, lake, table, plan, staged.columns)
+    for written in COMPUTES[project.settings.tables.compute](job, pieces, prepare):
+        staged.add(written)
         progress(msgspec.structs.replace(state, done=staged.partitions if names else 0))
     return lake.table(table.name)
 

@@ -73,22 +73,24 @@ def collect_frames(table: Table, frames: Sequence[pl.LazyFrame]) -> list[pl.Data
 
 
 def collect_batches(table: Table, frame: pl.LazyFrame, rows: int) -> Iterator[pl.DataFrame]:
-    """Reads an input in batches of about so many rows, in its order; at least one batch.
+    """Reads an input in batches of at least so many rows, except the last, in its order; at least one batch.
 
     Raises:
         ProjectError: polars failed.
     """
-    is_empty = True
+    gathered: list[pl.DataFrame] = [frame.collect_schema().to_frame()]
     try:
         for batch in frame.collect_batches(chunk_size=rows, maintain_order=True):
-            is_empty = False
-            yield batch
+            gathered.append(batch)
+            if sum(len(part) for part in gathered) >= rows:
+                yield pl.concat(gathered)
+                gathered = []
     except HeadraceError:
         raise
     except (PolarsError, PanicException) as error:
         raise _failure(table, error) from error
-    if is_empty:
-        yield from collect_frames(table, [frame.head(0)])
+    if gathered:
+        yield pl.concat(gathered)
 
 
 def concat_results(table: Table, parts: Sequence[pl.DataFrame], place: str = "") -> pl.DataFrame:
