@@ -7,7 +7,7 @@ LOCK := uv pip compile --universal --python-version 3.11 --no-emit-index-url --n
 # Every extra but torch, whose wheels for Linux bring 5 GB of CUDA: make torch installs it.
 EXTRAS := --extra kafka --extra debezium --extra otel --extra postgres --extra redis --extra s3 --extra databases
 
-.PHONY: demo demo-kafka torch test soak check format lock bench bench-events bench-serving bench-tables docs clean
+.PHONY: demo demo-kafka torch test soak check format lock bench bench-events bench-serving bench-tables docs bench-features clean
 demo: .venv/.ready ## an example, end to end, in a scratch folder: make demo EXAMPLE=shop
 	@.venv/bin/headrace demo $(EXAMPLE)
 
@@ -50,11 +50,14 @@ bench: .venv/.ready ## every benchmark, in one run
 bench-events: .venv/.ready ## ingest and the collector beside their peers: a plain script, PyFlink
 	@.venv/bin/python bench/all.py events broker latency collector
 
+bench-features: .venv/.ready ## features beside their peers: joins, windows, online reads, a training set beyond memory
+	@.venv/bin/python bench/all.py point_in_time feast_join windows online larger_than_memory
+
 bench-serving: .venv/.ready ## the predict endpoint beside bare uvicorn, and steady beside releases and batches
 	@.venv/bin/python bench/all.py serving steady
 
-bench-tables: .venv/.ready ## builds of tables beside the same SQL in DuckDB
-	@.venv/bin/python bench/all.py tables
+bench-tables: .venv/.ready ## tables beside the same SQL in DuckDB, 100M rows within 4 GiB, publishing beside COPY
+	@.venv/bin/python bench/all.py tables large_table warehouse
 
 docs: .venv/.ready ## the documentation as a site, in the folder site
 	@.venv/bin/mkdocs build --strict --quiet

@@ -116,10 +116,10 @@ def make_ours(folder: Path, memory: int) -> None:
     if lake.table_exists("training_large"):
         lake.drop_table("training_large")
     begin = time.perf_counter()
-    made = training_set.make(project, lake, model, make_plan())
+    training_rows = training_set.make(project, lake, model, make_plan())
     seconds = time.perf_counter() - begin
     figures = measure(seconds)
-    rows = lake.table(made.table).scan(made.snapshot)
+    rows = lake.table(training_rows.table).scan(training_rows.snapshot)
     print_figures(figures, rows.select(pl.len(), *(pl.col(f"facts__{f.name}") for f in FEATURES)))
 
 

@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from contextlib import closing, suppress
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ from services.redis import redis
 from services.server import Missing
 
 from headrace.features.aggregates import parse_function, result_dtype
+from headrace.features.offline.point_in_time import as_of_rows
 from headrace.features.online import OnlineStore
 from headrace.features.online.lookup import Lookup
 from headrace.features.online.postgres import open_postgres
@@ -37,6 +39,7 @@ from headrace.features.plan import (
     FeatureRef,
     PlanField,
     WindowedView,
+    hop_of,
 )
 from headrace.kernel.position import LogPosition, SnapshotPosition
 from headrace.kernel.time import now_micros
@@ -108,6 +111,97 @@ def measure_reads(kind: str, store: OnlineStore, plan: FeaturePlan, name: str) -
     print_figure(kind, f"{name}, one request to its matrix", micros, "µs")
 
 
+def measure_goals(kind: str, store: OnlineStore) -> None:
+    """What models ask for most: two small views, twenty aggregates, very many features; a load of a history."""
+    entities = 11_600
+    draw = np.random.default_rng(3)
+    names = [[f"a{n}" for n in range(3)], [f"b{n}" for n in range(3)]]
+    views = [
+        AsOfView(
+            f"pair{index}",
+            ("user",),
+            f"pair{index}",
+            "time",
+            tuple(PlanField(name, "float64") for name in fields),
+            7 * DAY,
+        )
+        for index, fields in enumerate(names)
+    ]
+    plan = plan_of(*views)
+    store.prepare(plan)
+    rows = pl.DataFrame(
+        {"user": draw.integers(0, entities, 602_316), "time": now_micros() - draw.integers(1, DAY, 602_316)}
+    ).with_columns(pl.col("time").cast(INSTANT))
+    for view, fields in zip(views, names, strict=True):
+        table = rows.with_columns(pl.Series(name, draw.random(len(rows))) for name in fields)
+        begin, cpu = time.perf_counter(), time.process_time()
+        arrow = as_of_rows(view, table.lazy()).collect().to_arrow()
+        store.load(view, arrow, SnapshotPosition(view.table, 1))
+        print_figure(kind, "602,316 rows loaded into 11,600 keys", time.perf_counter() - begin, "s")
+        print_figure(kind, "602,316 rows loaded into 11,600 keys", time.process_time() - cpu, "s of CPU")
+    measure_lookups(kind, store, plan, "2 views, 6 features", entities)
+    aggregations = []
+    for hours in (1, 6, 24, 72):
+        hop = hop_of(timedelta(hours=hours)) // timedelta(microseconds=1)
+        for column, name in (
+            ("item", "count"),
+            ("bought", "count"),
+            ("price", "sum"),
+            ("price", "mean"),
+            ("price", "max"),
+        ):
+            function = parse_function(name)
+            dtype = result_dtype(function, "float64" if column == "price" else "int64")
+            aggregations.append(
+                Aggregation(f"{name}_{column}_{hours}", column, function, hours * HOUR, hop, dtype)
+            )
+    columns = (PlanField("item", "int64"), PlanField("bought", "int64"), PlanField("price", "float64"))
+    view = WindowedView("w20", ("user",), "events", "events", None, "time", columns, tuple(aggregations))
+    store.prepare(plan_of(view))
+    filled = events(EVENTS, now_micros(), 2 * DAY).to_arrow()
+    store.fill(view, filled, LogPosition("events", "one", {0: EVENTS}))
+    measure_lookups(kind, store, plan_of(view), "windowed view, 20 aggregates", ENTITIES)
+    wide = [
+        AsOfView(
+            f"wide{index}",
+            ("user",),
+            f"wide{index}",
+            "time",
+            tuple(PlanField(f"f{n}", "float64") for n in range(30)),
+            7 * DAY,
+        )
+        for index in range(20)
+    ]
+    plan = plan_of(*wide)
+    store.prepare(plan)
+    keys = pl.DataFrame({"user": np.arange(1000)}).with_columns(time=pl.lit(now_micros() - HOUR).cast(INSTANT))
+    for view in wide:
+        table = keys.with_columns(pl.Series(f"f{n}", draw.random(1000)) for n in range(30))
+        store.load(view, table.to_arrow(), SnapshotPosition(view.table, 1))
+    measure_lookups(kind, store, plan, "600 features in 20 views", 1000, counts=(1,))
+
+
+def measure_lookups(
+    kind: str,
+    store: OnlineStore,
+    plan: FeaturePlan,
+    name: str,
+    entities: int,
+    counts: tuple[int, ...] = (1, 100),
+) -> None:
+    """Prints the median time of a lookup, and this process's mean CPU time for it."""
+    draw = random.Random(7)
+    for count in counts:
+        times = 3000 if count == 1 else 300
+        keys = [[{"user": draw.randrange(entities)} for _ in range(count)] for _ in range(times)]
+        cpu = time.process_time_ns()
+        micros = median_micros(lambda n, keys=keys: store.lookup(plan, keys[n], now_micros()), times)
+        cpu = time.process_time_ns() - cpu
+        work = f"{name}, {count} row{'s' if count > 1 else ''}"
+        print_figure(kind, work, micros, "µs")
+        print_figure(kind, work, cpu / times / 1000, "µs of CPU")
+
+
 def make_facts(entities: int) -> tuple[AsOfView, pl.DataFrame]:
     fields = tuple(PlanField(f"f{index}", "float64") for index in range(6))
     columns = {field.name: np.random.default_rng(at).random(entities) for at, field in enumerate(fields)}
@@ -120,6 +214,7 @@ def make_facts(entities: int) -> tuple[AsOfView, pl.DataFrame]:
 
 def measure(kind: str, store: OnlineStore) -> None:
     """Measures one store, which is empty."""
+    measure_goals(kind, store)
     for entities in (LOADED, ENTITIES):
         as_of, facts = make_facts(entities)
         store.prepare(plan_of(as_of))

@@ -1,6 +1,6 @@
 """The tables of bench/tables.py in DuckDB: reads events.parquet of a folder, writes Parquet files there.
 
-Prints the seconds.
+Prints the seconds, those of CPU time, and the peak of resident memory in GiB.
 """
 
 from __future__ import annotations
@@ -22,8 +22,9 @@ SESSIONS = """
 LABELS = 'SELECT "user", "begin", spent > 100 AS is_buyer FROM \'{0}/sessions.parquet\''
 
 folder = Path(sys.argv[1])
-start = time.perf_counter()
+start, start_cpu = time.perf_counter(), time.process_time()
 for name, query in (("clean", CLEAN), ("sessions", SESSIONS), ("labels", LABELS)):
     text = query.format(folder)
     duckdb.sql(f"COPY ({text}) TO '{folder}/{name}.parquet' (FORMAT parquet, COMPRESSION zstd)")
-print(time.perf_counter() - start)
+peak = int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0]) / 2**20
+print(time.perf_counter() - start, time.process_time() - start_cpu, peak)

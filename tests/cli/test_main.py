@@ -251,6 +251,18 @@ def test_options_are_accepted_before_and_after_the_verb(
     assert json.loads(after.stdout)["stages"] == json.loads(before.stdout)["stages"]
 
 
+@pytest.mark.parametrize("arguments", [["quarantine", "list"], ["check", "contracts"], ["export", "airflow"]])
+def test_a_group_takes_the_options_too(arguments: list[str], project: Path) -> None:
+    verb, name = arguments
+    with cli.make_context(
+        "headrace", [verb, "--json", "--project", str(project), name, "--help"], obj=Call()
+    ) as context:
+        group = cli.get_command(context, verb)
+        assert group is not None
+        group.make_context(verb, ["--json", "--project", str(project), name], parent=context)
+        assert (context.obj.json, context.obj.project) == (True, project)
+
+
 def test_a_full_disk_is_reported_as_a_full_disk(capsys: pytest.CaptureFixture[str]) -> None:
     full = Path("/dev/full")
     if not full.exists():

@@ -122,6 +122,14 @@ def test_what_the_file_says_must_be_right_even_where_it_is_overridden(
         load_settings(project(tmp_path, '[project]\nname = "shop"\n[profile.local]\nreplicas = "x"\n'))
 
 
+@pytest.mark.parametrize("value", ["rayserve", ""])
+def test_a_value_that_a_setting_does_not_have_is_refused_with_those_it_has(tmp_path: Path, value: str) -> None:
+    text = f'[project]\nname = "shop"\n[profile.local]\nserving = "{value}"\n'
+    with pytest.raises(ProjectError, match=f"Invalid enum value '{value}'") as refused:
+        load_settings(project(tmp_path, text))
+    assert refused.value.remedy == "It is one of 'processes', 'ray_serve'."
+
+
 def test_replicas_run_where_the_cluster_is_unless_a_setting_says_otherwise(tmp_path: Path) -> None:
     local = make_settings(tmp_path, "shop")
     assert local.deployment == "processes"

@@ -13,11 +13,28 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import msgspec
+import polars as pl
 import pyarrow as pa
 import pytest
 
 from headrace.cluster.connection import connect
 from headrace.config.settings import Settings, load_settings, make_settings
+from headrace.declare.model import Model
+from headrace.declare.place import Place
+from headrace.declare.table import Table
+from headrace.declare.trainers import XGBoost
+from headrace.features.aggregates import parse_function
+from headrace.features.offline.point_in_time import join
+from headrace.features.plan import (
+    Aggregation,
+    AsOfView,
+    EntityKey,
+    FeaturePlan,
+    FeatureRef,
+    PlanField,
+    WindowedView,
+)
 from headrace.kernel.errors import ProjectError, Unavailable
 from headrace.kernel.properties import FAILED_ROWS
 from headrace.lake import Lake, LakeTable
@@ -27,10 +44,12 @@ from headrace.tables import parts
 from headrace.tables.audits.rows import RowsRefused
 from headrace.tables.build import TableBuild, build_table
 from headrace.tables.failures import read_failures
+from headrace.training.training_set import make, table_reader
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*:ResourceWarning")
 
 START = datetime(2024, 3, 30, tzinfo=UTC)
+HOUR, DAY = 3_600_000_000, 86_400_000_000  # microseconds
 DAYS, EACH = 5, 40  # every second day has so many clicks: days apart are pieces of their own
 PACKAGE = '''
 import os, signal
@@ -195,6 +214,21 @@ def test_a_table_by_day_and_one_by_key_have_the_rows_of_the_definition(project: 
     assert built.partitions is None or len(built.partitions) == 8
 
 
+def test_a_table_by_key_in_many_pieces_reads_its_input_once_and_leaves_no_files(
+    project: Project, lake: Lake, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build(project, lake, "clean")
+    monkeypatch.setattr(parts, "PIECE_LIMITS", (1, 1))  # a part is a piece
+    left = settings.make_state() / "spill" / "left"
+    left.mkdir(parents=True)
+    (left / "owner").write_text("1 a build that was killed")
+    build(project, lake, "spent")
+    counts = Counter(user for _, user, _ in expected_clicks())
+    stored = lake.table("spent").scan().select("user", "clicks").sort("user").collect()
+    assert stored.rows() == sorted(counts.items())
+    assert list(left.parent.iterdir()) == ([] if settings.tables.compute == "local" else [left])
+
+
 def test_a_rowwise_table_without_partitions_is_made_in_pieces_and_leaves_out_failing_rows(
     project: Project, lake: Lake, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -270,7 +304,7 @@ def test_a_killed_build_publishes_nothing_and_is_continued(
     killed = subprocess.run(
         [sys.executable, "-c", BUILDER, str(settings.root)],
         env={**os.environ, "HEADRACE_FAULT": "tables.after_part:3"},
-        timeout=120,
+        timeout=600,
         check=False,
     )
     assert killed.returncode == -signal.SIGKILL
@@ -293,3 +327,37 @@ def test_a_worker_with_other_files_of_the_project_is_refused(
     with pytest.raises(ProjectError, match="a worker of Ray has other files of the project") as refused:
         build(project, lake, "clean")
     assert "the same project folder" in str(refused.value.remedy)
+
+
+def test_a_training_set_larger_than_memory_is_the_same_as_one_in_memory(project: Project, lake: Lake) -> None:
+    instant = pl.Datetime("us", "UTC")
+    minutes = pl.Series([START + timedelta(minutes=7 * n) for n in range(6_000)], dtype=instant)
+    facts = pl.DataFrame({"user": [n % 21 for n in range(6_000)], "time": minutes, "x": range(6_000)})
+    labels = pl.DataFrame(
+        {
+            "user": [n % 23 for n in range(3_000)],
+            "event_timestamp": [START + timedelta(minutes=5 * n) for n in range(3_000)],
+            "y": [n % 2 for n in range(3_000)],
+        },
+        schema_overrides={"event_timestamp": instant},
+    ).sort("user", "event_timestamp")
+    for name, frame in (("facts", facts), ("labels", labels)):
+        rows = frame.to_arrow()
+        lake.ensure(name, rows.schema).append(rows)
+    spent = Aggregation("spent", "price", parse_function("sum"), DAY, HOUR, "float64")
+    columns = (PlanField("price", "float64"),)
+    views = (
+        AsOfView("facts", ("user",), "facts", "time", (PlanField("x", "int64"),), 2 * DAY),
+        WindowedView("activity", ("user",), "clicks", "clicks", None, "at", columns, (spent,)),
+    )
+    features = (FeatureRef("facts", "x", "int64"), FeatureRef("activity", "spent", "float64"))
+    plan = FeaturePlan("m", (EntityKey("user", "user", "int64"),), views, features)
+    outcomes = Table(name="labels", function=lambda frame: frame, reads=(), place=Place("?", 0))
+    model = Model("m", labels=outcomes, target="y", features=None, trainer=XGBoost())
+    small = msgspec.structs.replace(project, settings=project.settings.with_values(join_memory=1))
+    training_rows = make(small, lake, model, plan)
+    expected = join(labels, plan, lambda name: table_reader(project, lake, training_rows.inputs)(name))
+    rows = lake.table(training_rows.table).scan(training_rows.snapshot).collect()
+    assert rows.equals(expected.select(rows.columns))
+    assert rows["activity__spent"].drop_nulls().n_unique() > 5
+    assert rows["facts__x"].null_count() > 100

@@ -259,6 +259,14 @@ def test_the_fields_of_the_newest_request_are_named():
     assert caught.value.remedy == "The newest has arm, facts__new, new, version."
 
 
+def test_whole_numbers_are_named_as_such():
+    rows = pl.DataFrame({"arm": ["champion"] * 3, "version": [1] * 3})
+    logged = LoggedRequests(
+        rows, [{}, {}, {}], [{"facts__views": 0.0}, {"facts__views": 1.0}, {"facts__views": 0.5}]
+    )
+    assert _slice_of(logged, "facts__views").to_list() == ["0", "1", "0.5"]
+
+
 @pytest.fixture
 def run(small, capsys):
     """Runs the verb, and returns its exit code and its output."""

@@ -103,6 +103,8 @@ def test_a_refused_table_stays_and_is_shown_with_its_failing_rows(sales: Setting
     assert "references product → products (id)" in output
     assert "FAILED" in output
     assert "readers see the rows of the build before, 1 failing rows are kept" in output
+    assert output.splitlines()[-2].split()[:2] == ["product", "price"]
+    assert output.splitlines()[-1].split()[:2] == ["3", "30"]
     code, output = check("--json")
     (sold,) = json.loads(output)
     assert (code, sold["fails"], [row["product"] for row in sold["examples"]]) == (1, True, [3])

@@ -79,6 +79,14 @@ def drawn(prices):
     )
 
 @table(reads=prices)
+def seeded(prices):
+    return prices.with_columns(x=pl.lit(random.Random(3).gauss(0, 1)), y=pl.lit(random.Random(3).random()))
+
+@table(reads=prices)
+def unseeded(prices):
+    return prices.with_columns(x=pl.lit(random.Random().random()))
+
+@table(reads=prices)
 def named(prices):
     return prices.with_columns(id=pl.lit(uuid.uuid5(uuid.NAMESPACE_URL, "price").hex))
 
@@ -172,6 +180,7 @@ def test_a_trial_refuses_a_column_that_cannot_be_stored(workspace: Workspace) ->
         ("plain", []),
         ("counted", []),
         ("named", []),
+        ("seeded", []),
     ],
 )
 def test_a_strict_trial_finds_what_the_function_reads_beside_its_input(
@@ -184,6 +193,11 @@ def test_a_strict_trial_finds_what_the_function_reads_beside_its_input(
     if not findings:
         assert impure == []
     assert not [line for line in impure if "DECLARED" in line]
+
+
+def test_a_generator_without_a_seed_is_found_by_its_numbers(workspace: Workspace) -> None:
+    (finding,) = try_table(workspace, "unseeded", strict=True).impure or []
+    assert finding.startswith("two runs give other rows for the same input")
 
 
 def test_a_recorded_test_fails_once_the_function_changes(workspace: Workspace) -> None:

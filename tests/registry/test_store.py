@@ -1,5 +1,6 @@
 """The registry: versions, aliases and bundles in MLflow, also after kills, moves and tampering."""
 
+import errno
 import os
 import shutil
 import signal
@@ -17,6 +18,7 @@ from headrace.config.settings import Settings, load_settings
 from headrace.kernel import faults
 from headrace.kernel.errors import CallError, Refused, Unavailable
 from headrace.kernel.properties import BUNDLE_DIGEST
+from headrace.registry.client import MlflowConnection
 
 REGISTER = """
 import sys
@@ -171,6 +173,15 @@ def test_a_store_that_cannot_be_opened_is_unavailable(settings: Settings, bundle
     opened = registry.open(wrong)
     with pytest.raises(Unavailable, match="MLflow"):
         opened.register("purchase", bundle, metrics={}, params={}, tags={})
+
+
+def test_a_full_disk_is_named_with_the_place_and_a_remedy(settings):
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/data/mlflow/artifacts/model")
+    with pytest.raises(Unavailable) as refused, MlflowConnection(settings).translate_errors():
+        raise full
+    assert refused.value.what == "MLflow cannot read or write its files: No space left on device"
+    assert refused.value.where == "/data/mlflow/artifacts/model"
+    assert "Check that the disk has room" in refused.value.remedy
 
 
 class CountRequests(socketserver.BaseRequestHandler):

@@ -86,6 +86,8 @@ def run_up(settings):
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory):
     project = make_project(tmp_path_factory.mktemp("up") / "project")
+    with (project.root / "headrace.toml").open("a") as file:
+        file.write('[schedule.rare]\ncron = "0 0 29 2 *"\n')
     put_bundle(project, {1: fit_booster(1)}, 1, plan_of())
     put_features(project, plan_of(), {7: (9.5, 190)})
     put_release(project, Arm(1))
@@ -152,17 +154,19 @@ def test_a_second_up_is_refused_and_names_the_pid_of_the_first(app, settings):
 
 def test_killed_processes_are_replaced_and_reported(app, settings):
     before = find_up(settings).processes
-    for name in ("collector", "ingest"):
+    names = ("collector", "ingest", "scheduler")
+    for name in names:
         os.kill(before[name], signal.SIGKILL)
 
     def are_replaced():
         now = find_up(settings).processes
-        return all(now[name] != before[name] for name in ("collector", "ingest"))
+        return all(now[name] != before[name] for name in names)
 
     until(are_replaced)
     output = app.output.read_text()
     assert "collector ended (signal 9)" in output
     assert "ingest ended (signal 9)" in output
+    assert "scheduler ended (signal 9)" in output
     event = {"at": datetime.now(UTC).isoformat(), "user_id": 4}
 
     def is_accepted():

@@ -77,6 +77,24 @@ def test_a_full_file_is_followed_by_a_new_one(folder, topics, monkeypatch):
     spool.close()
 
 
+def test_a_file_that_cannot_be_begun_leaves_the_old_one_open(folder, topics, monkeypatch):
+    monkeypatch.setattr("headrace.serving.spool._ROTATE", 100)
+    spool = Spool(folder)
+    spool.append(b"a" * 80)
+    away = folder.rename(folder.with_name("away"))
+    for _ in range(2):
+        with pytest.raises(FileNotFoundError):
+            spool.append(b"b" * 80)
+    opened = os.open(os.devnull, os.O_RDONLY)  # takes the number of a file that was closed
+    with pytest.raises(FileNotFoundError):
+        spool.append(b"b" * 80)
+    os.close(opened)  # it is still open
+    away.rename(folder)
+    spool.append(b"c" * 80)
+    spool.close()
+    assert list(read_spool(folder)) == [b"a" * 80, b"c" * 80]
+
+
 def test_an_incomplete_last_frame_is_skipped_and_counted(folder, topics):
     spool = Spool(folder)
     spool.append(b"whole")

@@ -8,6 +8,7 @@ import pytest
 from polars.testing import assert_frame_equal
 from tests import tiny
 
+from headrace.declare.partitioning import by
 from headrace.kernel.errors import CallError, Conflict, ProjectError, Refused
 from headrace.lake import Lake, LakeTable
 from headrace.projects.project import Project, load_project
@@ -292,6 +293,17 @@ class TestChangedFiles:
         built = build(project, lake, "people", code="2")[0]  # whoever means it changes the code
         assert built.because == ["its code changed"]
         assert set(people.schema().names) == set(content.partition("\n")[0].split(","))
+
+    def test_a_partitioned_table_keeps_its_rows_if_its_file_is_emptied(
+        self, project: Project, lake: Lake, people: LakeTable
+    ) -> None:
+        object.__setattr__(project.table("people"), "partition_by", by("user", parts=4))
+        build(project, lake, "people", code="2")
+        before = people.current_snapshot()
+        write(project, "user,name,height\n")
+        with pytest.raises(Refused, match="table people would lose all its 2 rows"):
+            build(project, lake, "people", code="2")
+        assert people.current_snapshot() == before
 
     def test_a_renamed_column_is_named_with_its_new_name(
         self, project: Project, lake: Lake, people: LakeTable

@@ -581,3 +581,21 @@ def test_a_function_that_returns_other_columns_for_a_partition_is_named_with_it(
     ):
         build(project, lake, "copies")
     assert lake.table("copies").current_snapshot() is None
+
+
+@pytest.mark.parametrize("apart", [24, 72])  # hours: both days are made together, or apart
+def test_text_in_one_partition_and_numbers_in_another_are_refused(
+    project: Project, lake: Lake, arrive: Arrive, apart: int
+) -> None:
+    declare_all(project)
+    arrive((at(0), 1), (at(apart), 2), arrived=at(999))
+    build(project, lake, "clean")
+
+    def spell_price_of_user_2(clicks: pl.LazyFrame) -> pl.LazyFrame:
+        return clicks.with_columns(pl.col("price").cast(pl.String)) if 2 in clicks.collect()["user"] else clicks
+
+    declare(project, "copies", spell_price_of_user_2, "clean", partition_by=day("at"))
+    with pytest.raises(ProjectError, match="copies returns column 'price' as ") as refused:
+        build(project, lake, "copies")
+    assert {24: "2024-03-31", 72: "2024-04-02"}[apart] in str(refused.value)
+    assert not lake.table_exists("copies") or lake.table("copies").current_snapshot() is None

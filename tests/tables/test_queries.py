@@ -343,6 +343,24 @@ def test_a_column_of_numbers_does_not_become_one_of_texts(sqlite: Shop) -> None:
     assert [row[1] for row in sqlite.rows(orders)] == ["0870", None]
 
 
+@pytest.mark.parametrize("address", ["mylite+{}", "mylite+file:{}", "mylite+file:{}?mode=ro"])
+def test_an_address_names_any_driver(
+    sqlite: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, address: str
+) -> None:
+    """The driver gets what follows the `+`: a path, or an address with a scheme of its own."""
+    package = tmp_path / "adbc_driver_mylite"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "dbapi.py").write_text("from adbc_driver_sqlite.dbapi import connect\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    sqlite.execute("create table orders (id integer)")
+    sqlite.execute("insert into orders values (1), (2)")
+    named = Shop(project_with(tmp_path / "named", address.format(tmp_path / "shop.db")), sqlite.execute)
+    orders = query("orders", SQL, database="shop")
+    named.build(orders)
+    assert named.rows(orders) == [(1,), (2,)]
+
+
 def test_a_database_that_cannot_be_read_is_told_apart_from_a_wrong_query(sqlite: Shop, tmp_path: Path) -> None:
     with pytest.raises(ProjectError, match=r"refuses the query: .*no such table"):
         sqlite.build(query("orders", "select * from nowhere", database="shop"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import threading
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -12,6 +13,7 @@ import polars as pl
 import psycopg
 import pytest
 from tests.tcp_proxy import proxy_tcp
+from tests.until import until
 
 from headrace.config.settings import make_settings
 from headrace.declare.partitioning import day
@@ -21,6 +23,7 @@ from headrace.declare.table import Table
 from headrace.kernel.errors import ProjectError, Refused, Unavailable
 from headrace.lake import Lake
 from headrace.lake import open as open_lake
+from headrace.tables.warehouse import publication
 from headrace.tables.warehouse.publication import Published, publish_star
 
 HERE = Place("tables.py", 1)
@@ -239,10 +242,10 @@ def test_history_holds_for_each_moment_what_the_last_state_said(warehouse: Wareh
         periods = warehouse.query(
             'select "user", valid_from, valid_to, is_current, city from shop.dim_user order by 1, 2'
         )
-        for (user, _, until, is_current, city), following in zip(periods, [*periods[1:], None], strict=True):
+        for (user, _, end, is_current, city), following in zip(periods, [*periods[1:], None], strict=True):
             same = following is not None and following[0] == user
-            assert until == (following[1] if same and following else None)
-            assert is_current == (until is None)
+            assert end == (following[1] if same and following else None)
+            assert is_current == (end is None)
             assert not (same and following and following[4] == city)  # equal states are one period
 
 
@@ -309,6 +312,39 @@ def test_a_server_that_goes_away_in_the_midst_leaves_the_last_state(warehouse: W
             warehouse.publish(declare(), url=url)
         assert warehouse.publish(declare(), url=url) == Published(None, "was up to date")
     assert len(warehouse.facts()) == 20_000
+
+
+@pytest.mark.parametrize(("code", "must_wait"), [("1", False), ("2", True)])
+def test_a_reader_in_the_midst_sees_the_last_state_or_waits_for_the_next(
+    warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch, code: str, must_wait: bool
+) -> None:
+    """New rows leave readers alone. A new layout keeps them waiting from the swap to the commit."""
+    plain_members(warehouse, [(1, "Bern")])
+    warehouse.write_events([(START, 1, 1.0, "a")])
+    warehouse.publish(declare())
+    answers: list[Row] = []
+
+    def read() -> None:
+        with psycopg.connect(warehouse.url, autocommit=True) as connection:
+            statement = "select count(*), sum(price), (select sum(price) from shop.spent) from shop.fact_events"
+            answers.extend(connection.execute(statement))
+
+    reader = threading.Thread(target=read)
+    waiting = (
+        "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and query like '%shop.spent%'"
+    )
+    waiting += " and datname = current_database() and pid <> pg_backend_pid()"
+
+    def read_before_commit(point: str) -> None:
+        if point == "publish.before_commit":
+            reader.start()
+            until(lambda: bool(answers) or warehouse.query(waiting) == [(1,)])
+
+    monkeypatch.setattr(publication, "reach", read_before_commit)
+    warehouse.write_events([(START, 1, 2.0, "b"), (START, 1, 3.0, "c")])
+    warehouse.publish(declare(), code=code)
+    reader.join()
+    assert answers == [(2, 5.0, 5.0) if must_wait else (1, 1.0, 1.0)]
 
 
 def test_texts_are_not_keys_of_numbers(warehouse: Warehouse) -> None:

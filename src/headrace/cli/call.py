@@ -78,6 +78,7 @@ class Call(Struct):
         os.environ.setdefault("TQDM_DISABLE", "1")
         os.environ.setdefault("DVC_NO_ANALYTICS", "1")
         os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+        os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
 
 
 def _store(context: click.Context, parameter: click.Parameter, value: Any) -> None:
@@ -130,7 +131,14 @@ def group(name: str, *, example: str) -> Callable[[Callable[[], None]], click.Gr
         name: the name of the group.
         example: a line or two that --help shows at its end.
     """
-    return click.group(name, epilog=_epilog(example), context_settings={"help_option_names": ["-h", "--help"]})
+
+    def decorate(function: Callable[[], None]) -> click.Group:
+        settings = {"help_option_names": ["-h", "--help"]}
+        decorated = click.group(name, epilog=_epilog(example), context_settings=settings)(function)
+        decorated.params.extend(OPTIONS)
+        return decorated
+
+    return decorate
 
 
 def _epilog(example: str) -> str:

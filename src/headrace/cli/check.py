@@ -37,7 +37,7 @@ def parity(call: Call, model: str | None, limit: int) -> int:
     else:
         rows = [
             (
-                *(name, report.checked, report.equal, len(report.differing)),
+                *(name, report.checked, report.equal, report.values_differing),
                 *(report.code_changed, sum(report.not_checkable.values())),
             )
             for name, report in reports.items()
@@ -57,7 +57,7 @@ def parity(call: Call, model: str | None, limit: int) -> int:
                     f"  {name}: a rowwise function was edited since this version was trained; its values for"
                     f" {report.code_changed:,} predictions are not compared"
                 )
-    return 1 if any(report.differing for report in reports.values()) else 0
+    return 1 if any(report.values_differing for report in reports.values()) else 0
 
 
 @command("skew", example="headrace check skew purchase")
@@ -139,6 +139,9 @@ def leakage(call: Call, model: str, bound: float, moments: int) -> int:
 
 
 def _show_future(future: FutureCheck) -> None:
+    if not future.moments:
+        click.echo("  future: not checked, because all labels have one moment")
+        return
     instants = ", ".join(f"{moment:%F %T}" for moment in future.moments)
     click.echo(
         f"  future: rows after {instants} UTC were changed, {future.labels:,} labels before them compared"
@@ -233,8 +236,9 @@ def _show_rows(check: TableCheck) -> None:
     outcome = "readers see the rows of the build before" if check.state == "refused" else "published"
     kept = f", {check.kept:,} failing rows are kept" if check.kept else ""
     click.echo(f"{check.table}: audited {check.at:%F %T} UTC, {outcome}{kept}")
-    for row in check.examples:
-        click.echo(f"  {show.readable(str(row))}")
+    if check.examples:
+        columns = list(dict.fromkeys(name for row in check.examples for name in row))
+        show.table(None, columns, [[row.get(name) for name in columns] for row in check.examples])
 
 
 check.add_command(parity)

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from headrace.kernel.errors import HeadraceError, Unavailable
 
-__all__ = ["run_tasks"]
+__all__ = ["cpus", "run_tasks"]
 
 _QUEUED = 2  # tasks for each CPU that are submitted at once: one runs, and one waits
 _RETRIES = 2  # of a task whose worker ended
@@ -41,7 +41,7 @@ def run_tasks(
 
     task: Any = ray.remote(num_cpus=1, max_retries=_RETRIES)(_call)
     waiting, running = iter(items), dict[Any, Item]()
-    slots = _QUEUED * max(1, int(ray.cluster_resources().get("CPU", 1)))
+    slots = _QUEUED * cpus()
     try:
         while True:
             for item in islice(waiting, slots - len(running)):
@@ -55,6 +55,13 @@ def run_tasks(
         for reference in running:
             # By force, which ends the worker: an interrupt may leave a module half imported for its next task.
             ray.cancel(reference, force=True)
+
+
+def cpus() -> int:
+    """How many CPUs the cluster has, which this process is connected to."""
+    import ray
+
+    return max(1, int(ray.cluster_resources().get("CPU", 1)))
 
 
 def _result(get: Callable[[Any], Any], reference: Any, what: str) -> Any:

@@ -15,11 +15,11 @@ class ServingSettings(Struct, frozen=True):
 
     Attributes:
         state: the state folder.
-        chosen_deployment: setting `serving`: `processes` (children of `headrace up`), `ray_serve`, or empty:
+        chosen_deployment: setting `serving`: `processes` (children of `headrace up`), `ray_serve`, or None:
             the setting `ray` decides (`Settings.deployment`).
         replicas: the number of processes that compute predictions.
     """
 
     state: Path
-    chosen_deployment: Literal["", "processes", "ray_serve"] = field(default="", name="serving")
+    chosen_deployment: Literal["processes", "ray_serve"] | None = field(default=None, name="serving")
     replicas: Annotated[int, Meta(ge=1)] = 1

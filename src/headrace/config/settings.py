@@ -13,7 +13,7 @@ import re
 import tomllib
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 import msgspec
 from msgspec import Struct
@@ -294,7 +294,19 @@ def _convert(value: Any, name: str, where: str, *, strict: bool) -> Any:
         return msgspec.convert(value, _TYPES[name], strict=strict)
     except msgspec.ValidationError as error:
         problem, _, place = str(error).partition(" - at `$")  # msgspec's form for the item of a list
-        raise ProjectError(problem, where=where + place.rstrip("`")) from error
+        choices = [repr(choice) for choice in _find_choices(_TYPES[name])]
+        raise ProjectError(
+            problem,
+            where=where + place.rstrip("`"),
+            remedy=f"It is one of {', '.join(choices)}." if choices else None,
+        ) from error
+
+
+def _find_choices(type_: Any) -> list[str]:
+    """The values that a setting of this type may have, if they are listed."""
+    if get_origin(type_) is Literal:
+        return list(get_args(type_))
+    return [choice for part in get_args(type_) for choice in _find_choices(part)]
 
 
 def _check_names(values: Any, known: Collection[str], where: str) -> None:

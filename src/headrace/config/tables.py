@@ -15,7 +15,8 @@ class TableSettings(Struct, frozen=True):
 
     Attributes:
         state: the state folder.
-        compute: `local` (the process of the build), or `ray`: tasks of the Ray that the setting `ray` names.
+        compute: `local` (the process of the build), or `ray`: tasks of the Ray that the setting `ray` names,
+            which also join training sets that do not fit into memory.
     """
 
     state: Path

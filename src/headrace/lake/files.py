@@ -7,12 +7,14 @@ the time to split and encode (bench/lake.py).
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import chain
 from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -110,7 +112,9 @@ def write_files(rows: pa.Table, table: Table, *, prefix: str = "") -> list[DataF
         return []
     layout, parts = _prepare(rows, table, prefix)
     reach("lake.before_data_file")
-    files = [_write([piece], partition, layout) for partition, part in parts for piece in _split_by_size(part)]
+    pieces = [(piece, partition) for partition, part in parts for piece in _split_by_size(part)]
+    with ThreadPoolExecutor(pl.thread_pool_size()) as threads:  # encoding needs no lock of Python
+        files = list(threads.map(lambda piece: _write([piece[0]], piece[1], layout), pieces))
     reach("lake.after_data_file")
     return files
 

@@ -140,6 +140,7 @@ def _add(declarations: dict[str, Any], name: str, declared: Any, kind: str) -> N
         raise ProjectError(
             f"{kind} {name!r} is declared twice; the other is at {declarations[name].place}",
             where=str(declared.place),
+            remedy="Give one of them another name.",
         )
     declarations[name] = declared
 

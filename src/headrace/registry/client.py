@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import warnings
 from collections.abc import Iterator
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["MlflowConnection"]
 
 _PACKAGES = ("mlflow", "sqlalchemy", "requests", "urllib3", "httpx")  # whose errors count as MLflow's
+_FILE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 _ANSWER_SECONDS = 5.0  # how long an MLflow server may take to answer
 
 
@@ -88,6 +90,12 @@ class MlflowConnection:
                 raise
             message = clean_text(str(error).splitlines()[0]) if str(error) else type(error).__name__
             address = clean_text(self._settings.registry.mlflow)
+            if isinstance(error, OSError) and error.errno in _FILE_ERRORS:
+                raise Unavailable(
+                    f"MLflow cannot read or write its files: {error.strerror}",
+                    where=str(error.filename or self._settings.place("mlflow")),
+                    remedy="Check that the disk has room (also TMPDIR's), and that this user may write there.",
+                ) from error
             place = self._place or f"profile.{self._settings.profile_name}.mlflow"
             remedy = "Find out what is wrong: headrace doctor" if self._place is None else None
             raise Unavailable(

@@ -72,7 +72,6 @@ class Spool:
         )
         with self._lock:
             if self._size + len(frames) > _ROTATE and self._size:
-                os.close(self._file)
                 self._open()
             written = os.write(self._file, frames)
             if written != len(frames):  # the disk is full, and the next frame must not follow half a frame
@@ -88,10 +87,19 @@ class Spool:
                 self._file = -1
 
     def _open(self) -> None:
+        """Begins a new file. If that fails, the old one stays open."""
         path = self._folder / f"{new_id()}.spool"
         # A shipper must not see the file before it is locked.
-        draft, self._file = create_draft(path, mode=0o600, flags=os.O_APPEND)
-        draft.rename(path)
+        draft, file = create_draft(path, mode=0o600, flags=os.O_APPEND)
+        try:
+            draft.rename(path)
+        except OSError:
+            os.close(file)
+            raise
+        # The number of a closed file may be that of a client's connection by now.
+        before, self._file = self._file, file
+        if before >= 0:
+            os.close(before)
         self._size = 0
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from itertools import chain
 
 import msgspec
 import pyarrow as pa
@@ -21,9 +20,9 @@ from headrace.tables.audits.report import AuditReport
 from headrace.tables.audits.rows import RowsRefused
 from headrace.tables.audits.run import PublishedRows, TableAudit, read_references
 from headrace.tables.compute import COMPUTES
-from headrace.tables.compute.port import TableJob, write_piece
+from headrace.tables.compute.port import TableJob
 from headrace.tables.current import keep_current
-from headrace.tables.evolution import OtherColumns, check_change, check_parts
+from headrace.tables.evolution import OtherColumns, check_change, check_parts, check_rows_left
 from headrace.tables.failures import FailedRow, describe_failures, merge_failures
 from headrace.tables.parts import ComputedPart, check_failures, divide
 from headrace.tables.pins import pin_inputs, unpin_older
@@ -238,8 +237,7 @@ def _publish(
         audit.keep_refused(refused)
         raise
     failed = staged.failed
-    if plan.whole:
-        check_failures(failed, sum(plan.rows.values()) if plan.partitions else staged.rows_read)
+    _check_rows(project, table, plan, stored, staged)
     report = audit.check_build(plan, stored, staged.files)
     reach("tables.after_audit")
 
@@ -274,6 +272,18 @@ def _publish(
     return snapshot, stored.schema(), failed, report
 
 
+def _check_rows(
+    project: Project, table: Table, plan: RebuildPlan, stored: LakeTable, staged: StagedParts
+) -> None:
+    """Refuses a table whose function fails on every row, and one that changed files leave without rows."""
+    if not plan.whole:
+        return
+    check_failures(staged.failed, sum(plan.rows.values()) if plan.partitions else staged.rows_read)
+    if plan.files:
+        sources = [project.sources[name] for name in plan.files]
+        check_rows_left(table, stored, sum(file.rows for file in staged.files), sources)
+
+
 def _commit_renames(
     plan: RebuildPlan, code: str, audit: TableAudit
 ) -> tuple[Snapshot, pa.Schema, list[FailedRow], AuditReport | None]:
@@ -296,8 +306,7 @@ def _write_parts(
     staged: StagedParts,
     progress: Callable[[PartProgress], None],
 ) -> LakeTable:
-    """Writes the rows that are not written yet, a piece at a time. This process computes the first piece, whose
-    columns are those of the table. Returns the table."""
+    """Writes the rows that are not written yet, a piece at a time. Returns the table, with its columns."""
     names = _names(table, plan) or []
     partitioning = table.partition_by
     what = "all of it" if partitioning is None else spell_partitions(partitioning, plan.partitions or ())
@@ -306,33 +315,30 @@ def _write_parts(
     pieces = [piece for piece in divide(lake, table, plan) if piece.numbers not in staged.numbers]
     if not pieces:
         return lake.table(table.name)
-    columns: frozenset[str] = frozenset()
 
     def prepare(part: ComputedPart) -> LakeTable:
-        nonlocal columns
-        columns = frozenset(part.rows.column_names)
         if not staged.is_empty:
             return lake.table(table.name)
         if not (plan.whole or plan.replaces_all) and lake.table_exists(table.name):
             check_parts(table, lake.table(table.name), part.rows.schema, is_range=plan.is_range)
-        return _prepare_table(project, lake, table, plan, part)
+        return _prepare_table(project, lake, table, plan, part, is_all=len(pieces) == 1)
 
-    first = write_piece(TableJob(project, lake, table, plan, columns), pieces[0], prepare)
-    job = TableJob(project, lake, table, plan, columns)
-    others = COMPUTES[project.settings.tables.compute](job, pieces[1:]) if pieces[1:] else ()
-    for part in chain([first], others):
-        staged.add(part)
+    job = TableJob(project, lake, table, plan, staged.columns)
+    for written in COMPUTES[project.settings.tables.compute](job, pieces, prepare):
+        staged.add(written)
         progress(msgspec.structs.replace(state, done=staged.partitions if names else 0))
     return lake.table(table.name)
 
 
 def _prepare_table(
-    project: Project, lake: Lake, table: Table, plan: RebuildPlan, part: ComputedPart
+    project: Project, lake: Lake, table: Table, plan: RebuildPlan, part: ComputedPart, *, is_all: bool
 ) -> LakeTable:
-    """Makes the table able to hold the rows."""
+    """Makes the table able to hold the rows, of which the part has all or the first."""
     if plan.files:
         sources = [project.sources[name] for name in plan.files]
-        check_change(table, lake.table(table.name), part.rows, sources)
+        if is_all:  # the columns of no rows may have other types, which is not the fault to name
+            check_rows_left(table, lake.table(table.name), part.rows.num_rows, sources)
+        check_change(table, lake.table(table.name), part.rows.schema, sources)
     return lake.ensure(table.name, part.rows.schema, partition_by(table), exact=plan.whole or plan.replaces_all)
 
 

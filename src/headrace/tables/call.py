@@ -34,7 +34,9 @@ def call_function(
         rows = rows.lazy()
     if not isinstance(rows, pl.LazyFrame):
         raise ProjectError(
-            f"its function returned a {type(rows).__name__}, not a polars LazyFrame", where=str(table.place)
+            f"{table.name} returned a {type(rows).__name__}, not a polars LazyFrame",
+            where=str(table.place),
+            remedy="Return the rows from the function, as a polars LazyFrame or DataFrame.",
         )
     return _rename_columns(table, rows) if table.renames else rows
 
@@ -71,40 +73,59 @@ def collect_frames(table: Table, frames: Sequence[pl.LazyFrame]) -> list[pl.Data
 
 
 def collect_batches(table: Table, frame: pl.LazyFrame, rows: int) -> Iterator[pl.DataFrame]:
-    """Reads an input in batches of about so many rows, in its order; at least one batch.
+    """Reads an input in batches of at least so many rows, except the last, in its order; at least one batch.
 
     Raises:
         ProjectError: polars failed.
     """
-    is_empty = True
+    gathered: list[pl.DataFrame] = [frame.collect_schema().to_frame()]
     try:
         for batch in frame.collect_batches(chunk_size=rows, maintain_order=True):
-            is_empty = False
-            yield batch
+            gathered.append(batch)
+            if sum(len(part) for part in gathered) >= rows:
+                yield pl.concat(gathered)
+                gathered = []
     except HeadraceError:
         raise
     except (PolarsError, PanicException) as error:
         raise _failure(table, error) from error
-    if is_empty:
-        yield from collect_frames(table, [frame.head(0)])
+    if gathered:
+        yield pl.concat(gathered)
 
 
-def concat_results(table: Table, parts: Sequence[pl.DataFrame]) -> pl.DataFrame:
+def concat_results(table: Table, parts: Sequence[pl.DataFrame], place: str = "") -> pl.DataFrame:
     """The rows that the function returned for the parts of its input, as one frame.
 
     A column without values in one part takes its type from the others. Of two number types the wider is used.
 
+    Args:
+        table: the table.
+        parts: the rows of each part.
+        place: the parts in words, for errors, such as " (in 2 days from 2026-01-01 to 2026-01-02)".
+
     Raises:
-        ProjectError: the parts have other columns or types.
+        ProjectError: the parts have other columns, or types that only a conversion to text would join.
     """
+    for name in parts[0].columns:
+        types = {rows.schema[name] for rows in parts if name in rows.columns} - {pl.Null()}
+        if len({_is_text(dtype) for dtype in types}) > 1:
+            raise ProjectError(
+                f"{table.name} returns column {name!r} as {' and as '.join(sorted(map(str, types)))}{place}",
+                where=str(table.place),
+                remedy="Return one type for every input: cast the column in the function.",
+            )
     try:
         return pl.concat(parts, how="vertical_relaxed")
     except PolarsError as error:
         raise ProjectError(
-            f"{table.name} returns other columns or types for some rows than for others: {error}",
+            f"{table.name} returns other columns or types for some rows than for others{place}: {error}",
             where=str(table.place),
             remedy="Name the types in the function: cast the columns, or pass return_dtype= to map_elements.",
         ) from error
+
+
+def _is_text(dtype: pl.DataType) -> bool:
+    return dtype == pl.String or isinstance(dtype, (pl.Categorical, pl.Enum))
 
 
 def _failure(table: Table, error: BaseException) -> ProjectError:

@@ -216,9 +216,9 @@ def open_database(settings: Settings, name: str, where: str) -> Iterator[Databas
             remedy=f'Write it into headrace.toml: databases = {{ {name} = "postgresql://..." }}.',
         )
     scheme, _, rest = address.partition(":")
-    driver, is_named, inner = scheme.partition("+")
+    driver, is_named, _ = scheme.partition("+")
     driver = _DRIVERS.get(driver, driver)
-    uri = f"{inner}:{rest}" if is_named else address
+    uri = address.partition("+")[2] if is_named else address
     if driver == "postgresql":
         check_postgres_password(uri, f"databases.{name}")
     if driver == "sqlite":

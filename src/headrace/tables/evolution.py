@@ -20,7 +20,9 @@ from headrace.declare.table import Table
 from headrace.kernel.errors import Refused
 from headrace.lake import LakeTable
 
-__all__ = ["OtherColumns", "check_change", "check_parts"]
+__all__ = ["OtherColumns", "check_change", "check_parts", "check_rows_left"]
+
+_UNCHANGED = "the files changed, and the table's code did not"
 
 
 class OtherColumns(Exception):
@@ -56,46 +58,63 @@ def check_parts(table: Table, stored: LakeTable, schema: pa.Schema, *, is_range:
         raise OtherColumns(f"its columns changed: {', '.join(changes)}")
 
 
-def check_change(table: Table, stored: LakeTable, rows: pa.Table, sources: Sequence[Source]) -> None:
+def check_change(table: Table, stored: LakeTable, schema: pa.Schema, sources: Sequence[Source]) -> None:
     """Checks that the new rows have the table's columns with types that these can hold.
 
     Args:
         table: the declared table, whose code is unchanged.
         stored: the table in the lake.
-        rows: the new rows; of a table that is made a group of partitions at a time, the first group.
+        schema: the columns of the new rows.
         sources: the sources whose files have changed.
 
     Raises:
-        Refused: there are no rows any more, a column is gone, or its type cannot become the new one without a
-            loss.
+        Refused: a column is gone, or its type cannot become the new one without a loss.
     """
-    schema, before = rows.schema, stored.current_snapshot()
-    paths = " and ".join(source.path for source in sources)
-    declared_at = ", ".join(f"source {source.name!r} at {source.place}" for source in sources)
-    where = f"{paths} ({declared_at}; table {table.name} at {table.place})"
-    unchanged = "the files changed, and the table's code did not"
-    if not rows.num_rows and table.partition_by is None and before is not None and before.rows:
-        raise Refused(
-            f"table {table.name} would lose all its {before.rows:,} rows: {unchanged}",
-            where=where,
-            remedy="Put the rows back into the file. If the table is to be empty, say so in its function:"
-            " .head(0).",
-        )
+    where = _describe_place(table, sources)
     present = set(stored.schema().names)
     for name in sorted(present - set(schema.names)):
         near = difflib.get_close_matches(name, [new for new in schema.names if new not in present], n=1)
         hint = f"Is it {near[0]!r} now? " if near else ""
         raise Refused(
-            f"column {name!r} of table {table.name} is gone: {unchanged}",
+            f"column {name!r} of table {table.name} is gone: {_UNCHANGED}",
             where=where,
             remedy=f"{hint}Correct the header of the file, or rename the column in the table's function."
             f' If it is gone for good, say so there: .drop("{name}", strict=False).',
         )
     for name, (old, new) in sorted(stored.type_conflicts(schema).items()):
         raise Refused(
-            f"column {name!r} of table {table.name} is {old}, and would become {new}: {unchanged}",
+            f"column {name!r} of table {table.name} is {old}, and would become {new}: {_UNCHANGED}",
             where=where,
             remedy=f'Declare how it is read: source(..., schema={{"{name}": ...}}, null_values=[...]); the'
             " build then names a row that has another value. If the new type is meant, cast to it in the"
             " table's function.",
         )
+
+
+def check_rows_left(table: Table, stored: LakeTable, rows: int, sources: Sequence[Source]) -> None:
+    """Checks that a table whose code is unchanged does not lose all its rows because files have changed.
+
+    Args:
+        table: the declared table.
+        stored: the table in the lake.
+        rows: how many rows it would have.
+        sources: the sources whose files have changed.
+
+    Raises:
+        Refused: it would have none, and has some.
+    """
+    before = stored.current_snapshot()
+    if rows or before is None or not before.rows:
+        return
+    raise Refused(
+        f"table {table.name} would lose all its {before.rows:,} rows: {_UNCHANGED}",
+        where=_describe_place(table, sources),
+        remedy="Put the rows back into the file. If the table is to be empty, say so in its function:"
+        " .head(0).",
+    )
+
+
+def _describe_place(table: Table, sources: Sequence[Source]) -> str:
+    paths = " and ".join(source.path for source in sources)
+    declared_at = ", ".join(f"source {source.name!r} at {source.place}" for source in sources)
+    return f"{paths} ({declared_at}; table {table.name} at {table.place})"

@@ -7,6 +7,7 @@ Polars calls from its own threads is not seen so; there, only rows that differ b
 
 from __future__ import annotations
 
+import random
 import sys
 from collections.abc import Callable, Collection
 from types import FrameType
@@ -68,7 +69,8 @@ def _describe_builtin(function: Any) -> str | None:
     if name in _CLOCKS and owner_names & _CLOCK_MODULES:
         return f"reads the clock: {name}()"
     kind = type(owner).__module__
-    if name == "urandom" or kind.startswith(("random", "_random", "numpy.random")):
+    is_random = kind.startswith("numpy.random") or _is_unseeded(owner)
+    if name == "urandom" or is_random:
         return f"draws random numbers: {name}()"
     return None
 
@@ -81,11 +83,20 @@ def _describe_function(frame: FrameType, environment: Collection[str]) -> str | 
         if isinstance(key, str) and key not in environment and not _is_read_by_polars(frame):
             return f"reads the environment variable {key}"
     is_random_id = module == "uuid" and name in _RANDOM_IDS
-    if is_random_id or (module in _RANDOM_MODULES and not name.startswith("_")):
+    is_seeded = isinstance(frame.f_locals.get("self"), random.Random) and not _is_unseeded(
+        frame.f_locals["self"]
+    )
+    if is_random_id or (module in _RANDOM_MODULES and not name.startswith("_") and not is_seeded):
         return f"draws random numbers: {module}.{name}()"
     if module.startswith("polars.") and name in _RANDOM_POLARS and frame.f_locals.get("seed") is None:
         return f"draws random numbers: {name}() without seed="
     return None
+
+
+def _is_unseeded(owner: object) -> bool:
+    """Whether it is the generator behind the functions of module random, or draws from the system. Whether
+    another one has a seed is seen by its numbers, which differ if it has none."""
+    return owner is getattr(random, "_inst", None) or isinstance(owner, random.SystemRandom)
 
 
 def _is_read_by_polars(frame: FrameType) -> bool:

@@ -18,7 +18,7 @@ from headrace.declare.table import Table
 from headrace.kernel.errors import ProjectError, Refused
 from headrace.tables.call import call_function, collect_frames, concat_results
 from headrace.tables.partitions import input_numbers, is_key, is_moment, select_partitions
-from headrace.tables.plan import RebuildPlan
+from headrace.tables.plan import RebuildPlan, spell_partitions
 from headrace.tables.rowwise import RowwiseCalls
 
 __all__ = ["check_partition_column", "make_partitions", "refuse_lost_rows"]
@@ -93,7 +93,7 @@ def make_partitions(
         kept.append(rows.filter(numbers.is_between(*call.keep)))
     if lost:
         raise _refusal(table, partitioning, plan, lost, sum(len(rows) for rows in kept))
-    return concat_results(table, kept)
+    return concat_results(table, kept, f" ({spell_partitions(partitioning, group)})")
 
 
 def _collect_calls(

@@ -32,6 +32,8 @@ __all__ = [
     "compute_piece",
     "divide",
     "function_options",
+    "group_files",
+    "read_inputs",
 ]
 
 PIECE_LIMITS = (2_000_000, 32)
@@ -75,17 +77,38 @@ def divide(lake: Lake, table: Table, plan: RebuildPlan) -> list[Piece]:
     snapshot = plan.inputs[0].snapshot if table.rowwise else None
     if snapshot is None or table.partition_by is not None:
         return [Piece()]
-    files = sorted(lake.table(plan.inputs[0].name).files(snapshot), key=lambda file: file.path)
+    groups = group_files(lake, plan.inputs[0].name, snapshot)
+    return [Piece([number], files) for number, files in enumerate(groups)]
+
+
+def group_files(lake: Lake, name: str, snapshot: int) -> list[list[str]]:
+    """The paths of a snapshot's data files, in groups that may be in memory at once; at least one group."""
     groups: list[list[StoredFile]] = [[]]
-    for file in files:
+    for file in sorted(lake.table(name).files(snapshot), key=lambda file: file.path):
         if groups[-1] and sum(other.rows for other in groups[-1]) + file.rows > PIECE_LIMITS[0]:
             groups.append([])
         groups[-1].append(file)
-    return [Piece([number], [file.path for file in group]) for number, group in enumerate(groups)]
+    return [[file.path for file in group] for group in groups]
+
+
+def read_inputs(
+    project: Project, lake: Lake, table: Table, plan: RebuildPlan, piece: Piece
+) -> list[pl.LazyFrame]:
+    """The inputs of the table that a piece is made of, in their order. Those with partitions are not restricted
+    to those that the piece reads."""
+    return [
+        read_input(project, lake, declared, source.snapshot, only=piece.files)
+        for declared, source in zip(project.inputs(table), plan.inputs, strict=True)
+    ]
 
 
 def compute_piece(
-    project: Project, lake: Lake, table: Table, plan: RebuildPlan, piece: Piece
+    project: Project,
+    lake: Lake,
+    table: Table,
+    plan: RebuildPlan,
+    piece: Piece,
+    frames: Sequence[pl.LazyFrame] | None = None,
 ) -> Iterator[ComputedPart]:
     """Computes the rows of a piece. Those of a rowwise table without partitions that reads files come in
     several parts, any others at once.
@@ -95,16 +118,15 @@ def compute_piece(
         table: the declared table.
         plan: its plan.
         piece: the piece, as `divide` gives it.
+        frames: its inputs, if they were read already (`read_inputs`).
 
     Raises:
         ProjectError: the function failed.
         Refused: the audit refused rows, or rows belong to no partition.
     """
     reads = project.inputs(table)
-    frames = [
-        read_input(project, lake, declared, source.snapshot, only=piece.files)
-        for declared, source in zip(reads, plan.inputs, strict=True)
-    ]
+    if frames is None:
+        frames = read_inputs(project, lake, table, plan, piece)
     options = function_options(table, plan)
     partitioning = table.partition_by
     if partitioning is not None and plan.partitions:

@@ -72,6 +72,11 @@ class StagedParts:
         return [file for part in self._parts for file in part.files]
 
     @property
+    def columns(self) -> list[str]:
+        """The columns of the first piece; none if nothing is written yet."""
+        return self._parts[0].columns if self._parts else []
+
+    @property
     def failed(self) -> list[FailedRow]:
         """The rows of the input that a rowwise function failed on. Two pieces may read one input partition."""
         failed: list[FailedRow] = []

@@ -24,6 +24,9 @@ from headrace.declare.metrics import Task
 from headrace.declare.model import Model, task_of
 from headrace.declare.source import Source
 from headrace.declare.table import Table
+from headrace.features.offline.compute.local import LocalCompute
+from headrace.features.offline.compute.port import FeatureCompute
+from headrace.features.offline.compute.ray import RayCompute
 from headrace.features.offline.parts import join_in_pieces
 from headrace.features.plan import FeaturePlan
 from headrace.features.plan.sources import source_columns
@@ -263,7 +266,7 @@ def _write_rows(
             remedy="A label may need time to be known: add data, or build again later.",
         )
     find_task(model, labelled[model.target], _place(project, model.labels))
-    written = _write_pieces(project, lake, model, plan, labelled, read_table)
+    written = _write_pieces(project, lake, model, plan, labelled, inputs)
     facts = {
         f"{INPUT}{name}": encode_position(SnapshotPosition(name, snapshot)) for name, snapshot in inputs.items()
     }
@@ -297,7 +300,7 @@ def _write_pieces(
     model: Model,
     plan: FeaturePlan,
     labels: pl.DataFrame,
-    read_table: Callable[[str], pl.LazyFrame],
+    inputs: Mapping[str, int],
 ) -> _Written:
     """Joins the labels with their features and writes them, a piece after another.
 
@@ -305,10 +308,17 @@ def _write_pieces(
     """
     errors: dict[int, OnDemandError] = {}
     digests, begun = list[RowsDigest](), now_micros()
-    settings = project.settings
+    settings, read_table = project.settings, table_reader(project, lake, inputs)
     with _spill_folder(settings.place("joins", model.name)) as folder:
-        memory = settings.features.join_bytes
-        pieces = join_in_pieces(labels, plan, read_table, folder=folder, memory=memory, failed=errors)
+        pieces = join_in_pieces(
+            labels,
+            plan,
+            read_table,
+            folder=folder,
+            memory=settings.features.join_bytes,
+            compute=_find_compute(project, read_table, inputs),
+            failed=errors,
+        )
 
         def complete() -> Iterator[pa.Table]:
             begin = 0
@@ -333,6 +343,16 @@ def _write_pieces(
         for index, error in sorted(errors.items())
     ]
     return _Written(table, files, begun, reduce(RowsDigest.join, digests).text, failed)
+
+
+def _find_compute(
+    project: Project, read_table: Callable[[str], pl.LazyFrame], inputs: Mapping[str, int]
+) -> FeatureCompute:
+    """What computes the features, by the setting `compute`."""
+    if project.settings.tables.compute == "local":
+        return LocalCompute(read_table)
+    topics = frozenset(contract.table for contract in project.contracts.values())
+    return RayCompute(project.settings, dict(inputs), topics)
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """Served features are computed again from the lake, at their moments and positions."""
 
 from datetime import UTC, datetime
+from functools import reduce
 
 import msgspec
 import polars as pl
@@ -10,7 +11,7 @@ from tests.features.online.clicks import FACTS, RATIO, activity, clicks_until, i
 from tests.features.views import DAY, MINUTE
 
 from headrace.features.checks.events_behind import find_events_behind
-from headrace.features.checks.parity import check_parity
+from headrace.features.checks.parity import ParityReport, check_parity
 from headrace.features.checks.recompute import ServedPrediction
 from headrace.features.online import RowPosition, StreamPosition
 from headrace.features.online.backfill import fill
@@ -55,6 +56,22 @@ def predictions(project, log, lake, store, plan):
 def test_served_features_equal_recomputed_features(project, lake, plan, predictions):
     report = check_parity(project, lake, plan, predictions)
     assert (report.checked, report.equal, report.differing, report.not_checkable) == (28, 28, [], {})
+
+
+@pytest.mark.parametrize("offsets", [1, 7, 50])
+def test_the_log_is_read_in_batches_of_offsets(project, lake, plan, predictions, monkeypatch, offsets):
+    monkeypatch.setattr("headrace.features.checks.recompute._EVENTS", offsets)
+    report = check_parity(project, lake, plan, predictions)
+    assert (report.checked, report.equal, report.differing, report.not_checkable) == (28, 28, [], {})
+
+
+def test_reports_of_parts_join_into_the_report_of_all(project, lake, plan, predictions):
+    served = [*predictions, ServedPrediction("none", predictions[0].at, {"user": 1}, {}, {})]
+    served[3] = msgspec.structs.replace(served[3], values=served[3].values | {"facts__most": -1.0})
+    whole = check_parity(project, lake, plan, served)
+    parts = [check_parity(project, lake, plan, served[n : n + 7]) for n in range(0, len(served), 7)]
+    assert reduce(ParityReport.join, parts) == whole
+    assert (whole.values_differing, whole.checked, whole.equal) == (1, 28, 27)
 
 
 def test_a_fill_at_an_older_snapshot_restores_its_values(project, lake, store, plan, predictions):

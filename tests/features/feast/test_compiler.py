@@ -27,6 +27,7 @@ MINUTE = 60_000_000
 def test_the_shop_compiles_to_a_plan(shop: Project) -> None:
     plan = compile(shop, shop.model("purchase"))
     assert decode_plan(encode_plan(plan)) == plan
+    assert plan.service == shop.model("purchase").features.name
     assert [(key.name, key.join_key, key.dtype) for key in plan.entities] == [
         ("user", "user_id", "int64"),
         ("product", "product_id", "int64"),

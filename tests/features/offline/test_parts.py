@@ -13,7 +13,8 @@ from tests.features.offline.expected import NOW
 from tests.features.offline.facts import INSTANT, USER, facts_of, facts_view, plan_of
 from tests.features.views import DAY, HOUR, events_around, events_frame, instant, view_of_all_functions
 
-from headrace.features.offline import parts
+from headrace.features.offline.compute import port
+from headrace.features.offline.compute.local import LocalCompute
 from headrace.features.offline.parts import join_in_pieces
 from headrace.features.offline.point_in_time import join, unique_rows
 from headrace.features.plan import (
@@ -72,7 +73,10 @@ def tables_of(facts, events, late=timedelta(0)):
 def run(labels, plan, tables, folder, memory):
     """The pieces, and the rows that a function failed on."""
     failed: dict[int, OnDemandError] = {}
-    pieces = list(join_in_pieces(labels, plan, tables.__getitem__, folder=folder, memory=memory, failed=failed))
+    read = tables.__getitem__
+    compute = LocalCompute(read)
+    pieces = join_in_pieces(labels, plan, read, folder=folder, memory=memory, compute=compute, failed=failed)
+    pieces = list(pieces)
     return pieces, {row: error.what for row, error in failed.items()}
 
 
@@ -120,7 +124,7 @@ def test_one_key_that_holds_most_rows_is_computed_by_ranges_of_time(tmp_path, mo
         sizes.append(len(table.collect()))
         return unique_rows(view, table)
 
-    monkeypatch.setattr(parts, "unique_rows", record)
+    monkeypatch.setattr(port, "unique_rows", record)
     whole = join(labels_of(rows), plan, tables.__getitem__)
     pieces, _ = run(labels_of(rows), plan, tables, tmp_path, 300_000)
     assert_frame_equal(pl.concat(pieces), whole, check_exact=True)
@@ -140,8 +144,8 @@ def test_a_function_that_fails_on_a_row_fails_on_the_same_row_in_pieces(tmp_path
     plan = plan_with(facts_view(), ratio, features=(FeatureRef("ratio", "share", "int64"),))
     facts = [(user, NOW - DAY, 0 if user == 3 else user, 1.0) for user in range(1, 9)]
     labels = labels_of([(n % 8 + 1, NOW) for n in range(40)])
-    whole, all_failed = run(labels, plan, tables_of(facts, []), tmp_path / "whole", ALL)
-    pieces, failed = run(labels, plan, tables_of(facts, []), tmp_path / "parts", LEAST)
+    whole, all_failed = run(labels, plan, tables_of(facts, []), tmp_path, ALL)
+    pieces, failed = run(labels, plan, tables_of(facts, []), tmp_path, LEAST)
     assert failed == all_failed
     assert list(failed) == [2, 10, 18, 26, 34]
     assert_frame_equal(pl.concat(pieces), whole[0])
@@ -166,4 +170,4 @@ def test_a_missing_column_is_named_before_a_file_is_written(tmp_path):
     tables = {"facts": facts_of([]).drop("y")}
     with pytest.raises(ProjectError, match="feature 'y', a column that table facts lacks"):
         run(labels_of([(1, NOW)] * 3), plan, tables, tmp_path, LEAST)
-    assert not list(tmp_path.iterdir())
+    assert not list(tmp_path.rglob("*.parquet"))

@@ -18,13 +18,15 @@ from numpy.typing import NDArray
 from headrace.features.plan import Dtype
 from headrace.kernel.digest import short_digest
 
-__all__ = ["estimate", "estimates", "register_of", "registers_of", "terms"]
+__all__ = ["TOP_RANK", "estimate", "estimates", "register_of", "registers_of", "terms"]
 
 Ints = NDArray[np.int64]
 
+TOP_RANK = 40
+"""A higher rank counts as this one; the sum of 2^(40 - rank) is then exact as a double."""
+
 _BITS = 12
 _REGISTERS = 1 << _BITS
-_TOP_RANK = 40  # a higher rank counts as this one; the sum of 2^(40 - rank) is then exact as a double
 _MASK = (1 << 64) - 1
 _ALPHA = _REGISTERS * _REGISTERS / (2 * math.log(2))
 _RANK_BITS = 6
@@ -37,7 +39,7 @@ def register_of(value: Any, dtype: Dtype) -> tuple[int, int]:
     else:
         code = _mix(int(np.float64(value).view(np.int64)) if dtype == "float64" else value)
     register, rest = code >> (64 - _BITS), code & ((1 << (64 - _BITS)) - 1)
-    return register, min(64 - _BITS + 1 - rest.bit_length(), _TOP_RANK)
+    return register, min(64 - _BITS + 1 - rest.bit_length(), TOP_RANK)
 
 
 def registers_of(values: NDArray[Any], names: pl.Series | None) -> tuple[Ints, Ints]:
@@ -50,12 +52,12 @@ def registers_of(values: NDArray[Any], names: pl.Series | None) -> tuple[Ints, I
     rest = (codes & np.uint64((1 << (64 - _BITS)) - 1)).astype(np.float64)
     # frexp's exponent of a whole number is its bit length, exactly, below 2^53.
     rank = 64 - _BITS + 1 - np.frexp(rest)[1].astype(np.int64)
-    return register, np.minimum(rank, _TOP_RANK)
+    return register, np.minimum(rank, TOP_RANK)
 
 
 def terms(ranks: Any) -> Any:
     """2^(40 - rank), int64: what a register adds to the sum of an estimate."""
-    return 1 << (_TOP_RANK - ranks)
+    return 1 << (TOP_RANK - ranks)
 
 
 def estimate(count: int, total: int) -> int:
@@ -65,13 +67,13 @@ def estimate(count: int, total: int) -> int:
         count: how many registers hold a rank.
         total: the sum of their `terms`.
     """
-    return round(_ALPHA / (_SIGMAS[_REGISTERS - count] + total * 2.0**-_TOP_RANK)) if count else 0
+    return round(_ALPHA / (_SIGMAS[_REGISTERS - count] + total * 2.0**-TOP_RANK)) if count else 0
 
 
 def estimates(counts: Ints, totals: Ints) -> Ints:
     """The estimates of many pairs, equal to those of `estimate`; at least one register holds a rank."""
     sigmas = np.array(_SIGMAS)[_REGISTERS - counts]
-    result: Ints = np.rint(_ALPHA / (sigmas + totals * 2.0**-_TOP_RANK)).astype(np.int64)
+    result: Ints = np.rint(_ALPHA / (sigmas + totals * 2.0**-TOP_RANK)).astype(np.int64)
     return result
 
 

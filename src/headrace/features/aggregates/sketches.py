@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -19,7 +18,7 @@ from headrace.features.aggregates.aggregate import (
     restore_of,
 )
 from headrace.features.aggregates.column import Ints, SortedColumn
-from headrace.features.aggregates.hyperloglog import estimate, estimates, register_of, terms
+from headrace.features.aggregates.hyperloglog import TOP_RANK, estimate, estimates, register_of, terms
 from headrace.features.aggregates.log_buckets import bucket_of, middle_of, middles_of
 from headrace.features.aggregates.ranges import expand, expand_in_chunks, select_smallest
 from headrace.features.aggregates.sums import check_number
@@ -154,12 +153,13 @@ class ApproximateCountDistinct(Aggregate):
         index = indexes["registers"]
 
         def read(track: Track, first: int, _: list[int], unsettled: list[Any]) -> object:
-            registers = _registers(track[index][first:], drop_nulls(unsettled), column)
-            return estimate(len(registers), sum(map(terms, registers.values())))
+            ranks = _highest_ranks(track[index][first:], drop_nulls(unsettled), column).values()
+            return estimate(len(ranks), sum(map(_TERMS.__getitem__, ranks)))
 
         return read
 
 
+_TERMS = [terms(rank) for rank in range(TOP_RANK + 1)]
 _Counts = dict[Any, int]
 
 
@@ -181,12 +181,22 @@ def _total(tiles: Iterable[_Counts], values: Iterable[Any]) -> Counter[Any]:
 
 def _registers(tiles: Iterable[dict[int, int]], values: Iterable[Any], column: Dtype) -> dict[int, int]:
     """The greatest rank of each register, in the order of the registers."""
+    return dict(sorted(_highest_ranks(tiles, values, column).items()))
+
+
+def _highest_ranks(tiles: Iterable[dict[int, int]], values: Iterable[Any], column: Dtype) -> dict[int, int]:
+    """Register → its greatest rank, in any order."""
     highest: dict[int, int] = {}
-    for items in (*(tile.items() for tile in tiles), map(partial(register_of, dtype=column), values)):
-        for register, rank in items:
-            if highest.get(register, 0) < rank:
-                highest[register] = rank
-    return dict(sorted(highest.items()))
+    known = highest.get
+    for tile in tiles:
+        if highest:
+            tile = {register: rank for register, rank in tile.items() if known(register, 0) < rank}
+        highest.update(tile)
+    for value in values:
+        register, rank = register_of(value, column)
+        if known(register, 0) < rank:
+            highest[register] = rank
+    return highest
 
 
 def _merge(left: dict[int, int], right: dict[int, int]) -> dict[int, int]:

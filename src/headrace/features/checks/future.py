@@ -54,7 +54,7 @@ class FutureCheck(Struct, frozen=True):
     """What came of changing the future of labels.
 
     Attributes:
-        moments: the instants after which rows were changed, UTC.
+        moments: the instants after which rows were changed, UTC; none if all labels have one moment.
         labels: how many labels were compared: for each instant, those until it.
         moved: the features that read the future, the greatest share first.
         unchanged: topics, sources and tables whose rows could not be changed, because their time is not known.
@@ -84,7 +84,6 @@ def check_future(
 
     Raises:
         CallError: a table has not been built yet.
-        Refused: there are too few labels.
         ProjectError: a function failed on the rows that there are.
     """
     names = [model.labels.name, *(view.table for view in plan.stored)]
@@ -93,7 +92,7 @@ def check_future(
         replays = _Replays(project, model, plan, names, base, Path(folder))
         present = replays.replay([rows.rows for rows in base])
         labels = _labels_of(present, model, plan)
-        moments = _choose_moments(labels, count, model)
+        moments = _choose_moments(labels, count)
         features = _features_of(present, labels, plan)
         moved: dict[str, MovedFeature] = {}
         compared, left_out = 0, []
@@ -147,23 +146,13 @@ def _labels_of(lake: Lake, model: Model, plan: FeaturePlan) -> pl.DataFrame:
     return rows.with_columns(pl.col(MOMENT).cast(_INSTANT)).sort(wanted).collect()
 
 
-def _choose_moments(labels: pl.DataFrame, count: int, model: Model) -> list[datetime]:
-    """Instants that divide the labels into parts of equal size.
-
-    Raises:
-        Refused: the labels have fewer than two moments.
-    """
+def _choose_moments(labels: pl.DataFrame, count: int) -> list[datetime]:
+    """Instants that divide the labels into parts of equal size, each before the last label; none if all labels
+    have one moment."""
     moments = labels[MOMENT].sort()
     places = [len(moments) * (number + 1) // (count + 1) for number in range(count)]
     chosen = sorted({moments[place] for place in places}) if len(moments) else []
-    chosen = [moment for moment in chosen if moment < moments[-1]]
-    if not chosen:
-        raise Refused(
-            f"the labels of model {model.name!r} have too few moments to tell the past from the future",
-            where=f"table {model.labels.name}",
-            remedy="Add labels of other times: the check compares labels before an instant.",
-        )
-    return chosen
+    return [moment for moment in chosen if moment < moments[-1]]
 
 
 def _features_of(lake: Lake, labels: pl.DataFrame, plan: FeaturePlan) -> pl.DataFrame:

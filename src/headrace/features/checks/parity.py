@@ -16,6 +16,9 @@ from headrace.projects.project import Project
 __all__ = ["Difference", "ParityReport", "check_parity", "comparable"]
 
 
+_EXAMPLES = 1_000  # differing values that a report has
+
+
 class Difference(Struct, frozen=True):
     """A served value that differs from the value that training would have computed."""
 
@@ -31,10 +34,11 @@ class ParityReport(Struct, frozen=True):
     Attributes:
         checked: how many predictions could be recomputed completely.
         equal: how many of these have only equal values, to the bit.
-        differing: the values that differ.
+        differing: the values that differ, the first 1,000 of them.
         not_checkable: why predictions could not be recomputed → how many.
         code_changed: how many predictions could be recomputed only in part, because a rowwise function was
             edited since their version was trained. Their other values were compared.
+        values_differing: how many values differ.
     """
 
     checked: int
@@ -42,6 +46,18 @@ class ParityReport(Struct, frozen=True):
     differing: list[Difference]
     not_checkable: dict[str, int]
     code_changed: int = 0
+    values_differing: int = 0
+
+    def join(self, other: ParityReport) -> ParityReport:
+        """The report of the predictions of both."""
+        return ParityReport(
+            self.checked + other.checked,
+            self.equal + other.equal,
+            [*self.differing, *other.differing][:_EXAMPLES],
+            dict(Counter(self.not_checkable) + Counter(other.not_checkable)),
+            self.code_changed + other.code_changed,
+            self.values_differing + other.values_differing,
+        )
 
 
 def check_parity(
@@ -72,9 +88,9 @@ def check_parity(
                 differing.append(Difference(prediction.id, column, served_value, value))
     count = len(predictions) - reasons.total()
     if edited:
-        return ParityReport(0, 0, differing, dict(reasons), count)
+        return ParityReport(0, 0, differing[:_EXAMPLES], dict(reasons), count, len(differing))
     equal = count - len({difference.id for difference in differing})
-    return ParityReport(count, equal, differing, dict(reasons))
+    return ParityReport(count, equal, differing[:_EXAMPLES], dict(reasons), values_differing=len(differing))
 
 
 def comparable(value: Any) -> Any:

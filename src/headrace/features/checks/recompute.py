@@ -8,11 +8,12 @@ the matrix that the model learns from.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
 
 import msgspec
+import numpy as np
 import polars as pl
 from msgspec import Struct
 
@@ -35,6 +36,7 @@ __all__ = ["Recomputed", "ServedPrediction", "recompute", "values_in_training", 
 _ROW, _AT, _UNTIL = "__row", "__at", "__until"
 _PARTITION, _OFFSET = "_log_partition", "_log_offset"
 _INSTANT = pl.Datetime("us", "UTC")
+_EVENTS = 1_000_000  # offsets of a log partition whose events are read together
 _CHUNK = 2_000  # predictions that are joined with their events together
 
 
@@ -168,11 +170,13 @@ def _recompute_windowed(project: Project, view: WindowedView, events: pl.LazyFra
             continue
         keys = [prediction.keys.get(key) for key in view.keys]
         ends.extend((index, partition, end, *keys) for partition, end in position.offsets.items())
-    rows = _rows_by_position(project, view, events, {(partition, end) for _, partition, end, *_ in ends})
-    key_types = {key: rows.schema[key] for key in view.keys}
+    rows_from = rows_of(project, [view])
+    schema = rows_from(pl.DataFrame(schema=events.collect_schema()).lazy()).rows.schema
+    key_types = {key: schema[key] for key in view.keys}
     before = pl.DataFrame(
         ends, {_ROW: pl.Int64, _PARTITION: pl.Int32, _UNTIL: pl.Int64, **key_types}, orient="row"
     )
+    rows = _rows_by_position(view, events, before, lambda piece: rows_from(piece.lazy()).rows)
     moments = pl.DataFrame(
         [(index, from_micros(prediction.at)) for index, prediction in enumerate(work.served)],
         {_ROW: pl.Int64, _AT: _INSTANT},
@@ -190,28 +194,37 @@ def _recompute_windowed(project: Project, view: WindowedView, events: pl.LazyFra
 
 
 def _rows_by_position(
-    project: Project, view: WindowedView, events: pl.LazyFrame, ends: set[tuple[int, int]]
+    view: WindowedView,
+    events: pl.LazyFrame,
+    before: pl.DataFrame,
+    rows_from: Callable[[pl.DataFrame], pl.DataFrame],
 ) -> pl.DataFrame:
-    """The rows of the view's table, each with an offset in the log that is exact enough to compare with the
-    positions (log partition, end).
+    """The rows of the view's table for the entities of `before`, each with an offset in the log that is exact
+    enough to compare with the positions: log partition and _UNTIL.
 
     The function drops the offsets. But f(a + b) = f(a) + f(b), so it is run on each piece of the log between
-    two positions, and its rows get the first offset of the piece.
+    two positions, and its rows get the first offset of the piece. At most _EVENTS events are in memory at once.
     """
-    rows_from = rows_of(project, [view])
-    ordered = events.collect().sort(_PARTITION, _OFFSET)
-    pieces = [_with_offset(rows_from(ordered[:0].lazy()).rows, 0, 0)]
-    for partition in sorted({partition for partition, _ in ends}):
-        part = ordered.filter(pl.col(_PARTITION) == partition)
-        cuts = [0, *sorted({end for end_partition, end in ends if end_partition == partition and end > 0})]
-        indexes = part[_OFFSET].search_sorted(pl.Series(cuts)).to_list()
-        for (first, begin), (_, end) in pairwise(zip(cuts, indexes, strict=True)):
-            if end > begin:
-                pieces.append(_with_offset(rows_from(part[begin:end].lazy()).rows, partition, first))
+    entities = before.select(view.keys).unique()
+    pieces = [_with_offset(rows_from(pl.DataFrame(schema=events.collect_schema())), 0, 0)]
+    for (partition,), positions in before.group_by(_PARTITION):
+        cuts = np.unique(np.append(positions[_UNTIL].to_numpy(), 0))
+        last = int(cuts[-1])
+        for start in range(0, last, _EVENTS):
+            stop = min(start + _EVENTS, last)
+            inside = pl.col(_PARTITION).eq(partition) & pl.col(_OFFSET).is_between(start, stop, closed="left")
+            batch = events.filter(inside).collect().sort(_OFFSET)
+            edges = np.concatenate([[start], cuts[(cuts > start) & (cuts < stop)], [stop]])
+            firsts = cuts[np.searchsorted(cuts, edges, "right") - 1].tolist()
+            indexes = batch[_OFFSET].search_sorted(pl.Series(edges)).to_list()
+            for first, (begin, end) in zip(firsts[:-1], pairwise(indexes), strict=True):
+                if end > begin:
+                    rows = rows_from(batch[begin:end]).join(entities, on=view.keys, how="semi")
+                    pieces.append(_with_offset(rows, partition, first))
     return pl.concat(pieces)
 
 
-def _with_offset(rows: pl.DataFrame, partition: int, offset: int) -> pl.DataFrame:
+def _with_offset(rows: pl.DataFrame, partition: object, offset: int) -> pl.DataFrame:
     return rows.with_columns(
         pl.lit(partition, pl.Int32).alias(_PARTITION), pl.lit(offset, pl.Int64).alias(_OFFSET)
     )

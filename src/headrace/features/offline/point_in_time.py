@@ -179,11 +179,18 @@ def unique_rows(view: AsOfView, table: pl.LazyFrame) -> pl.LazyFrame:
         *(pl.col(field.name).cast(POLARS[field.dtype]) for field in view.features),
         *(pl.col(column).alias(_CREATED) for column in created),
     ).drop_nulls([*keys, view.time])
-    frame = rows.collect()
-    if frame.select(pl.struct(*keys, view.time).is_duplicated().any()).item():
+    frame = rows.sort(view.time).collect()
+    if _has_duplicates(frame, keys, view.time):
         order = [_CREATED for _ in created] + features
         frame = frame.sort(order, nulls_last=False).unique([*keys, view.time], keep="last")
     return frame.drop(_CREATED for _ in created).lazy()
+
+
+def _has_duplicates(frame: pl.DataFrame, keys: list[str], time: str) -> bool:
+    """Whether rows have the same key and time. They are sorted by time; most have a time of their own."""
+    same = frame[time].diff().fill_null(timedelta(1)) == timedelta(0)
+    tied = frame.select(*keys, time).filter(same | same.shift(-1, fill_value=False))
+    return bool(tied.is_duplicated().any())
 
 
 def _rename(view: AsOfView, table: pl.LazyFrame) -> pl.LazyFrame:
@@ -268,11 +275,13 @@ class OrderedRows:
         A row is visible `delay` microseconds after its time."""
         keys = list(view.keys)
         visible = visible.with_columns(pl.col(key).cast(self._rows.schema[key]) for key in keys)
+        if delay:
+            visible = visible.with_columns(pl.col(view.time) + timedelta(microseconds=delay))
         joined = (
             self._rows.lazy()
             .select(_PLACE, MOMENT, *keys)
             .join_asof(
-                visible.with_columns(pl.col(view.time) + timedelta(microseconds=delay)).sort(view.time),
+                visible.sort(view.time),
                 left_on=MOMENT,
                 right_on=view.time,
                 by=keys or None,

@@ -165,7 +165,7 @@ def _refusal(project: Project, readers: Mapping[tuple[str, str], list[str]]) -> 
     for (name, column), described in readers.items():
         table = project.table(name)
         new = table.renames.get(column)
-        change = "is dropped" if new is None else f"is renamed to {new!r}"
+        change = "is not one of its columns any more" if new is None else f"is renamed to {new!r}"
         lines.append(f"column {column!r} of table {name} {change}, and is read by {', '.join(described)}")
         places[f"table {name} ({table.place})"] = None
     return Refused(

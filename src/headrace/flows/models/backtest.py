@@ -269,7 +269,7 @@ def _slice_of(logged: LoggedRequests, by: str | None) -> pl.Series:
     else:
         pairs = zip(logged.fields, logged.features, strict=True)
         read: list[Any] = [fields.get(by, features.get(by)) for fields, features in pairs]
-        values = pl.Series([None if value is None else str(value) for value in read], dtype=pl.String)
+        values = pl.Series([None if value is None else _name_slice(value) for value in read], dtype=pl.String)
     if values.null_count() == len(values):
         names = sorted({*logged.fields[-1], *logged.features[-1], "arm", "version"})
         raise CallError(f"no request has the field {by!r}", remedy=f"The newest has {', '.join(names)}.")
@@ -281,6 +281,11 @@ def _slice_of(logged: LoggedRequests, by: str | None) -> pl.Series:
         .then(values)
         .otherwise(pl.lit("(other)"))
     ).to_series()
+
+
+def _name_slice(value: Any) -> str:
+    """The value as a slice's name. Features are served as floats, those of whole numbers too."""
+    return str(int(value) if isinstance(value, float) and value.is_integer() else value)
 
 
 def _summarize(

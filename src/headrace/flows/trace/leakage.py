@@ -61,7 +61,7 @@ def leakage(workspace: Workspace, name: str, *, bound: float = 0.95, moments: in
     Raises:
         CallError: the bound is not from 0 to 1, the model does not exist, or its training set was not built or
             lacks a feature of its plan.
-        Refused: the training set has too few rows, or too few moments.
+        Refused: the training set has too few rows.
         ProjectError: a function failed when the tables were made once more.
     """
     if not 0 <= bound <= 1:

@@ -8,6 +8,8 @@ from headrace.workspace import Workspace
 
 __all__ = ["parity"]
 
+_TOGETHER = 50_000  # predictions that are compared at once
+
 
 def parity(workspace: Workspace, model: str | None = None, *, limit: int = 1_000) -> dict[str, ParityReport]:
     """Compares logged predictions. Returns `model@version` → the parity report of its newest predictions.
@@ -22,7 +24,8 @@ def parity(workspace: Workspace, model: str | None = None, *, limit: int = 1_000
         Refused: a version's bundle was changed.
     """
     project, lake = workspace.project, workspace.lake
-    return {
-        version: check_parity(project, lake, plan, served)
-        for version, plan, served in read_served(workspace, model, limit)
-    }
+    reports: dict[str, ParityReport] = {}
+    for version, plan, served in read_served(workspace, model, limit, together=_TOGETHER):
+        report = check_parity(project, lake, plan, served)
+        reports[version] = reports[version].join(report) if version in reports else report
+    return reports

@@ -26,7 +26,7 @@ _COLUMNS = ("id", "model", "version", "at", "entity", "request", "features", "po
 
 
 def read_served(
-    workspace: Workspace, model: str | None, limit: int
+    workspace: Workspace, model: str | None, limit: int, *, together: int | None = None
 ) -> Iterator[tuple[str, FeaturePlan, list[ServedPrediction]]]:
     """The newest logged predictions: for each `model@version`, the plan that was served, and the predictions.
 
@@ -34,35 +34,49 @@ def read_served(
         workspace: the project to work on.
         model: only this model's predictions.
         limit: the greatest number of predictions.
+        together: about how many predictions are in memory at once; a version with more comes several times.
+            None: each version comes once.
 
     Raises:
         CallError: no prediction has been ingested yet.
         Refused: a version's bundle was changed.
     """
-    groups: dict[tuple[str, int], list[dict[str, Any]]] = {}
-    for row in _rows(workspace.lake, model, limit):
-        groups.setdefault((row["model"], row["version"]), []).append(row)
-    for (name, version), rows in sorted(groups.items()):
+    logged = _logged(workspace.lake, model)
+    newest = logged.select("model", "version", "at").sort("at", descending=True).head(limit).collect()
+    if newest.is_empty():
+        raise _none_ingested(model)
+    for (name, version), moments in sorted(newest.group_by("model", "version"), key=lambda group: group[0]):
         plan = decode_plan((workspace.registry.bundle(name, version) / PLAN).read_bytes())
-        yield f"{name}@{version}", plan, [_prediction_of(row, plan) for row in rows]
+        rows = logged.filter(pl.col("model") == name, pl.col("version") == version).select(_COLUMNS)
+        ordered, first = moments["at"].sort(), 0
+        while first < len(ordered):
+            end = len(ordered) if together is None else first + together
+            # Predictions of one moment stay together, but for those of the first beyond the limit.
+            end = int(ordered.search_sorted(ordered[min(end, len(ordered)) - 1], "right"))
+            inside = pl.col("at").is_between(ordered[first], ordered[end - 1])
+            chunk = rows.filter(inside).sort("at", "id", descending=True).head(end - first).collect()
+            yield f"{name}@{version}", plan, [_prediction_of(row, plan) for row in chunk.iter_rows(named=True)]
+            first = end
 
 
-def _rows(lake: Lake, model: str | None, limit: int) -> Iterator[dict[str, Any]]:
-    """The newest logged predictions, the newest first."""
-    rows = None
-    if lake.table_exists(TABLE):
-        logged = lake.table(TABLE).scan().filter(pl.col("_valid"), pl.col("plan") != _NO_PLAN)
-        logged = logged.filter(pl.col("error").is_null()).select(_COLUMNS)
-        if model is not None:
-            logged = logged.filter(pl.col("model") == model)
-        rows = logged.sort("at", descending=True).head(limit).collect()
-    if rows is None or rows.is_empty():
-        raise CallError(
-            "no prediction" + (f" of model {model!r}" if model else "") + " has been ingested yet",
-            where=f"table {TABLE}",
-            remedy="headrace up answers predictions and ingests them; or run headrace ingest --until-end.",
-        )
-    return rows.iter_rows(named=True)
+def _logged(lake: Lake, model: str | None) -> pl.LazyFrame:
+    """The logged predictions of models that read features, at one snapshot."""
+    table = lake.table(TABLE) if lake.table_exists(TABLE) else None
+    snapshot = None if table is None else table.current_snapshot()
+    if table is None or snapshot is None:
+        raise _none_ingested(model)
+    logged = table.scan(snapshot.id).filter(
+        pl.col("_valid"), pl.col("plan") != _NO_PLAN, pl.col("error").is_null()
+    )
+    return logged if model is None else logged.filter(pl.col("model") == model)
+
+
+def _none_ingested(model: str | None) -> CallError:
+    return CallError(
+        "no prediction" + (f" of model {model!r}" if model else "") + " has been ingested yet",
+        where=f"table {TABLE}",
+        remedy="headrace up answers predictions and ingests them; or run headrace ingest --until-end.",
+    )
 
 
 def _prediction_of(row: dict[str, Any], plan: FeaturePlan) -> ServedPrediction:

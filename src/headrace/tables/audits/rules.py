@@ -55,11 +55,14 @@ def _all_rules(schema: type[dy.Schema]) -> dict[str, pl.Expr]:
 
 
 def check_rules(rules: Mapping[str, pl.Expr], scope: AuditScope) -> RuleFailure | None:
-    """Checks rules; a row for which a rule is null passes it."""
+    """Checks rules, those of each row in one pass over the rows; a row for which a rule is null passes it."""
     broken, frames, total = [], [], 0
+    row_rules = {name: rule for name, rule in rules.items() if is_row_rule(rule)}
+    kept = _find_kept(row_rules, scope.rows)
     for name, rule in sorted(rules.items()):
-        rows = scope.rows if is_row_rule(rule) else scope.all_rows
-        count, sample = _run_rule(name, rule, rows)
+        if name in kept:
+            continue
+        count, sample = _run_rule(name, rule, scope.rows if name in row_rules else scope.all_rows)
         if count:
             total += count
             broken.append(f"{spell_rule(name)} ({count:,} rows)")
@@ -67,6 +70,19 @@ def check_rules(rules: Mapping[str, pl.Expr], scope: AuditScope) -> RuleFailure 
     if not broken:
         return None
     return RuleFailure("; ".join(broken), total, pl.concat(frames))
+
+
+def _find_kept(rules: Mapping[str, pl.Expr], rows: pl.LazyFrame) -> set[str]:
+    """The rules of each row that every row passes; none if one of them fails: then each is run alone."""
+    columns = {f"__rule {number}": name for number, name in enumerate(rules)}
+    masks = [rules[name].fill_null(True).alias(column) for column, name in columns.items()]
+    # Columns first, because a rule may be one value for all rows.
+    passes = rows.with_columns(masks).select(pl.col(list(columns)).all())
+    try:
+        answer = passes.collect(engine="streaming").row(0, named=True) if rules else {}
+    except (Exception, PanicException):
+        return set()
+    return {name for column, name in columns.items() if answer[column]}
 
 
 def spell_rule(name: str) -> str:

@@ -245,7 +245,7 @@ class TableAudit:
         report = keep_failing_rows(self.lake, self.table, report, rows)
         self._record(report, position)
         if report.stops:
-            raise self._refusal(report, is_published=scope.is_unchanged)
+            raise self._refusal(report, rows, is_published=scope.is_unchanged)
         return report
 
     def _record(self, report: AuditReport, position: SnapshotPosition | None) -> None:
@@ -255,10 +255,11 @@ class TableAudit:
             audit_run.add_input(Dataset("table", self.table.name, position, {"assertions": assertions}))
             audit_run.add_facts(failing_rows=report.kept)
 
-    def _refusal(self, report: AuditReport, *, is_published: bool) -> Refused:
+    def _refusal(self, report: AuditReport, rows: Mapping[str, pl.DataFrame], *, is_published: bool) -> Refused:
         failures = "\n  ".join(f"{result.rule}: {result.what}" for result in report.results if result.stops)
         state = "published rows do not hold what is declared" if is_published else "the table is unchanged"
-        kept = f"headrace check tables {self.table.name} shows the failing rows. " if report.kept else ""
+        has_rows = any(result.stops and rows.get(result.rule) is not None for result in report.results)
+        kept = f"headrace check tables {self.table.name} shows the failing rows. " if has_rows else ""
         return Refused(
             f"the audit failed, {state}:\n  {failures}",
             where=f"table {self.table.name} ({self.table.place})",

@@ -7,6 +7,7 @@ from typing import Protocol
 
 import attrs
 import msgspec
+import polars as pl
 import pyarrow as pa
 
 from headrace.declare.table import Table
@@ -19,7 +20,7 @@ from headrace.tables.parts import ComputedPart, Piece, compute_piece
 from headrace.tables.plan import RebuildPlan, spell_partitions
 from headrace.tables.twin import RowsDigest
 
-__all__ = ["Compute", "TableJob", "WrittenPart", "write_piece"]
+__all__ = ["Compute", "Prepare", "TableJob", "WrittenPart", "write_piece"]
 
 
 class WrittenPart(msgspec.Struct, frozen=True):
@@ -28,6 +29,7 @@ class WrittenPart(msgspec.Struct, frozen=True):
     Attributes:
         numbers: those of the piece.
         files: its data files.
+        columns: its columns.
         failed: the rows of the input that a rowwise function failed on.
         rows_read: how many rows of the input a table without partitions has read for it.
         digest: the digest of its rows; None: the build needs none.
@@ -35,6 +37,7 @@ class WrittenPart(msgspec.Struct, frozen=True):
 
     numbers: list[int]
     files: list[WrittenFile]
+    columns: list[str]
     failed: list[FailedRow] = []
     rows_read: int = 0
     digest: RowsDigest | None = None
@@ -48,18 +51,23 @@ class TableJob:
         project, lake: the project and the lake of the table.
         table: the declared table.
         plan: its plan.
-        columns: the columns that every piece must have, those of the first.
+        columns: the columns that every piece must have, those of the first; empty before it is made.
     """
 
     project: Project
     lake: Lake
     table: Table
     plan: RebuildPlan
-    columns: frozenset[str]
+    columns: list[str]
+
+
+Prepare = Callable[[ComputedPart], LakeTable]
+"""Makes the table able to hold the rows, given the first of them, and returns it."""
 
 
 class Compute(Protocol):
-    """Computes and writes pieces of a table that is ready to hold them; yields them as they are written.
+    """Computes and writes pieces of a table, at least one; yields them as they are written. The process of the
+    build makes the first of them, whose columns are the table's, and calls `prepare` once.
 
     Raises:
         ProjectError: the function failed, or a piece has other columns than the first.
@@ -67,51 +75,83 @@ class Compute(Protocol):
         Unavailable: what computes them does not answer.
     """
 
-    def __call__(self, job: TableJob, pieces: Sequence[Piece]) -> Iterator[WrittenPart]: ...
+    def __call__(self, job: TableJob, pieces: Sequence[Piece], prepare: Prepare) -> Iterator[WrittenPart]: ...
 
 
 def write_piece(
-    job: TableJob, piece: Piece, prepare: Callable[[ComputedPart], LakeTable] | None = None
+    job: TableJob,
+    piece: Piece,
+    prepare: Prepare | None = None,
+    frames: Sequence[pl.LazyFrame] | None = None,
 ) -> WrittenPart:
     """Computes a piece and writes its rows, a part in memory at a time.
 
     Args:
         job: the table.
         piece: the piece.
-        prepare: makes the table able to hold the rows, and returns it; given the first part of the first piece
-            of a build.
+        prepare: for the first piece; None: the table is prepared.
+        frames: its inputs, if they were read already.
     """
     stored, columns = None if prepare else job.lake.table(job.table.name), job.columns
+    schema: pa.Schema | None = None
     has_digest = job.plan.whole and job.plan.clock is None
     files: list[WrittenFile] = []
     failed: list[FailedRow] = []
     digest = RowsDigest() if has_digest else None
     read = 0
-    for part in compute_piece(job.project, job.lake, job.table, job.plan, piece):
-        columns = columns or frozenset(part.rows.column_names)
+    for part in compute_piece(job.project, job.lake, job.table, job.plan, piece, frames):
+        columns = columns or part.rows.column_names
         _check_columns(job.table, piece, part.rows, columns)
         if stored is None:
             assert prepare is not None, "a table that is not prepared must be"
             stored = prepare(part)
+        schema = schema or stored.schema()
+        _check_types(job.table, piece, part.rows.schema, schema)
         files += stored.write([part.rows])
         failed += part.failed
         read += part.rows_read
         digest = None if digest is None else digest.add(part.rows)
-    return WrittenPart(piece.numbers, files, failed, read, digest)
+    return WrittenPart(piece.numbers, files, columns, failed, read, digest)
 
 
-def _check_columns(table: Table, piece: Piece, rows: pa.Table, columns: frozenset[str]) -> None:
+def _check_columns(table: Table, piece: Piece, rows: pa.Table, columns: Sequence[str]) -> None:
     """Refuses rows with other columns than those before them: what they lack would be null.
 
     Raises:
         ProjectError: they have other columns.
     """
-    differing = sorted(set(rows.column_names) ^ columns)
+    differing = sorted(set(rows.column_names) ^ set(columns))
     if differing:
-        partitioning = table.partition_by
-        place = "some rows" if partitioning is None else spell_partitions(partitioning, piece.numbers)
         raise ProjectError(
-            f"{table.name} returns other columns for {place} than for earlier ones: {', '.join(differing)}",
+            f"{table.name} returns other columns for {_describe(table, piece)} than for earlier ones:"
+            f" {', '.join(differing)}",
             where=str(table.place),
             remedy="Return the same columns for every input: name them in a select.",
         )
+
+
+def _check_types(table: Table, piece: Piece, schema: pa.Schema, stored: pa.Schema) -> None:
+    """Refuses rows with text where the rows before them have another type, and the reverse: they would be
+    converted.
+
+    Raises:
+        ProjectError: a column has such a type.
+    """
+    for column in schema:
+        before = stored.field(column.name).type
+        if not pa.types.is_null(column.type) and _is_text(column.type) != _is_text(before):
+            raise ProjectError(
+                f"{table.name} returns column {column.name!r} as {column.type} for {_describe(table, piece)},"
+                f" and as {before} for earlier ones",
+                where=str(table.place),
+                remedy="Return one type for every input: cast the column in the function.",
+            )
+
+
+def _is_text(dtype: pa.DataType) -> bool:
+    return pa.types.is_string(dtype) or pa.types.is_large_string(dtype) or pa.types.is_dictionary(dtype)
+
+
+def _describe(table: Table, piece: Piece) -> str:
+    partitioning = table.partition_by
+    return "some rows" if partitioning is None else spell_partitions(partitioning, piece.numbers)

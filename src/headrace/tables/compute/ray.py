@@ -20,7 +20,7 @@ from headrace.kernel.position import SnapshotPosition
 from headrace.lake import open as open_lake
 from headrace.projects.loader import module_stamps
 from headrace.projects.project import Project, load_project
-from headrace.tables.compute.port import TableJob, WrittenPart, write_piece
+from headrace.tables.compute.port import Prepare, TableJob, WrittenPart, write_piece
 from headrace.tables.files import digest_of
 from headrace.tables.parts import Piece
 from headrace.tables.plan import RebuildPlan, spell_partitions
@@ -45,12 +45,16 @@ class _Task(msgspec.Struct, frozen=True):
     files: str
     table: str
     plan: RebuildPlan
-    columns: frozenset[str]
+    columns: list[str]
     piece: Piece
 
 
-def write_pieces(job: TableJob, pieces: Sequence[Piece]) -> Iterator[WrittenPart]:
-    """See Compute."""
+def write_pieces(job: TableJob, pieces: Sequence[Piece], prepare: Prepare) -> Iterator[WrittenPart]:
+    """See Compute. One piece alone needs no Ray."""
+    first = write_piece(job, pieces[0], prepare)
+    yield first
+    if len(pieces) == 1:
+        return
     settings, partitioning = job.project.settings, job.table.partition_by
 
     def describe(task: _Task) -> str:
@@ -58,7 +62,7 @@ def write_pieces(job: TableJob, pieces: Sequence[Piece]) -> Iterator[WrittenPart
         return f"table {task.table}{what}"
 
     files = _digest_files(settings)
-    tasks = [_Task(settings, files, job.table.name, job.plan, job.columns, piece) for piece in pieces]
+    tasks = [_Task(settings, files, job.table.name, job.plan, first.columns, piece) for piece in pieces[1:]]
     with connect(settings):
         yield from run_tasks(_write, tasks, describe)
 
