@@ -51,7 +51,7 @@ bench-events: .venv/.ready ## ingest and the collector beside their peers: a pla
 	@.venv/bin/python bench/all.py events broker latency collector
 
 bench-features: .venv/.ready ## features beside their peers: joins, windows, online reads, a training set beyond memory
-	@.venv/bin/python bench/all.py point_in_time feast_join windows online larger_than_memory
+	@.venv/bin/python bench/all.py point_in_time feast_join windows online larger_than_memory stream
 
 bench-serving: .venv/.ready ## the predict endpoint beside bare uvicorn, and steady beside releases and batches
 	@.venv/bin/python bench/all.py serving steady
@@ -60,7 +60,7 @@ bench-tables: .venv/.ready ## tables beside the same SQL in DuckDB, 100M rows wi
 	@.venv/bin/python bench/all.py tables large_table warehouse
 
 docs: .venv/.ready ## the documentation as a site, in the folder site
-	@.venv/bin/mkdocs build --strict --quiet
+	@NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict --quiet
 
 clean: ## takes away what was built here
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis dist site
