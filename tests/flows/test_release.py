@@ -276,9 +276,13 @@ def test_the_aliases_are_set_after_a_kill_between_a_canarys_record_and_them(sett
     with Workspace(settings) as workspace:
         step = find_canaries(workspace)["purchase"]
         assert (step.canary.step, step.arms) == (1, [Arm(2)])
-        assert review_all(workspace) == []
+        settled = set()
+        assert review_all(workspace, settled) == []
         assert find_canaries(workspace)["purchase"] == step
-    assert read_moved_aliases(settings) == []
+        assert read_moved_aliases(settings) == []
+        workspace.registry.set_alias("purchase", "champion", 1)  # by hand, afterwards: it stays
+        assert review_all(workspace, settled) == []
+    assert read_moved_aliases(settings) == [MovedAlias("purchase", "champion", 1, 2)]
 
 
 def test_a_canary_that_fails_in_an_unforeseen_way_does_not_stop_the_others(settings, caplog):

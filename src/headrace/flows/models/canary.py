@@ -149,19 +149,31 @@ def review_each(workspace: Workspace, canaries: Iterable[Release]) -> dict[str, 
     return reviews
 
 
-def review_all(workspace: Workspace) -> list[CanaryReview]:
+def review_all(workspace: Workspace, settled: set[str] | None = None) -> list[CanaryReview]:
     """Reviews every canary, and puts its next step or its rollback in force.
 
     If a process was killed between a decision's record and the aliases, they are set now.
+
+    Args:
+        workspace: the project to work on.
+        settled: the ids of the releases whose aliases were seen right before; this function adds to it. Theirs
+            are not set again: whoever has moved one since meant it, and `status` shows it.
 
     Returns:
         The canaries that were advanced or rolled back, with the release before the decision.
     """
     changed = []
+    settled = set() if settled is None else settled
     for release in _read_in_force(workspace).values():
         try:
-            if release.by == _BY and find_moved_aliases(workspace, [release]):
-                set_aliases(workspace, release)
+            if release.by == _BY and release.id not in settled:
+                moved = find_moved_aliases(workspace, [release])
+                if moved:
+                    _logger.warning(
+                        "aliases of %s are set as release %s says: %s", release.model, release.id, moved
+                    )
+                    set_aliases(workspace, release)
+                settled.add(release.id)
             if release.canary is None:
                 continue
             reviewed = _review(workspace, release)
@@ -182,11 +194,12 @@ def run_canaries(settings: Settings, stop: threading.Event) -> None:
     before it, so that reviews take a tenth of the time at most. The tests are valid however often one looks.
     """
     pause = _EVERY
+    settled: set[str] = set()
     while not stop.wait(pause):
         begun = time.monotonic()
         try:
             with Workspace(settings) as workspace:
-                for reviewed in review_all(workspace):
+                for reviewed in review_all(workspace, settled):
                     _logger.warning(
                         "canary of %s: %s: %s",
                         reviewed.release.model,
