@@ -128,17 +128,20 @@ def test_kserves_protocol_is_answered(running: SupervisedDeployment) -> None:
 
 def read_answers(running: SupervisedDeployment) -> float:
     """How many predictions were answered with 200, by the replica that answers a scrape."""
-    while True:
+
+    def scrape() -> str | None:
         try:
-            text = httpx.get(f"{running.deployment.url}/metrics", timeout=30).text
+            answer = httpx.get(f"{running.deployment.url}/metrics", timeout=30)
         except httpx.TransportError:  # a killed replica had accepted the connection
-            continue
-        families = {family.name: family for family in text_string_to_metric_families(text)}
-        return sum(
-            sample.value
-            for sample in families["headrace_predict_answers"].samples
-            if sample.labels == {"status": "200"}
-        )
+            return None
+        return answer.text if answer.status_code == 200 else None  # 503: no replica is ready
+
+    families = {family.name: family for family in text_string_to_metric_families(until(scrape))}
+    return sum(
+        sample.value
+        for sample in families["headrace_predict_answers"].samples
+        if sample.labels == {"status": "200"}
+    )
 
 
 def test_a_scrape_has_what_all_replicas_counted(running: SupervisedDeployment) -> None:

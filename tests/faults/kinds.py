@@ -148,7 +148,7 @@ def append_poison(kind: str, run: FaultRun) -> None:
 
 def lock_topic(run: FaultRun) -> None:
     path = run.setup.settings.place("log", f"{run.setup.topic}.db")
-    _lock_file(run, str(path), "locked for")
+    _lock_file(run, str(path), "file is locked")
 
 
 def restart_broker(hard: bool, run: FaultRun) -> None:

@@ -83,6 +83,6 @@ def test_project_builds_on_a_rest_catalog_and_s3(
     clicks = shop_lake.table("clicks")
     assert [pin for pin in clicks.tags() if pin.startswith("input-of-clicks_of_day-")]
     checks = {check.what: check for check in doctor(Workspace(settings))}
-    assert checks[f"catalog {rest_catalog.url}"].detail == "3 tables"
+    assert checks[f"catalog {rest_catalog.url}"].detail == "4 tables"  # headrace_visible too
     assert checks[f"catalog {rest_catalog.url}"].fine
     assert checks[f"warehouse {object_store.url}"].fine

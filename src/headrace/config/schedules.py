@@ -6,7 +6,6 @@ import re
 from collections.abc import Collection, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
-from zoneinfo import ZoneInfo
 
 import msgspec
 from msgspec import Struct
@@ -78,6 +77,8 @@ class Schedule(Struct, frozen=True):
 
     def next_cron(self, after: datetime) -> datetime | None:
         """The first time of `cron` after the instant, in UTC; None: it never comes."""
+        from zoneinfo import ZoneInfo
+
         from cronsim import CronSim
 
         assert self.cron is not None
@@ -167,6 +168,8 @@ def _duration(text: str | None, place: str, key: str) -> timedelta | None:
 
 
 def _check_cron(schedule: Schedule, place: str) -> None:
+    from zoneinfo import ZoneInfo
+
     from cronsim import CronSimError
 
     try:

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from functools import reduce
 from itertools import chain
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import polars as pl
 import pyarrow as pa
@@ -40,7 +40,6 @@ from headrace.kernel.properties import FAILED_ROWS, INPUT, INPUTS_DIGEST, REVISI
 from headrace.kernel.run import Dataset, run
 from headrace.kernel.time import now_micros
 from headrace.lake import Lake, LakeTable, Snapshot, VisibleTables
-from headrace.lake.files import WrittenFile
 from headrace.projects.project import Project
 from headrace.tables.failures import FailedRow, describe_row, merge_failures, read_failures
 from headrace.tables.revisions import merge_revisions, revisions_in
@@ -48,6 +47,9 @@ from headrace.tables.twin import RowsDigest, TwinSnapshot
 from headrace.training.evaluation import evaluator_for, infer_task
 from headrace.training.report import TrainingSet
 from headrace.training.splits.port import MOMENT
+
+if TYPE_CHECKING:
+    from headrace.lake.files import WrittenFile
 
 __all__ = ["LabelledRows", "find_task", "keep_for_version", "make", "read", "table_reader", "visible_snapshots"]
 

@@ -2,8 +2,9 @@
 
 Tables are *related* if one reads the other, if an audit of one reads the other, or if they are published
 together. A table that is stale after the build, because it failed or was not a target, stays as readers saw it
-before; and so does every changed table that is related to it, directly or through other changed tables. All
-others become visible, so a failure does not hold up what has nothing to do with it.
+before; and so does every changed table that is related to it, directly or through other changed tables. A table
+that readers do not see at all holds up none, because nothing old of it can stand beside new rows. All others
+become visible, so a failure does not hold up what has nothing to do with it.
 """
 
 from __future__ import annotations
@@ -139,7 +140,7 @@ def advance(
     pending = list(stale.items())
     while pending:
         table, why = pending.pop(0)
-        for other in related.get(table, ()):
+        for other in related.get(table, ()) if table in before else ():
             if other in changed and other not in waiting:
                 waiting[other] = why
                 pending.append((other, why))
