@@ -155,8 +155,9 @@ class Models:
         if not self._poll_releases():
             self._latest = self._kept
         self._activate_latest()
-        for name in self.failed.keys() & self._kept.keys():
-            self._activate(name, self._kept[name])
+        for name, release in self._kept.items():
+            if name in self.failed and self.failed[name].release != release.id:
+                self._activate(name, release)
 
     @property
     def names(self) -> list[str]:
