@@ -14,7 +14,6 @@ from headrace.declare.table import Table
 from headrace.kernel.errors import ProjectError
 from headrace.kernel.time import from_micros
 from headrace.lake import Lake
-from headrace.lake.reading.port import StoredFile
 from headrace.projects.project import Project
 from headrace.tables.audits.rows import audit
 from headrace.tables.call import call_function, collect_batches, collect_frames
@@ -83,12 +82,14 @@ def divide(lake: Lake, table: Table, plan: RebuildPlan) -> list[Piece]:
 
 def group_files(lake: Lake, name: str, snapshot: int) -> list[list[str]]:
     """The paths of a snapshot's data files, in groups that may be in memory at once; at least one group."""
-    groups: list[list[StoredFile]] = [[]]
+    groups, rows = [list[str]()], 0
     for file in sorted(lake.table(name).files(snapshot), key=lambda file: file.path):
-        if groups[-1] and sum(other.rows for other in groups[-1]) + file.rows > PIECE_LIMITS[0]:
+        if groups[-1] and rows + file.rows > PIECE_LIMITS[0]:
             groups.append([])
-        groups[-1].append(file)
-    return [[file.path for file in group] for group in groups]
+            rows = 0
+        groups[-1].append(file.path)
+        rows += file.rows
+    return groups
 
 
 def read_inputs(
