@@ -26,6 +26,14 @@ def test_a_folder_names_the_package(tmp_path: Path) -> None:
     assert (tmp_path / "my-Shop" / "my_shop" / "__init__.py").is_file()
 
 
+def test_a_profile_that_only_other_projects_have_does_not_matter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HEADRACE_PROFILE", "prod")
+    assert init(tmp_path / "my-shop").name == "my_shop"
+    assert init(tmp_path / "other", example="minimal").name == "payments"
+
+
 def test_an_empty_project_says_what_to_write_first(tmp_path: Path) -> None:
     project = init(tmp_path / "clicks")
     assert project.name == "clicks"

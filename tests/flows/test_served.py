@@ -10,8 +10,8 @@ import pytest
 from headrace import lake as lakes
 from headrace.config.settings import make_settings
 from headrace.features.plan import EntityKey, FeaturePlan, encode_plan
-from headrace.flows.models.predictions import TABLE
 from headrace.flows.trace.served import read_served
+from headrace.serving.prediction import TABLE
 from headrace.training.files import PLAN
 
 START = datetime(2026, 1, 1, tzinfo=UTC)

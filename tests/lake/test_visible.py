@@ -23,8 +23,16 @@ from headrace import lake as lakes
 from headrace.config.settings import Settings, load_settings
 from headrace.kernel.errors import CallError, Conflict
 from headrace.kernel.properties import CODE
-from headrace.lake import Lake, VisibleTables
-from headrace.lake.visible import VisibleRecord, keep_snapshots, read_record, release_snapshots, write_record
+from headrace.lake import Lake, VisibleTables, maintain
+from headrace.lake.table_state import read_table_states
+from headrace.lake.visible import (
+    TABLE,
+    VisibleRecord,
+    keep_snapshots,
+    read_record,
+    release_snapshots,
+    write_record,
+)
 
 
 def write_rows(lake: Lake, name: str, value: int) -> int:
@@ -53,6 +61,26 @@ def test_readers_resolve_the_record(shop_lake: Lake) -> None:
     release_snapshots(shop_lake, second)
     assert values(reader, "users", "facts") == [1, 1]  # it keeps the record that it began with
     assert values(VisibleTables(shop_lake), "users", "facts", "new") == [2, 2, 2]
+
+
+def test_compacted_rows_are_read_in_their_newest_files(shop_lake: Lake) -> None:
+    visible = write_rows(shop_lake, "facts", 0)
+    table = shop_lake.table("facts")
+    for value in range(1, 8):
+        visible = table.append(pa.table({"value": [value]})).id
+    keep_snapshots(shop_lake, {"facts": visible})
+    write_record(shop_lake, VisibleRecord({"facts": visible}), None)
+    assert maintain(table).compacted == 8
+    compacted = table.current_snapshot()
+    assert compacted is not None
+    assert compacted.id != visible
+    reader = VisibleTables(shop_lake)
+    assert reader.snapshot("facts") == compacted
+    newest = read_table_states(shop_lake)
+    newest.pop(TABLE)
+    assert reader.states(newest) == (newest, {})
+    table.append(pa.table({"value": [8]}))  # other rows: readers stay on those of the record
+    assert sorted(VisibleTables(shop_lake).scan("facts").collect()["value"]) == list(range(8))
 
 
 def test_a_record_is_written_on_the_condition_that_nobody_else_has(settings: Settings) -> None:

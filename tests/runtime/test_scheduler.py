@@ -16,6 +16,7 @@ from headrace.flows.build import hold_build_lock
 from headrace.flows.events.ingest import ingest
 from headrace.flows.project.schedules import schedule_status
 from headrace.kernel.time import now
+from headrace.lake.table_state import rows_snapshot_ids
 from headrace.projects.schedules import (
     ScheduleRun,
     ScheduleState,
@@ -136,6 +137,28 @@ def test_a_missed_time_is_made_up_for_by_one_run_unless_declared_otherwise(tmp_p
     assert missed.due is not None
     assert missed.due > now()
     assert skipped.runs == ()
+
+
+def test_a_catalog_that_cannot_be_read_is_reported_once_by_each_schedule(tmp_path: Path) -> None:
+    settings = make(tmp_path / "p", '[schedule.one]\ntopics=["orders"]\n[schedule.two]\ntopics=["orders"]\n')
+    catalog, reports = settings.place("lake", "catalog.db"), list[str]()
+    catalog.parent.mkdir(parents=True)
+    scheduler = Scheduler(
+        settings,
+        {"orders": "orders"},
+        lambda names: rows_snapshot_ids(lake.open(settings), names),
+        reports.append,
+    )
+    for _ in range(2):
+        reports.clear()
+        catalog.write_text("no database, " * 1000)
+        for _ in range(3):
+            scheduler.check()
+        starts = [report.partition(" cannot look for new events: ")[0] for report in reports]
+        assert starts == ["schedule one", "schedule two"]
+        catalog.unlink()  # without a catalog there are no events, which is no problem
+        scheduler.check()
+        assert len(reports) == 2
 
 
 EVENTS = """

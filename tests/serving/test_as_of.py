@@ -7,13 +7,19 @@ import signal
 from datetime import timedelta
 
 import numpy as np
+import polars as pl
 import pytest
+from tests.events.customers import NOON, change
 from tests.flows.logged_project import make_logged_project, mean_prices, put_events
 from tests.serving.running import run_endpoint
 from tests.serving.small_project import DAY, put_release
+from tests.tables.changes_shop import Shop
 from tests.until import until
 
-from headrace.kernel.time import micros, now
+from headrace.features.offline.point_in_time import join
+from headrace.features.plan import AsOfView, EntityKey, FeaturePlan, FeatureRef, PlanField
+from headrace.kernel.time import from_micros, micros, now
+from headrace.serving.as_of.history import History
 from headrace.serving.release import Arm
 from headrace.training.trainers.folder import load_model
 from headrace.workspace import Workspace
@@ -189,3 +195,22 @@ def test_the_process_is_started_again_after_a_kill(logged, ask):
     answers = [ask(prediction.at, body) for _ in range(2)]
     assert answers[-1].json()["value"] == prediction.value
     assert answers[0].status_code in (200, 503)
+
+
+def test_a_row_that_a_truncate_or_a_snapshot_removed_is_not_known_afterwards(tmp_path):
+    shop = Shop(tmp_path)
+    shop.ingest(*(change("c", n, {"id": n, "name": "a"}) for n in (1, 2)))
+    shop.ingest(change("t", 5), change("c", 6, {"id": 2, "name": "b"}), change("c", 7, {"id": 4, "name": "d"}))
+    shop.ingest(change("r", 20, {"id": 2, "name": "b"}, snapshot="last"))
+    view = AsOfView("now", ("id",), shop.contract.table, "_changed_at", (PlanField("name", "string"),))
+    plan = FeaturePlan("m", (EntityKey("id", "id", "int64"),), (view,), (FeatureRef("now", "name", "string"),))
+    names = {}
+    for second in (4, 5, 19, 20):
+        moment = from_micros(NOON + second * 1_000_000)
+        for number in (1, 2, 4):
+            request = {"id": number}
+            read = History(shop.lake, shop.log).reader(plan, [request], moment)
+            label = pl.DataFrame({**request, "event_timestamp": [moment]})
+            names.setdefault(second, []).append(join(label, plan, read)["now__name"][0])
+    shop.log.close()
+    assert names == {4: ["a", "a", None], 5: [None] * 3, 19: [None, "b", "d"], 20: [None, "b", None]}

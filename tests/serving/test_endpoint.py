@@ -23,6 +23,7 @@ from headrace.features.plan import AsOfView, FeatureRef, PlanField
 from headrace.kernel.ids import id_time
 from headrace.serving import release
 from headrace.serving.endpoint import MAX_BODY
+from headrace.serving.models import Models
 from headrace.serving.prediction import TOPIC
 from headrace.serving.release import Arm
 from headrace.serving.spool import Spool, find_oversized
@@ -187,7 +188,7 @@ UNFILLED = AsOfView("later", ("product_id",), "facts", "event_timestamp", FACTS.
 
 @pytest.fixture
 def unfilled(project, boosters):
-    """The plan of version 6, whose view has no values, and which is released."""
+    """The plan of version 6, whose view has no values."""
     features = tuple(FeatureRef("later", ref.name, ref.dtype) for ref in plan_of().features)
     plan = msgspec.structs.replace(plan_of(), views=(UNFILLED,), features=features)
     put_bundle(project, boosters, 6, plan, slope=1)
@@ -214,6 +215,17 @@ def test_a_replica_that_starts_stays_with_the_release_that_works(project, unfill
         put_features(project, unfilled, {7: (9.5, 190)}, view=UNFILLED)
         await_release(client, released)
         assert client.get("/models").json()["failed"] == {}
+
+
+def test_each_later_start_also_stays_with_the_release_that_works(project, boosters, unfilled):
+    put_bundle(project, boosters, 1, msgspec.structs.replace(plan_of(), model="other"), model="other")
+    put_release(project, Arm(1), model="other")
+    Models(project).close()
+    released = put_release(project, Arm(6))
+    for _ in range(2):
+        with closing(Models(project)) as models:
+            assert models.released["purchase"].versions == [1]
+            assert models.failed["purchase"].release == released.id
 
 
 def test_an_unusable_release_record_does_not_stop_later_ones(client, project):

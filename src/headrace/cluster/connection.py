@@ -112,7 +112,7 @@ def _join_or_start(ray: ModuleType, settings: Settings, own: bool, environment: 
         try:
             _check_address(settings.cluster.address)
             ray.init(address=settings.cluster.address, **quiet)
-        except (ConnectionError, OSError, RuntimeError, TimeoutError) as error:
+        except (OSError, RuntimeError) as error:
             raise Unavailable(
                 f"the Ray cluster does not answer: {error}",
                 where=f"profile.{settings.profile_name}.ray: {settings.cluster.address}",

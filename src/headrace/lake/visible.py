@@ -74,8 +74,8 @@ def read_record(lake: Lake) -> VisibleRecord | None:
     return None if text is None else _decode(text)
 
 
-def write_record(lake: Lake, record: VisibleRecord, expect: VisibleRecord | None) -> int:
-    """Writes the record, and returns the id of its snapshot.
+def write_record(lake: Lake, record: VisibleRecord, expect: VisibleRecord | None) -> None:
+    """Writes the record.
 
     Args:
         lake: the lake.
@@ -96,7 +96,7 @@ def write_record(lake: Lake, record: VisibleRecord, expect: VisibleRecord | None
         return {VISIBLE: text}
 
     table = lake.ensure(TABLE, pa.schema([("table", pa.string())]))
-    return table.append(table.schema().empty_table(), facts={VISIBLE: text}, properties=replace).id
+    table.append(table.schema().empty_table(), facts={VISIBLE: text}, properties=replace)
 
 
 def hide_table(lake: Lake, name: str) -> None:

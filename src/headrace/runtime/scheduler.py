@@ -51,7 +51,7 @@ class Scheduler:
     ) -> None:
         self._settings, self._tables, self._snapshots, self._report = settings, tables, snapshots, report
         self._running: tuple[Schedule, Child] | None = None
-        self._problem: str | None = None
+        self._problems: dict[str, str] = {}  # schedule → why new events could not be looked for
         before = read_schedule_states(settings)
         self._states = {
             schedule.name: _take_up(schedule, before.get(schedule.name)) for schedule in settings.schedules
@@ -115,12 +115,12 @@ class Scheduler:
         try:
             snapshots = self._snapshots([self._tables[topic] for topic in schedule.topics])
         except HeadraceError as error:
-            problem = f"schedule {schedule.name} cannot look for new events: {error}"
-            if problem != self._problem:
-                self._report(problem)
-            self._problem = problem
+            problem = str(error)
+            if problem != self._problems.get(schedule.name):
+                self._report(f"schedule {schedule.name} cannot look for new events: {problem}")
+            self._problems[schedule.name] = problem
             return None
-        self._problem = None
+        self._problems.pop(schedule.name, None)
         return snapshots
 
     def _record_end(self, schedule: Schedule, build: Child, code: int) -> None:

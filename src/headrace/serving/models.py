@@ -155,8 +155,9 @@ class Models:
         if not self._poll_releases():
             self._latest = self._kept
         self._activate_latest()
-        for name in self.failed.keys() & self._kept.keys():
-            self._activate(name, self._kept[name])
+        for name, release in self._kept.items():
+            if name in self.failed and self.failed[name].release != release.id:
+                self._activate(name, release)
 
     @property
     def names(self) -> list[str]:
@@ -320,7 +321,9 @@ class Models:
                 changed |= self._activate(name, release)
         if changed:
             make_private(self._file.parent)
-            releases = {name: model.release for name, model in self.released.items()}
+            # A model without a release in force keeps the one that it had, for the next start.
+            releases = {name: release for name, release in self._kept.items() if name in self.failed}
+            releases |= {name: model.release for name, model in self.released.items()}
             write_file(self._file, msgspec.json.encode(releases))
         return changed
 

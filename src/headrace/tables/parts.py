@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
+from itertools import accumulate
 
 import msgspec
 import polars as pl
@@ -14,7 +16,6 @@ from headrace.declare.table import Table
 from headrace.kernel.errors import ProjectError
 from headrace.kernel.time import from_micros
 from headrace.lake import Lake
-from headrace.lake.reading.port import StoredFile
 from headrace.projects.project import Project
 from headrace.tables.audits.rows import audit
 from headrace.tables.call import call_function, collect_batches, collect_frames
@@ -83,12 +84,14 @@ def divide(lake: Lake, table: Table, plan: RebuildPlan) -> list[Piece]:
 
 def group_files(lake: Lake, name: str, snapshot: int) -> list[list[str]]:
     """The paths of a snapshot's data files, in groups that may be in memory at once; at least one group."""
-    groups: list[list[StoredFile]] = [[]]
+    groups, rows = [list[str]()], 0
     for file in sorted(lake.table(name).files(snapshot), key=lambda file: file.path):
-        if groups[-1] and sum(other.rows for other in groups[-1]) + file.rows > PIECE_LIMITS[0]:
+        if groups[-1] and rows + file.rows > PIECE_LIMITS[0]:
             groups.append([])
-        groups[-1].append(file)
-    return [[file.path for file in group] for group in groups]
+            rows = 0
+        groups[-1].append(file.path)
+        rows += file.rows
+    return groups
 
 
 def read_inputs(
@@ -132,7 +135,8 @@ def compute_piece(
     if partitioning is not None and plan.partitions:
         calls = None
         if table.rowwise:
-            calls = RowwiseCalls(table, reads[0], _rows_read(plan, partitioning, piece.numbers), options)
+            rows_read = _row_counter(plan, partitioning)(piece.numbers)
+            calls = RowwiseCalls(table, reads[0], rows_read, options)
         rows = make_partitions(table, partitioning, plan, frames, options, piece.numbers, calls)
         yield ComputedPart(_to_arrow(table, audit(table, rows)), [] if calls is None else calls.failed)
         return
@@ -199,15 +203,11 @@ def function_options(table: Table, plan: RebuildPlan) -> dict[str, datetime]:
 
 def _groups(plan: RebuildPlan, partitioning: Partitioning) -> Iterator[list[int]]:
     """Groups of neighbouring partitions, as large as the limit on input rows in memory allows."""
-    group: list[int] = []
+    rows_read, group = _row_counter(plan, partitioning), list[int]()
     for number in plan.partitions or []:
         extended = [*group, number]
         is_apart = group and number - group[-1] > 1
-        if (
-            is_apart
-            or len(group) >= PIECE_LIMITS[1]
-            or (group and _rows_read(plan, partitioning, extended) > PIECE_LIMITS[0])
-        ):
+        if is_apart or len(group) >= PIECE_LIMITS[1] or (group and rows_read(extended) > PIECE_LIMITS[0]):
             yield group
             extended = [number]
         group = extended
@@ -215,9 +215,16 @@ def _groups(plan: RebuildPlan, partitioning: Partitioning) -> Iterator[list[int]
         yield group
 
 
-def _rows_read(plan: RebuildPlan, partitioning: Partitioning, group: Sequence[int]) -> int:
-    first, last = partitioning.window(group[0], group[-1])
-    return sum(rows for number, rows in plan.rows.items() if first <= number <= last)
+def _row_counter(plan: RebuildPlan, partitioning: Partitioning) -> Callable[[Sequence[int]], int]:
+    """A function that tells how many input rows a group of neighbouring partitions reads."""
+    numbers = sorted(plan.rows)
+    totals = [0, *accumulate(plan.rows[number] for number in numbers)]
+
+    def rows_read(group: Sequence[int]) -> int:
+        first, last = partitioning.window(group[0], group[-1])
+        return totals[bisect_right(numbers, last)] - totals[bisect_left(numbers, first)]
+
+    return rows_read
 
 
 def _to_arrow(table: Table, rows: pl.DataFrame) -> pa.Table:

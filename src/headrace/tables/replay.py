@@ -97,13 +97,14 @@ def read_base_rows(project: Project, lake: Lake, names: Iterable[str]) -> list[B
             base[declared.name] = BaseRows(declared.name, rows, time, () if time is None else (time,))
         else:
             for source in project.inputs(declared):
-                if isinstance(source, Source):
-                    rows = read_input(project, lake, source).collect()
+                if not isinstance(source, Source):
+                    continue
+                name = _name_of(source)
+                known = base.get(name)
+                if known is None or known.time is None:  # each table may know the time by another column
+                    rows = read_input(project, lake, source).collect() if known is None else known.rows
                     time = _time_of(declared, rows)
-                    known = base.get(_name_of(source))
-                    if known is None or known.time is None:
-                        fixed = () if time is None else (time,)
-                        base[_name_of(source)] = BaseRows(_name_of(source), rows, time, fixed)
+                    base[name] = BaseRows(name, rows, time, () if time is None else (time,))
     return list(base.values())
 
 

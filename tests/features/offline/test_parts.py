@@ -80,6 +80,18 @@ def run(labels, plan, tables, folder, memory):
     return pieces, {row: error.what for row, error in failed.items()}
 
 
+def record_sizes(monkeypatch):
+    """The numbers of rows that are joined at once."""
+    sizes = []
+
+    def record(view, table):
+        sizes.append(len(table.collect()))
+        return unique_rows(view, table)
+
+    monkeypatch.setattr(port, "unique_rows", record)
+    return sizes
+
+
 users = st.one_of(st.none(), st.integers(1, 3))
 moments = st.one_of(st.integers(NOW - 2 * DAY, NOW), st.sampled_from([NOW, NOW - HOUR]))
 fact = st.tuples(users, moments, st.one_of(st.none(), st.integers(0, 9)), st.one_of(st.none(), st.just(0.5)))
@@ -118,18 +130,23 @@ def test_one_key_that_holds_most_rows_is_computed_by_ranges_of_time(tmp_path, mo
     rows = [(1 if n % 10 else 5, int(NOW - rng.integers(0, 3 * DAY))) for n in range(600)]
     plan = plan_with(facts_view(None), view_of_all_functions((HOUR,)))
     tables = tables_of(facts, events)
-    sizes = []
-
-    def record(view, table):
-        sizes.append(len(table.collect()))
-        return unique_rows(view, table)
-
-    monkeypatch.setattr(port, "unique_rows", record)
+    sizes = record_sizes(monkeypatch)
     whole = join(labels_of(rows), plan, tables.__getitem__)
     pieces, _ = run(labels_of(rows), plan, tables, tmp_path, 300_000)
     assert_frame_equal(pl.concat(pieces), whole, check_exact=True)
     assert len(pieces) > 2
     assert max(sizes) < count // 2
+
+
+def test_a_view_without_keys_is_computed_by_ranges_of_time(tmp_path, monkeypatch):
+    sizes = record_sizes(monkeypatch)
+    heats = pl.DataFrame({"time": [instant(NOW - n * HOUR) for n in range(60)], "heat": np.arange(60) / 7})
+    labels, plan = labels_of([(1, NOW - 7 * n * HOUR) for n in range(9)]), plan_with(SEASON)
+    whole = join(labels, plan, {"season": heats.lazy()}.__getitem__)
+    pieces, _ = run(labels, plan, {"season": heats.lazy()}, tmp_path, 5_000)
+    assert_frame_equal(pl.concat(pieces), whole, check_exact=True)
+    assert len(sizes) > 1
+    assert max(sizes) < len(heats) // 2
 
 
 def test_a_function_that_fails_on_a_row_fails_on_the_same_row_in_pieces(tmp_path):

@@ -29,7 +29,6 @@ _BITS = 12
 _REGISTERS = 1 << _BITS
 _MASK = (1 << 64) - 1
 _ALPHA = _REGISTERS * _REGISTERS / (2 * math.log(2))
-_RANK_BITS = 6
 
 
 def register_of(value: Any, dtype: Dtype) -> tuple[int, int]:

@@ -129,8 +129,8 @@ class _Replays(Struct, frozen=True):
         return replay_tables(self.project, self.names, list(zip(self.base, frames, strict=True)), scratch)
 
     def replay_changed(self, moment: datetime, seed: int) -> tuple[Lake, bool]:
-        """As `replay`, of rows that are changed after the moment, and whether they are shuffled: if a function
-        or a feature fails on shuffled rows, all later rows are left out instead."""
+        """As `replay`, of rows that are changed after the moment, and whether they are shuffled: if the
+        function of a table fails on shuffled rows, all later rows are left out instead."""
         try:
             changed = self.replay([rows.change_after(moment, seed, shuffled=True) for rows in self.base])
         except (ProjectError, Refused):

@@ -142,9 +142,9 @@ class Lookup:
         self._text = {f.column: indexes[f.column] for f in plan.features if f.dtype == "string"}
         self._features = indexes
         self._view_of = {feature.column: feature.view for feature in plan.features}
-        self._widths = Counter(self._view_of.values())
         # The features that only on-demand functions read: they are not among those that the model misses.
         self._inputs = [(f.view, indexes[f.column]) for f in plan.looked_up if f.column not in self._view_of]
+        self._widths = Counter([*self._view_of.values(), *(view for view, _ in self._inputs)])
         self._find_needed = lru_cache(_GIVEN_SETS)(lambda given: find_needed(plan, given))
         self._parts = [(view.name, msgspec.structs.replace(plan, views=(view,))) for view in plan.stored]
 
@@ -206,14 +206,11 @@ class Lookup:
             costs: view → what it cost, of every view that was read. If a request gives all features of a view,
                 it is not read.
         """
-        widths = self._widths
-        if self._inputs:
-            widths = widths + Counter(view for view, _ in self._inputs)
-            for view, index in self._inputs:
-                missing[view] += sum(_or_missing(row[index]) is None for row in rows)
+        for view, index in self._inputs:
+            missing[view] += sum(_or_missing(row[index]) is None for row in rows)
         return {
             view: ViewRead(len(rows) * width, missing[view], *costs.get(view, _NOT_READ))
-            for view, width in widths.items()
+            for view, width in self._widths.items()
         }
 
     def _complete(self, requests: Sequence[Mapping[str, Any]], at: int) -> LookupResult:

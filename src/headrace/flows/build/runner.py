@@ -133,10 +133,10 @@ class _Work:
         waiting = make_visible(context, stale).waiting
         if not waiting:
             return []
+        pointers = {context.code.pointer_of(table) for table in waiting}
         publications: list[str] = []
         for stage in context.graph.stages:
-            deps = {context.code.pointer_of(table) for table in waiting}
-            if isinstance(stage, PublishStage) and not deps.isdisjoint(stage.deps):
+            if isinstance(stage, PublishStage) and not pointers.isdisjoint(stage.deps):
                 self.blocked.setdefault(stage.name, "its tables are not visible yet")
                 publications.append(stage.name)
         why = "; ".join(dict.fromkeys(waiting.values()))

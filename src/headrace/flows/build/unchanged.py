@@ -3,8 +3,8 @@
 The digest covers the project's files, its params.yaml, its lock, the pointers, dvc.yaml and dvc.lock, the
 profile, Feast's registry, which views of the online store are filled, and the files and environment variables
 that tables declare to read. The commits of the git revisions that sources name are compared too, and so is the
-state of the lake: the topics' newest snapshots, and whether each table is at the snapshot in its pointer. A
-build that brings everything up to date records all this in the state folder.
+state of the lake: the topics' newest snapshots, whether each table is at the snapshot in its pointer, and the
+record of what readers see. A build that brings everything up to date records all this in the state folder.
 """
 
 from __future__ import annotations

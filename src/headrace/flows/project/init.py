@@ -6,11 +6,12 @@ import importlib.util
 import keyword
 import re
 import shutil
+import tomllib
 from pathlib import Path
 
 from msgspec import Struct
 
-from headrace.config.settings import FILE, load_settings
+from headrace.config.settings import FILE
 from headrace.kernel.errors import CallError
 from headrace.kernel.files import write_file
 
@@ -109,7 +110,8 @@ def init(folder: Path, example: str | None = None) -> NewProject:
 
     init_dvc(folder)
     count = sum(1 for path in folder.rglob("*") if path.is_file() and ".dvc" not in path.parts)
-    return NewProject(folder, load_settings(folder).project, example, count)
+    name = tomllib.loads((folder / FILE).read_text(encoding="utf-8"))["project"]["name"]
+    return NewProject(folder, name, example, count)
 
 
 def examples() -> dict[str, Path]:

@@ -21,6 +21,7 @@ from headrace.lake import Lake, LakeTable
 from headrace.log import Log
 from headrace.serving.errors import NoHistory
 from headrace.serving.prediction import TABLE, TOPIC
+from headrace.tables.changelog import is_changelog
 
 __all__ = ["History"]
 
@@ -43,7 +44,8 @@ class History:
     def reader(
         self, plan: FeaturePlan, requests: Sequence[Mapping[str, Any]], moment: datetime
     ) -> Callable[[str], pl.LazyFrame]:
-        """A function that reads a table of the plan's views by its name: the rows of these requests' entities.
+        """A function that reads a table of the plan's views by its name: the rows of these requests' entities;
+        of a changelog all rows, because a truncate or a snapshot removes rows of any entity.
 
         The function raises Unavailable if events from before the moment may not be in the table yet, and
         NoHistory if it has no rows.
@@ -55,6 +57,8 @@ class History:
                 if isinstance(view, WindowedView):
                     self._check_events(view, moment)
             rows = _scan_valid(self._find_table(name))
+            if is_changelog(rows):
+                return rows
             return rows.filter(pl.any_horizontal(_is_of_entity(plan, view, requests) for view in views))
 
         return read

@@ -5,6 +5,8 @@ Rules about several rows of a table that is made in parts are checked over the w
 
 from __future__ import annotations
 
+from functools import partial
+
 import dataframely as dy
 import polars as pl
 from dataframely.exc import SchemaError
@@ -44,13 +46,8 @@ class RowsRefused(Refused):
         self.rows = rows
 
     def __reduce__(self) -> tuple[object, ...]:
-        return _rebuild, (self.what, self.where, self.remedy, self.failing, self.rows)
-
-
-def _rebuild(
-    what: str, where: str | None, remedy: str | None, failing: int, rows: pl.DataFrame | None
-) -> RowsRefused:
-    return RowsRefused(what, where=where, remedy=remedy, failing=failing, rows=rows)
+        rebuild = partial(type(self), where=self.where, remedy=self.remedy)
+        return (partial(rebuild, failing=self.failing, rows=self.rows), (self.what,))
 
 
 def audit(table: Table, rows: pl.DataFrame) -> pl.DataFrame:

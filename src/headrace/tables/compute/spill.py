@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import polars as pl
-from pyarrow import feather
 
 from headrace.declare.partitioning import Partitioning
 from headrace.kernel.ids import new_id
@@ -98,8 +97,7 @@ def _divide(
         for piece, (first, last) in zip(pieces, windows, strict=True):
             rows = batch.filter(number_of_row.is_between(first, last))
             if rows.height:
-                path = _place(folder, number, piece) / f"{count}.arrow"
-                feather.write_feather(rows.to_arrow(), str(path), compression="lz4")
+                rows.write_ipc(_place(folder, number, piece) / f"{count}.arrow", compression="lz4")
 
 
 def _place(folder: Path, number: int, piece: Piece) -> Path:

@@ -86,7 +86,8 @@ def compute_share(
     source = _needed_columns(view, table)
     if shares > 1:
         source = source.filter(_part_of(view, rows.schema, shares) == share)
-    folder, parts = job.folder / "rows", count_parts(job, count_rows(source))
+    folder = job.folder / "rows"
+    parts = count_parts(job, count_rows(source)) if view.keys else 1
     indexes_of = divide(job, parts, seed=1)
     if parts > 1:
         source.with_columns(_part_of(view, rows.schema, parts, seed=1).alias(_PART)).sink_parquet(
@@ -207,12 +208,10 @@ def _part_of(view: StoredView, labels: pl.Schema, parts: int, *, seed: int = 0) 
 
 
 def count_parts(job: ViewJob, rows: int) -> int:
-    """Into how many parts a table with so many rows is divided, for a part to fit into memory."""
-    view = job.view
-    if not view.keys:
-        return 1
-    values = sum(value_width(field.dtype) for field in view.features)
-    size = rows * _row_width(view) + len(job.rows) * (values + 2 * _NUMBER) * COPIES
+    """Into how many parts a table with so many rows must be divided, by keys or by time, for a part to fit into
+    memory."""
+    values = sum(value_width(field.dtype) for field in job.view.features)
+    size = rows * _row_width(job.view) + len(job.rows) * (values + 2 * _NUMBER) * COPIES
     return min(max(-(-size // job.memory), 1), _MOST_PARTS)
 
 
