@@ -28,6 +28,7 @@ from headrace.kernel.faults import reach
 from headrace.kernel.run import record_with, run
 from headrace.lake.table_state import rows_snapshot_ids
 from headrace.lake.visible import TABLE as VISIBLE
+from headrace.lineage.recorder import OutboxRecorder
 from headrace.workspace import Workspace
 
 __all__ = ["record_runs", "run_build", "run_stage"]
@@ -44,11 +45,11 @@ def run_build(context: BuildContext, targets: Sequence[str], progress: Progress)
     init(settings.root)
     selected = graph.select(targets)
     sources = fetch_revisions(context.workspace, context.code, find_sources(context.workspace, context.code))
-    work = _Work(context, progress)
-    for path, source in sources.items():
-        if source.problem is not None:
-            work.block(path, source.problem)
-    with record_runs(context.workspace), run("build") as build_run:
+    with record_runs(context.workspace) as recorder, run("build") as build_run:
+        work = _Work(context, progress, recorder)
+        for path, source in sources.items():
+            if source.problem is not None:
+                work.block(path, source.problem)
         ensure_record(context)
         for path, source in sources.items():
             if source.head is not None:  # a source's pointer is the output of a stage
@@ -85,12 +86,14 @@ class _Work:
     Attributes:
         context: the context of the build.
         progress: called for each stage.
+        recorder: what writes the runs of the stages.
         blocked: stage that cannot run, or has failed → why.
         errors: the errors of the stages that failed.
     """
 
     context: BuildContext
     progress: Progress
+    recorder: OutboxRecorder
     blocked: dict[str, str] = attrs.field(factory=dict)
     errors: list[HeadraceError] = attrs.field(factory=list)
 
@@ -111,7 +114,7 @@ class _Work:
                 continue
             start = perf_counter()
             try:
-                report = _bring_up_to_date(self.context, pipeline, stage, self.progress, drift.get(stage.name))
+                report = self._bring_up_to_date(pipeline, stage, drift.get(stage.name))
             except HeadraceError as error:
                 if not stage.is_isolated:
                     raise
@@ -121,6 +124,31 @@ class _Work:
             else:
                 reports += [] if report is None else [report]
         return reports
+
+    def _bring_up_to_date(self, pipeline: Pipeline, stage: Stage, drift: str | None) -> StageReport | None:
+        """Runs the stage if it is stale. Returns its report, or None if there is nothing to report."""
+        is_changed = pipeline.is_changed(stage.name)
+        if is_changed and stage.kept and pipeline.restore(stage.name):
+            is_changed, drift = False, drift or "its files were those of another commit"
+        if not is_changed and drift is None and not stage.is_due(self.context):
+            return None
+        start = perf_counter()
+        before = self.context.pointers.read(stage.out)
+        if stage.reporting == "always":
+            self.progress(StageReport(stage.name, "begins"))
+        restore = not is_changed and drift is not None and not stage.is_due(self.context)
+        result = run_stage(self.context, stage, restore=restore)
+        self.recorder.flush()  # a stage that is recorded as done does not run again, so its run must be written
+        reach("build.before_record")
+        pipeline.record(stage.name)
+        reach("build.after_record")
+        if stage.reporting == "never":
+            return None
+        if stage.reporting == "on_change" and before == self.context.pointers.read(stage.out):
+            return None
+        report = StageReport(stage.name, result.what, result.rows, perf_counter() - start)
+        self.progress(report)
+        return report
 
     def make_visible(self, selected: Iterable[Stage], *, is_whole: bool) -> list[StageReport]:
         """Makes the tables visible. Publications of tables that are not visible yet are blocked."""
@@ -172,33 +200,6 @@ def run_stage(context: BuildContext, stage: Stage, *, restore: bool = False) -> 
     return result
 
 
-def _bring_up_to_date(
-    context: BuildContext, pipeline: Pipeline, stage: Stage, progress: Progress, drift: str | None
-) -> StageReport | None:
-    """Runs the stage if it is stale. Returns its report, or None if there is nothing to report."""
-    is_changed = pipeline.is_changed(stage.name)
-    if is_changed and stage.kept and pipeline.restore(stage.name):
-        is_changed, drift = False, drift or "its files were those of another commit"
-    if not is_changed and drift is None and not stage.is_due(context):
-        return None
-    start = perf_counter()
-    before = context.pointers.read(stage.out)
-    if stage.reporting == "always":
-        progress(StageReport(stage.name, "begins"))
-    restore = not is_changed and drift is not None and not stage.is_due(context)
-    result = run_stage(context, stage, restore=restore)
-    reach("build.before_record")
-    pipeline.record(stage.name)
-    reach("build.after_record")
-    if stage.reporting == "never":
-        return None
-    if stage.reporting == "on_change" and before == context.pointers.read(stage.out):
-        return None
-    report = StageReport(stage.name, result.what, result.rows, perf_counter() - start)
-    progress(report)
-    return report
-
-
 def _remove_lost_pointers(context: BuildContext, stages: Iterable[Stage]) -> None:
     for stage in stages:
         if context.pointers.read(stage.out) is not None and stage.is_lost(context):
@@ -237,7 +238,7 @@ def _record_build(context: BuildContext, sources: Mapping[str, SourceState]) -> 
 
 
 @contextmanager
-def record_runs(workspace: Workspace) -> Iterator[None]:
+def record_runs(workspace: Workspace) -> Iterator[OutboxRecorder]:
     """Records every run of the block in the lineage store, and trainings in MLflow too.
 
     MLflow is loaded when a training has ended, so a build of tables alone does not load it.
@@ -250,4 +251,4 @@ def record_runs(workspace: Workspace) -> Iterator[None]:
         )  # when it ends, everything has been written
         stack.enter_context(record_with(recorder))
         stack.enter_context(record_with(MlflowRecorder(workspace.registry)))
-        yield
+        yield recorder
