@@ -252,8 +252,8 @@ def open_database(settings: Settings, name: str, where: str) -> Iterator[Databas
 
 
 def _inner(sql: str) -> str:
-    """A query as it may stand within another: without the semicolon at its end, which may be a comment's."""
-    return f"{sql.rstrip().removesuffix(';')}\n"
+    """A query as it may stand within another: its last line may be a comment."""
+    return f"{sql}\n"
 
 
 def _quote(name: str) -> str:
