@@ -45,7 +45,7 @@ _ENVIRONMENT = {"getenv", "__getitem__"}
 
 
 def find_clock_texts(table: Table) -> list[str]:
-    """Where its function gives `numpy.datetime64` a text that means the clock, a sentence: that is no call."""
+    """Where its function gives `numpy.datetime64` a text that means the clock, a sentence."""
     function = table.function
     codes = [function.__code__] if isinstance(function, FunctionType) else []
     for code in codes:
