@@ -16,6 +16,7 @@ import polars as pl
 
 from headrace.features.aggregates import SortedColumn, aggregate_of
 from headrace.features.aggregates.column import Ints
+from headrace.features.offline.columns import name_value_errors
 from headrace.features.offline.known import CODE, KNOWN, TIME, find_ahead, select_known
 from headrace.features.plan import Aggregation, WindowedView
 from headrace.features.values.columns import POLARS, countable, micros_of
@@ -83,27 +84,31 @@ def _encode_entities(
 
     Rows without a key get a number that no event has.
     """
-    keys = list(view.keys)
-    entities = rows.select(keys).drop_nulls().unique(maintain_order=True).with_row_index(CODE)
+    # The keys get other names, because an aggregated column may be a key, too.
+    keys = {key: f"__key_{place}" for place, key in enumerate(view.keys)}
+    named_rows = rows.select(pl.col(key).alias(name) for key, name in keys.items())
+    names = list(keys.values())
+    entities = named_rows.drop_nulls().unique(maintain_order=True).with_row_index(CODE)
     entities = entities.with_columns(pl.col(CODE).cast(pl.Int64))
-    codes = rows.select(keys).join(entities, on=keys, how="left", maintain_order="left")[CODE]
+    codes = named_rows.join(entities, on=names, how="left", maintain_order="left")[CODE]
     earliest, latest = view.earliest(int(moments.min())), int(moments.max())
     aggregated = {aggregation.column for aggregation in view.aggregations}
     columns = [field for field in view.columns if field.name in aggregated]
     known = [] if known_at is None else [pl.coalesce(micros_of(known_at), micros_of(view.time)).alias(KNOWN)]
     reachable = (
         events.select(
-            *keys,
+            *(pl.col(key).cast(rows.schema[key]).alias(name) for key, name in keys.items()),
             micros_of(view.time).alias(TIME),
             *known,
             *(countable(field.name, field.dtype).alias(field.name) for field in columns),
         )
         .filter(pl.col(TIME) >= earliest, pl.col(TIME) < latest)
-        .join(entities.lazy(), on=keys, how="inner")
-        .drop(keys)
-        .collect()
+        .join(entities.lazy(), on=names, how="inner")
+        .drop(names)
     )
-    return codes.fill_null(len(entities)).to_numpy(), reachable
+    with name_value_errors(view, events):
+        frame = reachable.collect()
+    return codes.fill_null(len(entities)).to_numpy(), frame
 
 
 def _blocks(codes: Ints, moments: Ints, events: pl.DataFrame) -> Iterator[_Block]:

@@ -17,7 +17,7 @@ import polars as pl
 
 from headrace.events.contracts.shape import KNOWN_AT
 from headrace.features.aggregates.column import Ints
-from headrace.features.offline.point_in_time import MOMENT, OrderedRows, check_columns, states, unique_rows
+from headrace.features.offline.point_in_time import MOMENT, OrderedRows, states, unique_rows
 from headrace.features.offline.windows import aggregate
 from headrace.features.plan import AsOfView, FeaturePlan, StoredView, WindowedView
 from headrace.features.values.columns import micros_of
@@ -190,7 +190,6 @@ def _needed_columns(view: StoredView, table: pl.LazyFrame) -> pl.LazyFrame:
     """The columns of the view's table that the kernel reads."""
     if isinstance(view, AsOfView):
         rows = states(view, table)
-        check_columns(view, rows)
         names = [*view.keys, view.time, *(field.name for field in view.features), view.created]
     else:
         rows = table
