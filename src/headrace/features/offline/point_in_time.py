@@ -44,6 +44,7 @@ def join(
     read: Callable[[str], pl.LazyFrame],
     *,
     failed: dict[int, OnDemandError] | None = None,
+    limits: FailureLimits | None = None,
 ) -> pl.DataFrame:
     """Joins labels with the plan's features as they were known at each label's moment.
 
@@ -54,6 +55,7 @@ def join(
         read: returns the rows of the table with the given name.
         failed: if given, a row that an on-demand function fails on stops no other row: its index and the error
             are added, and the function's features of the row are null.
+        limits: on how many rows each function may fail; None: on as many as in a training set.
 
     Returns:
         The labels, in their order, with a column `view__feature` for each of `plan.features`. A row of an as-of
@@ -82,7 +84,7 @@ def join(
         known_at = KNOWN_AT if KNOWN_AT in events.collect_schema() else None
         features = aggregate(windowed, rows, events, at=MOMENT, known_at=known_at)
         columns |= {f"{windowed.name}__{field.name}": features[field.name] for field in windowed.features}
-    add_on_demand(plan, rows, columns, failed, FailureLimits(len(rows)))
+    add_on_demand(plan, rows, columns, failed, limits or FailureLimits(len(rows)))
     return labels.with_columns(columns[f.column].alias(f.column) for f in plan.features)
 
 
@@ -91,10 +93,11 @@ class FailureLimits:
 
     Args:
         rows: how many rows there are together.
+        limit: how many rows a function may fail on; None: as many as single rows can explain.
     """
 
-    def __init__(self, rows: int) -> None:
-        self.limit = min(failure_limit(rows), rows - 1)
+    def __init__(self, rows: int, limit: int | None = None) -> None:
+        self.limit = min(failure_limit(rows), rows - 1) if limit is None else limit
         self.failed: dict[str, int] = {}
 
 
