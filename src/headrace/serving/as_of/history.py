@@ -48,7 +48,7 @@ class History:
         """A function that reads a table of the plan's views by its name: the rows of these requests' entities;
         of a changelog all rows, because a truncate or a snapshot removes rows of any entity.
 
-        All tables are read at the snapshots that readers see now, also by the calls of `check_begins` that follow.
+        All tables are read at the snapshots that readers see now, also by the `check_begins` that follows.
 
         The function raises Unavailable if events from before the moment may not be in the table yet, and
         NoHistory if it has no rows.
