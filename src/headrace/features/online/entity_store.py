@@ -21,7 +21,7 @@ from headrace.features.online.entries import (
     unpack_entries,
 )
 from headrace.features.online.keys import Key, KeySchema, PackedKey
-from headrace.features.online.readers import ViewReader, readers_of
+from headrace.features.online.readers import UnreadableState, ViewReader, readers_of
 from headrace.features.online.store import LookupResult, ServedPosition, StoreUnavailable, ViewCost
 from headrace.features.online.tiles import BROKEN, Tiles
 from headrace.features.plan import AsOfView, FeaturePlan, StoredView, WindowedView
@@ -280,11 +280,16 @@ class _KeyGroup:
         self._where = where
         self._names = tuple(name for name, _ in keys.columns)
         self._pack = keys.packer()
+        self._only_number = self._names[0] if keys.kind == "int64" else None
         self._readers = readers
+        self._absent = (None,) * (len(readers) + 1)
 
     def pack_keys(self, keys: Sequence[Mapping[str, object]]) -> list[PackedKey]:
         """The packed key of each entity."""
         names, pack = self._names, self._pack
+        if self._only_number is not None:
+            only = self._only_number
+            return [key[only] for key in keys]  # type: ignore[misc]  # what `pack` makes of a whole number
         return [pack(tuple([key[name] for name in names])) for key in keys]
 
     def read(
@@ -308,26 +313,21 @@ class _KeyGroup:
             rows, positions: a row, and the positions of its values, for each entity.
             costs: what each view cost.
         """
-        for column, reader in enumerate(self._readers, 1):
-            started, size = perf_counter(), 0
-            for index, packed_key in enumerate(packed_keys):
-                row = states.get(packed_key)
-                if row is None or row[column] is None:
-                    assert filled is not None
-                    reader.read_nothing(
-                        _require_position(reader.view, filled[column - 1]), rows[index], positions[index]
-                    )
-                    continue
-                size += len(row[column])
-                try:
-                    reader.read_state(row[column], at, rows[index], positions[index])
-                except Unavailable:
-                    raise
-                except Exception as error:
-                    raise self._unreadable(reader.view, keys[index], error) from error
+        entities = [states.get(packed_key, self._absent) for packed_key in packed_keys]
+        for column, reader in enumerate(self._readers):
+            started = perf_counter()
+            packed = [entity[column + 1] for entity in entities]
+            position = None if filled is None else filled[column]
+            try:
+                reader.read(packed, position, at, rows, positions)
+            except UnreadableState as error:
+                raise self._unreadable(reader.view, keys[error.index], error.__cause__) from error
+            size = sum(map(len, filter(None, packed)))
             costs[reader.view.name] = ViewCost(perf_counter() - started, size)
 
-    def _unreadable(self, view: StoredView, key: Mapping[str, object], error: Exception) -> Unavailable:
+    def _unreadable(
+        self, view: StoredView, key: Mapping[str, object], error: BaseException | None
+    ) -> Unavailable:
         entity = ", ".join(f"{name}={key[name]!r}" for name in view.keys)
         return Unavailable(
             f"the online state of {entity} in view {view.name!r} is unreadable:"
@@ -335,12 +335,6 @@ class _KeyGroup:
             where=self._where,
             remedy="Stop headrace, delete the online store, and run headrace build, which fills it again.",
         )
-
-
-def _require_position(view: StoredView, position: Position | None) -> Position:
-    if position is None:
-        raise Unavailable(f"view {view.name!r} holds no values yet", remedy="headrace build fills it.")
-    return position
 
 
 def _keys_of(database: StateDatabase, view: StoredView) -> KeySchema:
