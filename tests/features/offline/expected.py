@@ -10,21 +10,19 @@ from tests.features.views import (
     MINUTE,
     WINDOWS,
     instant,
+    value_of,
     view_of_all_functions,
 )
 from tests.features.window_oracle import expect_value
 
 from headrace.features.plan import LIFETIME
 
-__all__ = ["COLUMN_AT", "NOW", "VIEW", "assert_same", "expect_features", "moments", "plain", "rows_of"]
+__all__ = ["NOW", "VIEW", "assert_same", "expect_features", "moments", "plain", "rows_of"]
 
 NOW = 1_760_000_000_000_000 + 17 * MINUTE + 123_457
 
 
 VIEW = view_of_all_functions(WINDOWS)
-
-
-COLUMN_AT = {"number": 2, "amount": 3, "word": 4, "flag": 5}
 
 
 def rows_of(rows):
@@ -37,7 +35,6 @@ def rows_of(rows):
 def expect_features(view, rows, events):
     columns = {}
     for aggregation in view.aggregations:
-        at = COLUMN_AT[aggregation.column]
         values = [
             expect_value(
                 aggregation.function.name,
@@ -45,7 +42,7 @@ def expect_features(view, rows, events):
                 None if aggregation.window == LIFETIME else aggregation.window,
                 aggregation.hop,
                 t,
-                [(e[1], e[at]) for e in events if e[0] == user],
+                [(e[1], value_of(e, aggregation.column)) for e in events if e[0] == user],
                 aggregation.offset,
             )
             for user, t in rows

@@ -6,21 +6,22 @@ grouping a plan's views by their join keys, and comparing positions.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from time import perf_counter
 from typing import TYPE_CHECKING
 
-from headrace.features.online.batches import entries_by_entity, events_by_entity
+from headrace.features.online.batches import entries_by_entity, events_by_entity, pack_rows
 from headrace.features.online.database import EntityGroup, MissingView, StateDatabase, StateRow, StatesRead
 from headrace.features.online.entries import (
     PUSHED,
+    Entry,
     merge_entries,
     pack_entries,
     select_pushed,
     unpack_entries,
 )
-from headrace.features.online.keys import Key, KeySchema, PackedKey
+from headrace.features.online.keys import Key, KeySchema, PackedKey, PackedState
 from headrace.features.online.readers import UnreadableState, ViewReader, readers_of
 from headrace.features.online.store import LookupResult, ServedPosition, StoreUnavailable, ViewCost
 from headrace.features.online.tiles import BROKEN, Tiles
@@ -79,20 +80,19 @@ class EntityStore:
 
     def load(self, view: AsOfView, rows: pa.Table, position: SnapshotPosition) -> int:
         """See OnlineStore."""
-        database, now, pack = self._database, self._clock(), self._packer(view, rows)
-        entries = {
-            pack(key): visible for key, visible in entries_by_entity(view, rows, position.snapshot_id, now)
-        }
-        count = len(entries)
+        keys = _keys_of(self._database, view)
+        states = pack_rows(view, keys, rows, position.snapshot_id, self._clock())
+        return self.load_states(view, states, position)
+
+    def load_states(self, view: AsOfView, states: Sequence[PackedState], position: SnapshotPosition) -> int:
+        """See OnlineStore."""
+        database, now = self._database, self._clock()
         with self._writing(view):
-            for packed_key, state in database.find_states(view, PUSHED):
-                visible = merge_entries(select_pushed(state), entries.get(packed_key, []), view, now)
-                if visible:
-                    entries[packed_key] = visible
-            database.replace_states(view, ((key, pack_entries(visible)) for key, visible in entries.items()))
+            pushed = {key: select_pushed(state) for key, state in database.find_states(view, PUSHED)}
+            database.replace_states(view, _merge_pushed(states, pushed, view, now))
             faults.reach("online.load.written")
             database.set_position(view, position)
-        return count
+        return len(states)
 
     def push(self, view: AsOfView, rows: pa.Table) -> int:
         """See OnlineStore."""
@@ -335,6 +335,18 @@ class _KeyGroup:
             where=self._where,
             remedy="Stop headrace, delete the online store, and run headrace build, which fills it again.",
         )
+
+
+def _merge_pushed(
+    states: Iterable[PackedState], pushed: dict[PackedKey, list[Entry]], view: AsOfView, now: int
+) -> Iterator[PackedState]:
+    """The states, with the pushed entries of these and of other entities."""
+    for key, state in states:
+        entries = merge_entries(pushed.pop(key), unpack_entries(state), view, now) if key in pushed else []
+        yield key, pack_entries(entries) if entries else state
+    for key, alone in pushed.items():
+        if entries := merge_entries(alone, [], view, now):
+            yield key, pack_entries(entries)
 
 
 def _keys_of(database: StateDatabase, view: StoredView) -> KeySchema:
