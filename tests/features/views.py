@@ -128,6 +128,13 @@ def value_of(event, column):
     return datetime(value.year, value.month, value.day, tzinfo=UTC) if is_date else value
 
 
+def exact(value):
+    """A value as text: 0.1 + 0.2 is not 0.3, -0.0 is not 0.0, and 1 is not True. Instants are in UTC."""
+    if isinstance(value, list):
+        return [exact(item) for item in value]
+    return repr(value.astimezone(UTC)) if isinstance(value, datetime) else repr(value)
+
+
 def instant(micros):
     return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=micros)
 

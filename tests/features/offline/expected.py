@@ -9,6 +9,7 @@ from tests.features.views import (
     HOUR,
     MINUTE,
     WINDOWS,
+    exact,
     instant,
     value_of,
     view_of_all_functions,
@@ -56,7 +57,7 @@ def expect_features(view, rows, events):
 def assert_same(view, features, expected):
     for aggregation in view.aggregations:
         got = features[aggregation.name].to_list()
-        assert [repr(v) for v in got] == [repr(plain(v)) for v in expected[aggregation.name]], aggregation
+        assert list(map(exact, got)) == [exact(plain(v)) for v in expected[aggregation.name]], aggregation
 
 
 def plain(value):

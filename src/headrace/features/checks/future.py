@@ -225,8 +225,8 @@ def _find_requests(labels: pl.DataFrame, changed: pl.DataFrame, plan: FeaturePla
     others = pairs.select(_PLACE, *(f"{name}{_CHANGED}" for name in fields), pl.lit(value=True).alias(_CHANGED))
     aligned = rows.join(others, on=_PLACE, how="left", maintain_order="left")
     own = pl.col(_CHANGED).is_null()
-    found = (pl.when(own).then(name).otherwise(f"{name}{_CHANGED}").alias(name) for name in fields)
-    return _Features(aligned.select(found), {})
+    fields_now = (pl.when(own).then(name).otherwise(f"{name}{_CHANGED}").alias(name) for name in fields)
+    return _Features(aligned.select(fields_now), {})
 
 
 def _scan(lake: Lake, present: Lake, name: str) -> pl.LazyFrame:
