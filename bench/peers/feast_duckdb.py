@@ -1,4 +1,4 @@
-"""Historical features by Feast's DuckDB store, for bench/feast_join.py. It runs in an environment without Headrace.
+"""Historical features by Feast's DuckDB store, for bench/feast_join.py, in an environment without Headrace.
 
     python bench/peers/feast_duckdb.py FOLDER
 
