@@ -3,8 +3,8 @@
     python bench/feast_join.py [--json] [--rows 602316]
 
 One as-of view of 6 features, as many label rows as feature rows, over 30 days and 50,000 entities. All read the
-same rows from disk and return a DataFrame; results are compared before figures are printed. The DuckDB store runs
-in an environment of its own (bench/peers/feast_duckdb.py); without uv or a network it is left out.
+same rows from disk and return a DataFrame; results are compared before figures are printed. The DuckDB store
+runs in an environment of its own (bench/peers/feast_duckdb.py); without uv or a network it is left out.
 """
 
 from __future__ import annotations
