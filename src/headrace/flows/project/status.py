@@ -42,6 +42,7 @@ from headrace.serving.mlflow_models.model_set import ModelSet, ModelSetFollower
 from headrace.serving.models import ReleaseFailure
 from headrace.serving.release import Release, ReleaseFollower
 from headrace.serving.spool import find_oversized
+from headrace.tables.audits.report import failing_table
 from headrace.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -178,7 +179,14 @@ def status(workspace: Workspace, *, load_features: bool = True) -> Status:
         topics=on_log.topics,
         tables=(
             *(
-                table_status(name, heads.get(name), declared=True, is_known=is_known, waiting=waiting_tables)
+                table_status(
+                    name,
+                    heads.get(name),
+                    declared=True,
+                    is_known=is_known,
+                    waiting=waiting_tables,
+                    failing=heads.get(failing_table(name)),
+                )
                 for name in names
             ),
             *(table_status(name, heads[name], declared=False) for name in heads if name not in names),
