@@ -346,7 +346,7 @@ NUMBERS = st.integers(0, 5)
 @given(
     names=st.integers(1, 6),
     edges=st.sets(st.tuples(NUMBERS, NUMBERS)),
-    made=st.sets(st.tuples(NUMBERS, NUMBERS)),
+    past_edges=st.sets(st.tuples(NUMBERS, NUMBERS)),
     before=st.dictionaries(NUMBERS, st.integers(0, 2)),
     built=st.dictionaries(NUMBERS, st.integers(0, 2)),
     stale=st.sets(NUMBERS),
@@ -354,7 +354,7 @@ NUMBERS = st.integers(0, 5)
 def test_the_most_tables_become_visible_that_can(
     names: int,
     edges: set[tuple[int, int]],
-    made: set[tuple[int, int]],
+    past_edges: set[tuple[int, int]],
     before: dict[int, int],
     built: dict[int, int],
     stale: set[int],
@@ -367,7 +367,7 @@ def test_the_most_tables_become_visible_that_can(
     pairs = {(text[a % names], text[b % names]) for a, b in edges if a % names != b % names}
     related = {name: {b for a, b in pairs | {(b, a) for a, b in pairs} if a == name} for name in text}
     seen_before = {text[t]: snapshot for t, snapshot in before.items() if t < names}
-    recorded = {name: sorted(text[b] for a, b in made if text[a] == name) for name in seen_before}
+    recorded = {name: sorted(text[b] for a, b in past_edges if text[a] == name) for name in seen_before}
     newest_now = {text[t]: snapshot for t, snapshot in built.items() if t < names}
     late = {text[t]: "late" for t in stale if t < names}
     changed = {name for name, snapshot in newest_now.items() if seen_before.get(name) != snapshot}

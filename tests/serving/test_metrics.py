@@ -217,7 +217,8 @@ def test_no_counter_falls_while_replicas_end_die_and_start(tmp_path, seed: int) 
     draw = Random(seed)
     replicas: list[tuple[MetricsSlot, Metrics]] = []
     last: dict[object, float] = {}
-    made, unwritten = 0, {}
+    counted = 0
+    unwritten: dict[MetricsSlot, int] = {}
     for _ in range(300):
         step = draw.choice(["count", "count", "count", "scrape", "scrape", "write", "start", "end", "kill"])
         if step == "start" or not replicas:
@@ -230,7 +231,7 @@ def test_no_counter_falls_while_replicas_end_die_and_start(tmp_path, seed: int) 
             arm.count(draw.random(), draw.random(), [["x"]])
             arm.views.count(0, {"facts": ViewRead(2, 1, draw.random() / 3, 7)}, [])
             metrics.count_answer(200, draw.random() / 7)
-            made, unwritten[slot] = made + 1, unwritten[slot] + 1
+            counted, unwritten[slot] = counted + 1, unwritten[slot] + 1
         if step in ("write", "scrape", "end"):
             unwritten[slot] = 0
         if step == "write":
@@ -239,12 +240,12 @@ def test_no_counter_falls_while_replicas_end_die_and_start(tmp_path, seed: int) 
             scraped = list_counters(slot, metrics)
             assert_none_falls(last, scraped)
             last = scraped
-            assert scraped.get(("headrace_predict_seconds_count", ()), 0) == made - sum(unwritten.values())
+            assert scraped.get(("headrace_predict_seconds_count", ()), 0) == counted - sum(unwritten.values())
         if step in ("end", "kill"):
             if step == "end":
                 slot.close(metrics.counts)
             slot._lock.close()  # as the kernel does when a process is killed
-            made -= unwritten.pop(slot)
+            counted -= unwritten.pop(slot)
             replicas.remove((slot, metrics))
             if step == "end":  # a request that was still in progress
                 slot.write(metrics.counts)
