@@ -249,9 +249,14 @@ def _refuse(name: str) -> Any:
     raise ValueError(name)
 
 
+def _whole_number(digits: str) -> float:
+    """The number; Python itself would refuse more than 4,300 digits, also in a member that is skipped."""
+    return int(digits) if len(digits) < 1_000 else math.inf
+
+
 def _load(body: bytes, parse_constant: Callable[[str], Any] = _refuse) -> Any:
     try:
-        return json.loads(body, parse_constant=parse_constant)
+        return json.loads(body, parse_constant=parse_constant, parse_int=_whole_number)
     except (ValueError, RecursionError):
         return None
 
