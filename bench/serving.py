@@ -112,8 +112,8 @@ def make_project(root: Path) -> Settings:
         features=tuple(FeatureRef("facts", name, "float64") for name in NAMES),
         request=(PlanField("price", "float64"),),
     )
-    random = np.random.default_rng(1)
-    values = random.normal(size=(PRODUCTS, len(NAMES)))
+    values = make_values()
+    random = np.random.default_rng(2)
     data = xgboost.DMatrix(values, (values[:, 0] + random.normal(size=PRODUCTS) > 0).astype(float))
     booster = xgboost.train({"objective": "binary:logistic", "max_depth": 5, "nthread": 1}, data, 100)
     bundle = registry.open(settings).bundle_folder("purchase", 1)
@@ -134,6 +134,11 @@ def make_project(root: Path) -> Settings:
     release.append(topics, release.make("purchase", [Arm(1)], by="bench", why="bench"))
     topics.close()
     return settings
+
+
+def make_values() -> np.ndarray:
+    """The features of the products: float64 [products, 6]."""
+    return np.random.default_rng(1).normal(size=(PRODUCTS, len(NAMES)))
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from statistics import median
 from typing import NamedTuple
 from urllib.parse import urlsplit
@@ -38,15 +38,18 @@ class Server(NamedTuple):
     Attributes:
         url: its address.
         pid: its process, whose children belong to it.
+        others: other processes that it needs for an answer.
     """
 
     url: str
     pid: int
+    others: Sequence[int] = ()
 
     def cpu_seconds(self) -> float:
-        """The processor time that the process and its children have taken so far."""
-        process = psutil.Process(self.pid)
-        times = [part.cpu_times() for part in (process, *process.children(recursive=True))]
+        """The processor time that the processes and their children have taken so far."""
+        processes = [psutil.Process(pid) for pid in (self.pid, *self.others)]
+        processes += [child for process in processes for child in process.children(recursive=True)]
+        times = [process.cpu_times() for process in processes]
         return sum(part.user + part.system for part in times)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import sqlite3
 import sys
@@ -164,10 +165,34 @@ def test_replicas_that_are_killed_under_a_split_and_a_shadow_lose_no_acknowledge
     assert all(len(names) == 1 for names in arms_of.values())  # an entity keeps its arm
     shadows = [record for (record,) in logged.values() if record["shadow"]]
     shadowed = [record["shadow_of"] for record in shadows]
-    assert len(shadows) > len(load.answers) / 2
+    assert shadows
     assert len(set(shadowed)) == len(shadowed)
     assert {record["version"] for record in shadows} == {2}
     assert set(shadowed) <= logged.keys()  # also those whose client did not get its answer
+
+
+def test_under_overload_shadows_are_shed_and_counted_and_no_answer_is(project):
+    put_release(project, Arm(1), Arm(2, shadow=True, name="shadow"))
+    with run_deployment(project) as running:
+        with Load(running.deployment.url, threads=24) as load:
+            until(lambda: _read_count(running, "shed_shadows") > 0 and len(load.answers) > 500)
+        assert load.refusals == {}
+
+        def are_all_accounted_for():
+            shadows = _read_count(running, "shed_shadows") + _read_count(running, "failed_shadows")
+            copied = sum(record["shadow"] for (record,) in read_logged(project).values())
+            return shadows + copied == len(load.answers)
+
+        until(are_all_accounted_for)
+    logged = check_answers(project, load, 1)
+    shadowed = [record["shadow_of"] for (record,) in logged.values() if record["shadow"]]
+    assert len(set(shadowed)) == len(shadowed)
+    assert set(shadowed) <= {answer["id"] for *_, answer in load.answers}
+
+
+def _read_count(running, name):
+    text = httpx.get(f"{running.deployment.url}/metrics").text
+    return float(re.search(rf"^headrace_{name}_total (\S+)$", text, re.MULTILINE)[1])
 
 
 def _is_in_force(running, release):
