@@ -14,7 +14,9 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -141,13 +143,18 @@ def _start(command: list[Any], port: int, path: str | None, log: Path) -> Iterat
     """Runs a server until the block ends; it answers when the block begins."""
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [str(part) for part in command], stdout=output, stderr=output, stdin=subprocess.DEVNULL
+            [str(part) for part in command],
+            stdout=output,
+            stderr=output,
+            stdin=subprocess.DEVNULL,
+            env={**os.environ, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"},  # MLflow runs uvicorn
+            start_new_session=True,
         )
     try:
         asyncio.run(_await_server(process, port, path, log))
         yield Server(f"http://127.0.0.1:{port}", process.pid)
     finally:
-        process.terminate()
+        os.killpg(process.pid, signal.SIGTERM)
         process.wait()
 
 
