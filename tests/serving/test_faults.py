@@ -240,7 +240,7 @@ def test_a_replica_that_starts_without_the_registry_answers_by_the_last_release(
     check_answers(project, load, 2)
 
 
-@pytest.mark.parametrize("log", [f"kafka://{DEAD}", None], ids=["kafka", "sqlite"])
+@pytest.mark.parametrize("log", [None, pytest.param(f"kafka://{DEAD}", marks=pytest.mark.soak)])  # it waits
 def test_everything_that_starts_without_registry_and_log_answers_by_the_last_release(project, log, monkeypatch):
     put_release(project, Arm(2))
     with run_deployment(project):
