@@ -8,7 +8,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager, suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from headrace import log as logs
 from headrace.config.settings import FILE, Settings
@@ -69,9 +69,7 @@ def up(
         _check_online_store(settings)
         children = Children()
         stack.callback(children.end)
-        has_children = has_log.is_set()
-        if has_children:
-            _start_children(children, settings, ports)
+        has_children = has_log.is_set() and _start_children(children, settings, ports)
 
         from headrace.serving import deployment  # its imports take long, and the children start meanwhile
 
@@ -87,16 +85,28 @@ def up(
             ready(state)
         while not stop.wait(_INTERVAL):
             if has_log.is_set() and not has_children:
-                has_children = True
                 report("the log can be reached: the other processes start")
-                _start_children(children, settings, ports)
-            children.supervise(report)
-            endpoint.supervise(report)
+                has_children = _start_children(children, settings, ports)
+            state = _supervise(settings, endpoint, ports, children, state, report)
             if rolling.is_set():
                 rolling.clear()
                 endpoint.roll(report)
-            if children.processes | endpoint.processes != state.processes:
-                state = _write_state(settings, endpoint, ports, children)
+
+
+def _supervise(
+    settings: Settings,
+    endpoint: Deployment,
+    ports: Mapping[str, int],
+    children: Children,
+    state: Up,
+    report: Callable[[str], None],
+) -> Up:
+    """Replaces processes that have died or hang. Returns the state, written anew if a process is another one."""
+    children.supervise(report)
+    endpoint.supervise(report)
+    if children.processes | endpoint.processes != state.processes:
+        state = _write_state(settings, endpoint, ports, children)
+    return state
 
 
 def _write_state(settings: Settings, endpoint: Deployment, ports: Mapping[str, int], children: Children) -> Up:
@@ -114,12 +124,13 @@ def _write_state(settings: Settings, endpoint: Deployment, ports: Mapping[str, i
     return state
 
 
-def _start_children(children: Children, settings: Settings, ports: Mapping[str, int]) -> None:
+def _start_children(children: Children, settings: Settings, ports: Mapping[str, int]) -> Literal[True]:
     children.add(start_child("ingest", settings))
     children.add(start_child("collector", settings, ports["collector_port"]))
     children.add(start_child("console", settings, ports["console_port"]))
     if settings.schedules:
         children.add(start_child("scheduler", settings))
+    return True
 
 
 @contextmanager
