@@ -101,7 +101,7 @@ def _supervise(
     state: Up,
     report: Callable[[str], None],
 ) -> Up:
-    """Replaces processes that have died or hang. Returns the state, written anew if a process is another one."""
+    """Replaces processes that have died or hang. Returns the state, written anew if a process changed."""
     children.supervise(report)
     endpoint.supervise(report)
     if children.processes | endpoint.processes != state.processes:
