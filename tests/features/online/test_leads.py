@@ -1,5 +1,6 @@
 """Events are online before they are in the table, and count once, whatever is killed or edited meanwhile."""
 
+import json
 import os
 import subprocess
 import sys
@@ -33,7 +34,7 @@ from headrace.kernel.position import (
     encode_position,
     leads_of,
 )
-from headrace.kernel.time import now_micros
+from headrace.kernel.time import from_micros, now_micros
 from headrace.projects.project import load_project
 
 USERS = range(7)
@@ -59,6 +60,31 @@ def contract(project, log, lake, store):
     ingest(project, log, lake)
     fill(project, lake, PLAN, store)
     return project.contract("clicks")
+
+
+WIDE = """
+from datetime import date
+from decimal import Decimal
+from typing import Annotated, Any, Literal
+from headrace import Precision
+
+class Part(Struct):
+    size: float
+    tags: list[str | None]
+
+@event(topic="wide", time="at")
+class Wide(Struct):
+    at: datetime
+    user: int
+    price: float
+    kind: Literal["a", "b"] | None = None
+    amount: Annotated[Decimal, Precision(10, 2)] | None = None
+    amounts: list[Annotated[Decimal, Precision(10, 2)]] | None = None
+    part: Part | None = None
+    blob: bytes | None = None
+    day: date | None = None
+    any: Any = None
+"""
 
 
 class Leader:
@@ -298,6 +324,60 @@ def test_a_digest_is_that_of_the_events_in_any_order_and_of_no_others(project, l
     assert digest_events(rows[1:]) != digests
     in_memory = Judge(contract).judge(log.read("clicks", {0: 0, 1: 0}, 1_000)).good_rows
     assert digest_events(pl.DataFrame(in_memory)) == digests
+
+
+@pytest.mark.parametrize("online_address", ["sqlite"], indirect=True)
+def test_a_lead_of_every_type_is_confirmed(project, log, lake, store, caplog):
+    """The rows are the same in memory and in the table."""
+    events = project.settings.root / "small" / "events.py"
+    events.write_text(events.read_text() + WIDE)
+    project = load_project(project.settings)
+    contract = project.contract("wide")
+    view = replace(
+        VIEW,
+        topic="wide",
+        table="wide",
+        rowwise=None,
+        columns=VIEW.columns[1:],
+        aggregations=VIEW.aggregations[2:],
+    )
+    log.create("wide")
+    sink = OnlineSink(project, contract, store, lake)
+    for price in (1.5, 2.5):
+        ingestion = Ingest(contract, log, lake, [sink])
+        now = from_micros(now_micros()).isoformat()
+        many = {
+            "amounts": ["1.25", "7"],
+            "part": {"size": 1.5, "tags": ["a", None]},
+            "blob": "aGk=",
+            "day": "2026-02-28",
+        }
+        event = {
+            "at": now,
+            "user": 1,
+            "price": price,
+            "kind": "b",
+            "amount": "12.50",
+            "any": {"x": [1]},
+            **many,
+        }
+        log.append(
+            "wide", [json.dumps(event).encode(), json.dumps({"at": now, "user": 2, "price": 0.5}).encode()]
+        )
+        if price == 1.5:
+            ingestion.run(True, threading.Event())
+            fill(project, lake, plan_of(view), store)
+    position = read_position(lake.table("wide"))
+    sink.confirm(position)
+    batch = log.read("wide", position.offsets, 10)
+    verdicts = Judge(contract).judge(batch)
+    assert verdicts.refused == {}
+    sink.lead(verdicts.good_rows, position, position.with_offsets(batch.next))
+    assert leads_of(store.position(view))
+    ingestion = Ingest(contract, log, lake, [OnlineSink(project, contract, store, lake)])
+    ingestion.run(True, threading.Event())
+    assert "filled again" not in caplog.text
+    assert [row[0] for row in look_up(store, plan_of(view), [1, 2], now_micros())] == [4.0, 1.0]
 
 
 def test_a_position_with_leads_is_decoded_as_it_was_encoded():

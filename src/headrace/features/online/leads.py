@@ -129,12 +129,13 @@ class LeadWatch:
     ) -> int:
         """The digest of the table's good rows between two offsets of a log partition."""
         if (partition, start, end) not in digests:
-            table = self._lake.table(self._contract.table)
-            rows = good_rows(table, sink_schema(self._contract)).filter(
+            table, schema = self._lake.table(self._contract.table), sink_schema(self._contract)
+            rows = good_rows(table, schema).filter(
                 pl.col("_log_partition") == partition,
                 pl.col("_log_offset").is_between(start, end, closed="left"),
             )
-            digests[partition, start, end] = digest_events(rows.collect()).get(partition, 0)
+            events = pl.DataFrame(rows.collect().to_arrow().cast(schema))
+            digests[partition, start, end] = digest_events(events).get(partition, 0)
         return digests[partition, start, end]
 
     def _fill_again(self, view: WindowedView) -> None:
