@@ -93,18 +93,18 @@ class MlflowConnection:
                 raise
             message = clean_text(str(error).splitlines()[0]) if str(error) else type(error).__name__
             address = clean_text(self._settings.registry.mlflow)
+            if isinstance(error, OSError) and error.errno in _FILE_ERRORS:
+                raise Unavailable(
+                    f"MLflow cannot read or write its files: {error.strerror}",
+                    where=str(error.filename or self._settings.place("mlflow")),
+                    remedy="Check that the disk has room (also TMPDIR's), and that this user may write there.",
+                ) from error
             if any(text in message for text in _FULL):
                 database = path_of_sqlalchemy(self._settings.registry.mlflow_url)
                 raise Unavailable(
                     "MLflow cannot write: the disk is full",
                     where=address if database is None else str(database),
                     remedy="Make room on the disk (also TMPDIR's), then run it again: it continues.",
-                ) from error
-            if isinstance(error, OSError) and error.errno in _FILE_ERRORS:
-                raise Unavailable(
-                    f"MLflow cannot read or write its files: {error.strerror}",
-                    where=str(error.filename or self._settings.place("mlflow")),
-                    remedy="Check that the disk has room (also TMPDIR's), and that this user may write there.",
                 ) from error
             place = self._place or f"profile.{self._settings.profile_name}.mlflow"
             remedy = "Find out what is wrong: headrace doctor" if self._place is None else None
