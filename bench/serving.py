@@ -28,7 +28,7 @@ from statistics import median
 import numpy as np
 import pyarrow as pa
 
-from headrace import log, registry
+from headrace import lake, log, registry
 from headrace.config.settings import Settings, load_settings
 from headrace.features import online
 from headrace.features.online.lookup import Lookup
@@ -128,7 +128,8 @@ def make_project(root: Path) -> Settings:
     at = pa.array([from_micros(now_micros() - 3_600_000_000)] * PRODUCTS, pa.timestamp("us", "UTC"))
     columns_of = {name: values[:, n] for n, name in enumerate(NAMES)}
     rows = pa.table({"product_id": np.arange(PRODUCTS), "event_timestamp": at, **columns_of})
-    store.load(view, rows, SnapshotPosition("facts", 1))
+    snapshot = lake.open(settings).ensure("facts", rows.schema).overwrite(rows)
+    store.load(view, rows, SnapshotPosition("facts", snapshot.id))
     store.close()
     topics = log.open(settings.log.url)
     release.append(topics, release.make("purchase", [Arm(1)], by="bench", why="bench"))
