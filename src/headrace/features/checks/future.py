@@ -26,6 +26,7 @@ from headrace.features.offline.point_in_time import MOMENT, FailureLimits, join
 from headrace.features.plan import FeaturePlan
 from headrace.features.values.on_demand import OnDemandError
 from headrace.kernel.errors import ProjectError, Refused
+from headrace.kernel.scratch import make_scratch
 from headrace.lake import Lake
 from headrace.projects.project import Project
 from headrace.tables.replay import BaseRows, read_base_rows, replay_tables
@@ -97,8 +98,8 @@ def check_future(
     """
     names = [model.labels.name, *(view.table for view in plan.stored)]
     base = read_base_rows(project, lake, names)
-    with tempfile.TemporaryDirectory(prefix="headrace-replay-") as folder:
-        replays = _Replays(project, model, plan, names, base, Path(folder))
+    with make_scratch(project.settings.make_state() / "scratch") as folder:
+        replays = _Replays(project, model, plan, names, base, folder)
         present = replays.replay([rows.rows for rows in base])
         labels = _labels_of(present, present, model, plan)
         moments = _choose_moments(labels, count)
