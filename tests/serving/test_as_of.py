@@ -10,16 +10,21 @@ import numpy as np
 import polars as pl
 import pytest
 from tests.events.customers import NOON, change
-from tests.flows.logged_project import make_logged_project, mean_prices, put_events
+from tests.flows.logged_project import make_logged_project, mean_prices, plan_with_clicks, put_events
 from tests.serving.running import run_endpoint
-from tests.serving.small_project import DAY, put_release
+from tests.serving.small_project import DAY, make_project, put_release
 from tests.tables.changes_shop import Shop
 from tests.until import until
 
+from headrace.config.settings import load_settings
 from headrace.features.offline.point_in_time import join
 from headrace.features.plan import AsOfView, EntityKey, FeaturePlan, FeatureRef, PlanField
+from headrace.kernel.errors import Unavailable
+from headrace.kernel.properties import CODE, HISTORY
 from headrace.kernel.time import from_micros, micros, now
+from headrace.lake.visible import VisibleRecord, keep_snapshots, write_record
 from headrace.serving.as_of.history import History
+from headrace.serving.errors import NoHistory
 from headrace.serving.release import Arm
 from headrace.training.trainers.folder import load_model
 from headrace.workspace import Workspace
@@ -158,6 +163,32 @@ def test_a_moment_that_cannot_be_answered_is_named(ask, moment, query, status, m
     assert (answer.status_code, message in answer.json()["error"]["message"]) == (status, True), answer.text
 
 
+def test_a_window_before_the_first_event_is_no_count_of_0(logged):
+    settings, _, _ = logged
+    features = pl.DataFrame({"facts__views": [3.0, None], "recent__clicks": [0.0, 0.0]})
+    with Workspace(settings) as workspace:
+        first = workspace.lake.table("clicks").scan().filter("_valid").select(pl.col("at").min()).collect()
+        history, plan = History(workspace.lake, workspace.log), plan_with_clicks()
+        for moment in (first.item() - timedelta(days=400), first.item()):
+            with pytest.raises(NoHistory, match="table 'clicks', which the features of view 'recent'"):
+                history.check_begins(plan, features, moment)
+        history.check_begins(plan, features, first.item() + timedelta(microseconds=1))
+
+
+def test_history_that_is_not_ingested_is_waited_for_whenever_it_happened(logged):
+    """An event that is loaded as history counts from its own time, which is not that of its arrival."""
+    settings, predictions, _ = logged
+    moment = predictions[-1].at
+    with Workspace(settings) as workspace:
+        history = History(workspace.lake, workspace.log)
+        workspace.log.create("later")
+        workspace.log.append("later", [b"{}"])
+        history._check_topic("later", "later", moment)
+        workspace.log.append("later", [b"{}"], headers=[{HISTORY: b"1"}])
+        with pytest.raises(Unavailable, match="topic later is not ingested up to"):
+            history._check_topic("later", "later", moment)
+
+
 def test_an_invalid_instance_is_named(logged, ask):
     _, predictions, client = logged
     moment = predictions[-1].at
@@ -214,3 +245,37 @@ def test_a_row_that_a_truncate_or_a_snapshot_removed_is_not_known_afterwards(tmp
             names.setdefault(second, []).append(join(label, plan, read)["now__name"][0])
     shop.log.close()
     assert names == {4: ["a", "a", None], 5: [None] * 3, 19: [None, "b", "d"], 20: [None, "b", None]}
+
+
+def test_tables_are_read_as_readers_see_them_not_at_their_newest_snapshot(tmp_path):
+    settings = load_settings(make_project(tmp_path / "p").root)
+    with Workspace(settings) as workspace:
+        lake, log = workspace.lake, workspace.log
+        rows = {name: write_facts(lake, name, 1) for name in ("facts", "others")}
+        keep_snapshots(lake, rows)
+        write_record(lake, VisibleRecord(rows, {"hidden": "a build has not ended"}), None)
+        for name in ("facts", "hidden"):
+            write_facts(lake, name, 2)
+        views = [
+            AsOfView(name, ("id",), name, "at", (PlanField("x", "int64"),))
+            for name in ("facts", "others", "hidden")
+        ]
+        moment = from_micros(NOON + 1_000_000)
+        label = pl.DataFrame({"id": [1], "event_timestamp": [moment]})
+
+        def read_plan(*chosen):
+            refs = tuple(FeatureRef(view.name, "x", "int64") for view in chosen)
+            plan = FeaturePlan("m", (EntityKey("id", "id", "int64"),), chosen, refs)
+            history = History(lake, log)
+            features = join(label, plan, history.reader(plan, [{"id": 1}], moment))
+            history.check_begins(plan, features, moment)
+            return features.row(0)[2:]
+
+        assert read_plan(*views[:2]) == (1, 1)
+        with pytest.raises(NoHistory, match="'hidden' is not visible yet: a build has not ended"):
+            read_plan(views[2])
+
+
+def write_facts(lake, name, x):
+    rows = pl.DataFrame({"id": [1], "at": [from_micros(NOON)], "x": [x]}).to_arrow()
+    return lake.ensure(name, rows.schema).overwrite(rows, properties={CODE: "code"}).id

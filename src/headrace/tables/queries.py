@@ -37,7 +37,7 @@ __all__ = ["QueryBuild", "build_query"]
 
 _BATCH = 100_000  # rows that are written at once
 _Outcome: TypeAlias = tuple[Snapshot, str, AuditReport | None]
-"""The table's snapshot; what was done, in words; the report of the audit, None: none was made."""
+"""The table's snapshot; what was done, in words; the report of its rows' audit, None: there is none."""
 
 
 class QueryBuild(msgspec.Struct, frozen=True):
@@ -138,7 +138,7 @@ def _keep(audit: TableAudit, stored: LakeTable, what: str) -> _Outcome:
         stored.set_properties({AUDIT: report.encode()})
     current = stored.current_snapshot()
     assert current is not None
-    return current, what, report
+    return current, what, audit.published.report if report is None else report
 
 
 def _commit(
@@ -174,9 +174,9 @@ def _update(audit: TableAudit, query: Query, database: Database, stored: LakeTab
     _check_keys(table, query, rows.lazy())
     replaced = pl.lit(True) if start is None else pl.col(cursor) >= start
     if query.key:
-        keys = rows.select(query.key).with_columns(_read=True).lazy()
+        keys = rows.select(query.key).with_columns(__read=True).lazy()
         frame = frame.join(keys, on=list(query.key), how="left", nulls_equal=True)
-        replaced |= pl.col("_read").is_not_null()
+        replaced |= pl.col("__read").is_not_null()
     columns = rows.columns
     gone = frame.filter(replaced).select(columns).collect()
     current = stored.current_snapshot()
