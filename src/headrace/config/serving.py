@@ -18,8 +18,10 @@ class ServingSettings(Struct, frozen=True):
         chosen_deployment: setting `serving`: `processes` (children of `headrace up`), `ray_serve`, or None:
             the setting `ray` decides (`Settings.deployment`).
         replicas: the number of processes that compute predictions.
+        max_batches: how many large requests a replica may have in progress; one more is answered with 429.
     """
 
     state: Path
     chosen_deployment: Literal["processes", "ray_serve"] | None = field(default=None, name="serving")
     replicas: Annotated[int, Meta(ge=1)] = 1
+    max_batches: Annotated[int, Meta(ge=1)] = 32

@@ -21,7 +21,7 @@ from headrace.serving.prediction import Prediction
 from headrace.serving.release import Arm
 from headrace.serving.servable import Servable
 from headrace.serving.spool import DEFAULT_MAX_BYTES, Spool
-from headrace.serving.tracing import RequestTracer
+from headrace.serving.tracing import PredictionSpan, PredictionTracer
 
 __all__ = ["Instances", "SpoolingPredictor"]
 
@@ -39,13 +39,13 @@ class SpoolingPredictor:
     Args:
         spool: the folder of the spool.
         metrics: counts predictions and failures.
-        tracer: makes spans of each lookup and model; None: there are no traces.
+        tracer: takes the span of each lookup and model; None: there are no traces.
 
     Attributes:
         max_bytes: the largest record of a prediction; a request with a larger one is refused.
     """
 
-    def __init__(self, spool: Path, metrics: Metrics, tracer: RequestTracer | None = None) -> None:
+    def __init__(self, spool: Path, metrics: Metrics, tracer: PredictionTracer | None = None) -> None:
         self._tracer = tracer
         self._spool = Spool(spool)
         self.max_bytes = DEFAULT_MAX_BYTES
@@ -215,7 +215,9 @@ class SpoolingPredictor:
         seconds = time.perf_counter() - started
         name = model.release.model
         if self._tracer is not None:
-            self._tracer.add_prediction(seconds, lookup_seconds, name, arm.version, arm.name, len(instances))
+            rows, end = len(instances), time.time_ns()
+            span = PredictionSpan(seconds, lookup_seconds, name, arm.version, arm.name, rows, end)
+            self._tracer.add_prediction(span)
         moment, entities = from_micros(at), model.entities
         metrics = self._metrics.arm(name, arm.version, arm.name)
         metrics.count(seconds, lookup_seconds, answers.missing)
