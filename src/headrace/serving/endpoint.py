@@ -31,7 +31,7 @@ from headrace.serving.predictor import SpoolingPredictor
 from headrace.serving.protocols import PROTOCOLS
 from headrace.serving.protocols.port import JSON, PostRoute, PredictRoute, ReadRoute, Route
 from headrace.serving.protocols.status import to_response_error
-from headrace.serving.spool import MAX_BYTES
+from headrace.serving.spool import MAX_BYTES, measure_spool
 from headrace.serving.tracing import RequestTracer
 
 __all__ = ["MAX_BODY", "Endpoint", "reserved_names"]
@@ -39,6 +39,7 @@ __all__ = ["MAX_BODY", "Endpoint", "reserved_names"]
 _log = logging.getLogger("headrace.serving")
 MAX_BODY = 16 << 20  # bytes
 _PROBES = frozenset({"/healthz", "/ping", "/health", "/v2/health/live", "/v2/health/ready"})
+_MAX_OTHERS = 1_000  # requests in progress for other things than predictions and features, such as probes
 _POLL = 0.5  # seconds between two polls of the releases
 _BEHIND = 5.0  # seconds between two looks at how far the windowed views are behind
 _CompiledRoute = tuple[re.Pattern[str], Route, Callable[[HttpError], bytes]]
@@ -72,9 +73,11 @@ class Endpoint:
         tracer: RequestTracer | None = None,
     ) -> None:
         self._models = models
-        self._slot = MetricsSlot(folder / "metrics")
+        self._slot, self._spool_folder = MetricsSlot(folder / "metrics"), folder / "spool"
         self._metrics, self._tracer = Metrics(self._slot.counts), tracer
-        self._predictor = SpoolingPredictor(folder / "spool", self._metrics, tracer)
+        self._predictor = SpoolingPredictor(
+            self._spool_folder, self._metrics, tracer, models.settings.serving.spool_limit
+        )
         self._update_max_bytes()
         self._handler = RequestHandler(models, self._predictor, self._metrics, folder, tracer)
         self._routes = self._collect_routes()
@@ -87,6 +90,7 @@ class Endpoint:
             token_files=token_files,
             open_paths=_PROBES | {"/metrics"} if open_metrics else _PROBES,
             max_body=MAX_BODY,
+            max_requests=models.settings.serving.max_requests + _MAX_OTHERS,
             content_types=frozenset({JSON}),
             more_types=self._find_content_types,
             encode_error=self._encode_error,
@@ -135,7 +139,9 @@ class Endpoint:
         return routes
 
     def _read_metrics(self, _models: Models, _names: Mapping[str, str]) -> bytes:
-        return to_text(self._slot.sum(self._metrics.counts), self._metrics.behind)
+        return to_text(
+            self._slot.sum(self._metrics.counts), self._metrics.behind, measure_spool(self._spool_folder)
+        )
 
     async def _handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":

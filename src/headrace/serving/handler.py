@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -16,10 +17,11 @@ from headrace.serving.as_of.worker import Question
 from headrace.serving.batches.lane import BatchLane
 from headrace.serving.batches.messages import BatchFailure, BatchRequest
 from headrace.serving.metrics import Metrics
+from headrace.serving.micro_batches import MicroBatcher
 from headrace.serving.mlflow_models.served import ServedModel
 from headrace.serving.models import Models, ReleasedModel
 from headrace.serving.prediction import Prediction
-from headrace.serving.predictor import SpoolingPredictor
+from headrace.serving.predictor import Instances, SpoolingPredictor
 from headrace.serving.protocols.port import DecodedRequest, PostRoute, PredictRoute, Response
 from headrace.serving.protocols.status import to_response_error
 from headrace.serving.tracing import RequestTracer
@@ -52,6 +54,12 @@ class RequestHandler:
         self._models, self._predictor, self._metrics, self._tracer = models, predictor, metrics, tracer
         self._as_of = AsOfLane(models.settings)
         self._batches = BatchLane(models.settings, sorted(models.selected), folder)
+        limits = models.settings.serving
+        self._max_requests, self._requests = limits.max_requests, 0  # in progress
+        self._micro_batcher = None
+        if limits.max_batch_size > 1:
+            size = limits.max_batch_size
+            self._micro_batcher = MicroBatcher(predictor, size, in_thread=models.waits)
 
     def close(self) -> None:
         """Ends the processes that answer beside the replica."""
@@ -71,25 +79,18 @@ class RequestHandler:
             HttpError: the request cannot be answered.
         """
         started = time.perf_counter()
+        copy_to_shadows = None
         try:
-            model = self._models.find(names["model"]) if "model" in names else self._models.find_only()
-            body, version = (await receive())["body"], names.get("version")
-            query = parse_as_of(scope["query_string"]) if route.takes_as_of else None
-            if query is not None:
-                await self._answer_as_of(model, query, body, started, send)
-                return
-            if isinstance(model, ServedModel):
-                response, copy_to_shadows = await self._ask_served(route, model, version, scope, body), None
-            else:
-                response, copy_to_shadows = await self._answer(route, model, version, scope, body)
+            with self._count_request():
+                status, response, copy_to_shadows = await self._answer_prediction(route, names, scope, receive)
         except Exception as error:
             failure = to_response_error(error, route.instances)
             self._metrics.count_answer(failure.status, time.perf_counter() - started)
             if failure.status >= 500:
                 raise  # the middleware logs the error itself
             raise failure from error
-        self._metrics.count_answer(200, time.perf_counter() - started)
-        await send_body(send, 200, *response)
+        self._metrics.count_answer(status, time.perf_counter() - started)
+        await send_body(send, status, *response)
         if copy_to_shadows is not None:
             await asyncio.to_thread(copy_to_shadows)
 
@@ -97,12 +98,8 @@ class RequestHandler:
         """Answers a request for something else than predictions. Raises HttpError."""
         started = time.perf_counter()
         try:
-            body = (await receive())["body"]
-            releases = {name: model.release.id for name, model in self._models.released.items()}
-            response = await self._ask_batches(route.path, releases, None, scope, body)
-            if response is None:
-                answer = partial(route.answer, self._models, self._metrics, scope, body)
-                response = Response(answer() if self._is_quick(body) else await asyncio.to_thread(answer))
+            with self._count_request():
+                response = await self._answer_features(route, scope, receive)
         except Exception as error:
             failure = to_response_error(error, route.instances)
             self._metrics.count_feature_answer(failure.status, time.perf_counter() - started)
@@ -112,9 +109,42 @@ class RequestHandler:
         self._metrics.count_feature_answer(200, time.perf_counter() - started)
         await send_body(send, 200, *response)
 
-    def _is_quick(self, body: bytes) -> bool:
-        """Whether a request may be answered by the event loop itself."""
-        return len(body) <= _MAX_INLINE and not self._models.waits
+    @contextmanager
+    def _count_request(self) -> Iterator[None]:
+        """Counts a request in progress while the block runs. Raises HttpError 429 if there are too many."""
+        if self._requests >= self._max_requests:
+            what = f"The replica has {self._requests:,} requests in progress; try again in a moment."
+            raise HttpError(429, "busy", what, headers={"Retry-After": "1"})
+        self._requests += 1
+        try:
+            yield
+        finally:
+            self._requests -= 1
+
+    async def _answer_prediction(
+        self, route: PredictRoute, names: Mapping[str, str], scope: Scope, receive: Receive
+    ) -> tuple[int, Response, Callable[[], None] | None]:
+        """The status, the response, and what copies the request to the shadow arms afterwards."""
+        await asyncio.sleep(0)  # the requests that have arrived too are counted before one is answered
+        model = self._models.find(names["model"]) if "model" in names else self._models.find_only()
+        body, version = (await receive())["body"], names.get("version")
+        query = parse_as_of(scope["query_string"]) if route.takes_as_of else None
+        if query is not None:
+            return *await self._answer_as_of(model, query, body), None
+        if isinstance(model, ServedModel):
+            return 200, await self._ask_served(route, model, version, scope, body), None
+        return 200, *await self._answer(route, model, version, scope, body)
+
+    async def _answer_features(self, route: PostRoute, scope: Scope, receive: Receive) -> Response:
+        await asyncio.sleep(0)
+        body = (await receive())["body"]
+        releases = {name: model.release.id for name, model in self._models.released.items()}
+        response = await self._ask_batches(route.path, releases, None, scope, body)
+        if response is None:
+            answer = partial(route.answer, self._models, self._metrics, scope, body)
+            is_quick = len(body) <= _MAX_INLINE and not self._models.waits
+            response = Response(answer() if is_quick else await asyncio.to_thread(answer))
+        return response
 
     async def _answer(
         self, route: PredictRoute, model: ReleasedModel, version: str | None, scope: Scope, body: bytes
@@ -124,15 +154,29 @@ class RequestHandler:
         large = await self._ask_batches(route.path, releases, version, scope, body)
         if large is not None:
             return large, None
-        predict = partial(self._predict, route, model, version, scope, body)
-        request, predictions, response = predict() if self._is_quick(body) else await asyncio.to_thread(predict)
+        if len(body) <= _MAX_INLINE:
+            request = route.decode(model.schema, scope, body)
+            predictions = await self._predict_small(model, request.instances, version)
+            response = request.encode(predictions)
+        else:
+            predict = partial(self._predict, route, model, version, scope, body)
+            request, predictions, response = await asyncio.to_thread(predict)
         if not model.shadows:
             return response, None
         return response, partial(self._predictor.predict_shadows, model, request.instances, predictions)
 
+    async def _predict_small(
+        self, model: ReleasedModel, instances: Instances, version: str | None
+    ) -> list[Prediction]:
+        if self._micro_batcher is not None and len(instances) == 1:
+            return [await self._micro_batcher.predict(model, instances[0], version)]
+        if self._models.waits:
+            return await asyncio.to_thread(self._predictor.predict, model, instances, version)
+        return self._predictor.predict(model, instances, version)
+
     def _predict(
         self, route: PredictRoute, model: ReleasedModel, version: str | None, scope: Scope, body: bytes
-    ) -> tuple[DecodedRequest, Sequence[Prediction], Response]:
+    ) -> tuple[DecodedRequest, list[Prediction], Response]:
         """Decodes a request, predicts, and encodes the response."""
         request = route.decode(model.schema, scope, body)
         predictions = self._predictor.predict(model, request.instances, version)
@@ -161,6 +205,7 @@ class RequestHandler:
     ) -> Response:
         """The response of an MLflow model, which runs in a process of its own."""
         model.check_version(version)
+        self._predictor.check_room()
         is_quick = len(body) <= _MAX_INLINE
         decode = partial(route.decode, model.schema, scope, body)
         request = decode() if is_quick else await asyncio.to_thread(decode)
@@ -173,13 +218,12 @@ class RequestHandler:
         return encode() if is_quick else await asyncio.to_thread(encode)
 
     async def _answer_as_of(
-        self, model: ReleasedModel | ServedModel, query: AsOf, body: bytes, started: float, send: Send
-    ) -> None:
-        """Answers for a past moment. Nothing is logged, and the model's metrics do not count it."""
+        self, model: ReleasedModel | ServedModel, query: AsOf, body: bytes
+    ) -> tuple[int, Response]:
+        """The status and the response for a past moment. Nothing is logged."""
         if isinstance(model, ServedModel):
             what = "An MLflow model reads no features, so its answers are those of now."
             raise HttpError(400, "as_of", what, field="as_of")
         answer = await self._as_of.ask(Question(model.release.model, query, body))
-        self._metrics.count_answer(answer.status, time.perf_counter() - started)
         headers = {"Retry-After": "1"} if answer.status == 503 else None
-        await send_body(send, answer.status, answer.body, headers=headers)
+        return answer.status, Response(answer.body, headers=headers)

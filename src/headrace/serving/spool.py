@@ -13,22 +13,27 @@ import errno
 import os
 import struct
 import threading
+import time
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
+from headrace.kernel.errors import Unavailable
 from headrace.kernel.files import create_draft
 from headrace.kernel.ids import new_id
 from headrace.kernel.private import make_private
 
 __all__ = [
     "BATCH_BYTES",
+    "DEFAULT_LIMIT",
     "DEFAULT_MAX_BYTES",
     "MAX_BYTES",
     "Spool",
+    "check_spool",
     "find_oversized",
     "find_spool_files",
     "folder_of_oversized",
+    "measure_spool",
     "read_spool",
     "split_frames",
 ]
@@ -39,6 +44,9 @@ BATCH_BYTES = 4 << 20
 """How many bytes of a spool file are shipped together."""
 MAX_BYTES = BATCH_BYTES - _HEAD.size
 """The largest prediction that fits into a frame, whatever limit its topic has."""
+_MEASURE = 0.5  # seconds between two measurements of the folder
+DEFAULT_LIMIT = 1024 << 20
+"""How many bytes the folder may have, by default."""
 DEFAULT_MAX_BYTES = 1_000_000
 """The largest prediction that every log takes unless it is configured otherwise."""
 
@@ -48,15 +56,33 @@ class Spool:
 
     Args:
         folder: created with mode 0700 if it does not exist.
+        limit: how many bytes the folder may have, with the files of other replicas. It is measured twice a
+            second, so that it may be exceeded by what is written meanwhile.
+
+    Attributes:
+        size: the bytes of the folder, as they were measured last.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, limit: int = DEFAULT_LIMIT) -> None:
         make_private(folder)
-        self._folder = folder
+        self._folder, self._limit = folder, limit
+        self.size, self._due = 0, 0.0
         self._file = -1
         self._size = 0
         self._lock = threading.Lock()
         self._open()
+
+    def check_room(self) -> None:
+        """Checks that the folder has not reached its limit, because the log does not take what is in it.
+
+        Raises:
+            OSError: it has.
+        """
+        if time.monotonic() >= self._due:
+            self._due = time.monotonic() + _MEASURE
+            self.size = measure_spool(self._folder)
+        if self.size >= self._limit:
+            raise OSError(errno.EDQUOT, f"it has {self.size:,} bytes, and the limit is {self._limit:,}")
 
     def append(self, *predictions: bytes) -> None:
         """Writes encoded predictions, all of them or none.
@@ -106,6 +132,28 @@ class Spool:
 def find_spool_files(folder: Path) -> list[Path]:
     """The spool files, oldest first: their names are UUIDv7."""
     return sorted(folder.glob("*.spool"))
+
+
+def measure_spool(folder: Path) -> int:
+    """The bytes of the spool files and of oversized predictions in the folder."""
+    size = 0
+    for path in [*folder.glob("*.spool"), *find_oversized(folder)]:
+        try:
+            size += path.stat().st_size
+        except FileNotFoundError:  # it was shipped meanwhile
+            continue
+    return size
+
+
+def check_spool(folder: Path, limit: int) -> None:
+    """Checks that the folder has not reached its limit. Raises Unavailable."""
+    size = measure_spool(folder)
+    if size >= limit:
+        raise Unavailable(
+            f"no predictions are made: {size >> 20:,} MiB of them wait for the log",
+            where=str(folder),
+            remedy="headrace up ships them once the log takes them. Raise max_spool if the disk has room.",
+        )
 
 
 def folder_of_oversized(folder: Path) -> Path:

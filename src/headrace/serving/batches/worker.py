@@ -65,7 +65,9 @@ class BatchWorker:
         self._slot = MetricsSlot(folder / "metrics")
         self._metrics = Metrics(self._slot.counts)
         self._spans = SpanRecorder()
-        self._predictor = SpoolingPredictor(folder / "spool", self._metrics, self._spans)
+        self._predictor = SpoolingPredictor(
+            folder / "spool", self._metrics, self._spans, settings.serving.spool_limit
+        )
         self._copy_to_shadows: partial[None] | None = None
 
     def poll(self) -> None:

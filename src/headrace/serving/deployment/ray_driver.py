@@ -18,11 +18,13 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 from headrace.cluster import connection as cluster
 from headrace.cluster.folder import runtime_folder
 from headrace.cluster.internals import find_dead_daemons, keep_replica_on_loopback, set_version
+from headrace.config.serving import ServingSettings
 from headrace.config.settings import Settings, load_settings
 from headrace.http.asgi import App
 from headrace.http.serve import stop_on_signals, url_of
@@ -42,7 +44,7 @@ __all__ = ["RayServeReplica", "run_driver"]
 
 _APPLICATION = "predict"
 _LONGEST_START = 60.0  # seconds within which the endpoint must answer
-_MAX_ONGOING = 1_000  # requests that a replica may have in progress
+_MORE_ONGOING = 1_000  # requests that Serve may give to a replica beyond its own limit, which answers 429
 _SHORTEST_RETRY, _LONGEST_RETRY = 15.0, 240.0  # seconds between two attempts at models whose start failed
 _INTERVAL = 2.0  # seconds between two checks that the endpoint answers
 _DAEMON_INTERVAL = 0.5  # seconds between two checks that Ray's daemons run
@@ -206,8 +208,8 @@ def _deploy(
 
     deployment = serve.deployment(
         name=ENDPOINT,
-        num_replicas=settings.serving.replicas,
-        max_ongoing_requests=_MAX_ONGOING,
+        **_scaling(settings.serving),
+        max_ongoing_requests=settings.serving.max_requests + _MORE_ONGOING,
         ray_actor_options={"num_cpus": 0},  # a build at the same time may use the whole machine
         health_check_period_s=1,  # by default a dead replica is noticed after up to 10 s
         graceful_shutdown_timeout_s=2,
@@ -224,6 +226,21 @@ def _deploy(
         target = serve.RunTarget(application, name=_APPLICATION, route_prefix="/")
         # A model that does not start must not delay the others.
         serve.run_many([target], wait_for_applications_running=False)
+
+
+def _scaling(serving: ServingSettings) -> dict[str, Any]:
+    """The options of Serve's deployment for the number of replicas."""
+    if serving.max_replicas is None:
+        return {"num_replicas": serving.replicas}
+    return {
+        "autoscaling_config": {
+            "min_replicas": serving.replicas,
+            "max_replicas": serving.max_replicas,
+            "target_ongoing_requests": serving.target_ongoing_requests,
+            "upscale_delay_s": serving.upscale_delay,
+            "downscale_delay_s": serving.downscale_delay,
+        }
+    }
 
 
 def _report_problems(settings: Settings, deployed: ModelSet, attempts: Attempts) -> bool:
