@@ -25,7 +25,7 @@ __all__ = ["MAX_BODY", "GuardMiddleware"]
 
 _log = logging.getLogger("headrace.http")
 MAX_BODY = 16 * 1024 * 1024
-_MAX_DISCARDED = 256 * 1024 * 1024  # bytes that are read of a refused request
+_MAX_DISCARDED = 64 * 1024 * 1024  # bytes that are read of a refused request
 _JSON = frozenset({b"application/json", b"application/x-ndjson", b"application/ndjson", b"application/jsonl"})
 _CHARSETS = frozenset({b"utf-8", b"utf8", b"us-ascii"})
 
@@ -127,7 +127,8 @@ class GuardMiddleware:
         """
         body = self._encode_error(scope, error)
         awaits_consent = find_header(scope, b"expect") is not None  # such a client does not send its body then
-        if not error.close or IS_COMPLETE in scope or awaits_consent:
+        is_late = error.status == 408  # it has had its time
+        if not error.close or IS_COMPLETE in scope or awaits_consent or is_late:
             await send_error(send, error, body)
             return
         await send_error(send, error, body, is_last=False)
