@@ -34,6 +34,7 @@ __all__ = [
     "find_spool_files",
     "folder_of_oversized",
     "measure_spool",
+    "read_shipped",
     "read_spool",
     "split_frames",
 ]
@@ -56,17 +57,14 @@ class Spool:
 
     Args:
         folder: created with mode 0700 if it does not exist.
-        limit: how many bytes the folder may have, with the files of other replicas. It is measured twice a
+        limit: how many bytes may wait for the log, with those of other replicas. They are measured twice a
             second, so that it may be exceeded by what is written meanwhile.
-
-    Attributes:
-        size: the bytes of the folder, as they were measured last.
     """
 
     def __init__(self, folder: Path, limit: int = DEFAULT_LIMIT) -> None:
         make_private(folder)
         self._folder, self._limit = folder, limit
-        self.size, self._due = 0, 0.0
+        self._waiting, self._due = 0, 0.0
         self._file = -1
         self._size = 0
         self._lock = threading.Lock()
@@ -80,9 +78,9 @@ class Spool:
         """
         if time.monotonic() >= self._due:
             self._due = time.monotonic() + _MEASURE
-            self.size = measure_spool(self._folder)
-        if self.size >= self._limit:
-            raise OSError(errno.EDQUOT, f"it has {self.size:,} bytes, and the limit is {self._limit:,}")
+            self._waiting = measure_spool(self._folder)
+        if self._waiting >= self._limit:
+            raise OSError(errno.EDQUOT, f"it has {self._waiting:,} bytes, and the limit is {self._limit:,}")
 
     def append(self, *predictions: bytes) -> None:
         """Writes encoded predictions, all of them or none.
@@ -135,14 +133,22 @@ def find_spool_files(folder: Path) -> list[Path]:
 
 
 def measure_spool(folder: Path) -> int:
-    """The bytes of the spool files and of oversized predictions in the folder."""
+    """The bytes of the predictions in the folder that wait for the log."""
     size = 0
     for path in [*folder.glob("*.spool"), *find_oversized(folder)]:
         try:
             size += path.stat().st_size
         except FileNotFoundError:  # it was shipped meanwhile
             continue
-    return size
+    return max(0, size - sum(read_shipped(path) for path in folder.glob("*.spool")))
+
+
+def read_shipped(path: Path) -> int:
+    """The offset up to which a spool file is on the log."""
+    try:
+        return int(path.with_suffix(".shipped").read_text())
+    except FileNotFoundError:
+        return 0
 
 
 def check_spool(folder: Path, limit: int) -> None:
