@@ -41,7 +41,7 @@ class ServingSettings(Struct, frozen=True):
     max_requests: Annotated[int, Meta(ge=1)] = 1_000
     max_batch_size: Annotated[int, Meta(ge=1)] = 1
     max_spool: Annotated[int, Meta(ge=1)] = 1_024
-    max_batches: Annotated[int, Meta(ge=1)] = 32
+    max_batches: Annotated[int, Meta(ge=1)] = 16
 
     @property
     def spool_limit(self) -> int:

@@ -81,7 +81,7 @@ class BatchLane:
 
     def poll(self) -> None:
         """Makes the process activate new releases, if it runs. Another thread than the loop's may call it."""
-        if self._is_ready and self._loop is not None:
+        if self._is_ready and self._loop is not None and not self._loop.is_closed():
             asyncio.run_coroutine_threadsafe(self._prepare(), self._loop)
 
     def close(self) -> None:
@@ -93,9 +93,8 @@ class BatchLane:
         try:
             await self._lane.ask(b"")
             self._is_ready = True
-        except (
-            HeadraceError,
-            HttpError,
-        ) as error:  # the replica answers itself, and the next request tries again
+        except (HeadraceError, HttpError) as error:  # the next large request tries again
+            if isinstance(error, HttpError) and error.status == 429:
+                return  # it is busy, and activates them when a request needs them
             self._is_ready = False
             _log.error("large requests are answered in the replica: %s", error)
