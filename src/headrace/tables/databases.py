@@ -55,10 +55,11 @@ class Database:
             ProjectError: the database refuses the query, or returns a type that cannot be read exactly.
         """
         arguments: Sequence[Any] = ()
+        sql = f"{sql}\n"  # its last line may be a comment
         if since is not None:
             column, parameter = _quote(since[0]), _PARAMETERS.get(self._driver, "?")
             wanted = f"{column} >= {parameter} or {column} is null"
-            sql = f"select * from ({_inner(sql)}) as headrace_query where {wanted}"  # noqa: S608
+            sql = f"select * from ({sql}) as headrace_query where {wanted}"  # noqa: S608
             arguments = (since[1],)
         if self._driver == "sqlite":
             yield from self._read_sqlite(sql, arguments)
@@ -72,7 +73,7 @@ class Database:
         Raises:
             ProjectError: the database refuses the query.
         """
-        with self._cursor(f"select * from ({_inner(sql)}) as headrace_query limit 0", arguments) as reader:  # noqa: S608
+        with self._cursor(f"select * from ({sql}\n) as headrace_query limit 0", arguments) as reader:  # noqa: S608
             return reader.schema.names
 
     def _read_sqlite(self, sql: str, arguments: Sequence[Any]) -> Iterator[pl.DataFrame]:
@@ -80,7 +81,7 @@ class Database:
         types are read first, and a row of these types leads the query."""
         names = self.column_names(sql, arguments)
         columns = ", ".join(f"group_concat(distinct nullif(typeof({_quote(name)}), 'null'))" for name in names)
-        with self._cursor(f"select {columns} from ({_inner(sql)})", arguments) as reader:  # noqa: S608
+        with self._cursor(f"select {columns} from ({sql})", arguments) as reader:  # noqa: S608
             (types,) = zip(*reader.read_all().to_pydict().values(), strict=True)
         samples = []
         for name, type_ in zip(names, types, strict=True):
@@ -94,7 +95,7 @@ class Database:
                 )
             samples.append(f"{_SAMPLES[type_ or 'text']} as {_quote(name)}")
         first = f"select {', '.join(samples)}"
-        both = f"select * from ({first}) union all select * from ({_inner(sql)})"  # noqa: S608
+        both = f"select * from ({first}) union all select * from ({sql})"  # noqa: S608
         with self._cursor(both, arguments) as reader:
             frames = self._frames(reader)
             yield next(frames)[1:]
@@ -249,11 +250,6 @@ def open_database(settings: Settings, name: str, where: str) -> Iterator[Databas
         raise _name_error(error, f"{where}: database {name!r}") from error
     with connection:
         yield Database(driver, connection, where)
-
-
-def _inner(sql: str) -> str:
-    """A query as it may stand within another: without the semicolon at its end, which may be a comment's."""
-    return f"{sql.rstrip().removesuffix(';')}\n"
 
 
 def _quote(name: str) -> str:
