@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import http.client
+import json
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -35,6 +38,17 @@ upscale_delay = 0
 downscale_delay = 2
 """
 CLIENTS = 8
+LARGE = {"instances": [INSTANCE] * 5_000}  # the replica answers one after the other: the others are in progress
+
+
+def post(port: int, body: str) -> int:
+    """The status of a request on a connection of its own, whose answer has arrived whole."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    with closing(connection):
+        connection.request("POST", "/predict/purchase", body, {"Content-Type": "application/json"})
+        answer = connection.getresponse()
+        answer.read()
+        return answer.status
 
 
 def test_replicas_follow_the_ongoing_requests(tmp_path: Path) -> None:
@@ -50,7 +64,8 @@ def test_replicas_follow_the_ongoing_requests(tmp_path: Path) -> None:
 
     def send(is_last: bool) -> None:
         while not (is_done if is_last else is_idle).wait(0.02 if is_idle.is_set() else 0.0):
-            statuses.append(running.post("/predict/purchase", INSTANCE).status_code)
+            body = {"instances": [INSTANCE]} if is_idle.is_set() else LARGE
+            statuses.append(post(running.port, json.dumps(body)))
 
     try:
         with ThreadPoolExecutor(CLIENTS) as threads:
