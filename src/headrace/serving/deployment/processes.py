@@ -21,7 +21,7 @@ from headrace.http.responses import HttpError, send_error
 from headrace.http.serve import HttpServer, bind, serve, url_of
 from headrace.http.token import check_tokens
 from headrace.kernel.children import Child
-from headrace.kernel.errors import ProjectError, Unavailable
+from headrace.kernel.errors import Unavailable
 from headrace.serving.metrics_slot import clear_metrics
 from headrace.serving.shipper import run_shipper
 
@@ -163,12 +163,6 @@ def start(
 ) -> ProcessDeployment:
     """Starts the replicas and returns when one answers; see serving.deployment.start."""
     check_tokens(settings.http.host, settings.token_paths)
-    if settings.serving.max_replicas is not None:
-        raise ProjectError(
-            "replicas that are processes of this machine do not scale by themselves",
-            where="headrace.toml: max_replicas",
-            remedy='Set replicas to a number, or serving = "ray_serve".',
-        )
     with ExitStack() as stack:
         deployment = ProcessDeployment(settings, models, port, stack)
         deployment.await_ready(stop)

@@ -18,13 +18,11 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 from headrace.cluster import connection as cluster
 from headrace.cluster.folder import runtime_folder
 from headrace.cluster.internals import find_dead_daemons, keep_replica_on_loopback, set_version
-from headrace.config.serving import ServingSettings
 from headrace.config.settings import Settings, load_settings
 from headrace.http.asgi import App
 from headrace.http.serve import stop_on_signals, url_of
@@ -208,7 +206,7 @@ def _deploy(
 
     deployment = serve.deployment(
         name=ENDPOINT,
-        **_scaling(settings.serving),
+        num_replicas=settings.serving.replicas,
         max_ongoing_requests=settings.serving.max_requests + _MORE_ONGOING,
         ray_actor_options={"num_cpus": 0},  # a build at the same time may use the whole machine
         health_check_period_s=1,  # by default a dead replica is noticed after up to 10 s
@@ -226,21 +224,6 @@ def _deploy(
         target = serve.RunTarget(application, name=_APPLICATION, route_prefix="/")
         # A model that does not start must not delay the others.
         serve.run_many([target], wait_for_applications_running=False)
-
-
-def _scaling(serving: ServingSettings) -> dict[str, Any]:
-    """The options of Serve's deployment for the number of replicas."""
-    if serving.max_replicas is None:
-        return {"num_replicas": serving.replicas}
-    return {
-        "autoscaling_config": {
-            "min_replicas": serving.replicas,
-            "max_replicas": serving.max_replicas,
-            "target_ongoing_requests": serving.target_ongoing_requests,
-            "upscale_delay_s": serving.upscale_delay,
-            "downscale_delay_s": serving.downscale_delay,
-        }
-    }
 
 
 def _report_problems(settings: Settings, deployed: ModelSet, attempts: Attempts) -> bool:
