@@ -238,9 +238,11 @@ def put_in_force(workspace: Workspace, new: Release) -> Release:
     """
     registry = workspace.registry
     with _record(workspace), run(f"release {new.model}") as job:
+        faults.reach("release.before_record")
         partition, offset = releases.append(workspace.log, new)
         faults.reach("release.after_record")
         set_aliases(workspace, new)
+        faults.reach("release.after_aliases")
         metrics = {arm.name: registry.version(new.model, arm.version).metrics for arm in new.arms}
         for arm in new.arms:
             job.add_input(Dataset("model", f"{new.model}@{arm.version}", facts={"metrics": metrics[arm.name]}))
