@@ -260,45 +260,9 @@ class SpoolingPredictor:
             # All arms use the store: that it is unavailable says nothing about this one.
             if shadow_of is None and not isinstance(error, Unavailable):
                 milliseconds = (time.perf_counter() - started) * 1_000
-                self._log_failures(model, arm, servable, instances, indexes, at, milliseconds, error)
+                failures = _make_failures(model, arm, servable, instances, indexes, at, milliseconds, error)
+                self._append_to_spool(failures)
             raise
-
-    def _log_failures(
-        self,
-        model: ReleasedModel,
-        arm: Arm,
-        servable: Servable,
-        instances: Instances,
-        indexes: Sequence[int] | None,
-        at: int,
-        latency_ms: float,
-        error: Exception,
-    ) -> None:
-        """Logs each instance that the arm failed to answer, so that arms can be compared by their errors."""
-        code = _code_of(error)
-        failures = [
-            Prediction(
-                id=new_id(),
-                model=model.release.model,
-                version=arm.version,
-                plan=servable.plan.digest,
-                arm=arm.name,
-                shadow=arm.shadow,
-                at=from_micros(at),
-                instance=row if indexes is None else indexes[row],
-                entity={key: instance[key] for key in instance if key in model.entities},
-                request={key: instance[key] for key in instance if key not in model.entities},
-                features={},
-                value=None,
-                latency_ms=latency_ms,
-                missing=[],
-                positions={},
-                release=model.release.id,
-                error=code,
-            )
-            for row, instance in enumerate(instances)
-        ]
-        self._append_to_spool(failures)
 
     def _predict_by_servable(
         self,
@@ -330,10 +294,7 @@ class SpoolingPredictor:
         seconds = time.perf_counter() - started
         name = model.release.model
         if self._tracer is not None:
-            rows, end = len(instances), time.time_ns()
-            span = PredictionSpan(seconds, lookup_seconds, name, arm.version, arm.name, rows, end)
-            for context in contexts or [copy_context()]:
-                context.run(self._tracer.add_prediction, span)
+            self._trace(seconds, lookup_seconds, name, arm, len(instances), contexts)
         moment, entities = from_micros(at), model.entities
         metrics = self._metrics.arm(name, arm.version, arm.name)
         metrics.count(seconds, lookup_seconds, answers.missing)
@@ -364,6 +325,21 @@ class SpoolingPredictor:
             )
         return predictions
 
+    def _trace(
+        self,
+        seconds: float,
+        lookup_seconds: float,
+        model: str,
+        arm: Arm,
+        rows: int,
+        contexts: Sequence[Context] | None,
+    ) -> None:
+        """Adds the span of a call that ends now to the trace of each request that it answers."""
+        assert self._tracer is not None
+        span = PredictionSpan(seconds, lookup_seconds, model, arm.version, arm.name, rows, time.time_ns())
+        for context in contexts or [copy_context()]:
+            context.run(self._tracer.add_prediction, span)
+
     def _append_to_spool(self, predictions: Sequence[Prediction]) -> None:
         records = [_encode(prediction) for prediction in predictions]
         for prediction, record in zip(predictions, records, strict=True):
@@ -377,6 +353,42 @@ class SpoolingPredictor:
             self._spool.append(*records)
         except OSError as error:  # a prediction that cannot be traced must not be returned
             raise Unavailable(f"the prediction cannot be written to the spool: {error.strerror}") from error
+
+
+def _make_failures(
+    model: ReleasedModel,
+    arm: Arm,
+    servable: Servable,
+    instances: Instances,
+    indexes: Sequence[int] | None,
+    at: int,
+    latency_ms: float,
+    error: Exception,
+) -> list[Prediction]:
+    """The records of instances that an arm failed to answer, so that arms can be compared by their errors."""
+    code = _code_of(error)
+    return [
+        Prediction(
+            id=new_id(),
+            model=model.release.model,
+            version=arm.version,
+            plan=servable.plan.digest,
+            arm=arm.name,
+            shadow=arm.shadow,
+            at=from_micros(at),
+            instance=row if indexes is None else indexes[row],
+            entity={key: instance[key] for key in instance if key in model.entities},
+            request={key: instance[key] for key in instance if key not in model.entities},
+            features={},
+            value=None,
+            latency_ms=latency_ms,
+            missing=[],
+            positions={},
+            release=model.release.id,
+            error=code,
+        )
+        for row, instance in enumerate(instances)
+    ]
 
 
 def _code_of(error: Exception) -> str:
