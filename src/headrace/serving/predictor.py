@@ -294,7 +294,7 @@ class SpoolingPredictor:
         seconds = time.perf_counter() - started
         name = model.release.model
         if self._tracer is not None:
-            self._trace(seconds, lookup_seconds, name, arm, len(instances), contexts)
+            _trace(self._tracer, seconds, lookup_seconds, name, arm, len(instances), contexts)
         moment, entities = from_micros(at), model.entities
         metrics = self._metrics.arm(name, arm.version, arm.name)
         metrics.count(seconds, lookup_seconds, answers.missing)
@@ -325,21 +325,6 @@ class SpoolingPredictor:
             )
         return predictions
 
-    def _trace(
-        self,
-        seconds: float,
-        lookup_seconds: float,
-        model: str,
-        arm: Arm,
-        rows: int,
-        contexts: Sequence[Context] | None,
-    ) -> None:
-        """Adds the span of a call that ends now to the trace of each request that it answers."""
-        assert self._tracer is not None
-        span = PredictionSpan(seconds, lookup_seconds, model, arm.version, arm.name, rows, time.time_ns())
-        for context in contexts or [copy_context()]:
-            context.run(self._tracer.add_prediction, span)
-
     def _append_to_spool(self, predictions: Sequence[Prediction]) -> None:
         records = [_encode(prediction) for prediction in predictions]
         for prediction, record in zip(predictions, records, strict=True):
@@ -353,6 +338,21 @@ class SpoolingPredictor:
             self._spool.append(*records)
         except OSError as error:  # a prediction that cannot be traced must not be returned
             raise Unavailable(f"the prediction cannot be written to the spool: {error.strerror}") from error
+
+
+def _trace(
+    tracer: PredictionTracer,
+    seconds: float,
+    lookup_seconds: float,
+    model: str,
+    arm: Arm,
+    rows: int,
+    contexts: Sequence[Context] | None,
+) -> None:
+    """Adds the span of a call that ends now to the trace of each request that it answers."""
+    span = PredictionSpan(seconds, lookup_seconds, model, arm.version, arm.name, rows, time.time_ns())
+    for context in contexts or [copy_context()]:
+        context.run(tracer.add_prediction, span)
 
 
 def _make_failures(
