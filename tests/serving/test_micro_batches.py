@@ -97,7 +97,9 @@ def test_requests_that_are_answered_together_have_the_values_that_they_have_alon
     assert len({answer.value for answer in together}) > 20
     for answer, other in zip(together, alone, strict=True):
         same = {"id": "", "at": other.at, "latency_ms": 0.0}
-        records = [msgspec.json.encode(msgspec.structs.replace(one, **same)) for one in (answer, other)]
+        records = [
+            msgspec.json.encode(msgspec.structs.replace(prediction, **same)) for prediction in (answer, other)
+        ]
         assert records[0] == records[1]
     for end in (2, 3, 9, 64, 131):
         values = [answer.value for answer in predictor.predict_together(model, requests[:end])]
@@ -117,8 +119,11 @@ def test_a_bad_request_does_not_fail_its_neighbours(project, boosters, predictor
     assert unknown.code == "no_such_version"
     assert good.value == last.value > 0.5
     logged = ship_predictions(project)
-    assert [(one.id, one.error) for one in logged if one.error is None] == [(good.id, None), (last.id, None)]
-    assert [one.error for one in logged if one.error] == ["missing_features"]
+    assert [(prediction.id, prediction.error) for prediction in logged if prediction.error is None] == [
+        (good.id, None),
+        (last.id, None),
+    ]
+    assert [prediction.error for prediction in logged if prediction.error] == ["missing_features"]
 
 
 def test_a_record_that_is_too_large_does_not_fail_its_neighbours(project, boosters, predictor):
@@ -138,7 +143,7 @@ def test_each_arm_answers_its_own_requests(project, predictor):
     requests = [single(user_id=n) for n in range(40)]
     answers = predictor.predict_together(model, requests)
     alone = [predictor.predict(model, [request.instance])[0] for request in requests]
-    assert [(answer.arm, answer.value) for answer in answers] == [(one.arm, one.value) for one in alone]
+    assert [(answer.arm, answer.value) for answer in answers] == [(other.arm, other.value) for other in alone]
     assert {answer.arm for answer in answers} == {"champion", "challenger"}
 
 

@@ -163,9 +163,11 @@ class SpoolingPredictor:
         answers: list[Prediction | Exception] = []
         for request in requests:
             try:
-                one = request.context.run(self._predict_arm, model, arm, servable, [request.instance], None)
-                self._append_to_spool(one)
-                answers += one
+                predictions = request.context.run(
+                    self._predict_arm, model, arm, servable, [request.instance], None
+                )
+                self._append_to_spool(predictions)
+                answers += predictions
             except Exception as error:
                 answers.append(error)
         return answers

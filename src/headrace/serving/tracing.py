@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.trace import Span
 
-__all__ = ["PredictionSpan", "PredictionTracer", "RequestTracer", "SpanRecorder", "open_tracer"]
+__all__ = ["PredictionSpan", "PredictionSpans", "PredictionTracer", "RequestTracer", "open_tracer"]
 
 _TIMEOUT = 2.0  # seconds for a batch, and for the spans that are left at the end
 
@@ -55,7 +55,7 @@ class PredictionTracer(Protocol):
         ...
 
 
-class SpanRecorder:
+class PredictionSpans:
     """Keeps the spans of predictions, for the process that has the request's trace."""
 
     def __init__(self) -> None:

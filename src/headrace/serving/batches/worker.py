@@ -37,7 +37,7 @@ from headrace.serving.predictor import SpoolingPredictor
 from headrace.serving.protocols import PROTOCOLS
 from headrace.serving.protocols.port import PostRoute, PredictRoute, Response
 from headrace.serving.protocols.status import to_response_error
-from headrace.serving.tracing import SpanRecorder
+from headrace.serving.tracing import PredictionSpans
 
 __all__ = ["BatchWorker"]
 
@@ -64,7 +64,7 @@ class BatchWorker:
         self._models = Models(settings, names)
         self._slot = MetricsSlot(folder / "metrics")
         self._metrics = Metrics(self._slot.counts)
-        self._spans = SpanRecorder()
+        self._spans = PredictionSpans()
         self._predictor = SpoolingPredictor(
             folder / "spool", self._metrics, self._spans, settings.serving.spool_limit
         )
