@@ -69,7 +69,7 @@ GRACE = timedelta(seconds=45)  # longer than BRIEF, and longer than any process 
 def tune() -> None:
     """Shrinks batches and intervals, so that commits, expiries and maintenance happen many times a second."""
     for module, values in (
-        (ingest, {"BATCH": 60, "TRICKLE": 20, "PAUSE": 0.03, "RETRY": 0.3}),
+        (ingest, {"BATCH": 60, "TRICKLE": 20, "PAUSE": 0.03, "TICK": 0.01, "RETRY": 0.3}),
         (ingest_maintenance, {"COMMITS": 40}),
         (sqlite_member, {"SESSION_SECONDS": 2.0, "REFRESH_SECONDS": 0.1}),
         (kafka_member, {"SESSION_MS": 2_000}),
@@ -133,11 +133,12 @@ def work(setup: Setup, report: Report, *, fixed: bool = False, until_end: bool =
                 closing(SqliteSink(setup.disk / "sink.db")) as sink_db,
                 closing(online.open(setup.settings)) as store,
             ):
-                sinks = [sink_db, OnlineSink(load_suite_project(setup.settings, contract), contract, store)]
+                project, lake = load_suite_project(setup.settings, contract), open_lake(setup.settings)
+                sinks = [sink_db, OnlineSink(project, contract, store, lake)]
                 ingest.ingest_all(
                     [contract],
                     events,
-                    open_lake(setup.settings),
+                    lake,
                     until_end=until_end,
                     stop=stop,
                     open_sinks=lambda _: sinks,  # noqa: B023 - it is called in this iteration

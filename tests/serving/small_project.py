@@ -84,7 +84,7 @@ def register_version(settings, folder, version, gate="passed", slope=1):
     from headrace.training.trainers.xgboost import MODEL
 
     (folder / "plan.json").write_bytes(encode_plan(plan_of()))
-    (folder / "training.json").write_text("{}")
+    (folder / "training.json").write_text('{"task": "binary"}')
     columns = tuple(feature.column for feature in plan_of().features)
     meta = ModelMeta(trainer="xgboost", encoding=Encoding(columns), parameters={"version": version})
     save_model(folder / "model", {MODEL: fit_booster(slope)}, meta)

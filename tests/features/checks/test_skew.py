@@ -43,7 +43,7 @@ def sink(project, log, lake, store, plan):
         log,
         [(user, now - 2 * HOUR - minute * MINUTE, 5.0 + minute) for user in range(6) for minute in range(4)],
     )
-    sink = OnlineSink(project, project.contract("clicks"), store)
+    sink = OnlineSink(project, project.contract("clicks"), store, lake)
     ingest(project, log, lake, sink)
     build(project, lake)
     fill(project, lake, plan, store)

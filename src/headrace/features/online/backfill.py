@@ -22,7 +22,7 @@ from headrace.projects.project import Project
 from headrace.tables.failures import describe_failures
 from headrace.tables.read import read_input
 
-__all__ = ["FillResult", "fill"]
+__all__ = ["FillResult", "fill", "fill_again"]
 
 _INGEST = "ingest"  # the position that ingest keeps in a topic's table
 
@@ -106,15 +106,30 @@ def _find_compute(project: Project, lake: Lake) -> StateCompute:
 
 
 def _fill_windowed(project: Project, lake: Lake, view: WindowedView, store: OnlineStore) -> FillResult:
-    contract = project.contract(view.topic)
-    # The position is read first, so that rows committed meanwhile are after it and are left out.
-    position = lake.table(contract.table).position(_INGEST)
-    if not isinstance(position, LogPosition):
-        raise CallError(f"topic {view.topic!r} was never ingested", remedy="headrace ingest --until-end")
+    position = _table_position(project, lake, view)
     current = store.position(view)
     same_log = isinstance(current, LogPosition) and current.log_id == position.log_id
     if isinstance(current, LogPosition) and same_log and not store.count_broken(view):
         return FillResult(view.name, view.digest, 0, 0, current)
+    return fill_again(project, lake, view, store)
+
+
+def _table_position(project: Project, lake: Lake, view: WindowedView) -> LogPosition:
+    position = lake.table(project.contract(view.topic).table).position(_INGEST)
+    if not isinstance(position, LogPosition):
+        raise CallError(f"topic {view.topic!r} was never ingested", remedy="headrace ingest --until-end")
+    return position
+
+
+def fill_again(project: Project, lake: Lake, view: WindowedView, store: OnlineStore) -> FillResult:
+    """Replaces a windowed view's state by the topic's good events up to ingest's position.
+
+    Raises:
+        CallError, ProjectError, Unavailable: as `fill`.
+    """
+    contract = project.contract(view.topic)
+    # The position is read first, so that rows committed meanwhile are after it and are left out.
+    position = _table_position(project, lake, view)
     offsets = pl.col("_log_partition").replace_strict(position.offsets, default=0, return_dtype=pl.Int64)
     events = read_input(project, lake, contract).filter(pl.col("_log_offset") < offsets)
     oldest = from_micros(view.earliest(now_micros() - view.longest))

@@ -28,7 +28,7 @@ from headrace.features.online.tiles import BROKEN, Tiles
 from headrace.features.plan import AsOfView, FeaturePlan, StoredView, WindowedView
 from headrace.kernel import faults
 from headrace.kernel.errors import CallError, Conflict, Unavailable
-from headrace.kernel.position import LogPosition, Position, SnapshotPosition
+from headrace.kernel.position import LeadingPosition, LogPosition, Position, SnapshotPosition, leads_of
 from headrace.kernel.time import now_micros
 
 if TYPE_CHECKING:
@@ -235,7 +235,12 @@ class EntityStore:
                 where=self._database.where,
                 remedy="Another process moved it. Read its position again, and continue from there.",
             )
-        return current.with_offsets(moves)
+        advanced = current.with_offsets(moves)
+        leads = {p: lead for p, lead in leads_of(current).items() if p not in moves}
+        leads |= {p: lead for p, lead in leads_of(position).items() if p in moves}
+        if not leads:
+            return advanced
+        return LeadingPosition(advanced.topic, advanced.log_id, advanced.offsets, leads)
 
 
 class _PlanLookup:
