@@ -15,6 +15,7 @@ from headrace.kernel.files import replace_file
 
 if TYPE_CHECKING:
     from headrace.flows.models.score import Scores
+    from headrace.flows.models.score_file import Format
 
 __all__ = ["score"]
 
@@ -57,7 +58,7 @@ def score(call: Call, version: str, file: Path, time: str | None, explain: bool,
         workspace, model, given.rows, version=reference or "champion", time=time, is_text=given.format == "csv"
     )
     if target is None:
-        format_ = "ndjson" if call.json or given.format == "ndjson" else "csv"
+        format_: Format = "ndjson" if call.json or given.format == "ndjson" else "csv"
         write_scores(sys.stdout.buffer, format_, given, scores, explain=explain)
         sys.stdout.flush()
     else:

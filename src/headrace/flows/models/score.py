@@ -143,9 +143,8 @@ def _predict(plan: FeaturePlan, predictor: Predictor, features: pl.DataFrame) ->
         answers: dict[int, tuple[Value, dict[str, float] | None]] = {}
         if kept:
             values, probabilities = decode_answers(predictor, predictor.predict(part.matrix[kept]))
-            answers = dict(
-                zip(kept, zip(values, probabilities or [None] * len(kept), strict=True), strict=True)
-            )
+            shares = [None] * len(kept) if probabilities is None else probabilities
+            answers = {row: (values[place], shares[place]) for place, row in enumerate(kept)}
         for row in range(len(frame)):
             value, classes = answers.get(row, (None, None))
             error = "features are missing" if is_refused[row] else None
@@ -209,15 +208,17 @@ def _make_labels(
     """The rows as the join takes them, checked as serving checks a request."""
     schema = RequestSchema([plan], gives_features=False)
     names, (type_, *_) = list(schema.fields), schema.instance_types
+    # As JSON, as a request brings them: 1.0 is a whole number, NaN is missing.
+    encode, decode = msgspec.json.Encoder().encode, msgspec.json.Decoder(type_, strict=not is_text).decode
     instances, moments = [], []
     absent = (None, "") if is_text else (None,)
     for index, row in enumerate(rows):
         fields = {name: row[name] for name in names if row.get(name) not in absent}
         try:
-            instances += schema.to_values([msgspec.convert(fields, type_, strict=not is_text)])
+            instances += schema.to_values([decode(encode(fields))])
             if time is not None:
                 moments.append(_read_moment(row, time))
-        except (msgspec.ValidationError, WrongValue) as error:
+        except (msgspec.ValidationError, WrongValue, TypeError) as error:
             raise _wrong_row(index, row, str(error), names) from error
     columns = {
         name: pl.Series([instance[name] for instance in instances], dtype=POLARS[dtype])

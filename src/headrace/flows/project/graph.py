@@ -19,12 +19,12 @@ from headrace.kernel.errors import CallError
 from headrace.kernel.time import format_age
 from headrace.workspace import Workspace
 
-__all__ = ["Edge", "Node", "NodeKind", "ProjectGraph", "graph"]
+__all__ = ["GraphEdge", "GraphNode", "NodeKind", "ProjectGraph", "graph"]
 
 NodeKind = Literal["source", "topic", "table", "view", "model", "release", "publication"]
 
 
-class Node(Struct, frozen=True):
+class GraphNode(Struct, frozen=True):
     """A part of the project.
 
     Attributes:
@@ -44,7 +44,7 @@ class Node(Struct, frozen=True):
         return f"{self.kind} {self.name}"
 
 
-class Edge(Struct, frozen=True):
+class GraphEdge(Struct, frozen=True):
     """The node `to` is made from the node `of`; both are ids."""
 
     of: str
@@ -61,8 +61,8 @@ class ProjectGraph(Struct, frozen=True):
     """
 
     project: str
-    nodes: tuple[Node, ...]
-    edges: tuple[Edge, ...]
+    nodes: tuple[GraphNode, ...]
+    edges: tuple[GraphEdge, ...]
 
 
 def graph(workspace: Workspace, state: Status | None = None, *, load_features: bool = True) -> ProjectGraph:
@@ -81,61 +81,63 @@ def graph(workspace: Workspace, state: Status | None = None, *, load_features: b
     context = BuildContext(workspace)
     code = context.code if load_features else _read_recorded(context)
     edges = [*_list_table_edges(code), *_list_publication_edges(code)]
-    views: dict[str, Node] = {}
+    views: dict[str, GraphNode] = {}
     models = []
     for name, declared in code.models.items():
         plan = _read_plan(context, name, is_recorded=not load_features)
         models.append(_describe_model(name, plan, state))
-        edges.append(Edge(f"table {declared.labels}", f"model {name}"))
+        edges.append(GraphEdge(f"table {declared.labels}", f"model {name}"))
         for view in plan.views:
-            views.setdefault(view.name, Node("view", view.name, _describe_view(view)))
+            views.setdefault(view.name, GraphNode("view", view.name, _describe_view(view)))
         edges += _list_view_edges(plan)
     releases = [] if state is None else [_describe_release(state, name) for name in code.models]
     nodes = [
-        *(Node("source", name, source.path) for name, source in code.sources.items()),
+        *(GraphNode("source", name, source.path) for name, source in code.sources.items()),
         *(_describe_topic(topic, table, state) for topic, table in code.topics.items()),
         *(_describe_table(code, name, state) for name in code.tables),
         *views.values(),
         *models,
         *(node for node in releases if node is not None),
-        *(Node("publication", name, f"to {p.database}") for name, p in code.publications.items()),
+        *(GraphNode("publication", name, f"to {p.database}") for name, p in code.publications.items()),
     ]
-    edges += [Edge(f"model {node.name}", node.id) for node in releases if node is not None]
+    edges += [GraphEdge(f"model {node.name}", node.id) for node in releases if node is not None]
     topics = {f"table {table}": f"topic {topic}" for topic, table in code.topics.items()}
     return ProjectGraph(workspace.settings.project, tuple(nodes), _resolve(edges, topics, nodes))
 
 
-def _resolve(edges: Iterable[Edge], topics: Mapping[str, str], nodes: Iterable[Node]) -> tuple[Edge, ...]:
+def _resolve(
+    edges: Iterable[GraphEdge], topics: Mapping[str, str], nodes: Iterable[GraphNode]
+) -> tuple[GraphEdge, ...]:
     """The edges, each once, between nodes that are there. A topic and its table are one node."""
     places = {node.id: index for index, node in enumerate(nodes)}
-    unique = {Edge(topics.get(edge.of, edge.of), topics.get(edge.to, edge.to)) for edge in edges}
+    unique = {GraphEdge(topics.get(edge.of, edge.of), topics.get(edge.to, edge.to)) for edge in edges}
     kept = [edge for edge in unique if edge.of in places and edge.to in places]
     return tuple(sorted(kept, key=lambda edge: (places[edge.of], places[edge.to])))
 
 
-def _list_table_edges(code: ProjectCode) -> Iterable[Edge]:
+def _list_table_edges(code: ProjectCode) -> Iterable[GraphEdge]:
     for table, reads in code.reads.items():
         for read in reads:
-            yield Edge(f"{'source' if read.kind == 'sources' else 'table'} {read.name}", f"table {table}")
+            yield GraphEdge(f"{'source' if read.kind == 'sources' else 'table'} {read.name}", f"table {table}")
 
 
-def _list_publication_edges(code: ProjectCode) -> Iterable[Edge]:
+def _list_publication_edges(code: ProjectCode) -> Iterable[GraphEdge]:
     for name, publication in code.publications.items():
         for table in publication.tables:
-            yield Edge(f"table {table}", f"publication {name}")
+            yield GraphEdge(f"table {table}", f"publication {name}")
 
 
-def _list_view_edges(plan: FeaturePlan) -> Iterable[Edge]:
+def _list_view_edges(plan: FeaturePlan) -> Iterable[GraphEdge]:
     """From tables to views, from views to those that read them, and from these to the model."""
     for view in plan.views:
         if isinstance(view, OnDemandView):
             for source in view.inputs:
                 if source.view is not None:
-                    yield Edge(f"view {source.view}", f"view {view.name}")
+                    yield GraphEdge(f"view {source.view}", f"view {view.name}")
         else:
-            yield Edge(f"table {view.table}", f"view {view.name}")
+            yield GraphEdge(f"table {view.table}", f"view {view.name}")
     for name in dict.fromkeys(feature.view for feature in plan.features):
-        yield Edge(f"view {name}", f"model {plan.model}")
+        yield GraphEdge(f"view {name}", f"model {plan.model}")
 
 
 def _read_recorded(context: BuildContext) -> ProjectCode:
@@ -164,35 +166,37 @@ def _describe_view(view: AsOfView | WindowedView | OnDemandView) -> str:
     return "windows" if isinstance(view, WindowedView) else "as of"
 
 
-def _describe_topic(topic: str, table: str, state: Status | None) -> Node:
+def _describe_topic(topic: str, table: str, state: Status | None) -> GraphNode:
     name = "" if table == topic else f"table {table}"
-    found = next((entry for entry in state.topics if entry.topic == topic), None) if state else None
-    if found is None:
-        return Node("topic", topic, name)
-    lag = "unknown how many" if found.lag is None else f"{found.lag:,}" if found.lag else ""
-    note = f"{found.events:,} events" + (f", {lag} not ingested" if lag else "")
-    return Node("topic", topic, f"{name}, {note}" if name else note)
+    fresh = next((entry for entry in state.topics if entry.topic == topic), None) if state else None
+    if fresh is None:
+        return GraphNode("topic", topic, name)
+    lag = "unknown how many" if fresh.lag is None else f"{fresh.lag:,}" if fresh.lag else ""
+    note = f"{fresh.events:,} events" + (f", {lag} not ingested" if lag else "")
+    return GraphNode("topic", topic, f"{name}, {note}" if name else note)
 
 
-def _describe_table(code: ProjectCode, name: str, state: Status | None) -> Node:
+def _describe_table(code: ProjectCode, name: str, state: Status | None) -> GraphNode:
     note = "query" if name in code.queries else ""
     if state is None:
-        return Node("table", name, note)
-    found = next((entry for entry in state.tables if entry.table == name), None)
-    if found is None or found.age is None:
-        made = "never made" if found is None or found.is_known else "unknown when made"
+        return GraphNode("table", name, note)
+    fresh = next((entry for entry in state.tables if entry.table == name), None)
+    if fresh is not None and fresh.age is not None:
+        note = f"{fresh.rows:,} rows, {format_age(fresh.age)}"
     else:
-        made = f"{found.rows:,} rows, {format_age(found.age)}"
-    return Node("table", name, made, f"table-{name}" in _stale(state))
+        note = "never made" if fresh is None or fresh.is_known else "unknown when made"
+    return GraphNode("table", name, note, f"table-{name}" in _stale(state))
 
 
-def _describe_model(name: str, plan: FeaturePlan, state: Status | None) -> Node:
+def _describe_model(name: str, plan: FeaturePlan, state: Status | None) -> GraphNode:
     count = "1 feature" if len(plan.features) == 1 else f"{len(plan.features)} features"
     stale = _stale(state) if state else frozenset()
-    return Node("model", name, count, bool(stale & {f"train-{name}", f"training_set-{name}", f"inputs-{name}"}))
+    return GraphNode(
+        "model", name, count, bool(stale & {f"train-{name}", f"training_set-{name}", f"inputs-{name}"})
+    )
 
 
-def _describe_release(state: Status, model: str) -> Node | None:
+def _describe_release(state: Status, model: str) -> GraphNode | None:
     release = state.releases.get(model)
     if release is None:
         return None
@@ -200,7 +204,7 @@ def _describe_release(state: Status, model: str) -> Node | None:
         f"{arm.name} {arm.version}" + ("" if arm.shadow or arm.weight == 1 else f" ({arm.weight:.3g})")
         for arm in release.arms
     )
-    return Node("release", model, arms, f"release-{model}" in _stale(state))
+    return GraphNode("release", model, arms, f"release-{model}" in _stale(state))
 
 
 def _stale(state: Status) -> frozenset[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from headrace.flows.project.graph import Node, NodeKind, ProjectGraph
+from headrace.flows.project.graph import GraphNode, NodeKind, ProjectGraph
 
 __all__ = ["to_mermaid"]
 
@@ -39,14 +39,14 @@ def to_mermaid(graph: ProjectGraph) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _label(node: Node) -> str:
+def _label(node: GraphNode) -> str:
     note = (
         "<br><small>" + _quote(", ".join(part for part in (node.note, _stale_word(node)) if part)) + "</small>"
     )
     return f"{_quote(f'{node.kind} {node.name}')}{note if node.note or node.is_stale else ''}"
 
 
-def _stale_word(node: Node) -> str:
+def _stale_word(node: GraphNode) -> str:
     return "stale" if node.is_stale else ""
 
 

@@ -10,7 +10,7 @@ from html import escape
 from itertools import pairwise
 from typing import NamedTuple
 
-from headrace.flows.project.graph import Edge, Node, NodeKind, ProjectGraph
+from headrace.flows.project.graph import GraphEdge, GraphNode, NodeKind, ProjectGraph
 
 __all__ = ["to_svg"]
 
@@ -74,7 +74,7 @@ def _divide(graph: ProjectGraph) -> tuple[list[list[str]], list[list[str]]]:
     return columns, paths
 
 
-def _bend(edge: Edge, column: int) -> str:
+def _bend(edge: GraphEdge, column: int) -> str:
     return f"{edge.of} > {edge.to} {column}"
 
 
@@ -95,10 +95,13 @@ def _order(columns: list[list[str]], paths: Sequence[Sequence[str]]) -> None:
                 for name in column
                 if (others := neighbours.get(name))
             }
-            column.sort(key=lambda name, middles=middles, shares=shares: middles.get(name, shares[name]))
+            order = {name: middles.get(name, shares[name]) for name in column}
+            column.sort(key=order.__getitem__)
 
 
-def _put(columns: Sequence[Sequence[str]], nodes: Mapping[str, Node]) -> tuple[dict[str, _Place], float, float]:
+def _put(
+    columns: Sequence[Sequence[str]], nodes: Mapping[str, GraphNode]
+) -> tuple[dict[str, _Place], float, float]:
     """The place of each id, and the size of the picture. Each column is in the middle of the height."""
     heights = [
         sum(_HEIGHT if name in nodes else _BEND for name in column) + _GAP * (len(column) - 1)
@@ -117,7 +120,7 @@ def _put(columns: Sequence[Sequence[str]], nodes: Mapping[str, Node]) -> tuple[d
     return places, x - _BETWEEN + _MARGIN, tallest + 2 * _MARGIN
 
 
-def _measure(node: Node) -> float:
+def _measure(node: GraphNode) -> float:
     return max(len(_cut(line)) for line in (node.kind, node.name, node.note)) * _LETTER + _PADDING
 
 
@@ -141,7 +144,7 @@ def _draw_path(points: Sequence[_Place]) -> str:
     return f'<path d="{" ".join(commands)} {tip}" fill="none" stroke="#8a94a0" stroke-width="1.4"/>'
 
 
-def _draw_node(node: Node, place: _Place) -> str:
+def _draw_node(node: GraphNode, place: _Place) -> str:
     fill, stroke = _COLORS[node.kind]
     top, middle = place.y - _HEIGHT / 2, place.x + place.width / 2
     dashes = ' stroke-dasharray="5 4"' if node.is_stale else ""
