@@ -102,7 +102,7 @@ def test_a_moment_before_all_events_has_no_features(project: OpenProject) -> Non
     [
         ("card", [1, None, 3], "missing required field `card`", "row 2, field card"),
         ("card", ["1", "2", "3"], "Expected `int`, got `str`: '1'", "row 1, field card"),
-        ("card", [1.0, 2.0, 2.5], "Expected `int`, got `float`: 2.5", "row 3, field card"),
+        ("card", [1.0, 2.0, 2.5], "Expected `int`, got `float`: 1.0", "row 1, field card"),
         ("amount", [1.0, float("nan"), 1.0], "Expected `float`, got `null`: nan", "row 2, field amount"),
         ("amount", [object()] * 3, "object", "row 1"),
         ("event_timestamp", [datetime(2026, 3, 1)] * 3, "timezone", "row 1, field event_timestamp"),
@@ -116,7 +116,6 @@ def test_a_wrong_row_is_told_with_its_field(
         project.score("refusal", frame)
     assert what in raised.value.what
     assert raised.value.where == where
-    assert len(project.score("refusal", pl.DataFrame({"card": [1.0], "amount": [2]}))) == 1
 
 
 def test_a_column_with_the_name_of_an_answer_is_refused(project: OpenProject) -> None:

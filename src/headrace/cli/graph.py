@@ -39,6 +39,8 @@ def graph(call: Call, format_: str, declared: bool, output: Path | None) -> None
     if call.json:
         show.json(drawn)
         return
+    if not drawn.nodes:
+        click.echo("The project declares nothing yet: headrace status says what to write first.", err=True)
     text = _to_text(drawn, format_)
     if output is None:
         click.echo(text, nl=False)

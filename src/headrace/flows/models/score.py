@@ -208,7 +208,7 @@ def _make_labels(
     """The rows as the join takes them, checked as serving checks a request."""
     schema = RequestSchema([plan], gives_features=False)
     names, (type_, *_) = list(schema.fields), schema.instance_types
-    # As JSON, as a request brings them: 1.0 is a whole number, NaN is missing.
+    # As JSON, as a request brings them: NaN is null.
     encode, decode = msgspec.json.Encoder().encode, msgspec.json.Decoder(type_, strict=not is_text).decode
     instances, moments = [], []
     absent = (None, "") if is_text else (None,)
