@@ -1,9 +1,9 @@
 """The code blocks of a page: finds them, and follows them as a reader would.
 
-A block with a title is a file; in the language `diff` it is an edit of the file. In a block `console`, a line after
-`$ ` is a command, and the lines below it are its output; where a page shows no output, none is compared. In the
-output `...` stands for any text within a line, and alone on a line for any lines. Seconds, ports and spaces may
-differ, and an id stands for the id that the reader gets.
+A block with a title is a file; in the language `diff` it is an edit of the file. In a block `console`, a line
+after `$ ` is a command, and the lines below it are its output; where a page shows no output, none is compared.
+In the output `...` stands for any text within a line, and alone on a line for any lines. Seconds, ports and
+spaces may differ, and an id stands for the id that the reader gets.
 """
 
 from __future__ import annotations

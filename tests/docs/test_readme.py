@@ -1,4 +1,4 @@
-"""The README's first screen, followed as a reader would: from this environment, and from the wheel in a fresh one."""
+"""The first screen of the README, followed as a reader would: here, and from the wheel in a new environment."""
 
 from __future__ import annotations
 
