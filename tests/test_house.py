@@ -225,7 +225,6 @@ def test_every_imported_package_is_declared_and_every_declared_one_imported() ->
     }
     assert {name: places for name, places in homes.items() if not places & declared} == {}
     by_name = {
-        "httptools",  # the parser of uvicorn's protocol that http.connection extends
         "adbc-driver-postgresql",  # a database's address chooses its driver
         "adbc-driver-sqlite",
     }

@@ -57,8 +57,9 @@ def test_sessions_of_ended_processes_are_removed(tmp_path: Path) -> None:
     )
     for session in (alive, dead):
         (session / "logs").mkdir(parents=True)
+    (tmp_path / "session_of_mine").mkdir()  # not Ray's
     remove_dead_sessions(tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == [alive.name]
+    assert {path.name for path in tmp_path.iterdir()} == {alive.name, "session_of_mine"}
     assert mark_of(os.getpid())
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import re
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from shutil import copytree
 
@@ -24,6 +25,7 @@ from headrace.kernel.errors import Refused
 from headrace.kernel.ids import new_id
 from headrace.kernel.run import Dataset, record_with, run
 from headrace.lineage import open as open_lineage
+from headrace.projects.schedules import ScheduleRun, ScheduleState, write_schedule_states
 from headrace.serving.prediction import TOPIC
 from headrace.workspace import Workspace
 
@@ -92,6 +94,30 @@ def test_the_graph_of_the_last_build_is_drawn_in_the_page(server: HttpServer, tm
     assert "<svg" in page
     assert "<title>table cheap 2 rows" in page
     assert "<style" not in page  # the content policy would not apply it
+
+
+def test_schedules_are_shown_with_their_runs(tmp_path: Path) -> None:
+    root = write(tmp_path / "project", "")
+    with (root / "headrace.toml").open("a") as file:
+        file.write('[schedule.nightly]\ncron="0 4 * * *"\nbuild=["sales"]\n[schedule.hourly]\nevery="1h"\n')
+    settings = load_settings(root)
+    at = datetime(2026, 4, 3, 4, tzinfo=UTC)
+    ran = ScheduleRun(at, 1, at + timedelta(seconds=9), "failed", f"exit 1: {MARKUP}")
+    runs = (ran, ScheduleRun(at + timedelta(minutes=1), 2))
+    write_schedule_states(settings, {"nightly": ScheduleState("cron 0 4 * * *", at, runs=runs)})
+    with serve(app(settings), "127.0.0.1", 0) as server:
+        page = page_text(server, "/schedules")
+        assert [row for row in cells(page) if row] == [
+            ["2026-04-03 04:01:00", "running", "", "2", ""],
+            ["2026-04-03 04:00:00", "failed", "9.00 s", "1", f"exit 1: {MARKUP}"],
+            ["It has not run yet."],
+        ]
+        assert "builds sales; next 2026-04-04 04:00:00 UTC" in page
+        assert "builds everything; next " in page
+        assert "<script>" not in page
+    (root / "headrace.toml").write_text('[project]\nname = "tiny"\n')
+    with serve(app(load_settings(root)), "127.0.0.1", 0) as server:
+        assert "headrace.toml has no [schedule.NAME]" in page_text(server, "/schedules")
 
 
 def test_runs_are_listed_and_each_has_a_page(server: HttpServer) -> None:

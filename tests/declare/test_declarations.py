@@ -9,6 +9,7 @@ from typing import Any
 import attrs
 import polars as pl
 import pytest
+from msgspec import defstruct, field
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline
 
@@ -34,6 +35,8 @@ from headrace import (
     uniform,
 )
 from headrace.declare.event import contract_of
+from headrace.declare.reserved import EVENT_COLUMNS
+from headrace.events.contracts.shape import META
 from headrace.kernel.errors import ProjectError
 
 
@@ -167,6 +170,16 @@ def declare_rowwise_of_two() -> object:
 
 def declare_with_too_few_frames() -> object:
     return table(reads=[click(), click()])(lambda a: a)
+
+
+def test_the_columns_of_a_topics_table_are_reserved() -> None:
+    assert frozenset(META.names) == EVENT_COLUMNS
+    for name in META.names:
+        fields: list[Any] = [("at", datetime), (name, int | None, None)]
+        with pytest.raises(ProjectError, match=f"'{name}' is a column that Headrace adds to a topic's table"):
+            event(topic="own", time="at")(defstruct("Own", fields, bases=(Struct,)))
+    renamed: list[Any] = [("at", datetime), ("valid", bool, field(name="_valid"))]
+    event(topic="own", time="at")(defstruct("Own", renamed, bases=(Struct,)))
 
 
 @pytest.mark.parametrize(

@@ -135,6 +135,22 @@ def test_a_build_without_the_state_folder_rebuilds_everything(tiny: Settings) ->
     assert total(tiny) == 6
 
 
+@pytest.mark.parametrize(
+    "content",
+    [b"", b'{"write": {"/a', b"[]", b'{"read": {"a": [{"pid": 1}]}}', b"\xff\xfe{"],
+)
+def test_a_torn_list_of_files_in_use_stops_no_build(tiny: Settings, content: bytes) -> None:
+    run_build(tiny)
+    file = tiny.root / ".dvc" / "tmp" / "rwlock"
+    assert file.is_file()
+    file.write_bytes(content)
+    edit(tiny, "FACTOR = 2", "FACTOR = 3")
+    built = call(tiny, "build")
+    assert built.returncode == 0, built.stderr
+    assert "rwlock, which a killed command or a full disk had left incomplete" in built.stderr
+    assert "incomplete" not in call(tiny, "build").stderr
+
+
 @pytest.mark.parametrize("point", ["build.before_record", "build.after_record"])
 @pytest.mark.parametrize("nth", [1, 2, 3])
 def test_the_next_build_continues_one_killed_at_any_stage(tiny: Settings, point: str, nth: int) -> None:

@@ -18,6 +18,7 @@ from headrace.config.settings import Settings, load_settings
 from headrace.flows.build import build
 from headrace.flows.events.drop_table import check_droppable
 from headrace.flows.project.check_tables import check_tables
+from headrace.flows.project.status import status
 from headrace.kernel.errors import CallError, Refused
 from headrace.tables.audits.report import failing_table
 from headrace.workspace import Workspace
@@ -117,6 +118,46 @@ def test_a_refused_table_stays_and_is_shown_with_its_failing_rows(sales: Setting
     assert check("sold")[0] == 0
     assert project.failing_rows("sold").to_polars().is_empty()
     assert check("nothing")[0] == 2
+
+
+def show_status(settings: Settings, capsys: pytest.CaptureFixture[str]) -> str:
+    with pytest.raises(SystemExit):
+        main(["status", "--project", str(settings.root)])
+    return capsys.readouterr().out
+
+
+def test_a_status_shows_what_was_refused_and_what_readers_see(
+    sales: Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = (sales.root / sales.project / "tables.py").read_text()
+    dated = text.replace("import references", "import by, references").replace(
+        'key="id")])', 'key="id")], partition_by=by("product", parts=4))'
+    )
+    assert dated != text
+    (sales.root / sales.project / "tables.py").write_text(dated)
+    write_sales(sales, 1, 7)
+    with pytest.raises(Refused):
+        run(sales)
+    shown = show_status(sales, capsys)
+    assert "Readers see no rows of it. To see the failing rows: headrace check tables sold" in shown
+    write_sales(sales, 1, 2)
+    run(sales)
+    assert "refused" not in show_status(sales, capsys)
+    write_sales(sales, 1, 2, 3)
+    with pytest.raises(Refused):
+        run(sales)
+    shown = show_status(sales, capsys)
+    (partition,) = headrace.project(sales.root).failing_rows("sold").to_polars()["_partition"]
+    assert f"An audit refused rows of sold (partition {partition}):" in shown
+    assert "references product → products (id): 1 rows have a value that is not a key" in shown
+    assert "Readers see its rows of" in shown
+    assert "headrace build sold" in shown
+    with Workspace(sales) as workspace:
+        (table,) = [table for table in status(workspace).tables if table.table == "sold"]
+    assert (table.rows, len(table.refused), table.refused_partitions) == (2, 1, (partition,))
+    write_stock(sales, 1, 2, 3)
+    run(sales)
+    assert "refused" not in show_status(sales, capsys)
 
 
 def test_a_lost_key_fails_the_build_until_it_is_corrected(sales: Settings, check: Check) -> None:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import re
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
+import psycopg
 import pytest
 from tests import tiny
 
@@ -122,6 +126,84 @@ def test_a_column_goes_if_its_readers_were_edited_with_it(project: Settings) -> 
     build(workspace, ["totals", "labels"])
     assert "tax" not in workspace.lake.table("passed").schema().names
     assert workspace.lake.table("totals").schema().names == ["shop", "paid"]
+
+
+VIEWS = """
+    return {
+        "taxes": "select sum(tax) as tax from fact_sales",
+        "taxed": "select count(*) as days from taxes where tax > 0",  # reads the column through another view
+        "everything": "select * from fact_sales join dim_item using (item_key)",
+        "named_alike": "select 1 as tax, sum(paid) as paid from fact_sales -- of tax",
+        "broken": "select nothing from fact_sales",
+    }
+"""
+
+
+def test_views_that_read_lost_columns_are_named_and_nothing_is_built(
+    project: Settings, empty_database: str
+) -> None:
+    with (project.root / "headrace.toml").open("a") as file:
+        file.write(f'[profile.local]\ndatabases = {{ warehouse = "{empty_database}" }}\n')
+    before = state(project)
+    readers = [(', pl.col("tax").sum()', ""), ('target="tax"', 'target="paid"')]
+    whole_fact = ('references={"item": items}, columns=["paid"]', 'references={"item": items}')
+    workspace = edit(
+        project,
+        (TAX, ""),
+        *readers,
+        whole_fact,
+        ('"item", "tax"', '"item"'),
+        ("    return {}\n", VIEWS),
+    )
+    for arguments in ({"dry_run": True}, {}):
+        with pytest.raises(Refused) as refused:
+            build(workspace, **arguments)
+        views = (
+            "is read by view taxes of publication warehouse ({0}), view taxed of publication warehouse ({0})"
+        )
+        place = project.root / "tiny" / "tables.py"
+        line = f"column 'tax' of table sales is not one of its columns any more, and {views}"
+        assert re.sub(rf"{re.escape(str(place))}:\d+|tiny/tables.py:\d+", "{0}", refused.value.what) == line
+    assert state(project) == before
+    with psycopg.connect(empty_database) as connection:
+        schemas = "select count(*) from pg_namespace where nspname like 'warehouse%'"
+        assert connection.execute(schemas).fetchone() == (0,)
+    workspace = edit(
+        project,
+        ("sum(tax) as tax from", "sum(paid) as tax from"),
+        ('        "broken": "select nothing from fact_sales",\n', ""),
+    )
+    build(workspace, ["warehouse", "totals", "labels"])
+    with psycopg.connect(empty_database) as connection:
+        assert connection.execute("select days from warehouse.taxed").fetchone() == (1,)
+
+
+QUERY = """
+from headrace import query, table
+
+prices = query("prices", "select id, price from prices", database="old")
+
+@table(reads=prices)
+def spent(rows):
+    return rows.select(pl.col("price").sum())
+"""
+
+
+def test_what_reads_a_column_that_a_query_loses_is_named(tmp_path: Path) -> None:
+    root = tiny.write(tmp_path / "project", f"import polars as pl\n{QUERY}")
+    with (root / "headrace.toml").open("a") as file:
+        file.write('[profile.local]\ndatabases = { old = "sqlite:old.db" }\n')
+    with closing(sqlite3.connect(root / "old.db")) as connection, connection:
+        connection.executescript("create table prices (id, price); insert into prices values (1, 3), (2, 4)")
+    settings = load_settings(root)
+    build(Workspace(settings))
+    workspace = edit(settings, ("select id, price from", "select id, price as cost from"))
+    with pytest.raises(Refused, match=r"column 'price' of table prices is not .* is read by table spent"):
+        build(workspace)
+    workspace = edit(settings, ('pl.col("price")', 'pl.col("cost")'))
+    build(workspace)
+    assert workspace.lake.table("spent").scan().collect().rows() == [(7,)]
+    tiny.forget()
 
 
 def test_a_rename_alone_makes_no_row_of_its_table(project: Settings) -> None:

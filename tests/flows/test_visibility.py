@@ -9,7 +9,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.flows.builds import call
 from tests.tiny import edit, write
@@ -24,7 +24,7 @@ from headrace.flows.events.drop_table import drop_table
 from headrace.flows.project.status import status
 from headrace.kernel.errors import CallError, HeadraceError, Refused
 from headrace.lake import maintain
-from headrace.lake.visible import TABLE, read_record
+from headrace.lake.visible import TABLE, VisibleRecord, read_record
 from headrace.tables.range import BuildRange
 from headrace.workspace import Workspace
 
@@ -339,45 +339,92 @@ def test_rows_of_another_program_are_not_visible(shop: Settings) -> None:
     assert newest(shop, "users") == 7
 
 
+NUMBERS = st.integers(0, 5)
+
+
+@settings(max_examples=400)
 @given(
     names=st.integers(1, 6),
-    edges=st.sets(st.tuples(st.integers(0, 5), st.integers(0, 5))),
-    before=st.dictionaries(st.integers(0, 5), st.integers(0, 2)),
-    built=st.dictionaries(st.integers(0, 5), st.integers(0, 2)),
-    stale=st.sets(st.integers(0, 5)),
+    edges=st.sets(st.tuples(NUMBERS, NUMBERS)),
+    past_edges=st.sets(st.tuples(NUMBERS, NUMBERS)),
+    before=st.dictionaries(NUMBERS, st.integers(0, 2)),
+    built=st.dictionaries(NUMBERS, st.integers(0, 2)),
+    stale=st.sets(NUMBERS),
 )
 def test_the_most_tables_become_visible_that_can(
     names: int,
     edges: set[tuple[int, int]],
+    past_edges: set[tuple[int, int]],
     before: dict[int, int],
     built: dict[int, int],
     stale: set[int],
 ) -> None:
-    """The oracle tries all sets of changed tables: none of a set may be stale, or be related to a table that
-    readers see and that is stale, or changed and not in the set. The union of all such sets is one."""
+    """The oracle tries all sets of changed tables. None of a set may be stale, or be related to a table that
+    holds it up: one that readers see and that is stale, or changed and not in the set; one with whose rows the
+    visible rows of such a table were made; or one that is changed, not in the set, and held up itself. The
+    union of all such sets is one."""
     text = [f"t{number}" for number in range(6)]
-    pairs = {(a % names, b % names) for a, b in edges if a % names != b % names}
-    related = {
-        name: {text[b] for a, b in pairs | {(b, a) for a, b in pairs} if text[a] == name} for name in text
-    }
+    pairs = {(text[a % names], text[b % names]) for a, b in edges if a % names != b % names}
+    related = {name: {b for a, b in pairs | {(b, a) for a, b in pairs} if a == name} for name in text}
     seen_before = {text[t]: snapshot for t, snapshot in before.items() if t < names}
+    recorded = {name: sorted(text[b] for a, b in past_edges if text[a] == name) for name in seen_before}
     newest_now = {text[t]: snapshot for t, snapshot in built.items() if t < names}
     late = {text[t]: "late" for t in stale if t < names}
     changed = {name for name, snapshot in newest_now.items() if seen_before.get(name) != snapshot}
+
+    def is_held_up(name: str, holding: set[str]) -> bool:
+        return any(name in related[other] or name in recorded.get(other, ()) for other in holding)
+
+    def can_be_seen(chosen: set[str]) -> bool:
+        holding = seen_before.keys() & ((changed - chosen) | late.keys())
+        while more := {name for name in changed - chosen - holding if is_held_up(name, holding)}:
+            holding |= more
+        return not chosen & late.keys() and not any(is_held_up(name, holding) for name in chosen)
+
     sets = [set(c) for size in range(len(changed) + 1) for c in combinations(sorted(changed), size)]
-    ready = set().union(
-        *(
-            chosen
-            for chosen in sets
-            if not chosen & late.keys()
-            and all(
-                not related[name] & seen_before.keys() & ((changed - chosen) | late.keys()) for name in chosen
-            )
-        )
-    )
-    record = advance(seen_before, newest_now, late, related)
+    ready = set().union(*(chosen for chosen in sets if can_be_seen(chosen)))
+    record = advance(VisibleRecord(seen_before, {}, recorded), newest_now, late, related, related)
     assert record.tables == {**seen_before, **{name: newest_now[name] for name in ready}}
     assert record.waiting == dict.fromkeys(changed - ready, "late")
+    present = ready | (newest_now.keys() - changed - late.keys())
+    assert record.made_with == {**recorded, **{name: sorted(related[name]) for name in present}}
+
+
+def test_a_new_table_that_waits_holds_up_what_was_made_from_it() -> None:
+    related = {"old": {"new"}, "new": {"old", "last"}, "last": {"new"}}
+    built = {"old": 2, "new": 1, "last": 1}
+    record = advance(VisibleRecord({"old": 1}), built, {"old": "it failed"}, related, {})
+    assert (record.tables, record.waiting) == ({"old": 1}, dict.fromkeys(built, "it failed"))
+    record = advance(VisibleRecord({"old": 1}), built, {"new": "it failed"}, related, {})
+    assert record.tables == {"old": 2, "last": 1}  # nothing old of a new table can stand beside them
+
+
+def test_what_the_visible_rows_of_a_failed_table_were_made_with_waits_after_an_edit_too() -> None:
+    was = {"facts": ["users"], "users": []}
+    before = VisibleRecord({"facts": 1, "users": 1}, {}, was)
+    record = advance(before, {"facts": 1, "users": 2}, {"facts": "it failed"}, {}, {"facts": [], "users": []})
+    assert record == VisibleRecord(before.tables, {"users": "it failed"}, was)
+    record = advance(record, {"facts": 2, "users": 2}, {}, {}, {"facts": [], "users": []})
+    assert record == VisibleRecord({"facts": 2, "users": 2}, {}, {"facts": [], "users": []})
+
+
+def test_a_table_that_was_edited_and_fails_holds_up_what_its_visible_rows_were_made_with(
+    shop: Settings,
+) -> None:
+    run(shop)
+    text = (shop.root / shop.project / "tables.py").read_text()
+    audits = 'audits=[references("user", "users", key="user"), satisfies(Once)])\ndef facts(rows):\n'
+    assert audits in text
+    (shop.root / shop.project / "tables.py").write_text(
+        text.replace(audits, "audits=[satisfies(Once)])\ndef facts(rows):\n    return rows.select(1 / 0)\n")
+    )
+    write_version(shop, 2)
+    with pytest.raises(HeadraceError, match="facts failed"):
+        run(shop)
+    assert seen(shop) == [1, 1, 1, 2]
+    (shop.root / shop.project / "tables.py").write_text(text.replace(audits, "audits=[])\ndef facts(rows):\n"))
+    run(shop)
+    assert seen(shop) == [2, 2, 2, 2]
 
 
 def test_errors_of_the_catalog_end_a_build(shop: Settings) -> None:

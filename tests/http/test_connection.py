@@ -273,6 +273,64 @@ def test_data_after_an_ignored_upgrade_does_no_harm(server: HttpServer) -> None:
     assert send_requests(server, 1) == [200]
 
 
+@pytest.mark.parametrize(
+    "wish",
+    [
+        b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQCAAAAAAIAAAAA\r\n",
+        b"Connection: upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n",
+        b"Upgrade: TLS/1.2, x\r\nUpgrade: y\r\nConnection: keep-alive, Upgrade\r\n",
+    ],
+    ids=["h2c", "websocket", "two"],
+)
+@pytest.mark.parametrize("size", [1, 7, 1_000])
+def test_a_request_for_an_upgrade_is_answered_with_its_body_and_the_next_one_too(
+    server: HttpServer, wish: bytes, size: int
+) -> None:
+    asked = HEAD.replace(b"Host", wish + b"Host")
+    chunked = asked.replace(b"Content-Length: 9", b"Transfer-Encoding: chunked")
+    chunks = b"3\r\n[1,\r\n2\r\n2]\r\n0\r\n\r\n"
+    sent = asked + b"[1,2,3,4]" + chunked + chunks + WHOLE.replace(b"Host", wish + b"Host") + LAST
+    with connect_clients(server, 1, b"") as (client,):
+        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for begin in range(0, len(sent), size):
+            client.sendall(sent[begin : begin + size])
+        answers = read_answers(client)
+    assert answers == [(200, {"got": 9}), (200, {"got": 5}), (200, {"got": 0}), (200, {"got": 0})]
+
+
+def read_answers(client: socket.socket) -> list[tuple[int, dict[str, object]]]:
+    """The status and the content of each response until the server closes the connection."""
+    parts = read_all(client).split(b"HTTP/1.1 ")[1:]
+    return [(int(part[:3]), json.loads(part.partition(b"\r\n\r\n")[2])) for part in parts]
+
+
+@pytest.mark.parametrize(
+    "junk",
+    [
+        b"\x00\x01\r\n\r\n",
+        b"CONNECT localhost:1 HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        HEAD.replace(b"Content-Length: 9", b"Transfer-Encoding: chunked") + b"2\r\n[]\r\nzz\r\n",
+    ],
+    ids=["bytes", "connect", "chunk"],
+)
+def test_complete_requests_have_their_answers_before_what_follows_is_refused(
+    server: HttpServer, app: App, junk: bytes
+) -> None:
+    wait = HEAD.replace(b"/ ", b"/wait ", 1) + b"[1,2,3,4]"
+    with connect_clients(server, 1, wait + WHOLE + junk) as (client,):
+        until(lambda: app.waiting == 1)
+        app.finish.set()
+        *answers, (last, content) = read_answers(client)
+    assert answers == [(200, {"got": 9}), (200, {"got": 0})]
+    assert (last, content.keys()) == (400, {"error"})
+    assert send_requests(server, 1) == [200]
+
+
+def test_after_the_last_request_junk_has_no_answer(server: HttpServer) -> None:
+    with connect_clients(server, 1, LAST + b"\x00\r\n\r\n") as (client,):
+        assert read_answers(client) == [(200, {"got": 0})]
+
+
 def test_a_websocket_of_another_server_is_closed() -> None:
     sent: list[object] = []
 

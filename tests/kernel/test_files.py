@@ -14,6 +14,7 @@ from headrace.kernel.files import (
     create_file,
     move_into_place,
     remove_dead_drafts,
+    remove_path,
     replace_file,
     write_file,
 )
@@ -110,3 +111,14 @@ def test_a_draft_that_is_written_now_is_not_removed(tmp_path: Path) -> None:
         assert draft.exists()
     assert path.read_text() == "first"
     os.close(descriptor)
+
+
+def test_whatever_is_at_a_path_is_removed(tmp_path: Path) -> None:
+    folder, file, link = tmp_path / "folder", tmp_path / ".DS_Store", tmp_path / "link"
+    (folder / "in").mkdir(parents=True)
+    (kept := tmp_path / "kept").mkdir()
+    file.touch()
+    link.symlink_to(kept)
+    for path in (folder, file, link, tmp_path / "nothing"):
+        remove_path(path)
+    assert list(tmp_path.iterdir()) == [kept]

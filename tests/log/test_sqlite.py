@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sqlite3
+import subprocess
+import sys
 from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
@@ -10,9 +14,47 @@ from pathlib import Path
 import pytest
 from tests.wal_locks import hold_wal_locks
 
+from headrace.kernel import faults
 from headrace.kernel.errors import Unavailable
 from headrace.log.sqlite import connection, writer
 from headrace.log.sqlite.log import SqliteLog
+
+CREATOR = """
+import sys
+from headrace.log.sqlite.log import SqliteLog
+SqliteLog(sys.argv[1]).create("events")
+"""
+
+
+def start_creator(folder: Path, fault: str) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-c", CREATOR, str(folder)], env={**os.environ, faults.VARIABLE: fault}
+    )
+
+
+def test_a_draft_of_a_killed_process_is_removed_at_the_next_start(tmp_path: Path) -> None:
+    assert start_creator(tmp_path, "log.before_topic").wait(60) == -signal.SIGKILL
+    (draft,) = tmp_path.iterdir()
+    draft.with_name(draft.name + "-journal").touch()  # of a kill in the midst of it
+    log = SqliteLog(str(tmp_path))
+    assert list(tmp_path.iterdir()) == []
+    log.create("events")
+    assert [path.name for path in tmp_path.iterdir()] == ["events.db"]
+    log.close()
+
+
+def test_a_draft_that_a_process_writes_is_not_removed(tmp_path: Path) -> None:
+    creator = start_creator(tmp_path, "log.before_topic:1:STOP")
+    try:
+        assert os.WIFSTOPPED(os.waitpid(creator.pid, os.WUNTRACED)[1])
+        drafts = list(tmp_path.iterdir())
+        SqliteLog(str(tmp_path)).close()
+        assert (len(drafts), list(tmp_path.iterdir())) == (1, drafts)
+        creator.send_signal(signal.SIGCONT)
+        assert creator.wait(60) == 0
+    finally:
+        creator.kill()
+    assert [path.name for path in tmp_path.iterdir()] == ["events.db"]
 
 
 def test_file_locked_by_another_process_is_unavailable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -54,7 +54,7 @@ class Run:
 
     def __init__(self, settings: Settings) -> None:
         self.settings, self.reports = settings, list[str]()
-        self.scheduler = Scheduler(settings, {}, lambda _: {}, self.reports.append)
+        self.scheduler = Scheduler(settings, lambda _: {}, self.reports.append)
 
     def runs(self, name: str) -> list[ScheduleRun]:
         return list(read_schedule_states(self.settings)[name].runs)
@@ -144,10 +144,7 @@ def test_a_catalog_that_cannot_be_read_is_reported_once_by_each_schedule(tmp_pat
     catalog, reports = settings.place("lake", "catalog.db"), list[str]()
     catalog.parent.mkdir(parents=True)
     scheduler = Scheduler(
-        settings,
-        {"orders": "orders"},
-        lambda names: rows_snapshot_ids(lake.open(settings), names),
-        reports.append,
+        settings, lambda topics: rows_snapshot_ids(lake.open(settings), topics), reports.append
     )
     for _ in range(2):
         reports.clear()

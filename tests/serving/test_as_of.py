@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 import pytest
 from tests.events.customers import NOON, change
-from tests.flows.logged_project import make_logged_project, mean_prices, put_events
+from tests.flows.logged_project import make_logged_project, mean_prices, plan_with_clicks, put_events
 from tests.serving.running import run_endpoint
 from tests.serving.small_project import DAY, put_release
 from tests.tables.changes_shop import Shop
@@ -18,8 +18,11 @@ from tests.until import until
 
 from headrace.features.offline.point_in_time import join
 from headrace.features.plan import AsOfView, EntityKey, FeaturePlan, FeatureRef, PlanField
+from headrace.kernel.errors import Unavailable
+from headrace.kernel.properties import HISTORY
 from headrace.kernel.time import from_micros, micros, now
 from headrace.serving.as_of.history import History
+from headrace.serving.errors import NoHistory
 from headrace.serving.release import Arm
 from headrace.training.trainers.folder import load_model
 from headrace.workspace import Workspace
@@ -156,6 +159,32 @@ def test_the_version_of_that_time_answers(logged, ask):
 def test_a_moment_that_cannot_be_answered_is_named(ask, moment, query, status, message):
     answer = ask(moment, {"user_id": 1, "product_id": 7, "price": 9.0}, **query)
     assert (answer.status_code, message in answer.json()["error"]["message"]) == (status, True), answer.text
+
+
+def test_a_window_before_the_first_event_is_no_count_of_0(logged):
+    settings, _, _ = logged
+    features = pl.DataFrame({"facts__views": [3.0, None], "recent__clicks": [0.0, 0.0]})
+    with Workspace(settings) as workspace:
+        first = workspace.lake.table("clicks").scan().filter("_valid").select(pl.col("at").min()).collect()
+        history, plan = History(workspace.lake, workspace.log), plan_with_clicks()
+        for moment in (first.item() - timedelta(days=400), first.item()):
+            with pytest.raises(NoHistory, match="table 'clicks', which the features of view 'recent'"):
+                history.check_begins(plan, features, moment)
+        history.check_begins(plan, features, first.item() + timedelta(microseconds=1))
+
+
+def test_history_that_is_not_ingested_is_waited_for_whenever_it_happened(logged):
+    """An event that is loaded as history counts from its own time, which is not that of its arrival."""
+    settings, predictions, _ = logged
+    moment = predictions[-1].at
+    with Workspace(settings) as workspace:
+        history = History(workspace.lake, workspace.log)
+        workspace.log.create("later")
+        workspace.log.append("later", [b"{}"])
+        history._check_topic("later", "later", moment)
+        workspace.log.append("later", [b"{}"], headers=[{HISTORY: b"1"}])
+        with pytest.raises(Unavailable, match="topic later is not ingested up to"):
+            history._check_topic("later", "later", moment)
 
 
 def test_an_invalid_instance_is_named(logged, ask):

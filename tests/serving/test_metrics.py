@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from contextlib import closing
+from errno import ENOSPC
+from random import Random
 
 import pyarrow as pa
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from tests.serving.running import INSTANCE, run_endpoint
 from tests.serving.small_project import DAY, make_project, plan_of, put_bundle, put_features, put_release
@@ -14,7 +17,9 @@ from headrace.features import online
 from headrace.features.online import RowPosition, StreamPosition
 from headrace.features.online.lookup import ViewRead
 from headrace.features.plan import AggregateFunction, Aggregation, FeatureRef, PlanField, WindowedView
+from headrace.kernel.files import write_file
 from headrace.kernel.position import LogPosition
+from headrace.serving import metrics_slot
 from headrace.serving.metrics import Metrics, to_text
 from headrace.serving.metrics_slot import MetricsSlot, clear_metrics
 from headrace.serving.models import Models
@@ -196,6 +201,82 @@ def test_a_replica_counts_on_where_the_one_before_in_its_slot_ended(tmp_path) ->
     last = MetricsSlot(tmp_path)
     assert last.counts.failed_shadows == 0
     last.close(last.counts)
+
+
+def list_counters(slot: MetricsSlot, metrics: Metrics) -> dict[object, float]:
+    return samples_of(to_text(slot.sum(metrics.counts), {}).decode())
+
+
+def assert_none_falls(before: dict[object, float], after: dict[object, float]) -> None:
+    fallen = {name: (value, after.get(name)) for name, value in before.items() if value > after.get(name, -1)}
+    assert fallen == {}
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_no_counter_falls_while_replicas_end_die_and_start(tmp_path, seed: int) -> None:
+    draw = Random(seed)
+    replicas: list[tuple[MetricsSlot, Metrics]] = []
+    last: dict[object, float] = {}
+    counted = 0
+    unwritten: dict[MetricsSlot, int] = {}
+    for _ in range(300):
+        step = draw.choice(["count", "count", "count", "scrape", "scrape", "write", "start", "end", "kill"])
+        if step == "start" or not replicas:
+            slot = MetricsSlot(tmp_path)
+            replicas.append((slot, Metrics(slot.counts)))
+            unwritten[slot] = 0
+        slot, metrics = draw.choice(replicas)
+        if step == "count":
+            arm = metrics.arm("purchase", draw.randrange(3), draw.choice(["champion", "canary"]))
+            arm.count(draw.random(), draw.random(), [["x"]])
+            arm.views.count(0, {"facts": ViewRead(2, 1, draw.random() / 3, 7)}, [])
+            metrics.count_answer(200, draw.random() / 7)
+            counted, unwritten[slot] = counted + 1, unwritten[slot] + 1
+        if step in ("write", "scrape", "end"):
+            unwritten[slot] = 0
+        if step == "write":
+            slot.write(metrics.counts)
+        if step == "scrape":
+            scraped = list_counters(slot, metrics)
+            assert_none_falls(last, scraped)
+            last = scraped
+            assert scraped.get(("headrace_predict_seconds_count", ()), 0) == counted - sum(unwritten.values())
+        if step in ("end", "kill"):
+            if step == "end":
+                slot.close(metrics.counts)
+            slot._lock.close()  # as the kernel does when a process is killed
+            counted -= unwritten.pop(slot)
+            replicas.remove((slot, metrics))
+            if step == "end":  # a request that was still in progress
+                slot.write(metrics.counts)
+    for slot, metrics in replicas:
+        slot.close(metrics.counts)
+
+
+def test_a_request_that_is_counted_during_a_scrape_is_not_taken_back(tmp_path, monkeypatch) -> None:
+    first, second = MetricsSlot(tmp_path), MetricsSlot(tmp_path)
+    busy, other = Metrics(first.counts), Metrics(second.counts)
+    count_one_request(busy, "facts")
+
+    def write_and_count(path, content, **options) -> None:
+        write_file(path, content, **options)
+        count_one_request(busy, "facts")
+
+    monkeypatch.setattr(metrics_slot, "write_file", write_and_count)
+    scraped = list_counters(first, busy)
+    monkeypatch.undo()
+    assert_none_falls(scraped, list_counters(second, other))
+    monkeypatch.setattr(metrics_slot, "write_file", fail_to_write)
+    count_one_request(busy, "facts")
+    scraped = list_counters(first, busy)
+    monkeypatch.undo()
+    assert_none_falls(scraped, list_counters(second, other))
+    for slot, metrics in ((first, busy), (second, other)):
+        slot.close(metrics.counts)
+
+
+def fail_to_write(*_: object, **__: object) -> None:
+    raise OSError(ENOSPC, "No space left on device")
 
 
 def test_a_file_that_a_crash_of_the_machine_left_empty_counts_nothing(tmp_path) -> None:

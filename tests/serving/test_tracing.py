@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from itertools import product
 from pathlib import Path
 from random import seed
 
@@ -107,6 +108,49 @@ def test_a_share_of_the_requests_is_traced_and_each_that_its_client_traces(proje
     assert names[1.0] == dict.fromkeys(whole, 200)
     assert len(set(names[0.25].values())) == 1, "a request is traced whole or not at all"
     assert 15 < names[0.25]["model"] < 90  # outside by chance once in 10^9
+
+
+def test_only_a_valid_traceparent_is_taken_up(project):
+    """As W3C Trace Context says. A later version may add fields, and is read as far as it is known."""
+    valid = [
+        CLIENT,
+        f"01-{TRACE}-{PARENT}-01",
+        f"01-{TRACE}-{PARENT}-01-what-comes",
+        f"fe-{TRACE}-{PARENT}-01-x",
+    ]
+    invalid = [
+        "",
+        "00",
+        "é" * 55,
+        f"{CLIENT}-extra",
+        f"ff-{TRACE}-{PARENT}-01",
+        f"01-{TRACE}-{PARENT}-01.x",
+        f"01-{TRACE}-{PARENT}-011",
+        f"00-{'0' * 32}-{PARENT}-01",
+        f"00-{TRACE}-{'0' * 16}-01",
+        f"00-{TRACE.upper()}-{PARENT}-01",
+        f"00-{TRACE[:-1]}-{PARENT}-01",
+        f"00-{TRACE}-{PARENT}-0",
+        f"00-{TRACE}-{PARENT}-zz",
+        CLIENT * 20,
+    ]
+    exporter, provider = InMemorySpanExporter(), TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    with run_endpoint(project, tracer=RequestTracer(provider, 0.0)) as client:
+        for parent, state in product(valid + invalid, ("a=1,b=2", "é=\xff", ",;=", "a=" + "x" * 9_000)):
+            exporter.clear()
+            headers = {"traceparent": parent.encode(), "tracestate": state.encode()}
+            assert client.post("/predict/purchase", json=INSTANCE, headers=headers).status_code == 200
+            traces = {(span.context.trace_id, span.context.is_valid) for span in exporter.get_finished_spans()}
+            assert traces == ({(int(TRACE, 16), True)} if parent in valid else set()), parent
+        exporter.clear()
+        twice = [("traceparent", CLIENT), ("traceparent", CLIENT.replace("b7", "b8"))]
+        assert client.post("/predict/purchase", json=INSTANCE, headers=twice).status_code == 200
+        assert exporter.get_finished_spans() == ()
+        several = [("traceparent", CLIENT), ("tracestate", "a=1"), ("tracestate", "b=2")]
+        assert client.post("/predict/purchase", json=INSTANCE, headers=several).status_code == 200
+        states = {span.context.trace_state.to_header() for span in exporter.get_finished_spans()}
+        assert states == {"a=1,b=2"}
 
 
 @pytest.mark.parametrize("address", ["localhost:4318", "ftp://localhost", "http://", "http://a:b@localhost"])

@@ -18,6 +18,7 @@ from tests.lineage.conformance import make_event_check
 from headrace.config.settings import load_settings
 from headrace.declare.audits import Audit, fresh_within, references, rows_like_before, satisfies
 from headrace.declare.partitioning import by, day
+from headrace.declare.reserved import FAILING_ROW_COLUMNS
 from headrace.declare.table import Table, table
 from headrace.kernel.errors import CallError, ProjectError, Refused
 from headrace.kernel.run import RunEvent, record_with
@@ -432,6 +433,25 @@ class TestRules:
         with pytest.raises(Refused, match=r"unique user: 1 keys are in several partitions, .*\{'user': 2\}"):
             build(project, lake, "clean")
         assert failing_users(lake, "clean") == [2, 2]
+
+
+@pytest.mark.parametrize("column", sorted(FAILING_ROW_COLUMNS))
+class TestColumnsOfFailingRows:
+    def test_a_table_with_audits_cannot_have_them(self, project: Project, lake: Lake, column: str) -> None:
+        def rename(rows: pl.LazyFrame) -> pl.LazyFrame:
+            return rows.select("user", pl.col("name").alias(column))
+
+        declare(project, "people", references("user", "people", severity="warn"), function=rename)
+        with pytest.raises(ProjectError, match=f"'{column}' is a column that Headrace adds") as caught:
+            build(project, lake, "people")
+        assert "another name in the function" in str(caught.value.remedy)
+        declare(project, "people", function=rename)
+        assert build(project, lake, "people").rows == 2
+
+    def test_a_schema_cannot_have_them(self, column: str) -> None:
+        schema = type("Named", (dy.Schema,), {column: dy.String()})
+        with pytest.raises(ProjectError, match=f"'{column}' is a column that Headrace adds .*failing rows"):
+            table(reads="other", schema=schema)(lambda rows: rows)
 
 
 BUILDER = """

@@ -136,6 +136,16 @@ def test_rows_from_the_cursor_on_replace_those_of_the_same_range(shop: Shop) -> 
     assert shop.rows(orders) == shop.oracle()
 
 
+@pytest.mark.parametrize("end", [";", " -- the newest", "\n;\n"])
+def test_a_query_may_end_with_a_semicolon_or_a_comment(shop: Shop, end: str) -> None:
+    orders = query("orders", f"{SQL}{end}", database="shop", cursor="id", overlap=0)
+    shop.execute("insert into orders values (1, 1, 'a')")
+    shop.build(orders)
+    shop.execute("insert into orders values (2, 1, 'b')")
+    assert shop.build(orders).what == "read 2 rows from id 1 on"
+    assert shop.rows(orders) == shop.oracle()
+
+
 def test_a_changed_row_replaces_the_row_of_its_key(shop: Shop) -> None:
     orders = query("orders", SQL, database="shop", cursor="version", overlap=0, key="id")
     generator = random.Random(7)

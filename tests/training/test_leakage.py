@@ -58,6 +58,13 @@ def test_classes_are_scored_by_the_errors_that_are_avoided():
     assert scores["noise"].score < 0.1
 
 
+def test_a_class_that_is_mistaken_more_often_than_by_the_most_frequent_one_scores_below_0():
+    kinds = ["a", "a"] * 30 + ["b", "b"] * 20  # every other row is scored
+    turned = ["x", "y"] * 30 + ["y", "x"] * 20  # x is a where it is learned, and b where it is scored
+    row = score("multiclass", kinds, turned=turned)["turned"]
+    assert (row.score, row.leaks) == (1 - 50 / 20, False)  # 50 errors; the most frequent class makes 20
+
+
 def test_a_feature_without_any_value_scores_as_chance():
     row = score("binary", BOUGHT, empty=pl.Series([None] * ROWS, dtype=pl.Float64))["empty"]
     assert (row.score, row.share, row.leaks) == (0.5, 0.0, False)

@@ -17,6 +17,7 @@ from headrace.kernel.time import format_age, now
 __all__ = ["status"]
 
 _FAILURES = 3  # of a table
+_PARTITIONS = 3  # that a refusal names
 
 
 @command("status", example="headrace status\nheadrace status --profile prod --json")
@@ -54,6 +55,8 @@ def _print(state: Status) -> None:
     for table in state.tables:
         if table.waiting:
             click.echo(f"  Readers do not see the newest rows of {table.table} yet: {table.waiting}")
+        if table.refused:
+            _print_refusal(table)
         if table.failed_rows:
             rows_fail = "1 row" if table.failed_rows == 1 else f"{table.failed_rows:,} rows"
             click.echo(f"  {table.table} leaves out {rows_fail} that its function fails on, for example:")
@@ -62,6 +65,18 @@ def _print(state: Status) -> None:
     if state.undeclared:
         click.echo(f"\nTables that are no longer declared: {', '.join(state.undeclared)}")
         click.echo(f"  To delete one: headrace drop-table {state.undeclared[0]}")
+
+
+def _print_refusal(table: TableStatus) -> None:
+    names = table.refused_partitions
+    more = f" and {len(names) - _PARTITIONS} more" if len(names) > _PARTITIONS else ""
+    partitions = f" (partition {', '.join(names[:_PARTITIONS])}{more})" if names else ""
+    click.echo(f"  An audit refused rows of {table.table}{partitions}:")
+    for rule in table.refused:
+        click.echo(f"    {show.readable(rule)}")
+    seen = "no rows of it" if table.age is None else f"its rows of {format_age(table.age)}"
+    click.echo(f"    Readers see {seen}. To see the failing rows: headrace check tables {table.table}")
+    click.echo(f"    When the function or the data is corrected: headrace build {table.table}")
 
 
 def _made(table: TableStatus) -> str:

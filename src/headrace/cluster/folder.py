@@ -60,7 +60,8 @@ def remove_unused_folders() -> None:
 def remove_dead_sessions(folder: Path) -> None:
     """Removes the logs and sockets of each Ray whose starter has ended. Names of sessions end with its id."""
     for session in folder.glob("session_*_*"):
-        if not mark_of(int(session.name.rpartition("_")[2])):
+        starter = session.name.rpartition("_")[2]
+        if starter.isdecimal() and not mark_of(int(starter)):
             shutil.rmtree(session, ignore_errors=True)
 
 

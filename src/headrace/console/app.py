@@ -21,6 +21,7 @@ from headrace.flows.project.check_tables import check_table
 from headrace.flows.project.freshness import VerdictCounts, count_verdicts
 from headrace.flows.project.graph import graph
 from headrace.flows.project.graph_svg import to_svg
+from headrace.flows.project.schedules import schedule_status
 from headrace.flows.project.status import Status, status
 from headrace.flows.trace.lineage import lineage
 from headrace.flows.trace.why import why
@@ -52,6 +53,7 @@ def app(settings: Settings) -> App:
         Route("/graph", console.graph),
         Route("/runs", console.runs),
         Route("/runs/{id}", console.run),
+        Route("/schedules", console.schedules),
         Route("/models/{model}", console.model),
         Route("/lineage/{name}", console.lineage),
         Route("/predictions", console.find_prediction),
@@ -132,6 +134,10 @@ class Console:
                 raise CallError(f"run {run_id} does not exist")
             above = [upstream(store, dataset.kind, dataset.name, dataset.position) for dataset in run.inputs]
         return self._page("run.html", run=run, upstream=above)
+
+    def schedules(self, _request: Request) -> Response:
+        """The schedules: when each runs next, and how its last runs ended."""
+        return self._page("schedules.html", schedules=schedule_status(self._settings))
 
     def model(self, request: Request) -> Response:
         """A model's versions."""

@@ -15,6 +15,7 @@ from msgspec import Struct
 from headrace.declare.alerts import Alerts
 from headrace.declare.convert import to_duration, to_optional_duration, to_tuple
 from headrace.declare.place import Place
+from headrace.declare.reserved import EVENT_COLUMNS, refuse_reserved
 from headrace.kernel.errors import ProjectError
 from headrace.kernel.time import from_micros, micros
 
@@ -137,7 +138,8 @@ class event(_EventRules):  # noqa: N801  it is a decorator
             that matches an older struct is converted by this function.
 
     Raises:
-        ProjectError: a field that is named is not in the struct, `time` is not a datetime field, `dedup_within`
+        ProjectError: a field that is named is not in the struct, a field has the name of a column that Headrace
+            adds to a topic's table (`_valid`, ...), `time` is not a datetime field, `dedup_within`
             lacks `identity`, a duration, `oldest` or `timezone` is not valid, `time_formats` has two kinds
             of number, `version` is below 1, `forward` does not name two further topics, or the class or an
             older one is not a msgspec Struct.
@@ -190,6 +192,13 @@ class event(_EventRules):  # noqa: N801  it is a decorator
                     where=str(place),
                     remedy=f"Its fields are {', '.join(sorted(fields))}.",
                 )
+        refuse_reserved(
+            fields,
+            EVENT_COLUMNS,
+            "a topic's table",
+            str(place),
+            'Give the field another name in the class: valid: bool = field(name="_valid") reads `_valid`.',
+        )
         if get_type_hints(struct)[self.time] is not datetime:
             raise ProjectError(f"time={self.time!r} must be a field of type datetime", where=str(place))
 

@@ -14,6 +14,7 @@ from headrace.declare.convert import to_tuple
 from headrace.declare.event import Contract, contract_of
 from headrace.declare.partitioning import Partitioning
 from headrace.declare.place import Place
+from headrace.declare.reserved import FAILING_ROW_COLUMNS, refuse_reserved
 from headrace.declare.source import Source
 from headrace.kernel.errors import ProjectError
 
@@ -188,9 +189,18 @@ def check_audits(
 
     Raises:
         ProjectError: one is not an audit, is there twice, or names a column that the schema lacks; or it needs
-            the rows' time, and the table has neither partitions of time nor a named column.
+            the rows' time, and the table has neither partitions of time nor a named column; or the schema has a
+            column that Headrace adds to failing rows.
     """
     declared = tuple(audits) if isinstance(audits, (list, tuple)) else (audits,)
+    if schema is not None:
+        refuse_reserved(
+            schema.column_names(),
+            FAILING_ROW_COLUMNS,
+            "the failing rows of an audit",
+            str(place),
+            f"Give the column another name in the schema {schema.__name__} and in the table.",
+        )
     rules: set[str] = set()
     for audit in declared:
         if not isinstance(audit, Audit):

@@ -16,6 +16,7 @@ import logging
 import resource
 from typing import Any
 
+from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from headrace.http.asgi import IS_COMPLETE
@@ -91,6 +92,7 @@ class Connection(HttpToolsProtocol):
         self._awaits_head = False
         self._heads = 0  # of requests that have begun
         self._head_bytes = 0
+        self._refusal: tuple[int, str, str] | None = None  # waits for the answers to the requests before it
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
@@ -101,8 +103,11 @@ class Connection(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         if self._is_idle() and not self._awaits_head:
             self._await_head()  # also if the data is not a request yet, such as an empty line
+        if self._refusal is not None:
+            return
         head = self._heads
-        super().data_received(data)
+        self._unset_keepalive_if_required()
+        self._parse(data)
         if self._awaits_head and self._heads == head:
             self._head_bytes += len(data)
             if self._head_bytes > _HEAD_BYTES:
@@ -114,19 +119,27 @@ class Connection(HttpToolsProtocol):
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
+        if self.parser.should_upgrade():
+            return  # _parse parses the head once more without it, or refuses it
         self._awaits_head = False
         self._cancel_timer()
         self._waiting.add(self)  # for the body
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
+        if self.parser.should_upgrade():
+            return
         self._waiting.remove(self)
         self.scope[IS_COMPLETE] = True  # type: ignore[literal-required]  # ASGI lets a server add keys
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
+        is_last = not self.pipeline
         super().on_response_complete()
         self._unset_keepalive_if_required()  # uvicorn's timer ends with any byte, such as an empty line
+        if self._refusal is not None and is_last:
+            self._close_with(*self._refusal)
+            return
         if not self._is_idle():
             return  # the next request has arrived
         if self.cycle.more_body:
@@ -152,8 +165,33 @@ class Connection(HttpToolsProtocol):
         self._cancel_write_timer()
         super().resume_writing()
 
-    def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - the body is ours
-        self._refuse(400, "bad_request", "The request is not valid HTTP.")
+    def _parse(self, data: bytes) -> None:
+        rest = memoryview(data)
+        while True:
+            try:
+                self.parser.feed_data(rest)
+                return
+            except HttpParserUpgrade as upgrade:
+                if self.parser.get_method() != b"CONNECT":
+                    rest = rest[upgrade.args[0] :]
+                    self._parse_head_again()
+                    continue
+            except HttpParserError:
+                pass
+            self._refuse(400, "bad_request", "The request is not valid HTTP.")
+            return
+
+    def _parse_head_again(self) -> None:
+        """Parses the head without its `Upgrade`, with which the parser takes no body for HTTP."""
+        line = b"%s %s HTTP/%s\r\n" % (
+            self.parser.get_method(),
+            self.url,
+            self.parser.get_http_version().encode(),
+        )
+        headers = b"".join(b"%s: %s\r\n" % header for header in self.headers if header[0] != b"upgrade")
+        self.parser = HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn's own
+        self.parser.feed_data(line + headers + b"\r\n")
 
     def _is_idle(self) -> bool:
         """Whether no request is in progress."""
@@ -172,6 +210,21 @@ class Connection(HttpToolsProtocol):
             self._start_timer(_HEAD_SECONDS, self._time_out_head)
 
     def _refuse(self, status: int, code: str, message: str) -> None:
+        """Refuses what has arrived, once the complete requests before it have their answers."""
+        is_in_progress = not self._is_idle()
+        if is_in_progress and self.cycle.more_body:  # this request itself is refused
+            if self.pipeline:
+                self.pipeline.popleft()
+            else:
+                is_in_progress = False
+        if is_in_progress:
+            self._awaits_head = False
+            self._cancel_timer()
+            self._refusal = (status, code, message)
+        else:
+            self._close_with(status, code, message)
+
+    def _close_with(self, status: int, code: str, message: str) -> None:
         self._awaits_head = False
         self._cancel_timer()
         if self.transport.is_closing():

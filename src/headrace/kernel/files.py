@@ -8,6 +8,7 @@ written: one without a lock is what a killed process left.
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -20,12 +21,14 @@ __all__ = [
     "create_file",
     "move_into_place",
     "remove_dead_drafts",
+    "remove_path",
     "replace_file",
     "sync_folder",
     "write_file",
 ]
 
 _DRAFT = ".headrace"  # the end of a draft's name, `.NAME.HEX.headrace`
+_OF_DATABASE = ("-journal", "-wal", "-shm")  # the ends of files that SQLite keeps beside a draft
 
 
 def write_file(path: Path, content: bytes | str, *, mode: int = 0o666, sync: bool = True) -> None:
@@ -109,7 +112,17 @@ def remove_dead_drafts(folder: Path) -> None:
     for draft in folder.glob(f".*.????????{_DRAFT}"):
         with suppress(FileNotFoundError, PermissionError), draft.open("rb") as file:
             if try_lock_open(file.fileno()):
+                for end in _OF_DATABASE:
+                    draft.with_name(draft.name + end).unlink(missing_ok=True)
                 draft.unlink()
+
+
+def remove_path(path: Path) -> None:
+    """Removes a file, or a folder with all that is in it. Raises OSError: it may not be removed."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def move_into_place(draft: Path, path: Path) -> None:

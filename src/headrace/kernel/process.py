@@ -30,7 +30,7 @@ def mark_of(pid: int | None = None) -> str:
 def is_alive(mark: str) -> bool:
     """Whether the process with this mark still runs."""
     pid = mark.split(" ", 1)[0]
-    return pid.isdigit() and mark_of(int(pid)) == mark
+    return pid.isdecimal() and mark_of(int(pid)) == mark
 
 
 def memory_of(pid: int) -> int | None:

@@ -148,7 +148,8 @@ def _load_unmarked(load: Callable[[], Table], changes: FileChanges) -> Table:
 
 
 def _is_marked(table: Table) -> bool:
-    return any(name.startswith(FIRST) and int(name.removeprefix(FIRST)) > now_micros() for name in table.refs())
+    ends = (name.removeprefix(FIRST) for name in table.refs() if name.startswith(FIRST))
+    return any(int(end) > now_micros() for end in ends if end.isdecimal())
 
 
 def _try(table: Table, changes: FileChanges, commit_id: str) -> int:

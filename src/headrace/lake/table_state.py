@@ -49,13 +49,17 @@ class TableState(Struct, frozen=True):
 _MISSING = TableState(None, None, 0, None, {}, frozenset())
 
 
-def read_table_states(lake: Lake) -> dict[str, TableState]:
-    """Reads the current state of every table of the lake: table → state, sorted by table.
+def read_table_states(lake: Lake, tables: Iterable[str] | None = None) -> dict[str, TableState]:
+    """Reads the current state of tables that exist: table → state, sorted by table.
+
+    Args:
+        lake: the lake.
+        tables: their names; None: every table of the lake.
 
     Raises:
         Unavailable: the catalog is locked or cannot be reached.
     """
-    return _read_states(lake, lake.list_tables())
+    return _read_states(lake, lake.list_tables() if tables is None else sorted(tables))
 
 
 def current_snapshot_ids(lake: Lake, tables: Iterable[str]) -> dict[str, int | None]:

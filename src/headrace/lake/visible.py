@@ -49,10 +49,12 @@ class VisibleRecord(msgspec.Struct, frozen=True):
     Attributes:
         tables: table → its visible snapshot. A table that a build made and that is not in it is not visible.
         waiting: table whose newest rows are not visible yet → why.
+        made_with: table → the tables that its visible rows were made or audited with.
     """
 
     tables: dict[str, int] = {}
     waiting: dict[str, str] = {}
+    made_with: dict[str, list[str]] = {}
 
     def encode(self) -> str:
         """The record as JSON; equal records have equal texts."""
@@ -111,8 +113,9 @@ def hide_table(lake: Lake, name: str) -> None:
             return
         tables = {table: snapshot for table, snapshot in record.tables.items() if table != name}
         waiting = {table: why for table, why in record.waiting.items() if table != name}
+        made_with = {table: others for table, others in record.made_with.items() if table != name}
         try:
-            write_record(lake, VisibleRecord(tables, waiting), record)
+            write_record(lake, VisibleRecord(tables, waiting, made_with), record)
         except Conflict:
             continue
         return

@@ -37,19 +37,17 @@ class Scheduler:
 
     Args:
         settings: the settings of the project.
-        tables: topic → its table.
-        snapshots: returns table → the snapshot that wrote its rows.
+        snapshots: returns, for topics, table → the snapshot that wrote its rows (TopicTables.read_snapshots).
         report: called with a line about a run that failed, or why new events cannot be looked for.
     """
 
     def __init__(
         self,
         settings: Settings,
-        tables: Mapping[str, str],
         snapshots: Callable[[Sequence[str]], dict[str, int | None]],
         report: Callable[[str], None],
     ) -> None:
-        self._settings, self._tables, self._snapshots, self._report = settings, tables, snapshots, report
+        self._settings, self._snapshots, self._report = settings, snapshots, report
         self._running: tuple[Schedule, Child] | None = None
         self._problems: dict[str, str] = {}  # schedule → why new events could not be looked for
         before = read_schedule_states(settings)
@@ -113,7 +111,7 @@ class Scheduler:
         if not schedule.topics:
             return {}
         try:
-            snapshots = self._snapshots([self._tables[topic] for topic in schedule.topics])
+            snapshots = self._snapshots(schedule.topics)
         except HeadraceError as error:
             problem = str(error)
             if problem != self._problems.get(schedule.name):

@@ -47,7 +47,7 @@ class MetricsSlot:
         make_private(folder)
         self._lock, self._path = _take_slot(folder)
         self.counts = _read(self._path) or ReplicaCounts()
-        self._written = b""
+        self._written = _encode(self.counts)
         self._mutex = threading.Lock()
 
     def write(self, counts: ReplicaCounts) -> None:
@@ -55,34 +55,40 @@ class MetricsSlot:
 
         The file is not synced to the disk: only a crash of the machine loses it, and then all replicas end.
         """
+        self._write(counts)
+
+    def sum(self, counts: ReplicaCounts) -> ReplicaCounts:
+        """The sum of what is written of all slots, after the slot's counts are written.
+
+        It counts what any replica can read, so that no replica answers with lower counts afterwards; and the
+        slots in one order, because the sum of floating-point numbers depends on it.
+        """
+        content, total = self._write(counts), ReplicaCounts()
+        for path in sorted({*self._path.parent.glob("*.json"), self._path}):
+            slot = _decoder.decode(content) if path == self._path else _read(path)
+            if slot is not None:
+                total.add(slot)
+        return total
+
+    def close(self, counts: ReplicaCounts) -> None:
+        """Writes the counts and gives the slot up: nothing is written afterwards."""
+        self._write(counts)
         with self._mutex:
-            content = _encode(counts)
-            if content == self._written:
-                return
+            self._lock.close()
+
+    def _write(self, counts: ReplicaCounts) -> bytes:
+        """Writes the counts unless the slot is closed, and returns what is written of it."""
+        with self._mutex:
+            content = _encode(counts)  # of one moment
+            if content == self._written or self._lock.closed:
+                return self._written
             try:
                 write_file(self._path, content, sync=False)
             except OSError as error:
                 _log.warning("the counts of the metrics cannot be written: %s", error)
             else:
                 self._written = content
-
-    def sum(self, counts: ReplicaCounts) -> ReplicaCounts:
-        """The sum of the slot's counts and those of the other slots.
-
-        The slot's counts are written first, so that no replica answers with lower ones afterwards.
-        """
-        self.write(counts)
-        total = _decoder.decode(_encode(counts))  # a copy, of one moment
-        for path in sorted(self._path.parent.glob("*.json")):
-            others = None if path == self._path else _read(path)
-            if others is not None:
-                total.add(others)
-        return total
-
-    def close(self, counts: ReplicaCounts) -> None:
-        """Writes the counts and gives the slot up."""
-        self.write(counts)
-        self._lock.close()
+            return self._written
 
 
 def _take_slot(folder: Path) -> tuple[IO[str], Path]:

@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from headrace.config.settings import Settings
-from headrace.http.asgi import Scope, find_header
+from headrace.http.asgi import Scope
 from headrace.kernel.errors import ProjectError
 from headrace.kernel.extras import require
 
 if TYPE_CHECKING:
+    from opentelemetry.context import Context
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.trace import Span
 
@@ -33,7 +34,7 @@ class RequestTracer:
 
     Args:
         provider: what exports them.
-        share: the share of the requests without a `traceparent` that are traced.
+        share: the share of the requests without a valid `traceparent` that are traced.
     """
 
     def __init__(self, provider: TracerProvider, share: float = 1.0) -> None:
@@ -46,25 +47,35 @@ class RequestTracer:
     def trace_request(self, scope: Scope, route: str) -> AbstractContextManager[Span | None]:
         """Traces a request while the block runs, if its client does or the share has room for it.
 
-        The client's span is the parent, if the request names one. A request that is not traced costs a look at
-        its headers and a random number.
+        The client's span is the parent, if the request names one; a `traceparent` that is not valid counts as
+        none. A request that is not traced costs a look at its headers and a random number.
         """
-        if find_header(scope, b"traceparent") is None and random() >= self._share:  # noqa: S311
+        client = self._extract(scope)
+        if client is None and random() >= self._share:  # noqa: S311
             return nullcontext()
-        return self._trace(scope, route)
+        return self._trace(scope, route, client)
 
-    @contextmanager
-    def _trace(self, scope: Scope, route: str) -> Iterator[Span]:
-        from opentelemetry.trace import SpanKind, Status, StatusCode
+    def _extract(self, scope: Scope) -> Context | None:
+        """The client's trace; None: the request names none, or not as W3C Trace Context says."""
+        from opentelemetry.trace import get_current_span
 
         carrier = {
-            name: header.decode("latin-1")
+            name: [value.decode("latin-1") for key, value in scope["headers"] if key == name.encode()]
             for name in ("traceparent", "tracestate")
-            if (header := find_header(scope, name.encode())) is not None
         }
+        if len(carrier["traceparent"]) != 1:
+            return None
+        context = self._propagator.extract(carrier)
+        return context if get_current_span(context).get_span_context().is_valid else None
+
+    @contextmanager
+    def _trace(self, scope: Scope, route: str, client: Context | None) -> Iterator[Span]:
+        from opentelemetry.context import Context
+        from opentelemetry.trace import SpanKind, Status, StatusCode
+
         with self._tracer.start_as_current_span(
             f"{scope['method']} {route}",
-            context=self._propagator.extract(carrier),
+            context=Context() if client is None else client,
             kind=SpanKind.SERVER,
             attributes={"http.request.method": scope["method"], "http.route": route},
             record_exception=False,  # an error may quote the client's values

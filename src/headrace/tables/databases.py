@@ -55,9 +55,11 @@ class Database:
             ProjectError: the database refuses the query, or returns a type that cannot be read exactly.
         """
         arguments: Sequence[Any] = ()
+        sql = f"{sql}\n"  # its last line may be a comment
         if since is not None:
             column, parameter = _quote(since[0]), _PARAMETERS.get(self._driver, "?")
-            sql = f"select * from ({sql}) as headrace_query where {column} >= {parameter} or {column} is null"  # noqa: S608
+            wanted = f"{column} >= {parameter} or {column} is null"
+            sql = f"select * from ({sql}) as headrace_query where {wanted}"  # noqa: S608
             arguments = (since[1],)
         if self._driver == "sqlite":
             yield from self._read_sqlite(sql, arguments)
@@ -65,11 +67,19 @@ class Database:
         with self._cursor(sql, arguments) as reader:
             yield from self._frames(reader)
 
+    def column_names(self, sql: str, arguments: Sequence[Any] = ()) -> list[str]:
+        """The names of the columns of a query, which has these arguments.
+
+        Raises:
+            ProjectError: the database refuses the query.
+        """
+        with self._cursor(f"select * from ({sql}\n) as headrace_query limit 0", arguments) as reader:  # noqa: S608
+            return reader.schema.names
+
     def _read_sqlite(self, sql: str, arguments: Sequence[Any]) -> Iterator[pl.DataFrame]:
         """SQLite's driver takes a column's type from the first rows, and converts other values to it. So the
         types are read first, and a row of these types leads the query."""
-        with self._cursor(f"select * from ({sql}) limit 0", arguments) as reader:  # noqa: S608
-            names = reader.schema.names
+        names = self.column_names(sql, arguments)
         columns = ", ".join(f"group_concat(distinct nullif(typeof({_quote(name)}), 'null'))" for name in names)
         with self._cursor(f"select {columns} from ({sql})", arguments) as reader:  # noqa: S608
             (types,) = zip(*reader.read_all().to_pydict().values(), strict=True)
@@ -85,7 +95,8 @@ class Database:
                 )
             samples.append(f"{_SAMPLES[type_ or 'text']} as {_quote(name)}")
         first = f"select {', '.join(samples)}"
-        with self._cursor(f"select * from ({first}) union all select * from ({sql})", arguments) as reader:  # noqa: S608
+        both = f"select * from ({first}) union all select * from ({sql})"  # noqa: S608
+        with self._cursor(both, arguments) as reader:
             frames = self._frames(reader)
             yield next(frames)[1:]
             yield from frames

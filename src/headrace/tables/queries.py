@@ -174,9 +174,9 @@ def _update(audit: TableAudit, query: Query, database: Database, stored: LakeTab
     _check_keys(table, query, rows.lazy())
     replaced = pl.lit(True) if start is None else pl.col(cursor) >= start
     if query.key:
-        keys = rows.select(query.key).with_columns(_read=True).lazy()
+        keys = rows.select(query.key).with_columns(__read=True).lazy()
         frame = frame.join(keys, on=list(query.key), how="left", nulls_equal=True)
-        replaced |= pl.col("_read").is_not_null()
+        replaced |= pl.col("__read").is_not_null()
     columns = rows.columns
     gone = frame.filter(replaced).select(columns).collect()
     current = stored.current_snapshot()

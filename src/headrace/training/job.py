@@ -20,7 +20,7 @@ from headrace.declare.metrics import Task
 from headrace.declare.model import Model, task_of
 from headrace.features.plan import FeaturePlan, decode_plan, encode_plan
 from headrace.kernel.errors import ProjectError
-from headrace.kernel.files import write_file
+from headrace.kernel.files import remove_path, write_file
 from headrace.kernel.position import SnapshotPosition
 from headrace.kernel.private import make_private
 from headrace.kernel.run import Dataset, run
@@ -120,7 +120,7 @@ def train(
             report = read_report(bundle)
         else:
             for earlier in work.glob("*"):
-                shutil.rmtree(earlier)
+                remove_path(earlier)
             report = _train(project, lake, model, plan, rows, bundle, champion, progress)
             report = msgspec.structs.replace(report, run=current.id, code=code, commit=commit)
         gate = judge(

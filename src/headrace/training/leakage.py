@@ -39,7 +39,8 @@ class FeatureScore(Struct, frozen=True):
 
     Attributes:
         feature: its column, `view__feature`.
-        score: see `MEASURES`; 1 is perfect.
+        score: see `MEASURES`; 1 is perfect. Chance is .5 for a binary target and 0 for the others. A feature of
+            noise may score below it, because it is scored on rows that it was not fitted on.
         share: the share of the rows that have a value of it.
         leaks: whether the score is at least the bound.
     """

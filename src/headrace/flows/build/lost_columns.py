@@ -63,6 +63,7 @@ def check_lost_columns(context: BuildContext) -> None:
         _add_models(columns, project)
         for publication in project.publications.values():
             _add_publication(columns, publication)
+            _add_views(columns, publication, project, context.lake)
     if columns.readers:
         raise _refusal(project, columns.readers)
 
@@ -95,13 +96,25 @@ def _follow_tables(project: Project, lake: Lake, changed: Collection[str]) -> _C
         for number, column in find_missing_columns(function_without_rows(table), inputs, lost):
             columns.add_reader(names[number], [column], f"table {table.name} ({table.place})")
             inputs[number] = pl.Schema({**inputs[number], column: lost[number][column]})
+        stored = lake.table(table.name).scan().collect_schema()
         schema = find_table_columns(table, inputs)
+        if table.query is not None:
+            schema = _columns_of_query(project, table, stored)
         if schema is not None:
-            stored = lake.table(table.name).scan().collect_schema()
             columns.after[table.name] = schema
             gone = pl.Schema({name: dtype for name, dtype in stored.items() if name not in schema})
             columns.lost |= {table.name: gone} if gone else {}
     return columns
+
+
+def _columns_of_query(project: Project, table: Table, stored: pl.Schema) -> pl.Schema:
+    """The columns that the table of a query will have; those that it has not yet count as texts."""
+    assert table.query is not None, "the caller has checked it"
+    from headrace.tables.databases import open_database
+
+    with open_database(project.settings, table.query.database, str(table.place)) as database:
+        names = database.column_names(table.query.sql)
+    return pl.Schema({name: stored.get(name, pl.String()) for name in names})
 
 
 def _inputs_after(project: Project, lake: Lake, table: Table, columns: _Columns) -> list[pl.Schema] | None:
@@ -158,6 +171,25 @@ def _add_publication(columns: _Columns, publication: Publication) -> None:
             missing = find_missing_columns(dimension.rows, [columns.after[table]], [lost])
             read = [column for _, column in missing]
         columns.add_reader(table, read, f"{dimension.name} {where}")
+
+
+def _add_views(columns: _Columns, publication: Publication, project: Project, lake: Lake) -> None:
+    """Adds the views of a publication that read lost columns, if this profile publishes it."""
+    url = project.settings.databases.addresses.get(publication.database)
+    tables = [table.name for table in publication.tables]
+    if url is None or not publication.views or columns.lost.keys().isdisjoint(tables):
+        return
+    if not all(lake.table_exists(name) for name in tables):  # then nothing is published yet
+        return
+    from headrace.kernel.extras import require
+
+    require("psycopg", "a publication")
+    from headrace.tables.warehouse.rehearsal import find_view_readers
+
+    after = {name: columns.after.get(name) or lake.table(name).scan().collect_schema() for name in tables}
+    where = f"of publication {publication.name} ({publication.place})"
+    for table, column, view in find_view_readers(publication, url, after, columns.lost):
+        columns.add_reader(table, [column], f"view {view} {where}")
 
 
 def _refusal(project: Project, readers: Mapping[tuple[str, str], list[str]]) -> Refused:

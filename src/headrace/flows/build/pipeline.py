@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from dvc.config import Config
+from dvc.fs import localfs
 from dvc.repo import Repo
+from dvc.rwlock import RWLOCK_FILE, RWLockFileCorruptedError, RWLockFileFormatError, rwlock
 
 from headrace.flows.build.dvc_lock import record_stage, translate_errors
 from headrace.kernel.files import write_file
@@ -18,6 +20,7 @@ from headrace.projects.checkout import find_git
 
 __all__ = ["Pipeline", "init"]
 
+_log = logging.getLogger(__name__)
 logging.getLogger("dvc").setLevel(logging.ERROR)  # it reports every file that it writes
 _IGNORED = ".headrace\n__pycache__\n*.pyc\n"
 # DVC writes this itself, but only if there is a git repository already.
@@ -79,9 +82,22 @@ class Pipeline:
         """Holds DVC's own lock during the block, so that no other DVC command runs on the project."""
         with translate_errors(self._root), self._repo.lock:
             try:
+                self._remove_torn_rwlock()
                 yield
             finally:
                 self._repo.close()
+
+    def _remove_torn_rwlock(self) -> None:
+        """Removes DVC's list of files in use if it is not whole: DVC empties the file before it writes it, so a
+        kill or a full disk leaves one that no command reads. No other command runs now."""
+        has_links = self._repo.config["core"].get("hardlink_lock", False)
+        try:
+            with rwlock(self._repo.tmp_dir, localfs, "headrace build", [], [], has_links):
+                pass  # it reads the whole file
+        except (RWLockFileCorruptedError, RWLockFileFormatError, UnicodeDecodeError):
+            file = Path(self._repo.tmp_dir) / RWLOCK_FILE
+            file.unlink()
+            _log.warning("removed %s, which a killed command or a full disk had left incomplete", file)
 
     def is_changed(self, name: str) -> bool:
         """Whether DVC would run the stage: its command, a dependency, a parameter or an output changed."""

@@ -16,7 +16,7 @@ from headrace.flows.build.context import BuildContext
 from headrace.flows.models.release import release
 from headrace.kernel.digest import short_digest
 from headrace.kernel.errors import CallError, Refused
-from headrace.kernel.files import move_into_place
+from headrace.kernel.files import move_into_place, remove_path
 from headrace.kernel.position import SnapshotPosition
 from headrace.kernel.private import make_private
 from headrace.kernel.run import Dataset, run
@@ -104,7 +104,7 @@ def _seal(settings: Settings, name: str, folder: Path, report: TrainingReport) -
     sealed = place / f"{report.run}-{short_digest((folder / REPORT).read_text())}"
     if not sealed.is_dir():
         for older in place.glob("*"):
-            shutil.rmtree(older)
+            remove_path(older)
         draft = make_private(place) / f".{sealed.name}"
         shutil.copytree(folder, draft)
         write_source(settings, draft / "source.tar.gz")

@@ -15,7 +15,7 @@ from headrace.flows.build.pointers import Pointers
 from headrace.flows.build.project_code import ProjectCode
 from headrace.flows.build.sources import SourceState, locate_errors, sources_read
 from headrace.kernel.errors import ProjectError
-from headrace.kernel.files import move_into_place
+from headrace.kernel.files import move_into_place, remove_path
 from headrace.kernel.ids import new_id
 from headrace.kernel.private import make_private
 from headrace.kernel.time import now
@@ -84,7 +84,7 @@ def _remove_unused(settings: Settings) -> None:
         if folder.stat().st_mtime < now().timestamp() - _KEPT:
             doomed = folder.with_name(f".{new_id()}")  # a kill leaves no folder with a part of its files
             folder.rename(doomed)
-            shutil.rmtree(doomed)
+            remove_path(doomed)
 
 
 def _copy(root: Path, commit: str, path: str, target: Path, data: str, where: str) -> None:

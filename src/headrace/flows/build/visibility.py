@@ -3,8 +3,11 @@
 Tables are *related* if one reads the other, if an audit of one reads the other, or if they are published
 together. A table that is stale after the build, because it failed or was not a target, stays as readers saw it
 before; and so does every changed table that is related to it, directly or through other changed tables. A table
-that readers do not see at all holds up none, because nothing old of it can stand beside new rows. All others
-become visible, so a failure does not hold up what has nothing to do with it.
+that readers do not see at all holds up none by itself, because nothing old of it can stand beside new rows. All
+others become visible, so a failure does not hold up what has nothing to do with it.
+
+What readers see of a table that waits may have been made by other code than the present one. So the record
+keeps which tables its visible rows were made with: these wait with it too.
 """
 
 from __future__ import annotations
@@ -99,9 +102,10 @@ def make_visible(context: BuildContext, stale: Mapping[str, str]) -> VisibleReco
         built = {table: snapshot for table, (snapshot, rows) in states.items() if snapshot == rows}
         others = {table: f"{table} has rows of another build" for table in states.keys() - built.keys()}
         old = VisibleRecord() if before is None else before
-        record = advance(old.tables, built, {**others, **stale}, related_tables(code))
+        record = advance(old, built, {**others, **stale}, related_tables(code), _made_with(code))
         tables = {name: at for name, at in record.tables.items() if name in states or lake.table_exists(name)}
-        record = VisibleRecord(tables, record.waiting)
+        made_with = {name: others for name, others in record.made_with.items() if name in tables}
+        record = VisibleRecord(tables, record.waiting, made_with)
         if record == before:
             return record
         changed = {name: at for name, at in record.tables.items() if old.tables.get(name) != at}
@@ -122,40 +126,56 @@ def make_visible(context: BuildContext, stale: Mapping[str, str]) -> VisibleReco
 
 
 def advance(
-    before: Mapping[str, int],
+    before: VisibleRecord,
     built: Mapping[str, int],
     stale: Mapping[str, str],
     related: Mapping[str, Iterable[str]],
+    made_with: Mapping[str, Iterable[str]],
 ) -> VisibleRecord:
     """The record after a build.
 
     Args:
-        before: table → its visible snapshot.
+        before: the record before it.
         built: declared table → its newest snapshot, for those that have one.
         stale: declared table that is not up to date → why.
         related: table → those it is related to.
+        made_with: table → those that its rows are made or audited with.
     """
-    changed = {table for table, snapshot in built.items() if before.get(table) != snapshot}
+    changed = {table for table, snapshot in built.items() if before.tables.get(table) != snapshot}
     waiting = {table: why for table, why in stale.items() if table in changed}
-    pending = list(stale.items())
+    pending = [(table, why) for table, why in stale.items() if table in before.tables]
+    holding = {table for table, _ in pending}
     while pending:
         table, why = pending.pop(0)
-        for other in related.get(table, ()) if table in before else ():
-            if other in changed and other not in waiting:
-                waiting[other] = why
+        for other in {*related.get(table, ()), *before.made_with.get(table, ())}:
+            if other in changed and other not in holding:
+                holding.add(other)
+                waiting.setdefault(other, why)
                 pending.append((other, why))
-    ready = {table: snapshot for table, snapshot in built.items() if table not in waiting}
-    return VisibleRecord({**before, **ready}, waiting)
+    tables = {**before.tables, **{table: at for table, at in built.items() if table not in waiting}}
+    present = {
+        table: sorted(made_with.get(table, ())) for table in built.keys() - stale.keys() - waiting.keys()
+    }
+    return VisibleRecord(tables, waiting, {**before.made_with, **present})
 
 
 def related_tables(code: ProjectCode) -> dict[str, set[str]]:
     """Declared table → the tables that it is related to."""
     related: dict[str, set[str]] = defaultdict(set)
-    pairs = [(table, read.name) for table in code.tables for read in code.reads[table] if read.kind == "tables"]
-    pairs += [(table, name) for table, names in code.references.items() for name in names]
+    pairs = [(table, other) for table, others in _made_with(code).items() for other in others]
     for publication in code.publications.values():
         pairs += permutations(publication.tables, 2)
     for table, other in pairs:
         related[table].add(other)
         related[other].add(table)
     return dict(related)
+
+
+def _made_with(code: ProjectCode) -> dict[str, set[str]]:
+    """Declared table → the tables that it reads, and those that its audits read."""
+    made_with = {
+        table: {read.name for read in code.reads[table] if read.kind == "tables"} for table in code.tables
+    }
+    for table, names in code.references.items():
+        made_with[table].update(names)
+    return made_with

@@ -9,14 +9,15 @@ import json
 from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
 
-from msgspec import Struct, field
+from msgspec import Struct, field, structs
 
 from headrace import log as logs
 from headrace.kernel.position import LogPosition, decode_position
-from headrace.kernel.properties import FAILED_ROWS, POSITION, UNDECLARED_FIELDS
+from headrace.kernel.properties import AUDIT, FAILED_ROWS, POSITION, UNDECLARED_FIELDS
 from headrace.kernel.time import now
 from headrace.lake.table_state import TableState
 from headrace.log import Log
+from headrace.tables.audits.report import last_report
 from headrace.tables.failures import read_failures
 from headrace.workspace import Workspace
 
@@ -59,6 +60,8 @@ class TableStatus(Struct, frozen=True):
         failures: some of these rows, each with the error.
         is_known: False if the catalog could not be read, so that whether the table was made is unknown.
         waiting: why readers do not see its newest snapshot yet; None: they see it.
+        refused: the rules by which the last audit refused rows, each with what it found; none: it did not.
+        refused_partitions: the partitions of the rows that failed, as far as they are kept.
     """
 
     table: str
@@ -71,6 +74,8 @@ class TableStatus(Struct, frozen=True):
     failures: tuple[str, ...] = ()
     is_known: bool = True
     waiting: str | None = None
+    refused: tuple[str, ...] = ()
+    refused_partitions: tuple[str, ...] = ()
 
 
 class VerdictCounts(Struct, frozen=True):
@@ -113,6 +118,7 @@ def table_status(
     declared: bool,
     is_known: bool = True,
     waiting: Mapping[str, str] | None = None,
+    failing: TableState | None = None,
 ) -> TableStatus:
     """The present state of a table.
 
@@ -120,14 +126,26 @@ def table_status(
         head: its state as readers see it; None if the lake does not have the table.
         is_known: whether the catalog could be read.
         waiting: table → why readers do not see its newest snapshot yet.
+        failing: the state of the table of its failing rows; None if there is none.
     """
     why = (waiting or {}).get(name)
+    report = last_report(state.properties.get(AUDIT) for state in (head, failing) if state is not None)
+    status = TableStatus(name, declared, None, None, None, None, is_known=is_known, waiting=why)
+    if report is not None and report.stops:
+        status = structs.replace(
+            status, refused=tuple(report.refusals), refused_partitions=tuple(report.partitions)
+        )
     if head is None or head.snapshot is None or head.at is None:
-        return TableStatus(name, declared, None, None, None, None, is_known=is_known, waiting=why)
+        return status
     count, failures = read_failures(head.properties.get(FAILED_ROWS))
-    age = now() - head.at
-    return TableStatus(
-        name, declared, head.snapshot, head.rows, head.at, age, count, tuple(failures), waiting=why
+    return structs.replace(
+        status,
+        snapshot=head.snapshot,
+        rows=head.rows,
+        at=head.at,
+        age=now() - head.at,
+        failed_rows=count,
+        failures=tuple(failures),
     )
 
 

@@ -7,7 +7,7 @@ ends of the log and the tables' metadata. The project's modules and the engines 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -42,6 +42,7 @@ from headrace.serving.mlflow_models.model_set import ModelSet, ModelSetFollower
 from headrace.serving.models import ReleaseFailure
 from headrace.serving.release import Release, ReleaseFollower
 from headrace.serving.spool import find_oversized
+from headrace.tables.audits.report import failing_table
 from headrace.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -176,13 +177,7 @@ def status(workspace: Workspace, *, load_features: bool = True) -> Status:
         blocked=blocked,
         waiting=waiting,
         topics=on_log.topics,
-        tables=(
-            *(
-                table_status(name, heads.get(name), declared=True, is_known=is_known, waiting=waiting_tables)
-                for name in names
-            ),
-            *(table_status(name, heads[name], declared=False) for name in heads if name not in names),
-        ),
+        tables=_describe_tables(names, heads, waiting_tables, is_known=is_known),
         undeclared=tuple(name for name, head in heads.items() if name not in names and CODE in head.properties),
         alerts=on_log.alerts,
         oversized=len(find_oversized(settings.place("serving", "spool"))),
@@ -214,6 +209,25 @@ def _read_tables(workspace: Workspace) -> tuple[dict[str, TableState], dict[str,
     newest = read_table_states(workspace.lake)
     newest.pop(VISIBLE, None)
     return workspace.visible.states(newest)
+
+
+def _describe_tables(
+    names: Sequence[str], heads: Mapping[str, TableState], waiting: Mapping[str, str], *, is_known: bool
+) -> tuple[TableStatus, ...]:
+    """The declared tables with these names, then the others of the lake."""
+    declared = [
+        table_status(
+            name,
+            heads.get(name),
+            declared=True,
+            is_known=is_known,
+            waiting=waiting,
+            failing=heads.get(failing_table(name)),
+        )
+        for name in names
+    ]
+    others = [table_status(name, heads[name], declared=False) for name in heads if name not in names]
+    return (*declared, *others)
 
 
 def _review_canaries(workspace: Workspace, releases: Mapping[str, Release]) -> dict[str, CanaryReview | str]:

@@ -12,7 +12,8 @@ from datetime import timedelta
 from pathlib import Path
 
 from headrace.kernel.errors import CallError, Unavailable
-from headrace.kernel.files import sync_folder
+from headrace.kernel.faults import reach
+from headrace.kernel.files import create_draft, remove_dead_drafts, sync_folder
 from headrace.kernel.ids import new_id
 from headrace.kernel.private import make_private
 from headrace.log.port import check_partitions, missing_topic
@@ -84,6 +85,7 @@ class SqliteTopics:
         self._lock = threading.Lock()
         try:
             make_private(folder)
+            remove_dead_drafts(folder)
         except OSError as error:
             raise Unavailable(
                 f"the log's folder cannot be created: {error.strerror}",
@@ -166,7 +168,7 @@ class SqliteTopics:
 
 def _create_file(path: Path, partitions: int) -> None:
     """Creates the file under a draft name and then links it, so that no process sees half a topic."""
-    draft = path.with_name(f".{path.name}.{new_id()}")
+    draft, lock = create_draft(path, mode=0o600)
     try:
         with closing(sqlite3.connect(draft)) as db:
             db.executescript(_SCHEMA)
@@ -174,11 +176,12 @@ def _create_file(path: Path, partitions: int) -> None:
             db.executemany("INSERT INTO log_partition VALUES (?, 0, 0)", [(p,) for p in range(partitions)])
             db.commit()
             db.execute("PRAGMA journal_mode = WAL")
-        draft.chmod(0o600)
+        reach("log.before_topic")
         try:
             os.link(draft, path)
         except FileExistsError:
             return  # another process created the topic first
     finally:
         draft.unlink(missing_ok=True)
+        os.close(lock)
     sync_folder(path.parent)

@@ -15,10 +15,10 @@ from headrace.features.plan import AsOfView, FeaturePlan, StoredView, WindowedVi
 from headrace.features.values.columns import POLARS
 from headrace.kernel.errors import CallError, Unavailable
 from headrace.kernel.position import SnapshotPosition, decode_position
-from headrace.kernel.properties import INPUT
-from headrace.kernel.time import from_micros
+from headrace.kernel.properties import HISTORY, INPUT
+from headrace.kernel.time import micros
 from headrace.lake import Lake, LakeTable
-from headrace.log import Log
+from headrace.log import Batch, Log
 from headrace.serving.errors import NoHistory
 from headrace.serving.prediction import TABLE, TOPIC
 from headrace.tables.changelog import is_changelog
@@ -26,6 +26,7 @@ from headrace.tables.changelog import is_changelog
 __all__ = ["History"]
 
 _SHIPPING = timedelta(seconds=10)  # in which a prediction usually reaches the log
+_UNREAD = 100_000  # events that are looked at; if more are not ingested, the topic is far behind
 _INGESTING = timedelta(minutes=1)  # in which an event usually reaches its table
 
 
@@ -75,10 +76,10 @@ class History:
 
     def check_begins(self, plan: FeaturePlan, features: pl.DataFrame, moment: datetime) -> None:
         """Raises NoHistory if a view has no value in any row of the features because the moment is before the
-        first row of its table."""
+        first row of its table. Before the first event, a window counts 0."""
         for view in plan.stored:
-            columns = [feature.column for feature in plan.features if feature.view == view.name]
-            if columns and all(features[column].is_null().all() for column in columns):
+            columns = [features[feature.column] for feature in plan.features if feature.view == view.name]
+            if columns and all(_is_empty(column, view) for column in columns):
                 self._check_begin(view, moment)
 
     def _check_begin(self, view: StoredView, moment: datetime) -> None:
@@ -89,7 +90,8 @@ class History:
         if key not in self._begins:
             self._begins[key] = _find_begin(view, _scan_valid(table))
         begin = self._begins[key]
-        if begin is None or moment < begin:
+        is_counted_then = isinstance(view, AsOfView)  # a window ends before its moment
+        if begin is None or moment < begin or (moment == begin and not is_counted_then):
             first = "has no rows" if begin is None else f"begins at {begin.isoformat()}"
             raise NoHistory(
                 f"Nothing is known of {moment.isoformat()}: table {view.table!r}, which the features of view"
@@ -138,15 +140,26 @@ class History:
         if position is not None and position.log_id == self._log.identity(topic):
             offsets |= position.offsets
         ends = self._log.end(topic)
-        for partition, end in ends.items():
-            if offsets.get(partition, 0) >= end:
-                continue
-            unread = self._log.read(topic, {partition: offsets.get(partition, 0)}, 1)
-            if len(unread) and from_micros(int(unread.arrived_at[0])) <= moment:
+        read = 0
+        while unread := {p: offsets.get(p, 0) for p, end in ends.items() if offsets.get(p, 0) < end}:
+            batch = self._log.read(topic, unread, _UNREAD)
+            read += len(batch)
+            if read >= _UNREAD or _has_events_of(batch, moment):
                 raise Unavailable(
                     f"topic {topic} is not ingested up to {moment.isoformat()}: ask again in a moment, or run"
                     " headrace ingest"
                 )
+            if not len(batch):
+                return
+            offsets |= batch.next
+
+
+def _has_events_of(batch: Batch, moment: datetime) -> bool:
+    """Whether some of these events may have been known before the moment: they arrived before it, or they were
+    loaded as history, which is known from its own time."""
+    if (batch.arrived_at <= micros(moment)).any():
+        return True
+    return any(headers is not None and HISTORY in headers for headers in batch.headers)
 
 
 def _scan_valid(table: LakeTable) -> pl.LazyFrame:
@@ -163,6 +176,12 @@ def _is_of_entity(plan: FeaturePlan, view: StoredView, requests: Sequence[Mappin
         values = pl.Series(list({request.get(key) for request in requests}), dtype=dtypes[key])
         is_of &= pl.col(column).cast(dtypes[key], strict=False).is_in(values.implode())
     return is_of
+
+
+def _is_empty(column: pl.Series, view: StoredView) -> bool:
+    """Whether a column has only what a view gives that has no row: null, and 0 of a window."""
+    filled = column.fill_null(0) if isinstance(view, WindowedView) and column.dtype.is_numeric() else column
+    return bool((filled == 0).all()) if filled is not column else bool(column.is_null().all())
 
 
 def _find_begin(view: StoredView, rows: pl.LazyFrame) -> datetime | None:

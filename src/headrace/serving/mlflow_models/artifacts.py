@@ -10,7 +10,7 @@ from pathlib import Path
 from headrace.kernel import faults
 from headrace.kernel.digest import digest_file, digest_value
 from headrace.kernel.errors import Refused
-from headrace.kernel.files import move_into_place
+from headrace.kernel.files import move_into_place, remove_path
 from headrace.kernel.ids import new_id
 from headrace.kernel.private import make_private
 
@@ -91,4 +91,4 @@ def remove_artifacts(root: Path, keep: Collection[str]) -> None:
     """Removes each artefact whose digest is not in `keep`, and the drafts that killed processes left."""
     for folder in root.glob("*"):
         if folder.name not in keep:
-            shutil.rmtree(folder)
+            remove_path(folder)

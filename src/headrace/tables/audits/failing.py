@@ -37,14 +37,15 @@ def keep_failing_rows(
         rows: rule → its failing rows, which may name a rule of their own in the column `_rule`.
 
     Returns:
-        The report, with the number of rows that are kept.
+        The report, with the number of the rows that are kept, and their partitions.
     """
     name = failing_table(table.name)
     try:
         if report.passed and not _has_rows(lake, name):
             return report
         frame = _describe_rows(table, report, rows)
-        kept = msgspec.structs.replace(report, kept=frame.height)
+        partitions = sorted(frame["_partition"].drop_nulls().unique())
+        kept = msgspec.structs.replace(report, kept=frame.height, partitions=partitions)
         reach("tables.before_failing_rows")
         arrow = frame.to_arrow(compat_level=pl.CompatLevel.oldest())
         properties = {AUDIT: kept.encode()}

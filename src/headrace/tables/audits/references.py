@@ -37,8 +37,8 @@ def check_references(audit: References, scope: AuditScope) -> RuleFailure | None
             )
         wide = pl.Int64 if own.is_integer() else own
         pairs.append((pl.col(column).cast(wide), pl.col(key).cast(wide)))
-    present = keys.select(key.alias(f"_key_{i}") for i, (_, key) in enumerate(pairs)).drop_nulls().unique()
-    names = [f"_key_{i}" for i in range(len(pairs))]
+    present = keys.select(key.alias(f"__key_{i}") for i, (_, key) in enumerate(pairs)).drop_nulls().unique()
+    names = [f"__key_{i}" for i in range(len(pairs))]
     failing = (
         rows.filter(pl.col(column).is_not_null() for column in audit.columns)
         .with_columns(column.alias(name) for name, (column, _) in zip(names, pairs, strict=True))

@@ -5,6 +5,7 @@ A status reads them, so this module loads no engine.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -15,7 +16,7 @@ from headrace.kernel.properties import AUDIT
 if TYPE_CHECKING:
     from headrace.lake import Lake
 
-__all__ = ["AuditReport", "AuditResult", "failing_table", "read_report"]
+__all__ = ["AuditReport", "AuditResult", "failing_table", "last_report", "read_report"]
 
 _MAX_TEXT = 500  # characters of what a rule found
 
@@ -70,6 +71,7 @@ class AuditReport(msgspec.Struct, frozen=True):
         code: the digest of the declared audits.
         references: other table → its snapshot that was read.
         kept: how many failing rows are kept.
+        partitions: the names of the partitions of these rows.
     """
 
     at: int
@@ -77,6 +79,7 @@ class AuditReport(msgspec.Struct, frozen=True):
     code: str = ""
     references: dict[str, int] = {}
     kept: int = 0
+    partitions: list[str] = []
 
     @property
     def passed(self) -> bool:
@@ -91,7 +94,12 @@ class AuditReport(msgspec.Struct, frozen=True):
     @property
     def failures(self) -> list[str]:
         """What the rules that did not hold found."""
-        return [f"{result.rule}: {result.what[:_MAX_TEXT]}" for result in self.results if not result.passed]
+        return [_spell(result) for result in self.results if not result.passed]
+
+    @property
+    def refusals(self) -> list[str]:
+        """What the rules found because of which the table is not published."""
+        return [_spell(result) for result in self.results if result.stops]
 
     def encode(self) -> str:
         """As the property AUDIT."""
@@ -106,6 +114,10 @@ class AuditReport(msgspec.Struct, frozen=True):
             return None
 
 
+def _spell(result: AuditResult) -> str:
+    return f"{result.rule}: {result.what[:_MAX_TEXT]}"
+
+
 def failing_table(table: str) -> str:
     """The name of the table with the failing rows of a table."""
     return f"headrace_failing_{table}"
@@ -113,9 +125,11 @@ def failing_table(table: str) -> str:
 
 def read_report(lake: Lake, table: str) -> AuditReport | None:
     """The last report of a table's audit, of published rows or of refused ones; None: it was never audited."""
-    reports = [
-        AuditReport.decode(lake.table(name).property(AUDIT))
-        for name in (table, failing_table(table))
-        if lake.table_exists(name)
-    ]
-    return max((report for report in reports if report is not None), key=lambda r: r.at, default=None)
+    names = [name for name in (table, failing_table(table)) if lake.table_exists(name)]
+    return last_report(lake.table(name).property(AUDIT) for name in names)
+
+
+def last_report(texts: Iterable[str | None]) -> AuditReport | None:
+    """The last of the reports in these properties AUDIT: of a table, and of the table of its failing rows."""
+    reports = [report for text in texts if (report := AuditReport.decode(text)) is not None]
+    return max(reports, key=lambda report: report.at, default=None)

@@ -9,6 +9,7 @@ import attrs
 import polars as pl
 
 from headrace.declare.audits import Audit, FreshWithin, References, RowsLikeBefore, Satisfies, Severity
+from headrace.declare.reserved import FAILING_ROW_COLUMNS, refuse_reserved
 from headrace.declare.table import Table
 from headrace.kernel.errors import CallError, Refused
 from headrace.kernel.position import SnapshotPosition
@@ -214,7 +215,18 @@ class TableAudit:
         return rows.filter(~numbers.is_in(plan.partitions or []))
 
     def scope_of(self, all_rows: pl.LazyFrame, rows: pl.LazyFrame, counts: Mapping[int, int]) -> AuditScope:
-        """What the audits check: these rows, and beside them what is published."""
+        """What the audits check: these rows, and beside them what is published.
+
+        Raises:
+            ProjectError: the rows have a column that Headrace adds to failing rows.
+        """
+        refuse_reserved(
+            all_rows.collect_schema(),
+            FAILING_ROW_COLUMNS,
+            "the failing rows of an audit",
+            f"table {self.table.name} ({self.table.place})",
+            "Give the column another name in the function, or declare no audits.",
+        )
         before = self.published.report
         return AuditScope(
             table=self.table,

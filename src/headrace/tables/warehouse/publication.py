@@ -7,22 +7,19 @@ snapshots are stored in the same transaction: what was killed is repeated, and w
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Mapping
 
 import msgspec
 import psycopg
 from psycopg import sql
 
 from headrace.declare.publish import Publication
-from headrace.kernel.addresses import check_postgres_password, is_postgres_address
 from headrace.kernel.digest import digest_value
-from headrace.kernel.errors import ProjectError, Refused, Unavailable
+from headrace.kernel.errors import Refused
 from headrace.kernel.faults import reach
 from headrace.kernel.run import Dataset, run
-from headrace.kernel.secrets import clean_text
 from headrace.lake import Lake
+from headrace.tables.warehouse.connection import transaction
 from headrace.tables.warehouse.dimensions import DimensionTable, dimension_rows
 from headrace.tables.warehouse.facts import FactTable
 from headrace.tables.warehouse.schema import (
@@ -30,6 +27,7 @@ from headrace.tables.warehouse.schema import (
     check_views_of_others,
     copy_grants,
     create_dates,
+    create_views,
     swap,
 )
 
@@ -72,7 +70,7 @@ def publish_star(
     """
     where = str(publication.place)
     inputs = [Dataset("table", name, facts={"snapshot": snapshot}) for name, snapshot in at.items()]
-    with run(f"publish {publication.name}", inputs=inputs) as this_run, _transaction(url, where) as cursor:
+    with run(f"publish {publication.name}", inputs=inputs) as this_run, transaction(url, where) as cursor:
         cursor.execute("select pg_advisory_xact_lock(hashtext(%s))", (f"headrace {publication.name}",))
         result = _Star(lake, publication, cursor, at, code).bring_up_to_date()
         reach("publish.before_commit")
@@ -89,41 +87,9 @@ def published_snapshots(schema: str, url: str, where: str) -> dict[str, int]:
     Raises:
         Unavailable: PostgreSQL cannot be reached.
     """
-    with _transaction(url, where) as cursor:
+    with transaction(url, where) as cursor:
         state = _read_state(cursor, schema)
         return {} if state is None else state[1]
-
-
-@contextmanager
-def _transaction(url: str, where: str) -> Iterator[psycopg.Cursor]:
-    """A cursor; what is not committed at the end of the block is rolled back."""
-    if not is_postgres_address(url):
-        scheme = url.partition(":")[0]
-        raise ProjectError(f"a star schema is published to PostgreSQL, not to {scheme}", where=where)
-    check_postgres_password(url, "databases")
-    try:
-        options: dict[str, Any] = {
-            "connect_timeout": 10,
-            "keepalives_idle": 10,
-            "keepalives_interval": 5,
-            "keepalives_count": 3,
-        }
-        with (
-            psycopg.connect(url, client_encoding="UTF8", **options) as connection,
-            connection.cursor() as cursor,
-        ):
-            cursor.execute("set timezone = 'UTC'; set maintenance_work_mem = '256MB'")  # for the indexes
-            yield cursor
-            connection.rollback()
-    except (psycopg.OperationalError, psycopg.InterfaceError) as error:
-        raise Unavailable(
-            clean_text(f"PostgreSQL went away or cannot do it now: {str(error).splitlines()[0]}"),
-            where=where,
-            remedy="Its readers see the last publication. headrace build publishes again.",
-        ) from error
-    except psycopg.Error as error:
-        message = clean_text(" ".join(str(error).split()))
-        raise ProjectError(f"PostgreSQL refuses it: {message}", where=where) from error
 
 
 def _read_state(cursor: psycopg.Cursor, schema: str) -> tuple[str, dict[str, int]] | None:
@@ -189,10 +155,7 @@ class _Star:
         rows, _ = self._load(draft, None)
         for fact in self._publication.facts:
             FactTable(fact, self._publication, draft, self._cursor).constrain()
-        run(sql.SQL("set local search_path to {}").format(sql.Identifier(draft)))
-        for view, select in self._publication.views.items():
-            run(sql.SQL("create view {} as ").format(sql.Identifier(draft, view)) + sql.SQL(select))
-        run("reset search_path")
+        create_views(self._cursor, draft, self._publication.views)
         if exists:
             copy_grants(self._cursor, name, draft)
         swap(self._cursor, draft, name, exists=exists)

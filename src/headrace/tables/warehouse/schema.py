@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import polars as pl
 import psycopg
 from psycopg import sql
@@ -9,7 +11,7 @@ from psycopg import sql
 from headrace.kernel.errors import Refused
 from headrace.tables.warehouse.facts import DATES
 
-__all__ = ["add_dates", "check_views_of_others", "copy_grants", "create_dates", "swap"]
+__all__ = ["add_dates", "check_views_of_others", "copy_grants", "create_dates", "create_views", "swap"]
 
 _DATES = """
 create table {} (
@@ -43,6 +45,14 @@ where c.relnamespace = to_regnamespace(%s) and c.relkind in ('r', 'v') and g.gra
 def create_dates(cursor: psycopg.Cursor, schema: str) -> None:
     """Creates the dimension of dates."""
     cursor.execute(sql.SQL(_DATES).format(sql.Identifier(schema, DATES)))
+
+
+def create_views(cursor: psycopg.Cursor, schema: str, views: Mapping[str, str]) -> None:
+    """Creates views. They name the tables of the schema, and the views before them, without the schema."""
+    cursor.execute(sql.SQL("set local search_path to {}").format(sql.Identifier(schema)))
+    for name, select in views.items():
+        cursor.execute(sql.SQL("create view {} as ").format(sql.Identifier(schema, name)) + sql.SQL(select))
+    cursor.execute("reset search_path")
 
 
 def add_dates(cursor: psycopg.Cursor, schema: str, times: pl.LazyFrame, time: str) -> None:
