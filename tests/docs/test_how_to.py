@@ -41,13 +41,16 @@ def test_the_pages_work_as_they_are_written(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("page", sorted(FOLDER.glob("*.md")), ids=lambda path: path.stem)
-def test_a_page_names_only_commands_and_settings_that_exist(page: Path, tmp_path: Path) -> None:
+def test_a_page_names_only_commands_and_settings_that_exist(
+    page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     text = page.read_text()
+    (tmp_path / "models.yaml").touch()
+    monkeypatch.chdir(tmp_path)
     for block in find_blocks(text, "sh"):  # those of `console` are run
         for line in block.splitlines():
             words = shlex.split(line, comments=True) if line.startswith("headrace ") else []
             if words:
-                (tmp_path / "models.yaml").touch()
                 parse(cli, words[1:])
     for language, title, block in BLOCK.findall(text):
         if language == "yaml":
