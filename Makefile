@@ -53,8 +53,8 @@ bench-events: .venv/.ready ## ingest and the collector beside their peers: a pla
 bench-features: .venv/.ready ## features beside their peers: joins, windows, online reads, a training set beyond memory
 	@.venv/bin/python bench/all.py point_in_time feast_join windows online larger_than_memory stream
 
-bench-serving: .venv/.ready ## the predict endpoint beside bare uvicorn, and steady beside releases and batches
-	@.venv/bin/python bench/all.py serving steady
+bench-serving: .venv/.ready ## the predict endpoint beside bare uvicorn, MLflow and Feast, and steady beside releases
+	@.venv/bin/python bench/all.py serving serving_limits serving_peers steady
 
 bench-tables: .venv/.ready ## tables beside the same SQL in DuckDB, 100M rows within 4 GiB, publishing beside COPY
 	@.venv/bin/python bench/all.py tables large_table warehouse

@@ -1,6 +1,8 @@
 """The speed of the online stores: reads of one row, a hundred and a thousand, loads, fills and batches.
 
-A server that is not installed is left out.
+Before reads are timed, the answers must be those that the table's rows, or the offline kernel, give. Beside the
+reads of two small views from SQLite stands bare sqlite3, in turn: a table with the six values in columns. A
+server that is not installed is left out.
 """
 
 from __future__ import annotations
@@ -8,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import sqlite3
 import sys
 import tempfile
 import time
@@ -26,6 +29,7 @@ from services.server import Missing
 
 from headrace.features.aggregates import parse_function, result_dtype
 from headrace.features.offline.point_in_time import as_of_rows
+from headrace.features.offline.windows import aggregate
 from headrace.features.online import OnlineStore
 from headrace.features.online.lookup import Lookup
 from headrace.features.online.postgres import open_postgres
@@ -132,14 +136,19 @@ def measure_goals(kind: str, store: OnlineStore) -> None:
     rows = pl.DataFrame(
         {"user": draw.integers(0, entities, 602_316), "time": now_micros() - draw.integers(1, DAY, 602_316)}
     ).with_columns(pl.col("time").cast(INSTANT))
+    tables: list[pl.DataFrame] = []
     for view, fields in zip(views, names, strict=True):
         table = rows.with_columns(pl.Series(name, draw.random(len(rows))) for name in fields)
+        tables.append(table)
         begin, cpu = time.perf_counter(), time.process_time()
         arrow = as_of_rows(view, table.lazy()).collect().to_arrow()
         store.load(view, arrow, SnapshotPosition(view.table, 1))
         print_figure(kind, "602,316 rows loaded into 11,600 keys", time.perf_counter() - begin, "s")
         print_figure(kind, "602,316 rows loaded into 11,600 keys", time.process_time() - cpu, "s of CPU")
-    measure_lookups(kind, store, plan, "2 views, 6 features", entities)
+    newest = make_newest(tables, names)
+    check_answers(store, plan, newest.rows(), entities)
+    peer = BareSqlite(newest) if kind == "SQLite" else None
+    measure_lookups(kind, store, plan, "2 views, 6 features", entities, peer=peer)
     aggregations = []
     for hours in (1, 6, 24, 72):
         hop = hop_of(timedelta(hours=hours)) // timedelta(microseconds=1)
@@ -158,8 +167,9 @@ def measure_goals(kind: str, store: OnlineStore) -> None:
     columns = (PlanField("item", "int64"), PlanField("bought", "int64"), PlanField("price", "float64"))
     view = WindowedView("w20", ("user",), "events", "events", None, "time", columns, tuple(aggregations))
     store.prepare(plan_of(view))
-    filled = events(EVENTS, now_micros(), 2 * DAY).to_arrow()
-    store.fill(view, filled, LogPosition("events", "one", {0: EVENTS}))
+    filled = events(EVENTS, now_micros(), 2 * DAY)
+    store.fill(view, filled.to_arrow(), LogPosition("events", "one", {0: EVENTS}))
+    check_windows(store, plan_of(view), view, filled)
     measure_lookups(kind, store, plan_of(view), "windowed view, 20 aggregates", ENTITIES)
     wide = [
         AsOfView(
@@ -181,6 +191,55 @@ def measure_goals(kind: str, store: OnlineStore) -> None:
     measure_lookups(kind, store, plan, "600 features in 20 views", 1000, counts=(1,))
 
 
+def make_newest(tables: list[pl.DataFrame], names: list[list[str]]) -> pl.DataFrame:
+    """The newest row's values of each user, by the definition: of equal times the greatest values."""
+    parts = [
+        table.sort("user", "time", *fields).unique("user", keep="last").select("user", *fields)
+        for table, fields in zip(tables, names, strict=True)
+    ]
+    return parts[0].join(parts[1], on="user").sort("user")
+
+
+def check_answers(
+    store: OnlineStore, plan: FeaturePlan, expected: list[tuple[object, ...]], entities: int
+) -> None:
+    """Compares the answers for every user with the expected (user, values...), and for one user that is not
+    known."""
+    users = [row[0] for row in expected]
+    assert len(users) > entities // 2
+    result = store.lookup(plan, [{"user": user} for user in [*users, -1]], now_micros())
+    assert result.rows[:-1] == [list(row[1:]) for row in expected]
+    assert set(result.rows[-1]) == {None}
+
+
+def check_windows(store: OnlineStore, plan: FeaturePlan, view: WindowedView, rows: pl.DataFrame) -> None:
+    """Compares the answers for some users with the offline kernel's."""
+    at = now_micros()
+    users = pl.DataFrame({"user": range(-1, 300)})
+    moments = users.with_columns(at=pl.lit(at).cast(INSTANT))
+    result = store.lookup(plan, users.rows(named=True), at)
+    assert result.rows == [list(row) for row in aggregate(view, moments, rows, at="at").rows()]
+
+
+class BareSqlite:
+    """A table of users with their values in columns, read by the standard library alone."""
+
+    def __init__(self, newest: pl.DataFrame) -> None:
+        self._db = sqlite3.connect("")  # a file, which SQLite removes
+        columns = ", ".join(f"{name} real" for name in newest.columns[1:])
+        self._db.execute(f"create table facts (user integer primary key, {columns})")
+        marks = ", ".join("?" * newest.width)
+        self._db.executemany(f"insert into facts values ({marks})", newest.iter_rows())
+        self._db.commit()
+
+    def read(self, keys: list[dict[str, int]]) -> list[tuple[float | None, ...]]:
+        """The values of each user."""
+        marks = ", ".join("?" * len(keys))
+        users = [key["user"] for key in keys]
+        rows = {row[0]: row for row in self._db.execute(f"select * from facts where user in ({marks})", users)}
+        return [rows[user][1:] if user in rows else (None,) * 6 for user in users]
+
+
 def measure_lookups(
     kind: str,
     store: OnlineStore,
@@ -188,8 +247,10 @@ def measure_lookups(
     name: str,
     entities: int,
     counts: tuple[int, ...] = (1, 100),
+    peer: BareSqlite | None = None,
 ) -> None:
-    """Prints the median time of a lookup, and this process's mean CPU time for it."""
+    """Prints the median time of a lookup, and this process's mean CPU time for it; with a peer, which answers
+    in turn, also the peer's."""
     draw = random.Random(7)
     for count in counts:
         times = 3000 if count == 1 else 300
@@ -200,6 +261,19 @@ def measure_lookups(
         work = f"{name}, {count} row{'s' if count > 1 else ''}"
         print_figure(kind, work, micros, "µs")
         print_figure(kind, work, cpu / times / 1000, "µs of CPU")
+        if peer is not None:
+            answers = store.lookup(plan, keys[0], now_micros()).rows
+            assert answers == [list(row) for row in peer.read(keys[0])]
+            durations = [
+                (
+                    median_micros(lambda n, keys=keys: store.lookup(plan, keys[n], now_micros()), times // 10),
+                    median_micros(lambda n, keys=keys: peer.read(keys[n]), times // 10),
+                )
+                for _ in range(10)
+            ]
+            ours, bare = (sorted(column)[5] for column in zip(*durations, strict=True))
+            figure = {"work": f"online {kind}: {work}, beside bare sqlite3", "ours": ours, "unit": "µs"}
+            print(json.dumps(figure | {"peer": bare, "ratio": ours / bare}), flush=True)
 
 
 def make_facts(entities: int) -> tuple[AsOfView, pl.DataFrame]:

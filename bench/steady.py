@@ -46,13 +46,13 @@ from headrace.serving import release
 from headrace.serving.release import Arm
 from headrace.training.trainers.folder import save_model
 from headrace.training.trainers.port import ModelMeta
-from serving import NAMES, PRODUCTS, make_project, run_ours
+from serving import NAMES, make_project, run_ours
+from workloads.requests import Answer, Load, encode_request, measure_pace, p99, read_answer, send
 
 CONNECTIONS = 8
 BATCH = 10_000  # instances
 AFTER = 0.5  # seconds after the first answer by a new version
 DEADLINE = 20.0
-Answer = tuple[float, float, int]  # when it was due (perf_counter), seconds, version
 
 
 def main() -> None:
@@ -66,16 +66,22 @@ def main() -> None:
     folder = Path(tempfile.mkdtemp())
     try:
         settings = make_project(folder / "project").with_values(replicas=options.replicas)
-        _copy_version(settings, 2)
+        copy_version(settings, 2)
         _put_sklearn_version(settings, 3)
-        with run_ours(settings) as url:
-            measure_load(url, options.rate, 1.0)
-            load = url, options.rate, options.seconds
-            report(measure_swaps(settings, *load, [2, 1] * (options.swaps // 2)))
-            report(measure_swaps(settings, *load, [3], ", scikit-learn"))
-            report(measure_beside_batches(*load))
+        with run_ours(settings) as server:
+            load = Load(server)
+            measure_pace(load, options.rate, 1.0)
+            pace = load, options.rate, options.seconds
+            report(measure_swaps(settings, *pace, [2, 1] * (options.swaps // 2)))
+            report(measure_swaps(settings, *pace, [3], ", scikit-learn"))
+            report(measure_beside_batches(*pace))
     finally:
         shutil.rmtree(folder)
+
+
+def version_of(answer: Answer) -> int:
+    """The version that answered."""
+    return int(json.loads(answer.body)["version"])
 
 
 def report(figure: dict[str, Any]) -> None:
@@ -84,7 +90,7 @@ def report(figure: dict[str, Any]) -> None:
 
 
 def measure_swaps(
-    settings: Settings, url: str, rate: float, seconds: float, versions: list[int], kind: str = ""
+    settings: Settings, load: Load, rate: float, seconds: float, versions: list[int], kind: str = ""
 ) -> dict[str, Any]:
     """Makes each version champion under load. The p99 of all requests while one was activated and, as the
     peer, of those just before."""
@@ -92,105 +98,51 @@ def measure_swaps(
     during: list[float] = []
     for version in versions:
         started = time.perf_counter()
-        answers, released = asyncio.run(_swap(settings, url, rate, seconds, version))
-        first = min(due for due, _, answering in answers if answering == version and due >= released)
-        before += [latency for due, latency, _ in answers if started <= due < released]
-        during += [latency for due, latency, _ in answers if released <= due < first + AFTER]
+        answers, released = asyncio.run(_swap(settings, load, rate, seconds, version))
+        first = min(
+            answer.due for answer in answers if version_of(answer) == version and answer.due >= released
+        )
+        before += [answer.latency for answer in answers if started <= answer.due < released]
+        during += [answer.latency for answer in answers if released <= answer.due < first + AFTER]
     return {
         "work": f"p99 while a release is activated{kind}",
         "unit": "ms",
-        "ours": _p99(during),
-        "peer": _p99(before),
+        "ours": p99(during),
+        "peer": p99(before),
         "requests": len(during),
         "slowest": 1_000 * max(during),
     }
 
 
 async def _swap(
-    settings: Settings, url: str, rate: float, seconds: float, version: int
+    settings: Settings, load: Load, rate: float, seconds: float, version: int
 ) -> tuple[list[Answer], float]:
     answers: list[Answer] = []
-    load = asyncio.create_task(_send(url, rate, time.perf_counter() + DEADLINE, answers))
+    sending = asyncio.create_task(send(load, rate, time.perf_counter() + DEADLINE, answers, CONNECTIONS))
     await asyncio.sleep(seconds)
     released = time.perf_counter()
     await asyncio.to_thread(_release, settings, version)
-    while not any(answering == version for _, _, answering in answers[-CONNECTIONS:]):
-        if load.done() or time.perf_counter() > released + DEADLINE:
-            with urlopen(f"{url}/models") as models:
+    while not any(version_of(answer) == version for answer in answers[-CONNECTIONS:]):
+        if sending.done() or time.perf_counter() > released + DEADLINE:
+            with urlopen(f"{load.server.url}/models") as models:
                 raise SystemExit(f"version {version} did not answer: {models.read().decode()}")
         await asyncio.sleep(0.01)
     await asyncio.sleep(AFTER + 0.2)
-    load.cancel()
-    await asyncio.gather(load, return_exceptions=True)
+    sending.cancel()
+    await asyncio.gather(sending, return_exceptions=True)
     return answers, released
 
 
-def measure_beside_batches(url: str, rate: float, seconds: float) -> dict[str, Any]:
+def measure_beside_batches(load: Load, rate: float, seconds: float) -> dict[str, Any]:
     """The p99 of single requests beside batches and, as the peer, alone; each is the median of three turns."""
     alone, beside = [], []
     for _ in range(3):
-        alone.append(_p99(measure_load(url, rate, seconds)))
-        with _send_batches(url):
-            measure_load(url, rate, 0.5)
-            beside.append(_p99(measure_load(url, rate, seconds)))
+        alone.append(p99(measure_pace(load, rate, seconds)))
+        with _send_batches(load.server.url):
+            measure_pace(load, rate, 0.5)
+            beside.append(p99(measure_pace(load, rate, seconds)))
     work = f"p99 of single requests beside batches of {BATCH:,}"
     return {"work": work, "unit": "ms", "ours": median(beside), "peer": median(alone)}
-
-
-def measure_load(url: str, rate: float, seconds: float) -> list[float]:
-    """The seconds of each request that was due within the time."""
-    answers: list[Answer] = []
-    asyncio.run(_send(url, rate, time.perf_counter() + seconds, answers))
-    return [latency for _, latency, _ in answers]
-
-
-def _p99(latencies: list[float]) -> float:
-    return 1_000 * float(np.percentile(latencies, 99))
-
-
-async def _send(url: str, rate: float, until: float, answers: list[Answer]) -> None:
-    host, port = urlsplit(url).hostname or "", urlsplit(url).port or 0
-    started = time.perf_counter()
-    interval = CONNECTIONS / rate
-    await asyncio.gather(
-        *(_send_paced(host, port, started + n / rate, interval, until, answers, n) for n in range(CONNECTIONS))
-    )
-
-
-async def _send_paced(
-    host: str, port: int, due: float, interval: float, until: float, answers: list[Answer], seed: int
-) -> None:
-    """Sends a request each interval on one connection; one that is late is sent as soon as it can be."""
-    reader, writer = await asyncio.open_connection(host, port)
-    products = np.random.default_rng(seed).integers(0, PRODUCTS, 4096).tolist()
-    index = 0
-    try:
-        while due < until:
-            await asyncio.sleep(max(0.0, due - time.perf_counter()))
-            index = (index + 1) % 4096
-            writer.write(
-                encode_request(b'{"user_id": %d, "product_id": %d, "price": 3.5}' % (index, products[index]))
-            )
-            body = await read_answer(reader)
-            answers.append((due, time.perf_counter() - due, json.loads(body)["version"]))
-            due += interval
-    finally:
-        writer.close()
-
-
-def encode_request(body: bytes, path: str = "/predict/purchase") -> bytes:
-    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
-    return head.encode() + b"Content-Length: %d\r\n\r\n" % len(body) + body
-
-
-async def read_answer(reader: asyncio.StreamReader) -> bytes:
-    """The body of the next response, which must be 200."""
-    head = await reader.readuntil(b"\r\n\r\n")
-    length = next(line for line in head.split(b"\r\n") if line.lower().startswith(b"content-length"))
-    body = await reader.readexactly(int(length.split(b":")[1]))
-    if not head.startswith(b"HTTP/1.1 200"):
-        raise SystemExit(f"the response is {head!r} {body[:200]!r}")
-    return body
 
 
 @contextmanager
@@ -213,7 +165,7 @@ def _repeat_batches(url: str) -> None:
 async def _repeat_batches_on_one_connection(url: str) -> None:
     reader, writer = await asyncio.open_connection(urlsplit(url).hostname, urlsplit(url).port, limit=64 << 20)
     instances = [{"user_id": n, "product_id": n, "price": 3.5} for n in range(BATCH)]
-    request = encode_request(json.dumps({"instances": instances}).encode())
+    request = encode_request(json.dumps({"instances": instances}).encode(), "/predict/purchase")
     while True:
         writer.write(request)
         await read_answer(reader)
@@ -225,7 +177,7 @@ def _release(settings: Settings, version: int) -> None:
     topics.close()
 
 
-def _copy_version(settings: Settings, version: int) -> None:
+def copy_version(settings: Settings, version: int) -> None:
     """A version with the same model as version 1."""
     shutil.copytree(*(registry.open(settings).bundle_folder("purchase", number) for number in (1, version)))
     _seal(settings, version)
@@ -237,7 +189,7 @@ def _put_sklearn_version(settings: Settings, version: int) -> None:
 
     from headrace.training.trainers.sklearn import MODEL
 
-    _copy_version(settings, version)
+    copy_version(settings, version)
     bundle = registry.open(settings).bundle_folder("purchase", version)
     values = np.random.default_rng(2).normal(size=(1_000, len(NAMES)))
     estimator = HistGradientBoostingClassifier(max_iter=20).fit(values, values[:, 0] > 0)

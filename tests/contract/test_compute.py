@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -24,8 +25,10 @@ from headrace.declare.model import Model
 from headrace.declare.place import Place
 from headrace.declare.table import Table
 from headrace.declare.trainers import XGBoost
+from headrace.features import online
 from headrace.features.aggregates import parse_function
 from headrace.features.offline.point_in_time import join
+from headrace.features.online.backfill import fill
 from headrace.features.plan import (
     Aggregation,
     AsOfView,
@@ -37,6 +40,7 @@ from headrace.features.plan import (
 )
 from headrace.kernel.errors import ProjectError, Unavailable
 from headrace.kernel.properties import FAILED_ROWS
+from headrace.kernel.time import now_micros
 from headrace.lake import Lake, LakeTable
 from headrace.lake import open as open_lake
 from headrace.projects.project import Project, load_project
@@ -361,3 +365,50 @@ def test_a_training_set_larger_than_memory_is_the_same_as_one_in_memory(project:
     assert rows.equals(expected.select(rows.columns))
     assert rows["activity__spent"].drop_nulls().n_unique() > 5
     assert rows["facts__x"].null_count() > 100
+
+
+def test_the_online_store_gets_the_same_states(
+    project: Project, lake: Lake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("headrace.features.online.compute.ray._ALONE", 0)
+    at = pl.Series([START + timedelta(minutes=n) for n in range(400)])
+    rows = pl.DataFrame(
+        {"user": [n * 7 % 50 for n in range(400)], "at": at, "price": [n / 4 for n in range(400)]}
+    )
+    rows = rows.with_columns(shop=pl.when(pl.col("user") > 2).then(pl.format("s{}", pl.col("user") % 3)))
+    lake.ensure("prices", rows.to_arrow().schema).append(rows.to_arrow())
+    price = (PlanField("price", "float64"),)
+    views = (
+        AsOfView("by_user", ("user",), "prices", "at", price),
+        AsOfView("by_both", ("shop", "user"), "prices", "at", price),
+        AsOfView("of_all", (), "prices", "at", price),
+    )
+    refs = tuple(FeatureRef(view.name, "price", "float64") for view in views)
+    keys = (EntityKey("user", "user", "int64"), EntityKey("shop", "shop", "string"))
+    plan = FeaturePlan("bought", keys, views, refs)
+    with closing(online.open(project.settings)) as store:
+        results = fill(project, lake, plan, store)
+        assert [(result.view, result.rows, result.entities) for result in results] == [
+            ("by_user", 400, 50),
+            ("by_both", rows["shop"].count(), 47),
+            ("of_all", 400, 1),
+        ]
+        asked = [{"user": user, "shop": f"s{user % 3}"} for user in range(52)]
+        looked_up = store.lookup(plan, asked, now_micros()).rows
+    newest = dict(rows.sort("at").select("user", "price").iter_rows())
+    last = rows["price"][-1]
+    assert looked_up == [[newest.get(user), newest.get(user) if user > 2 else None, last] for user in range(52)]
+
+
+def test_a_key_of_another_type_is_named_by_whoever_computes_the_states(
+    project: Project, lake: Lake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("headrace.features.online.compute.ray._ALONE", 0)
+    view = AsOfView("by_user", ("user",), "clicks", "at", (PlanField("price", "float64"),))
+    refs = (FeatureRef("by_user", "price", "float64"),)
+    plan = FeaturePlan("bought", (EntityKey("user", "user", "string"),), (view,), refs)
+    with (
+        closing(online.open(project.settings)) as store,
+        pytest.raises(ProjectError, match="key 'user' of view 'by_user' is declared as string"),
+    ):
+        fill(project, lake, plan, store)

@@ -295,6 +295,23 @@ def test_a_replica_and_a_balancer_of_ray_that_died_are_replaced_and_reported(
 
 
 @pytest.mark.usefixtures("ray_serve_only")
+def test_a_controller_of_ray_that_died_is_replaced_while_requests_are_answered(
+    running: SupervisedDeployment,
+) -> None:
+    ((name, driver),) = running.deployment.processes.items()
+    (controller,) = find_processes(driver, b"ray::ServeController")
+    (*_, replica) = find_processes(driver, b"ray::ServeReplica")
+    os.kill(controller, signal.SIGKILL)
+    for _ in range(20):
+        running.predict()
+    until(lambda: {*find_processes(driver, b"ray::ServeController")} - {controller}, seconds=120)
+    os.kill(replica, signal.SIGKILL)  # the new controller replaces it
+    until(lambda: {*find_processes(driver, b"ray::ServeReplica")} - {replica}, seconds=120)
+    until(running.is_answering, seconds=120)
+    assert running.deployment.processes == {name: driver}
+
+
+@pytest.mark.usefixtures("ray_serve_only")
 def test_a_ray_that_died_is_restarted(running: SupervisedDeployment) -> None:
     ((name, driver),) = running.deployment.processes.items()
     for pid in [*find_processes(driver, b"ray::ServeReplica"), *find_processes(driver, b"raylet/raylet")]:

@@ -414,6 +414,53 @@ def test_forgotten_entities_have_no_values_in_any_view(store):
     assert [row[0] for row in store.lookup(plan, keys, NOW).rows] == [1, 0, 0]
 
 
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    events=events_around(NOW),
+    cuts=st.tuples(st.integers(0, 40), st.integers(0, 40)).map(sorted),
+    forgotten=st.sets(st.integers(1, 4), min_size=1, max_size=2),
+)
+def test_a_forgotten_entity_is_unknown_and_a_later_event_starts_it_anew(
+    kind, tmp_path_factory, events, cuts, forgotten
+):
+    """Also in tiles and unsettled events, and however far the others' states are."""
+    filled, until = (min(cut, len(events)) for cut in cuts)
+    plan, users = plan_of(ACTIVITY, FACTS), (1, 2, 3, 4)
+    table = [(user, NOW - MINUTE, user, 0.5) for user in users]
+    left = [row for row in table if row[0] not in forgotten]
+
+    def check(store, rows, counted):
+        result = store.lookup(plan, [{"user_id": user} for user in users], NOW)
+        width = len(ACTIVITY.aggregations)
+        expected = offline_rows(ACTIVITY, counted, users, NOW)
+        assert exact_text([row[:width] for row in result.rows]) == exact_text(expected)
+        values = {user: [x, y] for user, _, x, y in rows}
+        assert [row[width:] for row in result.rows] == [values.get(user, [None, None]) for user in users]
+
+    with kind(tmp_path_factory.mktemp("online"), Clock()).open() as store:
+        store.prepare(plan)
+        store.fill(ACTIVITY, events_frame(events[:filled]).to_arrow(), at_offset(filled))
+        store.load(FACTS, facts(table), SnapshotPosition("facts", 1))
+        store.push(FACTS, facts([(user, NOW - 1, 9, 0.9) for user in forgotten]))
+        if until > filled:
+            batch = events_frame(events[filled:until]).to_arrow()
+            store.apply([ACTIVITY], batch, at_offset(until), after=at_offset(filled))
+        store.forget([{"user_id": user} for user in forgotten])
+        check(store, left, [event for event in events[:until] if event[0] not in forgotten])
+        if len(events) > until:
+            batch = events_frame(events[until:]).to_arrow()
+            store.apply([ACTIVITY], batch, at_offset(len(events)), after=at_offset(until))
+        anew = [event for place, event in enumerate(events) if place >= until or event[0] not in forgotten]
+        check(store, left, anew)
+        # What a table still has comes back, and a pushed row does not.
+        store.load(FACTS, facts(left), SnapshotPosition("facts", 2))
+        store.fill(ACTIVITY, events_frame(anew).to_arrow(), at_offset(len(events)))
+        check(store, left, anew)
+        store.load(FACTS, facts(table), SnapshotPosition("facts", 3))
+        store.fill(ACTIVITY, events_frame(events).to_arrow(), at_offset(len(events)))
+        check(store, table, events)
+
+
 def test_forgetting_with_one_of_several_keys_is_refused_and_removes_nothing(store):
     pair = AsOfView("of_pair", ("shop", "user_id"), "of_pair", "time", FACTS.features)
     plan = plan_of(FACTS, pair, entities=(USER, EntityKey("shop", "shop", "string")))

@@ -42,7 +42,17 @@ from headrace.features.online import sqlite as online_sqlite
 from headrace.features.online.follow import OnlineSink
 from headrace.kernel import faults
 from headrace.kernel.errors import ProjectError, TooLarge, Unavailable
-from headrace.lake import LakeTable, catalog, compaction, expiry, files, lease, maintenance, write
+from headrace.lake import (
+    LakeTable,
+    catalog,
+    compaction,
+    expiry,
+    files,
+    lease,
+    maintenance,
+    orphan_files,
+    write,
+)
 from headrace.lake.lake import open as open_lake
 from headrace.log.kafka import member as kafka_member
 from headrace.log.kafka import writer as kafka_writer
@@ -59,12 +69,14 @@ GRACE = timedelta(seconds=45)  # longer than BRIEF, and longer than any process 
 def tune() -> None:
     """Shrinks batches and intervals, so that commits, expiries and maintenance happen many times a second."""
     for module, values in (
-        (ingest, {"BATCH": 60, "TRICKLE": 20, "PAUSE": 0.03, "RETRY": 0.3}),
+        (ingest, {"BATCH": 60, "TRICKLE": 20, "PAUSE": 0.03, "TICK": 0.01, "RETRY": 0.3}),
         (ingest_maintenance, {"COMMITS": 40}),
         (sqlite_member, {"SESSION_SECONDS": 2.0, "REFRESH_SECONDS": 0.1}),
         (kafka_member, {"SESSION_MS": 2_000}),
         (expiry, {"NEWEST": 5, "_SLACK": 2}),
-        (lease, {"SECONDS": 1.0}),
+        # Longer than a compaction takes on a busy machine: otherwise the processes take the lease from each
+        # other, and none gets past its compaction.
+        (lease, {"SECONDS": 5.0}),
         (write, {"BRIEF": BRIEF}),
         (compaction, {"BRIEF": BRIEF}),
         (catalog, {"BUSY_SECONDS": 1}),
@@ -121,11 +133,12 @@ def work(setup: Setup, report: Report, *, fixed: bool = False, until_end: bool =
                 closing(SqliteSink(setup.disk / "sink.db")) as sink_db,
                 closing(online.open(setup.settings)) as store,
             ):
-                sinks = [sink_db, OnlineSink(load_suite_project(setup.settings, contract), contract, store)]
+                project, lake = load_suite_project(setup.settings, contract), open_lake(setup.settings)
+                sinks = [sink_db, OnlineSink(project, contract, store, lake)]
                 ingest.ingest_all(
                     [contract],
                     events,
-                    open_lake(setup.settings),
+                    lake,
                     until_end=until_end,
                     stop=stop,
                     open_sinks=lambda _: sinks,  # noqa: B023 - it is called in this iteration
@@ -286,7 +299,11 @@ def _append_tombstone(setup: Setup, sent: Any, report: Report) -> None:
 
 
 def maintain(setup: Setup, report: Report) -> None:
-    """Compacts, expires and deletes repeatedly until SIGTERM."""
+    """Compacts, expires and deletes repeatedly until SIGTERM.
+
+    It lists files each time: if it waited as long as others do, the workers' maintenance might always be first.
+    """
+    orphan_files._OFTEN = 1 << 62
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     while signal.sigtimedwait({signal.SIGTERM}, 0.05) is None:
         try:

@@ -20,6 +20,7 @@ Kind = Callable[[FaultRun], None]
 
 WORKER_POINTS = (
     "ingest.before_next_batch",
+    "ingest.led",
     "lake.before_data_file",
     "lake.after_data_file",
     "lake.before_commit",

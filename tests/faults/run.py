@@ -23,7 +23,7 @@ from services.kafka import Broker
 from tests.faults.setup import Setup
 from tests.lake.catalog_proxy import CatalogProxy
 
-__all__ = ["Child", "FaultRun", "NotObserved", "start_run"]
+__all__ = ["UNSHARE", "Child", "FaultRun", "NotObserved", "may_mount", "start_run"]
 
 ROOT = Path(__file__).parents[2]
 DEADLINE = 90.0  # seconds; long, for a busy machine
@@ -327,9 +327,9 @@ def start_run(
     }
     command = [sys.executable, "-m", "tests.faults.fork_server", json.dumps(arguments)]
     mount = 'mount -t tmpfs -o size="$1",mode=0700 headrace "$2" || exit 77; shift 2; exec "$@"'
-    own_disk = setup.catalog == "sqlite" and _may_mount()
+    own_disk = setup.catalog == "sqlite" and may_mount()
     if own_disk:
-        command = [*_UNSHARE, "sh", "-c", mount, "sh", DISK, str(setup.disk), *command]
+        command = [*UNSHARE, "sh", "-c", mount, "sh", DISK, str(setup.disk), *command]
     with (setup.notes / "stderr").open("ab") as stderr:
         fork_server = subprocess.Popen(
             command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr, text=True
@@ -350,14 +350,14 @@ def start_run(
         os.close(journal)
 
 
-_UNSHARE = ("unshare", "-m") if os.geteuid() == 0 else ("unshare", "-rm")
+UNSHARE = ("unshare", "-m") if os.geteuid() == 0 else ("unshare", "-rm")
 
 
-def _may_mount() -> bool:
+def may_mount() -> bool:
     """Whether this user may mount a disk that only the fork server sees."""
     if shutil.which("unshare") is None:
         return False
     result = subprocess.run(
-        [*_UNSHARE, "mount", "-t", "tmpfs", "headrace", "/mnt"], capture_output=True, check=False
+        [*UNSHARE, "mount", "-t", "tmpfs", "headrace", "/mnt"], capture_output=True, check=False
     )
     return result.returncode == 0

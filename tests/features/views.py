@@ -1,6 +1,7 @@
 """Views and event streams for the tests of features."""
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
 
 import polars as pl
 from hypothesis import strategies as st
@@ -18,7 +19,11 @@ COLUMNS = (
     PlanField("amount", "float64"),
     PlanField("word", "string"),
     PlanField("flag", "bool"),
+    PlanField("moment", "timestamp"),
+    PlanField("day", "timestamp"),
+    PlanField("paid", "float64"),
 )
+"""The last three are an instant, a date and a decimal, which follow from the number."""
 FUNCTIONS = [
     AggregateFunction(name)
     for name in (
@@ -60,7 +65,8 @@ WINDOWS = (5 * MINUTE, HOUR, DAY, 15 * DAY, (HOUR, 5 * MINUTE), (7 * DAY, 3 * HO
 def view_of_all_functions(windows=WINDOWS, *, name="activity", keys=("user_id",)):
     """A view with every function over every column that it accepts, for each window.
 
-    Windows with an offset and lifetimes are over fewer columns, because their functions are the same.
+    Windows with an offset, lifetimes, and columns that follow from others are in fewer combinations, because
+    their functions are the same.
     """
     aggregations = []
     for window in windows:
@@ -72,6 +78,8 @@ def view_of_all_functions(windows=WINDOWS, *, name="activity", keys=("user_id",)
         for column in COLUMNS:
             for function in FUNCTIONS:
                 if (offset or window == LIFETIME) and column.name not in ("amount", "flag"):
+                    continue
+                if column.name in DERIVED and window != 15 * DAY:
                     continue
                 if column.dtype not in _ACCEPTED.get(function.name, (column.dtype,)):
                     continue
@@ -86,7 +94,9 @@ def view_of_all_functions(windows=WINDOWS, *, name="activity", keys=("user_id",)
                         offset,
                     )
                 )
-    return WindowedView(name, tuple(keys), "clicks", "clicks", None, "time", COLUMNS, tuple(aggregations))
+    used = {aggregation.column for aggregation in aggregations}
+    columns = tuple(column for column in COLUMNS if column.name in used)
+    return WindowedView(name, tuple(keys), "clicks", "clicks", None, "time", columns, tuple(aggregations))
 
 
 def _label(function):
@@ -97,6 +107,32 @@ def _name_of(window, offset):
     if window == LIFETIME:
         return "lifetime"
     return f"{window // MINUTE}_{offset // MINUTE}_before" if offset else str(window // MINUTE)
+
+
+DERIVED = {
+    "moment": lambda number: instant(number % 10**15),
+    "day": lambda number: (instant(0) + timedelta(days=number % 40_000 - 20_000)).date(),
+    "paid": lambda number: Decimal(number % 10**9 - 5 * 10**8).scaleb(-2),
+}
+"""Column → its value for a number."""
+
+
+def value_of(event, column):
+    """What an aggregate counts of a column: of a date its midnight, of a decimal the nearest float."""
+    if column not in DERIVED:
+        return event[{"number": 2, "amount": 3, "word": 4, "flag": 5}[column]]
+    value = None if event[2] is None else DERIVED[column](event[2])
+    if isinstance(value, Decimal):
+        return float(value)
+    is_date = isinstance(value, date) and not isinstance(value, datetime)
+    return datetime(value.year, value.month, value.day, tzinfo=UTC) if is_date else value
+
+
+def exact(value):
+    """A value as text: 0.1 + 0.2 is not 0.3, -0.0 is not 0.0, and 1 is not True. Instants are in UTC."""
+    if isinstance(value, list):
+        return [exact(item) for item in value]
+    return repr(value.astimezone(UTC)) if isinstance(value, datetime) else repr(value)
 
 
 def instant(micros):
@@ -113,6 +149,10 @@ def events_frame(events):
             "amount": [e[3] for e in events],
             "word": [e[4] for e in events],
             "flag": [e[5] for e in events],
+            **{
+                name: [None if e[2] is None else derive(e[2]) for e in events]
+                for name, derive in DERIVED.items()
+            },
         },
         schema={
             "user_id": pl.Int64,
@@ -121,6 +161,9 @@ def events_frame(events):
             "amount": pl.Float64,
             "word": pl.String,
             "flag": pl.Boolean,
+            "moment": pl.Datetime("us", "UTC"),
+            "day": pl.Date,
+            "paid": pl.Decimal(12, 2),
         },
     ).with_columns(pl.col("time").cast(pl.Datetime("us", "UTC")))
 

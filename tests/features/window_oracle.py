@@ -14,6 +14,7 @@ Ertl's estimate from the registers of a HyperLogLog of 12 bits.
 
 import struct
 from collections import Counter
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal, localcontext
 from fractions import Fraction
 from hashlib import sha256
@@ -111,6 +112,8 @@ def estimate_distinct(values):
     for value in values:
         if isinstance(value, str):
             code = int.from_bytes(sha256(value.encode()).digest()[:8], "big")
+        elif isinstance(value, datetime):
+            code = splitmix((value - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1) % 2**64)
         elif isinstance(value, float):
             code = splitmix(struct.unpack("<Q", struct.pack("<d", value + 0.0))[0])
         else:

@@ -8,12 +8,10 @@ from contextlib import contextmanager
 
 import pytest
 from msgspec import structs
-from tests.serving.small_project import fit_booster, make_project, plan_of, put_features, put_release
+from tests.serving.small_project import make_project, plan_of, put_features, put_release, register_version
 
 from headrace import log as logs
 from headrace import registry as registries
-from headrace.features.plan import encode_plan
-from headrace.features.values.matrix import Encoding
 from headrace.flows.models import canary
 from headrace.flows.models.aliases import MovedAlias, find_moved_aliases
 from headrace.flows.models.canary import find_canaries, review, review_all, start
@@ -23,7 +21,6 @@ from headrace.flows.trace.lineage import lineage
 from headrace.http.serve import serve
 from headrace.kernel.errors import CallError, Refused, Unavailable
 from headrace.kernel.ids import new_id
-from headrace.kernel.properties import GATE
 from headrace.kernel.time import now
 from headrace.projects.running import Up, hold_up_lock, write_up
 from headrace.registry.bundle import seal
@@ -32,9 +29,6 @@ from headrace.serving import release as releases
 from headrace.serving.endpoint import Endpoint
 from headrace.serving.models import Models
 from headrace.serving.release import Arm
-from headrace.training.trainers.folder import save_model
-from headrace.training.trainers.port import ModelMeta
-from headrace.training.trainers.xgboost import MODEL
 from headrace.workspace import Workspace
 
 
@@ -78,24 +72,13 @@ def test_an_invalid_arm_is_refused(text):
         parse_arm(text)
 
 
-def register(settings, folder, version, gate="passed", slope=1):
-    """Registers a version of model purchase with a real bundle."""
-    (folder / "plan.json").write_bytes(encode_plan(plan_of()))
-    (folder / "training.json").write_text("{}")
-    columns = tuple(feature.column for feature in plan_of().features)
-    meta = ModelMeta(trainer="xgboost", encoding=Encoding(columns), parameters={"version": version})
-    save_model(folder / "model", {MODEL: fit_booster(slope)}, meta)
-    registry = registries.open(settings)
-    assert registry.register("purchase", folder, metrics={}, params={}, tags={GATE: gate}) == version
-
-
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory):
     """A project with three versions of model purchase in its registry; the gate refused the third."""
     project = make_project(tmp_path_factory.mktemp("release") / "project")
     put_features(project, plan_of(), {7: (9.5, 190)})
     for version, gate in ((1, "passed"), (2, "passed"), (3, "refused")):
-        register(project, tmp_path_factory.mktemp("bundle"), version, gate)
+        register_version(project, tmp_path_factory.mktemp("bundle"), version, gate)
     return project
 
 
@@ -307,7 +290,7 @@ def small(tmp_path):
     settings = make_project(tmp_path / "small")
     for version, slope in ((1, 1), (2, -1)):
         (tmp_path / str(version)).mkdir()
-        register(settings, tmp_path / str(version), version, slope=slope)
+        register_version(settings, tmp_path / str(version), version, slope=slope)
     put_features(settings, plan_of(), {7: (9.5, 190), 8: (20.0, 10)})
     put_release(settings, Arm(1))
     return settings
@@ -353,7 +336,7 @@ def test_a_version_that_cannot_be_loaded_is_not_released(small, damage, error, m
 def test_a_version_without_online_features_is_not_released(tmp_path):
     settings = make_project(tmp_path / "empty")
     (tmp_path / "bundle").mkdir()
-    register(settings, tmp_path / "bundle", 1)
+    register_version(settings, tmp_path / "bundle", 1)
     with pytest.raises(Unavailable, match="version 1 of model 'purchase' cannot be tried"):
         release(Workspace(settings), "purchase", ["champion=1"])
     assert release_history(settings) == []

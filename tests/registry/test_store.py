@@ -12,6 +12,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from tests.faults.run import UNSHARE, may_mount
 
 from headrace import registry
 from headrace.config.settings import Settings, load_settings
@@ -147,7 +148,13 @@ def test_a_bundle_of_another_key_needs_trust(
     registry.open(trusting).bundle("purchase", version)
 
 
-POINTS = ["registry.before_files", "registry.before_version", "registry.after_version", "registry.before_place"]
+POINTS = [
+    "registry.before_database",
+    "registry.before_files",
+    "registry.before_version",
+    "registry.after_version",
+    "registry.before_place",
+]
 
 
 @pytest.mark.parametrize("point", POINTS)
@@ -182,6 +189,54 @@ def test_a_full_disk_is_named_with_the_place_and_a_remedy(settings):
     assert refused.value.what == "MLflow cannot read or write its files: No space left on device"
     assert refused.value.where == "/data/mlflow/artifacts/model"
     assert "Check that the disk has room" in refused.value.remedy
+
+
+ON_A_SMALL_DISK = """
+import subprocess, sys
+from pathlib import Path
+from headrace import registry
+from headrace.config.settings import load_settings
+from headrace.kernel.errors import Unavailable
+
+settings = load_settings(Path(sys.argv[1]))
+place = settings.place("mlflow")
+place.mkdir(parents=True, mode=0o700)
+kb = 300
+subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={kb}k,mode=0700", "headrace", place], check=True)
+opened = registry.open(settings)
+while True:
+    try:
+        print(opened.register("purchase", Path(sys.argv[2]), metrics={"auc": 0.8}, params={}, tags={}))
+        break
+    except Unavailable as error:
+        print(kb, error.what, error.where, error.remedy, sep="|")
+        kb += 100
+        subprocess.run(["mount", "-o", f"remount,size={kb}k", place], check=True)
+print([version.version for version in opened.versions("purchase")])
+print([run.info.status for run in opened.client.search_runs([opened.experiment])])
+print(sorted(path.name for path in opened.bundle("purchase", 1).parent.iterdir()))
+print(sorted(path.name for path in place.glob(".*")))
+"""
+
+
+def test_on_a_disk_that_is_full_again_and_again_one_version_is_registered(
+    settings: Settings, bundle: Path
+) -> None:
+    """A real disk, of 300 kB and then 100 kB more after each refusal."""
+    if not may_mount():
+        pytest.skip("this user may not mount a disk")
+    (bundle / "model" / "large.bin").write_bytes(os.urandom(400_000))
+    command = [*UNSHARE, sys.executable, "-W", "ignore", "-c", ON_A_SMALL_DISK, str(settings.root), str(bundle)]
+    ended = subprocess.run(command, timeout=300, check=False, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    *refused, version, versions, runs, copies, drafts = ended.stdout.splitlines()
+    assert len(refused) > 5
+    for line in refused:
+        _, what, where, remedy = line.split("|")
+        assert "disk is full" in what or "No space left on device" in what, line
+        assert str(settings.place("mlflow")) in where, line
+        assert "disk" in remedy
+    assert (version, versions, runs, copies, drafts) == ("1", "[1]", "['FINISHED']", "['1']", "[]")
 
 
 class CountRequests(socketserver.BaseRequestHandler):

@@ -218,6 +218,34 @@ def test_a_killed_up_leaves_no_process_and_the_next_one_continues(settings):
         assert predict(settings, "purchase", INSTANCE)["version"] == answer["version"]
 
 
+def test_up_without_the_log_answers_by_the_last_release_and_starts_the_rest_when_it_is_back(tmp_path):
+    settings = make_project(tmp_path / "project")
+    put_bundle(settings, {1: fit_booster(1)}, 1, plan_of())
+    put_features(settings, plan_of(), {7: (9.5, 190)})
+    put_release(settings, Arm(1))
+    folder, aside = settings.place("log"), settings.place("log-aside")
+    folder.rename(aside)
+    folder.write_text("no folder")
+    with pytest.raises(Unavailable, match="the log's folder cannot be created"):  # nothing to answer by yet
+        up(settings)
+    folder.unlink()
+    aside.rename(folder)
+    with run_up(settings):
+        pass
+    folder.rename(aside)
+    folder.write_text("no folder")
+    with run_up(settings) as app:
+        assert "only the endpoint starts, with its last releases" in app.output.read_text()
+        answer = predict(settings, "purchase", INSTANCE)
+        assert answer["version"] == 1
+        folder.unlink()
+        aside.rename(folder)
+        until(lambda: "the log can be reached" in app.output.read_text())
+        rows = until(lambda: table_rows(settings, "headrace_predictions"))
+        assert answer["id"] in {row["id"] for row in rows}
+        until(lambda: httpx.get(f"{app.up.collector}/healthz").status_code == 200)
+
+
 def test_a_port_in_use_is_named_with_its_setting(tmp_path):
     settings = make_project(tmp_path / "project")
     with socket.socket() as listener:

@@ -45,6 +45,7 @@ TOKENS = (
     "[" * 50 + "]" * 50,
 )
 TOKENS += ('"\\ud800"', "{" * 100, "tru", "1.", "01", "0x1", "'a'", '{"a":1,"a":2}')
+TOKENS += ("[" * 20_000 + "]" * 20_000, '{"a":' * 20_000 + "1" + "}" * 20_000, '"\ud800"', "-" + "9" * 400)
 VALUES: tuple[Any, ...] = (
     None,
     True,
@@ -86,22 +87,27 @@ class HostileProtocol(NamedTuple):
     """One protocol.
 
     Attributes:
-        make: makes a valid request's path, headers and body, which is JSON unless it is bytes.
+        make: makes path, headers and body of a request with so many instances; the body is JSON unless it is
+            bytes.
         expected_rows: see the module.
         values: the values in the decoded body of an answer.
         ids: the ids of its predictions; empty if it has none.
     """
 
-    make: Callable[[random.Random], tuple[str, dict[str, str], Any]]
+    make: Callable[[random.Random, int], tuple[str, dict[str, str], Any]]
     expected_rows: Callable[[Request], list[Row] | None]
     values: Callable[[Any], list[Any]]
     ids: Callable[[Any], list[str]]
 
 
-def make_request(protocol: HostileProtocol, rng: random.Random) -> Request:
-    """A valid request, or one that was changed at one or two places."""
-    path, headers, body = protocol.make(rng)
-    kind = rng.random()
+def make_request(protocol: HostileProtocol, rng: random.Random, count: int | None = None) -> Request:
+    """A valid request, or one that was changed at one or two places.
+
+    Args:
+        count: how many instances it has, in a body that is not changed; None: one to three.
+    """
+    path, headers, body = protocol.make(rng, rng.randrange(1, 4) if count is None else count)
+    kind = 0.0 if count is not None else rng.random()
     if kind < 0.1:
         request = Request(path, headers, _encode(body), False)
         return request._replace(is_valid=protocol.expected_rows(request) is not None)
@@ -143,6 +149,8 @@ def _change_bytes(rng: random.Random, body: bytes) -> bytes:
 def _change_json(rng: random.Random, body: Any) -> bytes:
     body = json.loads(json.dumps(body))
     tokens: dict[str, str] = {}
+    if isinstance(body, dict) and body and rng.random() < 0.05:
+        return _repeat_key(rng, body)
     for _ in range(rng.choice((1, 1, 2))):
         places = list(_places(body))
         parent, key = rng.choice(places)
@@ -155,6 +163,10 @@ def _change_json(rng: random.Random, body: Any) -> bytes:
             )
         elif change == 2 and isinstance(parent, list):
             parent.extend([parent[key]] * rng.choice((1, 2, 3)))
+        elif change == 3 and isinstance(parent[key], dict) and parent[key] and rng.random() < 0.5:
+            mark = f"@{len(tokens)}@"
+            tokens[f'"{mark}"'] = _repeat_key(rng, parent[key]).decode()
+            parent[key] = mark
         elif change == 3:
             mark = f"@{len(tokens)}@"
             tokens[f'"{mark}"'] = rng.choice(TOKENS)
@@ -166,7 +178,14 @@ def _change_json(rng: random.Random, body: Any) -> bytes:
     text = json.dumps(body, ensure_ascii=rng.random() < 0.5)
     for mark, token in tokens.items():
         text = text.replace(mark, token)
-    return text.encode()
+    return text.encode(errors="surrogatepass")
+
+
+def _repeat_key(rng: random.Random, members: dict[str, Any]) -> bytes:
+    """An object that has one of its keys twice. The last one counts."""
+    repeated = json.dumps({rng.choice(list(members)): rng.choice((*VALUES, *members.values()))})
+    first, second = (json.dumps(members), repeated) if rng.random() < 0.5 else (repeated, json.dumps(members))
+    return f"{first[:-1]}, {second[1:]}".encode()
 
 
 def _places(value: Any):
@@ -230,9 +249,14 @@ def _refuse(name: str) -> Any:
     raise ValueError(name)
 
 
+def _whole_number(digits: str) -> float:
+    """The number; Python itself would refuse more than 4,300 digits, also in a member that is skipped."""
+    return int(digits) if len(digits) < 1_000 else math.inf
+
+
 def _load(body: bytes, parse_constant: Callable[[str], Any] = _refuse) -> Any:
     try:
-        return json.loads(body, parse_constant=parse_constant)
+        return json.loads(body, parse_constant=parse_constant, parse_int=_whole_number)
     except (ValueError, RecursionError):
         return None
 
@@ -301,8 +325,9 @@ def _open_inference_rows(request: Request) -> list[Row] | None:
         columns[tensor["name"]] = column
     if content or len({len(column) for column in columns.values()}) != 1:
         return None
-    if len(columns) == 1 and isinstance(next(iter(columns.values()))[0], list):
-        return _rows(next(iter(columns.values())))
+    first = next(iter(columns.values()))
+    if len(columns) == 1 and first and isinstance(first[0], list):
+        return _rows(first)
     return _rows([dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)])
 
 
@@ -377,30 +402,29 @@ def _as_datatype(value: Any, datatype: str) -> Any:
     return value if type(value) is int else _WRONG
 
 
-def _make_native(rng: random.Random) -> tuple[str, dict[str, str], Any]:
-    several = {"instances": [_instance(rng) for _ in range(rng.randrange(1, 4))]}
-    return "/predict/purchase", _JSON, rng.choice((_instance(rng), several))
+def _make_native(rng: random.Random, count: int) -> tuple[str, dict[str, str], Any]:
+    several = {"instances": [_instance(rng) for _ in range(count)]}
+    return "/predict/purchase", _JSON, rng.choice((_instance(rng), several)) if count == 1 else several
 
 
-def _make_kserve(rng: random.Random) -> tuple[str, dict[str, str], Any]:
-    instances = [rng.choice((_instance(rng), [9.5, 190])) for _ in range(rng.randrange(1, 4))]
+def _make_kserve(rng: random.Random, count: int) -> tuple[str, dict[str, str], Any]:
+    instances = [rng.choice((_instance(rng), [9.5, 190])) for _ in range(count)]
     return "/v1/models/purchase:predict", _JSON, {"instances": instances}
 
 
-def _make_list(rng: random.Random) -> tuple[str, dict[str, str], Any]:
-    return "/purchase", _JSON, {"data": [_instance(rng) for _ in range(rng.randrange(1, 4))]}
+def _make_list(rng: random.Random, count: int) -> tuple[str, dict[str, str], Any]:
+    return "/purchase", _JSON, {"data": [_instance(rng) for _ in range(count)]}
 
 
-def _make_mlflow(rng: random.Random) -> tuple[str, dict[str, str], Any]:
-    keys = [{"user_id": 1, "product_id": rng.choice((7, 8)), "price": 2.5} for _ in range(rng.randrange(1, 4))]
+def _make_mlflow(rng: random.Random, count: int) -> tuple[str, dict[str, str], Any]:
+    keys = [{"user_id": 1, "product_id": rng.choice((7, 8)), "price": 2.5} for _ in range(count)]
     split = {"columns": list(KEYS), "data": [list(row.values()) for row in keys]}
     columns = {name: [row[name] for row in keys] for name in KEYS}
     forms = ({"dataframe_split": split}, {"inputs": columns}, {"dataframe_records": keys}, {"instances": keys})
     return rng.choice(("/invocations", "/purchase/invocations")), _JSON, rng.choice(forms)
 
 
-def _make_open_inference(rng: random.Random) -> tuple[str, dict[str, str], Any]:
-    count = rng.randrange(1, 4)
+def _make_open_inference(rng: random.Random, count: int) -> tuple[str, dict[str, str], Any]:
     path = rng.choice(("/v2/models/purchase/infer", "/v2/models/purchase/versions/1/infer"))
     columns: dict[str, tuple[str, list[Any]]] = {
         "user_id": (rng.choice(("INT64", "INT8", "UINT16")), [rng.randrange(5) for _ in range(count)]),
@@ -424,7 +448,7 @@ def _make_open_inference(rng: random.Random) -> tuple[str, dict[str, str], Any]:
         part = struct.pack(f"<{len(tensor['data'])}{CODES[tensor['datatype']]}", *tensor.pop("data"))
         tensor["parameters"] = {"binary_data_size": len(part)}
         content += part
-    if rng.random() < 0.6:
+    if count in (1, 2, 3) and rng.random() < 0.6:
         _spoil(rng, rng.choice(inputs))
     head = json.dumps({"inputs": inputs}).encode()
     return path, {"Inference-Header-Content-Length": str(len(head))}, head + content

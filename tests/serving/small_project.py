@@ -75,6 +75,23 @@ def put_bundle(settings, boosters, version, plan, slope=None, categories=None, c
     return place
 
 
+def register_version(settings, folder, version, gate="passed", slope=1):
+    """Registers a version of model purchase with a real bundle, made in the folder, and gives it this gate."""
+    from headrace.features.values.matrix import Encoding
+    from headrace.kernel.properties import GATE
+    from headrace.training.trainers.folder import save_model
+    from headrace.training.trainers.port import ModelMeta
+    from headrace.training.trainers.xgboost import MODEL
+
+    (folder / "plan.json").write_bytes(encode_plan(plan_of()))
+    (folder / "training.json").write_text('{"task": "binary"}')
+    columns = tuple(feature.column for feature in plan_of().features)
+    meta = ModelMeta(trainer="xgboost", encoding=Encoding(columns), parameters={"version": version})
+    save_model(folder / "model", {MODEL: fit_booster(slope)}, meta)
+    registered = registry.open(settings).register("purchase", folder, metrics={}, params={}, tags={GATE: gate})
+    assert registered == version
+
+
 def put_features(settings, plan, rows, view=FACTS):
     """Loads product → (mean price, views) into the online store, with the time of an hour ago."""
     store = online.open(settings)

@@ -12,15 +12,17 @@ import pytest
 from tests.events.customers import NOON, change
 from tests.flows.logged_project import make_logged_project, mean_prices, plan_with_clicks, put_events
 from tests.serving.running import run_endpoint
-from tests.serving.small_project import DAY, put_release
+from tests.serving.small_project import DAY, make_project, put_release
 from tests.tables.changes_shop import Shop
 from tests.until import until
 
+from headrace.config.settings import load_settings
 from headrace.features.offline.point_in_time import join
 from headrace.features.plan import AsOfView, EntityKey, FeaturePlan, FeatureRef, PlanField
 from headrace.kernel.errors import Unavailable
-from headrace.kernel.properties import HISTORY
+from headrace.kernel.properties import CODE, HISTORY
 from headrace.kernel.time import from_micros, micros, now
+from headrace.lake.visible import VisibleRecord, keep_snapshots, write_record
 from headrace.serving.as_of.history import History
 from headrace.serving.errors import NoHistory
 from headrace.serving.release import Arm
@@ -243,3 +245,37 @@ def test_a_row_that_a_truncate_or_a_snapshot_removed_is_not_known_afterwards(tmp
             names.setdefault(second, []).append(join(label, plan, read)["now__name"][0])
     shop.log.close()
     assert names == {4: ["a", "a", None], 5: [None] * 3, 19: [None, "b", "d"], 20: [None, "b", None]}
+
+
+def test_tables_are_read_as_readers_see_them_not_at_their_newest_snapshot(tmp_path):
+    settings = load_settings(make_project(tmp_path / "p").root)
+    with Workspace(settings) as workspace:
+        lake, log = workspace.lake, workspace.log
+        rows = {name: write_facts(lake, name, 1) for name in ("facts", "others")}
+        keep_snapshots(lake, rows)
+        write_record(lake, VisibleRecord(rows, {"hidden": "a build has not ended"}), None)
+        for name in ("facts", "hidden"):
+            write_facts(lake, name, 2)
+        views = [
+            AsOfView(name, ("id",), name, "at", (PlanField("x", "int64"),))
+            for name in ("facts", "others", "hidden")
+        ]
+        moment = from_micros(NOON + 1_000_000)
+        label = pl.DataFrame({"id": [1], "event_timestamp": [moment]})
+
+        def read_plan(*chosen):
+            refs = tuple(FeatureRef(view.name, "x", "int64") for view in chosen)
+            plan = FeaturePlan("m", (EntityKey("id", "id", "int64"),), chosen, refs)
+            history = History(lake, log)
+            features = join(label, plan, history.reader(plan, [{"id": 1}], moment))
+            history.check_begins(plan, features, moment)
+            return features.row(0)[2:]
+
+        assert read_plan(*views[:2]) == (1, 1)
+        with pytest.raises(NoHistory, match="'hidden' is not visible yet: a build has not ended"):
+            read_plan(views[2])
+
+
+def write_facts(lake, name, x):
+    rows = pl.DataFrame({"id": [1], "at": [from_micros(NOON)], "x": [x]}).to_arrow()
+    return lake.ensure(name, rows.schema).overwrite(rows, properties={CODE: "code"}).id

@@ -102,6 +102,40 @@ def test_outcomes_that_become_known_at_the_last_step_roll_back():
     assert decide(last, [*steps, whole]).action == "roll back"
 
 
+def look_at_late_outcomes(seed, looks=20, requests=24_000, **canary):
+    """The action after each of the looks, until one is no hold. A success is known within an hour of its
+    prediction, a failure within thirty: at first, most known outcomes are successes, in both arms."""
+    rng = np.random.default_rng(seed)
+    step = observe(rng, 0.25, requests, **canary)
+    known = []
+    for arm in (step.champion, step.canary):
+        scores = np.asarray(arm.scores, np.float64)
+        asked = np.sort(rng.uniform(0, 48, len(scores)))
+        known.append((asked + rng.exponential(np.where(scores, 1.0, 30.0)), scores))
+    plan = msgspec.structs.replace(PLAN, steps=[0.25, 1.0], min_requests=10**9)
+    for hour in np.linspace(0, 200, looks):
+        arms = []
+        for times, scores in known:
+            order = np.argsort(times)
+            arms.append(StepObservations([], [], scores[order][times[order] <= hour]))
+        decision = decide(plan, [Observations(0.25, *arms)])
+        if decision.action != "hold":
+            break
+    return decision.action
+
+
+def test_late_outcomes_roll_back_a_worse_version_and_no_equal_one():
+    assert [look_at_late_outcomes(seed, conversion=0.01) for seed in range(5)] == ["roll back"] * 5
+    assert [look_at_late_outcomes(seed, 8) for seed in range(10)].count("roll back") <= 1
+
+
+@pytest.mark.soak
+def test_late_outcomes_are_rightly_judged_in_many_simulations():
+    late = [look_at_late_outcomes(seed, requests=110_000, conversion=0.04) for seed in range(100)]
+    assert late.count("roll back") >= 95
+    assert [look_at_late_outcomes(seed) for seed in range(400)].count("roll back") <= 20
+
+
 def test_numbers_are_compared_with_the_champions_median():
     rng = np.random.default_rng(7)
 

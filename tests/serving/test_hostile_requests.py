@@ -8,16 +8,31 @@ import socket
 import sys
 from collections import Counter
 from contextlib import closing, suppress
+from itertools import pairwise
 from urllib.parse import urlsplit
 
 import httpx
+import msgspec
 import numpy as np
+import psutil
 import pytest
+from tests.contract.supervised import SupervisedDeployment
 from tests.serving.hostile import PROTOCOLS, make_request
-from tests.serving.running import run_endpoint, ship_predictions
+from tests.until import until
+
+from headrace import log
+from headrace.serving.prediction import TOPIC, Prediction
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
 
 SEED = 17
 REFUSALS = {400, 404, 413, 415, 422}
+SIZES = {30: 0, 60: 10_000, 90: 10_001}
+"""Turn of each thousand → how many instances its first request has."""
+TRICKLE = 8  # pieces of a request that is sent slowly, one a turn
+GROWTH = 48 << 20  # bytes that the memory of a replica may grow by after its first fifth of the requests
+HEADS = (b"Content-Length: -1", b"Content-Length: 1e3", b"Content-Length: 5\r\nContent-Length: 6")
+HEADS += (b"Content-Length: " + b"9" * 30, b"Transfer-Encoding: chunked\r\n\r\nzz")
 
 
 class Pipe:
@@ -39,6 +54,10 @@ class Pipe:
             self._socket.close()
             self._socket = None
 
+    @property
+    def is_open(self):
+        return self._socket is not None
+
     def send(self, content, pieces=1):
         if self._socket is None:
             self.connect()
@@ -50,10 +69,13 @@ class Pipe:
     def read(self):
         """Status and body of an answer; None if the connection was reset before it arrived."""
         try:
-            status = int(self._file.readline().split()[1])
+            line = self._file.readline()
         except ConnectionError:
+            line = b""
+        if not line:
             self.close()
             return None
+        status = int(line.split()[1])
         headers = {}
         while line := self._file.readline().strip():
             name, _, value = line.partition(b":")
@@ -70,11 +92,16 @@ def has_wrong_headers(request):
     return kind != "application/json" or "Content-Encoding" in request.headers
 
 
-def encode_request(request, cut=0):
-    lines = [f"POST {request.path} HTTP/1.1", "Host: localhost", f"Content-Length: {len(request.body)}"]
+def encode_request(request, length=None):
+    """The bytes of a request.
+
+    Args:
+        length: the length that its head states; None: that of its body.
+    """
+    length = len(request.body) if length is None else length
+    lines = [f"POST {request.path} HTTP/1.1", "Host: localhost", f"Content-Length: {length}"]
     lines += [f"{name}: {value}" for name, value in request.headers.items()]
-    content = ("\r\n".join(lines) + "\r\n\r\n").encode() + request.body
-    return content[:-cut] if cut else content
+    return ("\r\n".join(lines) + "\r\n\r\n").encode() + request.body
 
 
 @pytest.fixture
@@ -94,37 +121,115 @@ def predict(boosters):
     return predict_row
 
 
-def ask_all(client: httpx.Client, name, count, predict):
-    """Sends requests of a protocol and checks the answers. Returns the counts of statuses, and the ids."""
-    protocol, rng = PROTOCOLS[name], random.Random(f"{SEED} {name}")
-    statuses, ids = Counter(), []
-    with closing(Pipe(str(client.base_url))) as pipe:
-        for _ in range(count):
-            requests = [make_request(protocol, rng) for _ in range(rng.choice((1, 1, 1, 3)))]
-            if rng.random() < 0.02:  # cut off: the server must not wait for it, nor count it
-                pipe.send(encode_request(requests[0], cut=rng.randrange(1, 20)))
-                pipe.close()
-                continue
-            pipe.send(b"".join(map(encode_request, requests)), pieces=rng.choice((1, 1, 3)))
-            for request in requests:
-                answer = pipe.read()
-                if answer is None:
-                    assert any(has_wrong_headers(request) for request in requests), requests
-                    break
-                status, body = answer
-                statuses[status] += 1
-                if status != 200:
-                    assert status in REFUSALS, (request, status, body)
-                    assert not request.is_valid, (request, body)
-                    assert json.loads(body)
-                else:
-                    rows, content = protocol.expected_rows(request), json.loads(body)
-                    assert rows is not None, request
-                    assert protocol.values(content) == [predict(row) for row in rows], request
-                    ids += protocol.ids(content)
-                if pipe._socket is None:  # the answers to the requests after it are lost with the connection
-                    break
-    return statuses, ids
+class HostileClient:
+    """Sends hostile requests of one protocol to an endpoint and checks each answer.
+
+    Args:
+        url: the address of the endpoint.
+        name: the protocol.
+        predict: the offline prediction of a row of features.
+
+    Attributes:
+        statuses: status → how many answers had it.
+        values: how many predictions were answered.
+        ids: their ids, if the protocol has them.
+    """
+
+    def __init__(self, url, name, predict):
+        self._protocol, self._predict = PROTOCOLS[name], predict
+        self._rng = random.Random(f"{SEED} {name}")
+        self._pipe, self._odd, self._slow = Pipe(url), Pipe(url), Pipe(url)
+        self._slow_request, self._left = None, []
+        self.statuses, self.values, self.ids = Counter(), 0, []
+
+    def close(self):
+        for pipe in (self._pipe, self._odd, self._slow):
+            pipe.close()
+
+    def take_turns(self, first, last):
+        for turn in range(first, last):
+            self._trickle()
+            kind = self._rng.random()
+            if kind < 0.02:
+                self._cut_off()
+            elif kind < 0.04:
+                self._send_wrong_length()
+            else:
+                self._send_pipelined(SIZES.get(turn % 1_000))
+
+    def _send_pipelined(self, count):
+        """Writes one request or three, before it reads the first answer."""
+        rng = self._rng
+        requests = [make_request(self._protocol, rng, count)]
+        requests += [make_request(self._protocol, rng) for _ in range(rng.choice((0, 0, 0, 2)))]
+        self._pipe.send(b"".join(map(encode_request, requests)), pieces=rng.choice((1, 1, 3)))
+        for request in requests:
+            answer = self._pipe.read()
+            if answer is None:
+                assert any(has_wrong_headers(request) for request in requests), requests
+                break
+            self._check(request, *answer)
+            if not self._pipe.is_open:  # the answers to the requests after it are lost with the connection
+                break
+
+    def _trickle(self):
+        """Sends the next piece of a request that is slow; its answer is read after the last one."""
+        if not self._left:
+            self._slow_request = make_request(self._protocol, self._rng)
+            content = encode_request(self._slow_request)
+            ends = [len(content) * number // TRICKLE for number in range(TRICKLE + 1)]
+            self._left = [content[first:last] for first, last in pairwise(ends)]
+        self._slow.send(self._left.pop(0))
+        if self._left:
+            return
+        answer = self._slow.read()
+        if answer is None:
+            assert has_wrong_headers(self._slow_request), self._slow_request
+        else:
+            self._check(self._slow_request, *answer)
+
+    def _cut_off(self):
+        """Sends a part of a request and closes: the server must not wait for the rest, nor predict."""
+        content = encode_request(make_request(self._protocol, self._rng))
+        self._odd.send(content[: -self._rng.randrange(1, 20)])
+        self._odd.close()
+
+    def _send_wrong_length(self):
+        """Sends a body that is longer than its head says, or a head that says no length."""
+        rng = self._rng
+        request = make_request(self._protocol, rng, 1)
+        if rng.random() < 0.5:
+            self._odd.send(encode_request(request, len(request.body) - rng.randrange(1, 6)))
+        else:
+            start = f"POST {request.path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+            self._odd.send(start.encode() + rng.choice(HEADS) + b"\r\n\r\n" + request.body)
+        answer = self._odd.read()
+        assert answer is None or answer[0] in REFUSALS, (request, answer)
+        self._odd.close()
+
+    def _check(self, request, status, body):
+        self.statuses[status] += 1
+        if status != 200:
+            assert status in REFUSALS, (request, status, body)
+            assert not request.is_valid, (request, body)
+            assert json.loads(body)
+            return
+        rows, content = self._protocol.expected_rows(request), json.loads(body)
+        assert rows is not None, request
+        assert self._protocol.values(content) == [self._predict(row) for row in rows], request
+        self.values += len(rows)
+        self.ids += self._protocol.ids(content)
+
+
+def read_logged(settings):
+    """The predictions on the log that were answered."""
+    topics, decode = log.open(settings.log.url), msgspec.json.Decoder(Prediction).decode
+    with closing(topics):
+        offset, predictions = 0, []
+        while values := topics.read(TOPIC, {0: offset}, 10_000).values:
+            offset += len(values)
+            predictions += [prediction for value in values if (prediction := decode(value)).error is None]
+    return predictions
 
 
 @pytest.mark.parametrize("name", PROTOCOLS)
@@ -139,12 +244,27 @@ def test_50_000_hostile_requests_are_refused_or_answered_rightly(project, predic
 
 
 def check_protocol(project, predict, name, count):
-    with run_endpoint(project) as client:
-        statuses, ids = ask_all(client, name, count, predict)
-        assert client.get("/healthz").status_code == 200
-    sys.stdout.write(f"{name}: {dict(sorted(statuses.items()))}\n")
-    assert statuses[200] > count / 20
-    assert statuses[422] > count / 20
-    logged = {prediction.id for prediction in ship_predictions(project)}
-    assert len(set(ids)) == len(ids)
-    assert logged.issuperset(ids)
+    running = SupervisedDeployment(project)
+    try:
+        (replica,) = (psutil.Process(pid) for pid in running.deployment.processes.values())
+        with closing(HostileClient(running.deployment.url, name, predict)) as client:
+            client.take_turns(0, count // 5)
+            memory, files = replica.memory_info().rss, replica.num_fds()
+            client.take_turns(count // 5, count)
+            growth = replica.memory_info().rss - memory
+            until(lambda: replica.num_fds() <= files + 2)  # of closed connections that it has yet to see
+        assert httpx.get(f"{running.deployment.url}/healthz").status_code == 200
+        assert running.reports == []
+    finally:
+        running.stop()
+    sys.stdout.write(
+        f"{name}: {sum(client.statuses.values()):,} answers {dict(sorted(client.statuses.items()))},"
+        f" {client.values:,} predictions, memory {memory >> 20} {growth / 2**20:+.1f} MiB, {files} files\n"
+    )
+    assert client.statuses[200] > count / 20
+    assert client.statuses[422] > count / 20
+    assert growth < GROWTH
+    logged = [prediction.id for prediction in read_logged(project)]
+    assert len(set(logged)) == len(logged) == client.values
+    assert set(client.ids) <= set(logged)
+    assert len(client.ids) in (0, client.values)

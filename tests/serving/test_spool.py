@@ -58,7 +58,7 @@ def test_what_a_killed_shipper_left_is_removed_at_the_next_start(folder, topics)
     for _, descriptor in drafts:
         os.close(descriptor)
     (folder / "shipped-and-removed.shipped").write_text("12")
-    Shipper(folder, topics, interval=600).stop()
+    Shipper(folder, lambda: log.open(f"sqlite://{folder.parent}/log"), interval=600).stop()
     assert {path.name for path in folder.iterdir() if path.suffix != ".shipped"} == kept
     assert [path.stem for path in folder.glob("*.shipped")] == [path.stem for path in folder.glob("*.spool")]
     assert list(folder_of_oversized(folder).iterdir()) == []
@@ -139,7 +139,7 @@ for n in range(1_000_000):
     last = max([last, *(int(line) for line in child.stdout.read().split(b"\n")[:-1])])
     child.wait()
     child.stdout.close()
-    shipper = Shipper(folder, topics)
+    shipper = Shipper(folder, lambda: log.open(f"sqlite://{folder.parent}/log"))
     shipper.stop()
     shipped = [int(value) for value in read_log(topics)]
     assert shipped[: last + 1] == list(range(last + 1))

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from random import Random
 from typing import Any
 
 import dataframely as dy
@@ -16,7 +17,7 @@ import pytest
 from tests.lineage.conformance import make_event_check
 
 from headrace.config.settings import load_settings
-from headrace.declare.audits import Audit, fresh_within, references, rows_like_before, satisfies
+from headrace.declare.audits import Audit, References, fresh_within, references, rows_like_before, satisfies
 from headrace.declare.partitioning import by, day
 from headrace.declare.reserved import FAILING_ROW_COLUMNS
 from headrace.declare.table import Table, table
@@ -26,10 +27,11 @@ from headrace.lake import Lake
 from headrace.lineage.event import copy_event, openlineage_event
 from headrace.lineage.names import Names
 from headrace.projects.project import Project, load_project
-from headrace.tables.audits.port import MAX_FAILING_ROWS
+from headrace.tables.audits.port import MAX_FAILING_ROWS, AuditScope, RuleFailure
+from headrace.tables.audits.references import check_references
 from headrace.tables.audits.report import AuditReport, failing_table, read_report
 from headrace.tables.audits.rules import group_rules
-from headrace.tables.audits.run import check_freshness_now
+from headrace.tables.audits.run import _AUDITS, check_freshness_now
 from headrace.tables.build import TableBuild, build_table
 
 Arrive = Callable[..., None]
@@ -500,6 +502,56 @@ def test_a_killed_build_publishes_nothing_that_was_not_audited(
     assert users_in(lake, "clean") == [1, 7]
     assert failing_users(lake, "clean") == [7]
     assert (report_of(lake, "clean").stops, report_of(lake, "clean").kept) == (False, 1)
+
+
+class TestLastingWarning:
+    def test_only_what_changed_and_what_fails_is_checked_again(
+        self, project: Project, lake: Lake, arrive: Arrive, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        declare(project, "clean", references("user", "people", severity="warn"))
+        arrive((at(1), 7), (at(2), 1), (at(2), 2), arrived=at(6))
+        build(project, lake, "people")
+        assert len(build(project, lake, "clean").warnings) == 1
+        checked = []
+
+        def check(audit: Any, scope: AuditScope) -> RuleFailure | None:
+            checked.append(sorted(scope.rows.collect()["user"]))
+            return check_references(audit, scope)
+
+        monkeypatch.setitem(_AUDITS, References, ("foreign_key", check))  # type: ignore[index]
+        arrive((at(3), 1), arrived=at(6))
+        assert len(build(project, lake, "clean").warnings) == 1
+        assert checked == [[1, 7]]  # the new day, and the one that fails
+        again = build(project, lake, "clean")
+        assert (again.skipped, len(again.warnings), checked) == (True, 1, [[1, 7]])
+
+    @pytest.mark.parametrize("seed", range(4))
+    def test_the_report_is_that_of_the_whole_table_after_each_build(
+        self, project: Project, lake: Lake, arrive: Arrive, seed: int
+    ) -> None:
+        class Low(dy.Schema):
+            price = dy.Float64(max=8)  # user 8 pays 9
+
+        draw = Random(seed)
+        declare(
+            project, "clean", references("user", "people", severity="warn"), satisfies(Low, severity="warn")
+        )
+        build(project, lake, "people")
+        for number in range(6):
+            days = [draw.randrange(1, 6) for _ in range(draw.randrange(1, 4))]
+            arrive(*[(at(day), draw.choice([1, 2, 2, 1, 7, 8])) for day in days], arrived=at(7, number))
+            if number == 3:
+                write_people(project, 1, 2, 8)
+                build(project, lake, "people")
+            build(project, lake, "clean")
+            users, known = users_in(lake, "clean"), {1, 2, 8} if number >= 3 else {1, 2}
+            unknown = [user for user in users if user not in known]
+            report = report_of(lake, "clean")
+            failing = {result.rule.split()[0]: result.failing for result in report.results}
+            assert failing["references"] == len(unknown)
+            assert failing["satisfies"] == users.count(8)
+            failing_rows = sorted(unknown + [8] * users.count(8))
+            assert not failing_rows or failing_users(lake, "clean") == failing_rows
 
 
 class TestReport:

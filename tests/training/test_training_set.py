@@ -160,6 +160,19 @@ def test_a_label_that_a_function_fails_on_is_left_out_counted_and_named(
     assert read.select(wanted.columns).sort("event_timestamp").equals(wanted.sort("event_timestamp"))
 
 
+def test_labels_with_a_null_key_are_kept_and_counted_by_key(
+    project: Project, full_lake: Lake, model: Model, plan: FeaturePlan
+) -> None:
+    outcomes = full_lake.table("outcomes").scan().drop_nulls("bought").sort("event_timestamp").collect()
+    complete = training_set.make(project, full_lake, model, plan)
+    assert complete.keyless == {}
+    without = outcomes.with_columns(user_id=pl.when(pl.int_range(pl.len()) >= 7).then("user_id"))
+    full_lake.ensure("outcomes", without.to_arrow().schema).overwrite(without.to_arrow())
+    rows = training_set.make(project, full_lake, model, plan)
+    assert (rows.rows, rows.keyless) == (len(outcomes), {"user_id": 7})
+    assert training_set.make(project, full_lake, model, plan) == rows  # also when it is only read
+
+
 def test_a_function_that_fails_on_every_label_is_an_error(
     project: Project, full_lake: Lake, model: Model, plan: FeaturePlan
 ) -> None:

@@ -151,6 +151,7 @@ def _show_future(future: FutureCheck) -> None:
         click.echo(
             f"  {moved.feature} reads the future: it moved for {moved.labels:,} labels ({moved.share:.1%});"
             f" {label}: {moved.value} became {moved.changed}"
+            + (f", because {moved.error}" if moved.error else "")
         )
     if not future.moved:
         click.echo("  no feature moved")

@@ -38,6 +38,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "rollback": ("headrace.cli.rollback", "Go back to the previous release."),
     "deploy": ("headrace.cli.deploy", "Serve MLflow models, each on the Python that it needs."),
     "outcomes": ("headrace.cli.outcomes", "Compare predictions with what really happened."),
+    "shadows": ("headrace.cli.shadows", "Compare shadows with what clients received."),
     "backtest": ("headrace.cli.backtest", "Answer logged requests by another version, and compare."),
     "why": ("headrace.cli.why", "Trace a prediction to its raw events, or an event to its verdicts."),
     "lineage": ("headrace.cli.lineage", "Show what a model or table was made from, or the newest runs."),

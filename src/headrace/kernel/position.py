@@ -10,7 +10,16 @@ from collections.abc import Collection, Mapping
 import msgspec
 from msgspec import Struct
 
-__all__ = ["LogPosition", "Position", "SnapshotPosition", "decode_position", "encode_position"]
+__all__ = [
+    "Lead",
+    "LeadingPosition",
+    "LogPosition",
+    "Position",
+    "SnapshotPosition",
+    "decode_position",
+    "encode_position",
+    "leads_of",
+]
 
 
 class LogPosition(Struct, frozen=True, tag_field="kind", tag="log"):
@@ -48,6 +57,28 @@ class LogPosition(Struct, frozen=True, tag_field="kind", tag="log"):
         return self.with_offsets({p: end for p, end in offsets.items() if end > self.next_offset(p)})
 
 
+class Lead(Struct, frozen=True):
+    """The events of a log partition that a reader was given before they were in the topic's table.
+
+    Attributes:
+        start: the offset of the first of them; they end at the reader's position.
+        digest: a digest of the good ones, by which they are later compared with the table's rows.
+    """
+
+    start: int
+    digest: int
+
+
+class LeadingPosition(LogPosition, frozen=True, tag="leading"):
+    """The position of a reader that may be ahead of the topic's table.
+
+    Attributes:
+        leads: log partition → its lead, if it has one.
+    """
+
+    leads: dict[int, Lead] = {}
+
+
 class SnapshotPosition(Struct, frozen=True, tag_field="kind", tag="snapshot"):
     """One snapshot of one table: all of its rows have been read, and nothing later."""
 
@@ -55,8 +86,13 @@ class SnapshotPosition(Struct, frozen=True, tag_field="kind", tag="snapshot"):
     snapshot_id: int
 
 
-Position = LogPosition | SnapshotPosition
+Position = LogPosition | LeadingPosition | SnapshotPosition
 _decoder = msgspec.json.Decoder(Position)
+
+
+def leads_of(position: Position | None) -> Mapping[int, Lead]:
+    """Log partition → the lead that a position has there."""
+    return position.leads if isinstance(position, LeadingPosition) else {}
 
 
 def encode_position(position: Position) -> str:

@@ -22,6 +22,7 @@ __all__ = [
     "HISTORY",
     "INPUT",
     "INPUTS_DIGEST",
+    "KEYLESS_ROWS",
     "LATEST_ARRIVAL",
     "MAINTENANCE",
     "ORPHANS_REMOVED",
@@ -130,6 +131,9 @@ INPUTS_DIGEST = "headrace.inputs_digest"
 
 UNLABELLED_ROWS = "headrace.unlabelled_rows"
 """Summary of a training set: how many label rows had no target and were left out."""
+
+KEYLESS_ROWS = "headrace.keyless_rows"
+"""Summary of a training set: join key → in how many of its rows the key is null, as JSON."""
 
 # Headers of records on the log
 

@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from headrace.config.settings import Settings
-from headrace.kernel.addresses import path_of_sqlalchemy
+from headrace.kernel.addresses import path_of_sqlalchemy, sqlalchemy_url
 from headrace.kernel.errors import HeadraceError, Unavailable
+from headrace.kernel.faults import reach
+from headrace.kernel.files import create_draft, remove_dead_drafts, sync_folder
 from headrace.kernel.lock import hold_lock
 from headrace.kernel.private import make_private
 from headrace.kernel.secrets import clean_text
@@ -25,6 +27,7 @@ __all__ = ["MlflowConnection"]
 
 _PACKAGES = ("mlflow", "sqlalchemy", "requests", "urllib3", "httpx")  # whose errors count as MLflow's
 _FILE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
+_FULL = ("database or disk is full", "No space left on device")  # in MLflow's own errors
 _ANSWER_SECONDS = 5.0  # how long an MLflow server may take to answer
 
 
@@ -96,6 +99,13 @@ class MlflowConnection:
                     where=str(error.filename or self._settings.place("mlflow")),
                     remedy="Check that the disk has room (also TMPDIR's), and that this user may write there.",
                 ) from error
+            if any(text in message for text in _FULL):
+                database = path_of_sqlalchemy(self._settings.registry.mlflow_url)
+                raise Unavailable(
+                    "MLflow cannot write: the disk is full",
+                    where=address if database is None else str(database),
+                    remedy="Make room on the disk (also TMPDIR's), then run it again: it continues.",
+                ) from error
             place = self._place or f"profile.{self._settings.profile_name}.mlflow"
             remedy = "Find out what is wrong: headrace doctor" if self._place is None else None
             raise Unavailable(
@@ -116,10 +126,37 @@ class MlflowConnection:
         # MLflow itself uses this strategy, so its users cannot act on the warning.
         warnings.filterwarnings("ignore", "The ``noload`` loader strategy", DeprecationWarning)
         with self.translate_errors():
-            _await_answer(self._settings.registry.mlflow_url)
-            client = MlflowClient(self._settings.registry.mlflow_url, self._settings.registry.mlflow_url)
+            url = self._settings.registry.mlflow_url
+            _await_answer(url)
+            file = path_of_sqlalchemy(url)
+            if file is not None and not file.exists():
+                _create_database(file)
+            client = MlflowClient(url, url)
             client.search_experiments(max_results=1)
         return client
+
+
+def _create_database(file: Path) -> None:
+    """Lets MLflow make its tables in a draft, which then takes the file's name.
+
+    MLflow makes them in many steps and cannot continue: in the file itself, a kill or a full disk would leave a
+    database that it never opens again.
+    """
+    from mlflow import MlflowClient
+
+    remove_dead_drafts(file.parent)
+    draft, lock = create_draft(file)
+    try:
+        url = sqlalchemy_url(draft)
+        MlflowClient(url, url).search_experiments(max_results=1)
+        reach("registry.before_database")
+        with contextlib.suppress(FileExistsError):  # another process was faster
+            os.link(draft, file)
+    finally:
+        for path in (draft, draft.with_name(f"{draft.name}-journal")):
+            path.unlink(missing_ok=True)
+        os.close(lock)
+    sync_folder(file.parent)
 
 
 def _await_answer(url: str) -> None:

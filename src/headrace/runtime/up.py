@@ -7,8 +7,8 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, closing, contextmanager
-from typing import TYPE_CHECKING
+from contextlib import ExitStack, closing, contextmanager, suppress
+from typing import TYPE_CHECKING, Literal
 
 from headrace import log as logs
 from headrace.config.settings import FILE, Settings
@@ -20,6 +20,7 @@ from headrace.kernel.time import now
 from headrace.projects import running
 from headrace.projects.running import Up
 from headrace.runtime.child import start_child
+from headrace.serving.kept import find_kept_releases
 from headrace.serving.topics import system_contracts
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ __all__ = ["up"]
 
 _logger = logging.getLogger(__name__)
 _INTERVAL = 0.25  # seconds between two checks of the children
+_RETRY = 1.0  # seconds between two attempts to reach the log
 
 
 def up(
@@ -52,6 +54,9 @@ def up(
         ProjectError: the host is not loopback and there is no token.
         Unavailable: another `up` runs on the project, a port is in use (the error names the setting), the log
             or the online store cannot be reached, or a process does not start.
+
+    If the log cannot be reached, but releases were in force here before, the endpoint starts with them, and the
+    other processes start when the log is back.
     """
     stop, rolling = stop or threading.Event(), threading.Event()
     check_tokens(settings.http.host, settings.token_paths)
@@ -60,15 +65,11 @@ def up(
         ports = _choose_ports(settings)
         stack.enter_context(_set_on_signals(stop))
         stack.enter_context(_set_on_roll_signal(rolling))
-        _create_topics(settings)
+        has_log = stack.enter_context(_create_topics(settings, report))
         _check_online_store(settings)
         children = Children()
         stack.callback(children.end)
-        children.add(start_child("ingest", settings))
-        children.add(start_child("collector", settings, ports["collector_port"]))
-        children.add(start_child("console", settings, ports["console_port"]))
-        if settings.schedules:
-            children.add(start_child("scheduler", settings))
+        has_children = has_log.is_set() and _start_children(children, settings, ports)
 
         from headrace.serving import deployment  # its imports take long, and the children start meanwhile
 
@@ -83,13 +84,29 @@ def up(
         if ready is not None:
             ready(state)
         while not stop.wait(_INTERVAL):
-            children.supervise(report)
-            endpoint.supervise(report)
+            if has_log.is_set() and not has_children:
+                report("the log can be reached: the other processes start")
+                has_children = _start_children(children, settings, ports)
+            state = _supervise(settings, endpoint, ports, children, state, report)
             if rolling.is_set():
                 rolling.clear()
                 endpoint.roll(report)
-            if children.processes | endpoint.processes != state.processes:
-                state = _write_state(settings, endpoint, ports, children)
+
+
+def _supervise(
+    settings: Settings,
+    endpoint: Deployment,
+    ports: Mapping[str, int],
+    children: Children,
+    state: Up,
+    report: Callable[[str], None],
+) -> Up:
+    """Replaces processes that have died or hang. Returns the state, written anew if a process changed."""
+    children.supervise(report)
+    endpoint.supervise(report)
+    if children.processes | endpoint.processes != state.processes:
+        state = _write_state(settings, endpoint, ports, children)
+    return state
 
 
 def _write_state(settings: Settings, endpoint: Deployment, ports: Mapping[str, int], children: Children) -> Up:
@@ -107,11 +124,49 @@ def _write_state(settings: Settings, endpoint: Deployment, ports: Mapping[str, i
     return state
 
 
-def _create_topics(settings: Settings) -> None:
-    """Creates Headrace's own topics, which must exist when the ingest lists the topics to follow."""
-    with closing(logs.open(settings.log.url)) as log:
-        for contract in system_contracts():
-            log.create(contract.topic, contract.partitions, contract.retention)
+def _start_children(children: Children, settings: Settings, ports: Mapping[str, int]) -> Literal[True]:
+    children.add(start_child("ingest", settings))
+    children.add(start_child("collector", settings, ports["collector_port"]))
+    children.add(start_child("console", settings, ports["console_port"]))
+    if settings.schedules:
+        children.add(start_child("scheduler", settings))
+    return True
+
+
+@contextmanager
+def _create_topics(settings: Settings, report: Callable[[str], None]) -> Iterator[threading.Event]:
+    """Creates Headrace's own topics, which must exist when the ingest lists the topics to follow.
+
+    Yields:
+        Set when they exist: at once, or, if releases were in force here before, when the log is back.
+
+    Raises:
+        Unavailable: the log cannot be reached, and there is no release to answer by.
+    """
+    has_log, is_ending = threading.Event(), threading.Event()
+
+    def create() -> None:
+        with closing(logs.open(settings.log.url)) as log:
+            for contract in system_contracts():
+                log.create(contract.topic, contract.partitions, contract.retention)
+        has_log.set()
+
+    def create_later() -> None:
+        while not has_log.is_set() and not is_ending.wait(_RETRY):
+            with suppress(Unavailable):
+                create()
+
+    try:
+        create()
+    except Unavailable as error:
+        if not find_kept_releases(settings).exists():
+            raise
+        report(f"the log cannot be reached, so only the endpoint starts, with its last releases: {error.what}")
+        threading.Thread(target=create_later, name="topics", daemon=True).start()
+    try:
+        yield has_log
+    finally:
+        is_ending.set()
 
 
 def _check_online_store(settings: Settings) -> None:

@@ -103,6 +103,7 @@ class ReplicaCounts(Struct):
         answers: HTTP status → responses to prediction requests.
         requests: seconds of each prediction request.
         failed_shadows: requests whose copy a shadow arm could not predict.
+        shed_shadows: requests that were not copied to the shadows, because the replica was too busy.
         services: the counts of each feature service.
         feature_answers: HTTP status → responses to requests for features.
         feature_requests: seconds of each request for features.
@@ -112,6 +113,7 @@ class ReplicaCounts(Struct):
     answers: dict[str, int] = field(default_factory=dict)
     requests: Histogram = field(default_factory=_make_seconds)
     failed_shadows: int = 0
+    shed_shadows: int = 0
     services: list[ServiceCounts] = field(default_factory=list)
     feature_answers: dict[str, int] = field(default_factory=dict)
     feature_requests: Histogram = field(default_factory=_make_seconds)
@@ -127,6 +129,7 @@ class ReplicaCounts(Struct):
         add_counts(self.answers, other.answers)
         self.requests.add(other.requests)
         self.failed_shadows += other.failed_shadows
+        self.shed_shadows += other.shed_shadows
         services = {counts.key: counts for counts in self.services}
         for service in other.services:
             if service.key not in services:
@@ -239,6 +242,11 @@ class Metrics:
         with self._lock:
             self.counts.failed_shadows += 1
 
+    def count_shed_shadow(self) -> None:
+        """Counts a request that was not copied to the shadows."""
+        with self._lock:
+            self.counts.shed_shadows += 1
+
 
 def to_text(counts: ReplicaCounts, behind: Mapping[tuple[str, int, str], int]) -> bytes:
     """The counts, and the gauges of Metrics.behind, in Prometheus' text exposition format."""
@@ -279,6 +287,8 @@ def _request_lines(counts: ReplicaCounts) -> Iterable[str]:
         yield f'headrace_predict_answers_total{{status="{status}"}} {count}'
     yield from metric_head("failed_shadows_total", "counter", "Requests that a shadow could not predict.")
     yield f"headrace_failed_shadows_total {counts.failed_shadows}"
+    yield from metric_head("shed_shadows_total", "counter", "Requests that were not copied to the shadows.")
+    yield f"headrace_shed_shadows_total {counts.shed_shadows}"
     yield from metric_head("predict_seconds", "histogram", "A prediction request in the replica, as a whole.")
     yield from counts.requests.lines("headrace_predict_seconds", "")
     yield from metric_head("features_answers_total", "counter", "HTTP responses to requests for features.")

@@ -25,6 +25,7 @@ from headrace.kernel.files import write_file
 from headrace.kernel.position import LogPosition
 from headrace.kernel.private import make_private
 from headrace.serving.errors import UnknownModel, UnknownService, WrongValue, unknown_version
+from headrace.serving.kept import find_kept_releases
 from headrace.serving.mlflow_models.served import ServedModel, ServedModels
 from headrace.serving.release import Arm, Release, ReleaseFollower
 from headrace.serving.request_schema import RequestSchema
@@ -147,7 +148,7 @@ class Models:
         self._log: logs.Log | None = None
         self._releases: ReleaseFollower | None = None
         self._latest: dict[str, Release] = {}
-        self._file = settings.place("serving", "releases.json")
+        self._file = find_kept_releases(settings)
         self._attempts: dict[str, tuple[str, float]] = {}  # model → release, time of the attempt (monotonic)
         self.released: dict[str, ReleasedModel] = {}
         self.failed: dict[str, ReleaseFailure] = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -27,6 +28,7 @@ __all__ = ["Instances", "SpoolingPredictor"]
 
 _log = logging.getLogger("headrace.serving")
 _encode = msgspec.json.Encoder().encode
+_MAX_SHADOWS = 4  # requests that are copied to shadows at the same time
 Instances = Sequence[Mapping[str, Any]]
 """Field → value of each instance of a request, as RequestSchema.to_values returns them."""
 
@@ -50,6 +52,7 @@ class SpoolingPredictor:
         self._spool = Spool(spool)
         self.max_bytes = DEFAULT_MAX_BYTES
         self._metrics = metrics
+        self._shadow_room = threading.Semaphore(_MAX_SHADOWS)
 
     def close(self) -> None:
         """Completes the spool file."""
@@ -89,7 +92,22 @@ class SpoolingPredictor:
     def predict_shadows(
         self, model: ReleasedModel, instances: Instances, predictions: Sequence[Prediction]
     ) -> None:
-        """Predicts the same instances by the shadow arms, for the log alone. Logs and counts failures."""
+        """Predicts the same instances by the shadow arms, for the log alone. Logs and counts failures.
+
+        While _MAX_SHADOWS requests are being copied, the replica is too busy: another one is only counted, so
+        that shadows take no time from the requests that clients wait for.
+        """
+        if not self._shadow_room.acquire(blocking=False):
+            self._metrics.count_shed_shadow()
+            return
+        try:
+            self._predict_shadows(model, instances, predictions)
+        finally:
+            self._shadow_room.release()
+
+    def _predict_shadows(
+        self, model: ReleasedModel, instances: Instances, predictions: Sequence[Prediction]
+    ) -> None:
         for arm, servable in model.shadows:
             try:
                 self._append_to_spool(

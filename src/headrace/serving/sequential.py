@@ -29,6 +29,8 @@ __all__ = ["ODDS_RATIOS", "Blocks", "block_sizes", "evidence", "make_blocks"]
 ODDS_RATIOS = (1.1, 1.25, 1.6, 2.5, 5.0, 10.0)
 """How much worse a version may be: the ratio of the odds of a bad observation. The evidence is the mean over
 them, which is such a supermartingale, too."""
+_DEVIATION = 0.02  # of the sizes of a block from the proportion of the traffic
+_LARGEST_SMALL = 25  # observations of the smaller arm in a block, which deviate by 2 % at most
 _PRIOR_BAD, _PRIOR_COUNT = 0.5, 10.0  # the first guess of the share of bad observations
 
 
@@ -52,12 +54,21 @@ class Blocks:
 
 
 def block_sizes(share: float) -> tuple[int, int]:
-    """The observations of champion and canary in a block, about in the proportion of their traffic.
+    """The observations of champion and canary in a block, in the proportion of their traffic to 2 %.
 
     Args:
         share: the canary's share of the traffic, between 0 and 1.
+
+    What the larger arm answers beyond that proportion fills no block.
     """
-    return max(1, round((1 - share) / share)), max(1, round(share / (1 - share)))
+    ratio = max(share, 1 - share) / min(share, 1 - share)
+
+    def deviation(small: int) -> float:
+        return abs(round(small * ratio) / (small * ratio) - 1)
+
+    small = next((n for n in range(1, _LARGEST_SMALL) if deviation(n) <= _DEVIATION), _LARGEST_SMALL)
+    large = round(small * ratio)
+    return (large, small) if share < 0.5 else (small, large)
 
 
 def make_blocks(parts: Sequence[tuple[float, npt.ArrayLike, npt.ArrayLike]]) -> Blocks:

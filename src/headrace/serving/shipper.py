@@ -13,8 +13,9 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,7 +24,7 @@ from msgspec import Struct
 from headrace import log as logs
 from headrace.config.settings import Settings
 from headrace.kernel.digest import short_digest
-from headrace.kernel.errors import HeadraceError
+from headrace.kernel.errors import HeadraceError, Unavailable
 from headrace.kernel.files import remove_dead_drafts, write_file
 from headrace.kernel.lock import try_lock_open
 from headrace.log import append_fitting
@@ -152,20 +153,21 @@ def _write_oversized(folder: Path, prediction: bytes) -> None:
 @contextmanager
 def run_shipper(settings: Settings) -> Iterator[Shipper]:
     """Ships the project's predictions to the log while the block runs, and the rest when it ends."""
-    with closing(logs.open(settings.log.url)) as log:
-        shipper = Shipper(settings.place("serving", "spool"), log)
-        try:
-            yield shipper
-        finally:
-            shipper.stop()
+    shipper = Shipper(settings.place("serving", "spool"), partial(logs.open, settings.log.url))
+    try:
+        yield shipper
+    finally:
+        shipper.stop()
 
 
 class Shipper:
     """A thread that ships a spool folder to the log until it is stopped.
 
+    While the log cannot be reached, also at the start, the predictions stay in the folder.
+
     Args:
         folder: the spool folder.
-        log: the log.
+        open_log: opens the log.
         interval: seconds between two passes.
 
     Attributes:
@@ -173,20 +175,26 @@ class Shipper:
         error: the error of the last pass; None if it succeeded.
     """
 
-    def __init__(self, folder: Path, log: Log, interval: float = 0.25) -> None:
+    def __init__(self, folder: Path, open_log: Callable[[], Log], interval: float = 0.25) -> None:
         self.total = ShipResult()
         self.error: HeadraceError | None = None
-        self._folder, self._log, self._interval = folder, log, interval
+        self._folder, self._open_log, self._interval = folder, open_log, interval
+        self._log: Log | None = None
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="prediction shipper", daemon=True)
-        log.create(TOPIC)
+        try:
+            self._connect()
+        except Unavailable as error:  # the endpoint answers without the log
+            self._note(error)
         _remove_leftovers(folder)
         self._thread.start()
 
     def stop(self) -> None:
-        """Ships what is in the folder and ends the thread."""
+        """Ships what is in the folder, ends the thread and closes the log."""
         self._stop.set()
         self._thread.join()
+        if self._log is not None:
+            self._log.close()
 
     def _run(self) -> None:
         while not self._stop.wait(self._interval):
@@ -195,8 +203,25 @@ class Shipper:
 
     def _ship(self) -> None:
         try:
-            self.total += ship(self._folder, self._log)
+            self.total += ship(self._folder, self._connect())
         except HeadraceError as error:  # while the log is unavailable, the spool keeps the predictions
-            self.error = error
+            self._note(error)
         else:
             self.error = None
+
+    def _connect(self) -> Log:
+        """The log, with the topic."""
+        if self._log is None:
+            log = self._open_log()
+            try:
+                log.create(TOPIC)
+            except BaseException:
+                log.close()
+                raise
+            self._log = log
+        return self._log
+
+    def _note(self, error: HeadraceError) -> None:
+        if self.error is None:
+            _log.warning("predictions wait in %s until the log takes them: %s", self._folder, error.what)
+        self.error = error

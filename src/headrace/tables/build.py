@@ -175,7 +175,7 @@ def _keep_table(
         table_run.add_facts(partitions=0, because=[])
     versions = {source.name: source.version for source in plan.inputs}
     digest = snapshot.summary.get(ROWS_DIGEST)
-    warnings = [] if report is None else report.failures
+    warnings = audit.warnings if report is None else report.failures
     return TableBuild(
         plan.table, snapshot.id, [], snapshot.rows, versions, skipped=True, digest=digest, warnings=warnings
     )

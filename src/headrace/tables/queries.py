@@ -37,7 +37,7 @@ __all__ = ["QueryBuild", "build_query"]
 
 _BATCH = 100_000  # rows that are written at once
 _Outcome: TypeAlias = tuple[Snapshot, str, AuditReport | None]
-"""The table's snapshot; what was done, in words; the report of the audit, None: none was made."""
+"""The table's snapshot; what was done, in words; the report of its rows' audit, None: there is none."""
 
 
 class QueryBuild(msgspec.Struct, frozen=True):
@@ -138,7 +138,7 @@ def _keep(audit: TableAudit, stored: LakeTable, what: str) -> _Outcome:
         stored.set_properties({AUDIT: report.encode()})
     current = stored.current_snapshot()
     assert current is not None
-    return current, what, report
+    return current, what, audit.published.report if report is None else report
 
 
 def _commit(

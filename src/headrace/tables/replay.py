@@ -20,7 +20,7 @@ from headrace.declare.source import Source
 from headrace.declare.table import Table
 from headrace.kernel.errors import CallError
 from headrace.kernel.properties import LATEST_ARRIVAL
-from headrace.lake import Lake
+from headrace.lake import Lake, VisibleTables
 from headrace.projects.project import Project
 from headrace.tables.call import concat_results
 from headrace.tables.parts import compute_piece, divide
@@ -71,7 +71,8 @@ class BaseRows(msgspec.Struct, frozen=True):
 
 
 def read_base_rows(project: Project, lake: Lake, names: Iterable[str]) -> list[BaseRows]:
-    """The rows that these tables are made from, at the newest snapshots.
+    """The rows that these tables are made from: of tables that builds make, what readers see; of topics the
+    newest rows.
 
     Args:
         project, lake: the project and its lake.
@@ -82,6 +83,7 @@ def read_base_rows(project: Project, lake: Lake, names: Iterable[str]) -> list[B
         ProjectError: a source cannot be read.
     """
     base: dict[str, BaseRows] = {}
+    visible = VisibleTables(lake)
     for declared in _needed(project, names):
         if isinstance(declared, Contract):
             stored = lake.table(declared.table)
@@ -92,7 +94,7 @@ def read_base_rows(project: Project, lake: Lake, names: Iterable[str]) -> list[B
                 declared.table, rows, declared.time, (declared.time,), bool(declared.row_key), arrival
             )
         elif _is_kept(declared):
-            rows = lake.table(declared.name).scan().collect()
+            rows = visible.scan(declared.name).collect()
             time = _time_of(declared, rows)
             base[declared.name] = BaseRows(declared.name, rows, time, () if time is None else (time,))
         else:

@@ -37,6 +37,8 @@ class TrainingSet(Struct, frozen=True):
         failed: how many rows were left out because an on-demand function fails on them.
         failures: the first three of these, each with the error.
         digest: the digest of its rows (tables.twin).
+        keyless: join key → in how many rows it is null. The features of its views are null there, and serving
+            would refuse such an instance.
     """
 
     model: str
@@ -50,6 +52,7 @@ class TrainingSet(Struct, frozen=True):
     failed: int = 0
     failures: list[str] = []
     digest: str | None = None
+    keyless: dict[str, int] = {}
 
 
 class Trial(Struct, frozen=True):

@@ -6,6 +6,7 @@ not expire, so the data of a version can be read again.
 
 from __future__ import annotations
 
+import json
 import logging
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -36,7 +37,15 @@ from headrace.kernel.digest import short_digest
 from headrace.kernel.errors import CallError, Refused
 from headrace.kernel.position import SnapshotPosition, encode_position
 from headrace.kernel.private import make_private
-from headrace.kernel.properties import FAILED_ROWS, INPUT, INPUTS_DIGEST, REVISION, ROWS_DIGEST, UNLABELLED_ROWS
+from headrace.kernel.properties import (
+    FAILED_ROWS,
+    INPUT,
+    INPUTS_DIGEST,
+    KEYLESS_ROWS,
+    REVISION,
+    ROWS_DIGEST,
+    UNLABELLED_ROWS,
+)
 from headrace.kernel.run import Dataset, run
 from headrace.kernel.time import now_micros
 from headrace.lake import Lake, LakeTable, Snapshot, VisibleTables
@@ -101,6 +110,7 @@ def make(
             revisions_in(head.summary),
             *read_failures(head.summary.get(FAILED_ROWS)),
             head.summary.get(ROWS_DIGEST),
+            json.loads(head.summary.get(KEYLESS_ROWS, "{}")),
         )
         schema = {field.name: str(field.type) for field in lake.table(table).schema()}
         facts = {
@@ -277,6 +287,7 @@ def _write_rows(
     facts |= {f"{REVISION}{source}": revision for source, revision in revisions.items()}
     facts |= {INPUTS_DIGEST: digest, UNLABELLED_ROWS: str(unlabelled)}
     facts |= {FAILED_ROWS: merge_failures(None, (), written.failed)} if written.failed else {}
+    facts |= {KEYLESS_ROWS: json.dumps(written.keyless)} if written.keyless else {}
     facts[ROWS_DIGEST] = written.digest
     return written.table.overwrite(
         written.files,
@@ -294,6 +305,7 @@ class _Written(NamedTuple):
     begun: int
     digest: str
     failed: list[FailedRow]
+    keyless: dict[str, int]
 
 
 def _write_pieces(
@@ -344,7 +356,10 @@ def _write_pieces(
         )
         for index, error in sorted(errors.items())
     ]
-    return _Written(table, files, begun, reduce(RowsDigest.join, digests).text, failed)
+    answered = labels.filter(~pl.int_range(pl.len()).is_in(list(errors)))
+    nulls = {key.join_key: answered[key.join_key].null_count() for key in plan.entities}
+    keyless = {key: count for key, count in nulls.items() if count}
+    return _Written(table, files, begun, reduce(RowsDigest.join, digests).text, failed, keyless)
 
 
 def _find_compute(

@@ -80,6 +80,15 @@ def following(orders):
     return orders.select("user_id", "at", next_price=pl.col("price").shift(-1).over("user_id"))
 
 
+@table(reads=history)
+def is_last(orders):
+    """The leak: whether any order of anybody comes later. No order of the later rows changes it."""
+    last = pl.col("at") == pl.col("at").max()
+    is_followed = (~last).cast(pl.Int64)
+    later = pl.concat_list("number", is_followed)
+    return orders.select("user_id", "at", is_followed=is_followed, later=later, total=pl.len().cast(pl.Int64))
+
+
 @table(reads=Order, partition_by=day("at"))
 def early(orders):
     """The leak: a day's sum, said to be known from its begin."""
@@ -215,6 +224,44 @@ def test_each_feature_that_reads_the_future_is_named_with_an_example(workplace):
     assert following.value != following.changed
     assert any(at <= moment < at + timedelta(hours=4) for moment in report.moments)
     assert report.unchanged == []
+
+
+def test_a_feature_that_no_order_of_the_later_rows_changes_is_named(workplace):
+    later = as_of(
+        "later", "is_last", "at", PlanField("is_followed", "int64"), PlanField("later", "list[int64]")
+    )
+    report = check_future(*workplace, plan_of(later, *HONEST), count=1)
+    moved = {feature.feature: feature for feature in report.moved}
+    assert set(moved) == {"later__is_followed", "later__later"}
+    followed, listed = moved["later__is_followed"], moved["later__later"]
+    assert (followed.value, followed.changed, followed.labels) == (1, 0, listed.labels)
+    number = (listed.label["event_timestamp"] - START) // timedelta(hours=4)
+    assert (listed.value, listed.changed) == ([number, 1], [number, 0])
+
+
+@pytest.mark.parametrize("mode", ["row", "python", "pandas"])
+def test_an_on_demand_function_that_fails_on_changed_rows_is_named(workplace, mode):
+    total = "given['total']" if mode == "row" else "list(given['total'])[0]"
+    text = f"def strict(given):\n    assert {total} == 240\n    return {{'same': given['total']}}\n"
+    strict = OnDemandView(
+        "strict", (OnDemandInput("total", "later"),), (PlanField("same", "int64"),), mode, "strict", text
+    )
+    later = as_of("later", "is_last", "at", PlanField("total", "int64"))
+    report = check_future(*workplace, plan_of(later, strict, *HONEST), count=1)
+    moved = {feature.feature: feature for feature in report.moved}
+    assert set(moved) == {"later__total", "strict__same"}
+    assert moved["strict__same"].labels == moved["later__total"].labels == report.labels > 100
+    assert (moved["strict__same"].value, moved["strict__same"].changed) == (240, None)
+    assert "AssertionError" in moved["strict__same"].error
+    assert moved["later__total"].error is None
+
+
+def test_a_table_of_which_no_row_is_left_has_no_values(workplace):
+    rates = workplace[0].settings.root / "data" / "rates.csv"
+    header, *lines = rates.read_text().splitlines()
+    rates.write_text("\n".join([header, *(line.replace("2026-01", "2026-02") for line in lines)]))
+    report = check_future(*workplace, plan_of(LEAKING[3], *HONEST), count=1)
+    assert report.moved == []
 
 
 def test_a_source_without_a_time_is_named_as_not_changed(workplace):

@@ -38,7 +38,7 @@ def plan():
 @pytest.fixture
 def predictions(project, log, lake, store, plan):
     """Predictions before, between and after batches with many late events."""
-    sink = OnlineSink(project, project.contract("clicks"), store)
+    sink = OnlineSink(project, project.contract("clicks"), store, lake)
     log.create("clicks", 2)
     send(log, clicks_until(now_micros(), 200))
     ingest(project, log, lake, sink)

@@ -11,9 +11,9 @@ from tests.features.checks.served import serve_requests
 from tests.features.online.clicks import FACTS, RATIO, activity, ingest, plan_of, send
 from tests.features.views import HOUR, MINUTE, instant
 
-from headrace.features.checks.delays import AsOfReasons
+from headrace.features.checks.delays import AsOfReasons, DelayCounts
 from headrace.features.checks.recompute import ServedPrediction
-from headrace.features.checks.skew import check_skew
+from headrace.features.checks.skew import SkewCheck
 from headrace.features.offline.windows import aggregate
 from headrace.features.online import RowPosition
 from headrace.features.online.backfill import fill
@@ -43,7 +43,7 @@ def sink(project, log, lake, store, plan):
         log,
         [(user, now - 2 * HOUR - minute * MINUTE, 5.0 + minute) for user in range(6) for minute in range(4)],
     )
-    sink = OnlineSink(project, project.contract("clicks"), store)
+    sink = OnlineSink(project, project.contract("clicks"), store, lake)
     ingest(project, log, lake, sink)
     build(project, lake)
     fill(project, lake, plan, store)
@@ -58,7 +58,15 @@ def build(project, lake, *names):
 def skew(project, lake, plan, served, code="1"):
     inputs = {view.table: lake.table(view.table).current_snapshot().id for view in plan.stored}
     codes = {"facts": lambda snapshot: "1" if snapshot else code}
-    return check_skew(project, lake, plan, served, table_reader(project, lake, inputs), codes)
+    check = SkewCheck(project, lake, plan, table_reader(project, lake, inputs), codes)
+    check.add(served)
+    report = check.report()
+    # In parts, the report is the same.
+    in_parts = SkewCheck(project, lake, plan, table_reader(project, lake, inputs), codes)
+    for first in range(0, len(served), 2):
+        in_parts.add(served[first : first + 2])
+    assert in_parts.report() == report
+    return report
 
 
 def reasons(report):
@@ -211,7 +219,7 @@ def test_the_delay_is_the_smallest_with_which_most_predictions_see_their_row(tim
         seen = [t for t in seen if ttl is None or t >= at - ttl]
         return max(seen, default=None)
 
-    result = AsOfReasons(
+    reasons_of_rows = AsOfReasons(
         view,
         rows.lazy(),
         [
@@ -220,7 +228,11 @@ def test_the_delay_is_the_smallest_with_which_most_predictions_see_their_row(tim
         ],
         lambda _: None,
         strict=strict,
-    ).choose_delay(range(len(predictions)))  # fmt: skip
+    )
+    counted = DelayCounts(view.delay)
+    for index in range(len(predictions)):
+        counted.add(reasons_of_rows.delay_limits([index]))
+    result = counted.choose()
     counts = {lag: sum(visible(at, lag) == row for at, row in predictions) for lag in range(60)}
     best = max(counts.values())
     if counts[delay] == best:

@@ -142,6 +142,19 @@ WRONG = {
         "column 'clix', which item_facts lacks",
         "clicks, mean_price",
     ),
+    "feature with the name of the time": (
+        (
+            'Field(name="clicks", dtype=Int64)',
+            'Field(name="clicks", dtype=Int64), Field(name="event_timestamp", dtype=UnixTimestamp)',
+        ),
+        "feature facts:event_timestamp has the name of the view's timestamp_field",
+        "a copy of the column with another name",
+    ),
+    "feature with the name of a mapped key": (
+        ("features=[activity, facts, moment]", 'features=[facts.with_join_key_map({"item": "clicks"})]'),
+        "feature facts:clicks has the name of the view's join key",
+        "a copy of the column with another name",
+    ),
     "aggregation on a missing column": (
         ('column="price", function="sum"', 'column="cost", function="sum"'),
         "column 'cost', which scaled lacks",
@@ -327,6 +340,7 @@ def test_an_error_names_its_place_and_remedy(small: Callable[..., Project], case
         if "listed" in change[1]
         else []
     )
+    more += [("import Float64,", "import UnixTimestamp, Float64,")] if "UnixTimestamp" in change[1] else []
     project = small(*more, change)
     with pytest.raises(ProjectError) as raised:
         compile(project, project.model("bought"))

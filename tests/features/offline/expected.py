@@ -9,22 +9,21 @@ from tests.features.views import (
     HOUR,
     MINUTE,
     WINDOWS,
+    exact,
     instant,
+    value_of,
     view_of_all_functions,
 )
 from tests.features.window_oracle import expect_value
 
 from headrace.features.plan import LIFETIME
 
-__all__ = ["COLUMN_AT", "NOW", "VIEW", "assert_same", "expect_features", "moments", "plain", "rows_of"]
+__all__ = ["NOW", "VIEW", "assert_same", "expect_features", "moments", "plain", "rows_of"]
 
 NOW = 1_760_000_000_000_000 + 17 * MINUTE + 123_457
 
 
 VIEW = view_of_all_functions(WINDOWS)
-
-
-COLUMN_AT = {"number": 2, "amount": 3, "word": 4, "flag": 5}
 
 
 def rows_of(rows):
@@ -37,7 +36,6 @@ def rows_of(rows):
 def expect_features(view, rows, events):
     columns = {}
     for aggregation in view.aggregations:
-        at = COLUMN_AT[aggregation.column]
         values = [
             expect_value(
                 aggregation.function.name,
@@ -45,7 +43,7 @@ def expect_features(view, rows, events):
                 None if aggregation.window == LIFETIME else aggregation.window,
                 aggregation.hop,
                 t,
-                [(e[1], e[at]) for e in events if e[0] == user],
+                [(e[1], value_of(e, aggregation.column)) for e in events if e[0] == user],
                 aggregation.offset,
             )
             for user, t in rows
@@ -59,7 +57,7 @@ def expect_features(view, rows, events):
 def assert_same(view, features, expected):
     for aggregation in view.aggregations:
         got = features[aggregation.name].to_list()
-        assert [repr(v) for v in got] == [repr(plain(v)) for v in expected[aggregation.name]], aggregation
+        assert list(map(exact, got)) == [exact(plain(v)) for v in expected[aggregation.name]], aggregation
 
 
 def plain(value):

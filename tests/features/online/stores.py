@@ -8,7 +8,7 @@ from contextlib import closing
 import polars as pl
 import psycopg
 import redis
-from tests.features.views import DAY, HOUR, MINUTE, events_frame, instant, view_of_all_functions
+from tests.features.views import DAY, HOUR, MINUTE, events_frame, exact, instant, view_of_all_functions
 
 from headrace.features.offline.windows import aggregate
 from headrace.features.online.postgres import open_postgres
@@ -119,8 +119,8 @@ def offline_rows(view, events, users, *moments):
 
 
 def exact_text(rows):
-    """Rows as text, so that 0.1 + 0.2 is not 0.3 and 1 is not True."""
-    return [[repr(value) for value in row] for row in rows]
+    """Rows as text."""
+    return [[exact(value) for value in row] for row in rows]
 
 
 def facts(rows):

@@ -60,7 +60,7 @@ def test_values_at_the_end_of_the_range_affect_no_other_user(project, log, lake,
     plan, now, users = plan_of(SPENT), now_micros(), [1, 2, 3]
     log.create("clicks", 2)
     send(log, [(1, now - HOUR, 2.0), (2, now - HOUR, 1e308)])
-    sink = OnlineSink(project, project.contract("clicks"), store)
+    sink = OnlineSink(project, project.contract("clicks"), store, lake)
     ingest(project, log, lake, sink)
     fill(project, lake, plan, store)
     send(log, [(2, now - HOUR, 1e308), (1, now - HOUR, 3.0), (3, now - HOUR, 6.0), (2, now - MINUTE, 1e308)])

@@ -81,7 +81,7 @@ def test_a_view_is_filled_and_then_follows_the_stream(project, log, lake, store,
     start = now_micros()
     log.create("clicks", 2)
     send(log, clicks_until(start, 400))
-    sink = OnlineSink(project, project.contract("clicks"), store)
+    sink = OnlineSink(project, project.contract("clicks"), store, lake)
     ingest(project, log, lake, sink)  # no view yet: the sink has nothing to do
     filled = fill(project, lake, plan, store)
     assert [result.entities for result in filled] == [6]
@@ -107,7 +107,7 @@ def test_a_sink_catches_up_views_at_different_positions(project, log, lake, stor
     fill(project, lake, plan_of(second), store)
     assert store.position(first) != store.position(second)
     send(log, clicks_until(now_micros(), 100, seed=3))
-    ingestion = ingest(project, log, lake, OnlineSink(project, project.contract("clicks"), store))
+    ingestion = ingest(project, log, lake, OnlineSink(project, project.contract("clicks"), store, lake))
     assert store.position(first) == store.position(second) == ingestion.position
     at = now_micros()
     for view in (first, second):
@@ -125,8 +125,8 @@ def test_a_view_that_moves_back_before_a_batch_is_fed_from_the_table(project, lo
     before = store.position(view)
     rows = rows_of(project, [view])(read_input(project, lake, contract))[0].to_arrow()
     send(log, clicks_until(now_micros(), 100, seed=2))
-    ingest(project, log, lake, OnlineSink(project, contract, store))
-    sink = OnlineSink(project, contract, store)
+    ingest(project, log, lake, OnlineSink(project, contract, store, lake))
+    sink = OnlineSink(project, contract, store, lake)
     ahead = sink.position()
     store.fill(view, rows, before)
     batch = ahead.with_offsets({0: ahead.offsets[0] + 10})
@@ -155,7 +155,7 @@ def test_a_view_that_is_dropped_during_a_batch_stops_no_other(project, log, lake
         apply(views, *arguments, **options)
 
     monkeypatch.setattr(store, "apply", drop_and_apply)
-    ingestion = ingest(project, log, lake, OnlineSink(project, project.contract("clicks"), store))
+    ingestion = ingest(project, log, lake, OnlineSink(project, project.contract("clicks"), store, lake))
     assert store.position(first) == ingestion.position
     at = now_micros()
     assert look_up(store, plan_of(first), range(7), at) == offline(project, lake, first, range(7), at)
@@ -182,14 +182,15 @@ def test_a_sink_killed_in_a_batch_counts_nothing_twice(project, log, lake, store
         settings = load_settings(Path({str(project.settings.root)!r}))
         project = load_project(settings)
         contract = project.contract("clicks")
-        sink = OnlineSink(project, contract, online.open(settings))
-        Ingest(contract, log.open(settings.log.url), lake.open(settings), [sink]).run(True, threading.Event())
+        tables = lake.open(settings)
+        sink = OnlineSink(project, contract, online.open(settings), tables)
+        Ingest(contract, log.open(settings.log.url), tables, [sink]).run(True, threading.Event())
     """
     killed = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(code)], env={**os.environ, "HEADRACE_FAULT": point}, timeout=60
     )
     assert killed.returncode == -9
-    ingest(project, log, lake, OnlineSink(project, project.contract("clicks"), store))
+    ingest(project, log, lake, OnlineSink(project, project.contract("clicks"), store, lake))
     at = now_micros()
     assert look_up(store, plan_of(view), range(7), at) == offline(project, lake, view, range(7), at)
 
@@ -246,14 +247,14 @@ def test_a_view_of_other_code_is_not_followed_until_a_new_one_is_filled(project,
     ingest(project, log, lake)
     fill(project, lake, plan_of(old), store)
     before = store.position(old)
-    running = OnlineSink(project, contract, store)
+    running = OnlineSink(project, contract, store, lake)
 
     tables = project.settings.root / "small" / "tables.py"
     tables.write_text(tables.read_text().replace('pl.col("price") > 1)', 'pl.col("price") > 20)'))
     edited = load_project(project.settings)
     send(log, clicks_until(now_micros(), 100, seed=2))
     with caplog.at_level("WARNING"):
-        ingest(edited, log, lake, OnlineSink(edited, edited.contract("clicks"), store))
+        ingest(edited, log, lake, OnlineSink(edited, edited.contract("clicks"), store, lake))
     assert store.position(old) == before
     assert [record.message for record in caplog.records if "headrace build" in record.message]
 
@@ -261,7 +262,7 @@ def test_a_view_of_other_code_is_not_followed_until_a_new_one_is_filled(project,
     assert new.digest != old.digest
     fill(edited, lake, plan_of(new), store)
     send(log, clicks_until(now_micros(), 50, seed=3))
-    ingestion = ingest(edited, log, lake, OnlineSink(edited, edited.contract("clicks"), store))
+    ingestion = ingest(edited, log, lake, OnlineSink(edited, edited.contract("clicks"), store, lake))
     assert store.position(new) == ingestion.position
     assert store.position(old) == before
 
@@ -318,7 +319,7 @@ def test_what_a_rowwise_function_fails_on_is_left_out_alike_in_tables_online_and
     assert "ValueError: unlucky" in filled[0].left_out
     prices = {1: [5.0, 13.0, 6.0], 2: [7.0, 7.0, 13.0]}
     send(log, [(user, now - MINUTE, price) for user in (1, 2) for price in prices[user]])
-    ingestion = ingest(project, log, lake, OnlineSink(project, project.contract("clicks"), store))
+    ingestion = ingest(project, log, lake, OnlineSink(project, project.contract("clicks"), store, lake))
     assert store.position(fragile) == store.position(chained) == ingestion.position
     assert [store.count_broken(view) for view in (fragile, chained)] == [0, 0]
     assert any("left out 2 rows that fragile() fails on: clicks@" in text for text in caplog.messages)
@@ -355,22 +356,22 @@ def test_a_view_whose_function_fails_as_a_whole_is_not_followed(project, log, la
     fill(project, lake, plan_of(view), store)
     filled = store.position(view)
     send(log, [(1, now_micros() - MINUTE, 13.0)] * 101)
-    ingest(project, log, lake, OnlineSink(project, project.contract("clicks"), store))
+    ingest(project, log, lake, OnlineSink(project, project.contract("clicks"), store, lake))
     assert store.position(view) == filled
     assert any(
         "no longer follows topic clicks" in text and "more than 100 rows" in text for text in caplog.messages
     )
 
 
-def test_a_process_with_other_code_than_the_files_does_not_follow(project, store):
+def test_a_process_with_other_code_than_the_files_does_not_follow(project, lake, store):
     """Otherwise rows of the old code would reach the view that a build fills with the new one."""
-    OnlineSink(project, project.contract("clicks"), store)
+    OnlineSink(project, project.contract("clicks"), store, lake)
     tables = project.settings.root / "small" / "tables.py"
     tables.write_text(tables.read_text().replace('pl.col("price") > 1)', 'pl.col("price") > 2)'))
     with pytest.raises(ProjectError, match="edited while this process was starting"):
-        OnlineSink(project, project.contract("clicks"), store)
+        OnlineSink(project, project.contract("clicks"), store, lake)
     edited = load_project(project.settings)
-    OnlineSink(edited, edited.contract("clicks"), store)
+    OnlineSink(edited, edited.contract("clicks"), store, lake)
 
 
 def test_the_code_of_a_rowwise_table_is_the_one_that_feast_compiles_in(project):
@@ -386,12 +387,12 @@ def test_workers_that_share_a_topic_keep_one_view_level(project, lake, store):
     sender = logs.open(project.settings.log.url)
     sender.create("clicks", 2)
     send(sender, clicks_until(now_micros(), 200))
-    ingest(project, sender, lake, OnlineSink(project, project.contract("clicks"), store))
+    ingest(project, sender, lake, OnlineSink(project, project.contract("clicks"), store, lake))
     fill(project, lake, plan, store)
     stop, threads, moved = threading.Event(), [], [set(), set()]
     for number in range(2):
         own = logs.open(project.settings.log.url)
-        sink = OnlineSink(project, project.contract("clicks"), store)
+        sink = OnlineSink(project, project.contract("clicks"), store, lake)
         worker = Ingest(project.contract("clicks"), own, lakes.open(project.settings), [sink])
 
         def note_partitions(progress, number=number):

@@ -4,6 +4,9 @@ One commit stores the rows of a batch, good and refused, together with the log p
 that is killed at any point continues from the last commit. Several processes divide a topic's log partitions
 (headrace.events.ingest.share). For a moment two may read the same partition: then one of them gets a Conflict
 for its batch, and restarts from the table.
+
+A leading sink is fed each batch as soon as it is judged (headrace.events.ingest.sinks). The table has fewer
+commits: judged batches gather for one.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ import random
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import ExitStack
 from datetime import datetime
 from time import monotonic
 from typing import TYPE_CHECKING
@@ -25,6 +29,7 @@ from headrace.events import formats
 from headrace.events.contracts.shape import shape_of
 from headrace.events.ingest.adoption import adopt_contract
 from headrace.events.ingest.commit import commit
+from headrace.events.ingest.gathering import Gathering, JudgedBatch, has_replays
 from headrace.events.ingest.hooks import Heartbeat, IngestHooks
 from headrace.events.ingest.judging import TopicJudge
 from headrace.events.ingest.maintenance import IngestMaintenance
@@ -49,6 +54,7 @@ __all__ = ["Ingest", "IngestHooks", "Progress", "Sink", "ingest_all"]
 BATCH = 125_000  # events; large enough for large files, small enough that reading overlaps writing
 TRICKLE = 5_000  # a batch below this is followed by a pause, so that events gather for one commit
 PAUSE = 0.2  # seconds
+TICK = 0.02  # seconds between two batches that a leading sink is fed
 RETRY = 2.0  # seconds, at most, between attempts while something is unavailable
 READY_SECONDS = 5.0  # an ingest without partitions is ready after this: other processes may read the topic
 
@@ -99,6 +105,7 @@ class Ingest:
         )
         self._feeds = [SinkFeed(sink, contract, self.table, log) for sink in sinks]
         self._writing: Future[Progress] | None = None
+        self._gathering = Gathering()
         self._reader = TopicReader(contract, log, self.table, self._share)
         self._must_restart = False
 
@@ -161,10 +168,11 @@ class Ingest:
             run(f"ingest {topic}", [Dataset("topic", topic, self.position)]) as this_run,
             ThreadPoolExecutor(1, "ingest-write") as writer,
             IngestMaintenance(self.table) as maintenance,
-            self._share.join(self._await_commit),
+            ExitStack() as stack,
         ):
             totals = RunTotals(this_run, self.table.name, shape_of(self.contract).schema)
             loop = _Loop(hooks, totals, maintenance, writer, stop)
+            stack.enter_context(self._share.join(lambda: self._settle(loop)))
             while not stop.is_set():
                 try:
                     self._run_loop(end, loop)
@@ -191,12 +199,17 @@ class Ingest:
                 loop.hooks.on_alive()
                 reach("ingest.before_next_batch")
                 if self._share.refresh() or self._must_restart:
+                    self._commit_gathered(loop)
                     self._finish_commit(loop)
                     self._restart()
                 if self._share.partitions or monotonic() > loop.ready_at:
                     loop.report_ready()
                 is_done = loop.stop.is_set() or (end is not None and self._reader.has_reached(end))
                 read = None if is_done else self._reader.read(BATCH)
+                if end is None and not is_done and self._lead(read, loop):
+                    loop.stop.wait(max(TICK / 4, started + TICK - monotonic()))
+                    continue
+                self._commit_gathered(loop)
                 verdicts = None if read is None else self._judge.judge(*read)
                 self._finish_commit(loop)
                 if read is not None and verdicts is not None:
@@ -218,6 +231,37 @@ class Ingest:
         finally:
             self._await_commit()
             self._writing = None
+            self._gathering.clear()
+
+    def _lead(self, read: tuple[Batch, ReadSpan] | None, loop: _Loop) -> bool:
+        """Judges a batch, feeds it to the leading sinks, and commits what has gathered if it is time.
+
+        Returns:
+            Whether it did so. Otherwise the batch is judged and committed at once: no sink may lead, the batch
+            is large, or its verdicts could differ if its events were read again in other batches. Without a
+            batch: whether anything waits for its commit.
+        """
+        if read is None:
+            if not len(self._gathering) and (self._writing is None or not self._may_lead()):
+                return False
+        elif len(read[0]) < TRICKLE and self._may_lead() and not has_replays(read[0]):
+            verdicts = self._judge.judge(*read)
+            self._gathering.add(JudgedBatch(verdicts, *self._keep_raw(*read)))
+            for feed in self._feeds:
+                if feed.may_lead:
+                    feed.lead(*self._gathering.uncommitted())
+            reach("ingest.led")
+        else:
+            return False
+        if self._writing is not None and (self._writing.done() or len(self._gathering) >= TRICKLE):
+            self._finish_commit(loop)
+        if self._writing is None and self._gathering.is_due(TRICKLE, PAUSE):
+            self._write_gathered(loop)
+        return True
+
+    def _may_lead(self) -> bool:
+        """Whether a sink may lead with a batch that is judged now."""
+        return not self._share.mixes_identities and any(feed.may_lead for feed in self._feeds)
 
     def _restart(self) -> None:
         """Restarts from the table's position, as a new process would.
@@ -226,6 +270,9 @@ class Ingest:
         rows that are not in the table.
         """
         self._must_restart = True
+        self._gathering.clear()
+        for feed in self._feeds:
+            feed.restart()
         self._judge.reset()
         self._reader.restart()
         self._must_restart = False
@@ -233,8 +280,28 @@ class Ingest:
     def _finish_commit(self, loop: _Loop) -> None:
         """Waits for the batch that is being written, if any, and reports it."""
         if self._writing is not None:
-            loop.report_commit(self._writing.result())
+            progress = self._writing.result()
             self._writing = None
+            self._gathering.note_commit()
+            loop.report_commit(progress)
+
+    def _commit_gathered(self, loop: _Loop) -> None:
+        """Begins to commit the batches that have gathered, if any."""
+        if len(self._gathering):
+            self._finish_commit(loop)
+            self._write_gathered(loop)
+
+    def _write_gathered(self, loop: _Loop) -> None:
+        context, (verdicts, batch, span) = contextvars.copy_context(), self._gathering.take()
+        self._writing = loop.writer.submit(context.run, self._store, verdicts, batch, span)
+
+    def _settle(self, loop: _Loop) -> None:
+        """Commits what is judged, before others read on. Its outcome is in the future that is left."""
+        self._await_commit()
+        if len(self._gathering) and (self._writing is None or self._writing.exception() is None):
+            self._finish_commit(loop)
+            self._write_gathered(loop)
+            self._await_commit()
 
     def _await_commit(self) -> None:
         """Waits for the batch that is being written, if any; its outcome is in its future."""

@@ -1,6 +1,7 @@
 """Sinks: further receivers of a topic's events, each with its own position.
 
-A sink never runs ahead of the topic's table: it is fed a batch only after the table's commit. A sink that is
+A sink is fed a batch after the table's commit. Only a leading sink is fed judged events before it, and has them
+confirmed afterwards (LeadingSink). A sink that is
 behind (because it is new, was unavailable, or the process was killed between the two commits) catches up from
 the table, which has the verdicts, and not from the log, which may have been trimmed.
 """
@@ -8,7 +9,8 @@ the table, which has the verdicts, and not from the log, which may have been tri
 from __future__ import annotations
 
 import logging
-from typing import Protocol
+import threading
+from typing import Protocol, runtime_checkable
 
 import polars as pl
 import pyarrow as pa
@@ -24,7 +26,7 @@ from headrace.kernel.position import LogPosition
 from headrace.lake import LakeTable
 from headrace.log import Batch, Log
 
-__all__ = ["Sink", "SinkFeed", "sink_schema"]
+__all__ = ["LeadingSink", "Sink", "SinkFeed", "sink_schema"]
 
 _logger = logging.getLogger(__name__)
 
@@ -58,6 +60,38 @@ class Sink(Protocol):
         ...
 
 
+@runtime_checkable
+class LeadingSink(Sink, Protocol):
+    """A sink that may be ahead of the topic's table. With its position it stores what it has ahead, and it
+    compares that with the table's rows once the table has them.
+
+    Attributes:
+        may_lead: whether `lead` would store anything.
+    """
+
+    @property
+    def may_lead(self) -> bool: ...
+
+    def lead(self, events: pa.Table, committed: LogPosition, position: LogPosition) -> None:
+        """Stores judged events that are not in the table yet, and moves its position, in one transaction.
+
+        Args:
+            events: all good events between the two positions.
+            committed: a position up to which the table has the events, in this worker's log partitions.
+            position: the position after the events.
+        """
+        ...
+
+    def confirm(self, position: LogPosition) -> None:
+        """Compares what it had ahead with the table, which has now read up to `position` in this worker's log
+        partitions. Where they differ, it takes the table's rows."""
+        ...
+
+    def restart(self) -> None:
+        """Ends the lead: the events after the table's position will be judged again."""
+        ...
+
+
 def sink_schema(contract: Contract) -> pa.Schema:
     """The columns of a sink's events: the contract's fields, then where and when the log accepted each event,
     and since when it is known (shape.META)."""
@@ -66,7 +100,9 @@ def sink_schema(contract: Contract) -> pa.Schema:
 
 
 class SinkFeed:
-    """Feeds one sink of one topic up to the position of the topic's table.
+    """Feeds one sink of one topic up to the position of the topic's table, and a leading sink ahead of it.
+
+    One thread may call `lead` while another calls `follow`.
 
     Attributes:
         is_raw: whether the sink receives the bytes of every event.
@@ -75,6 +111,8 @@ class SinkFeed:
 
     def __init__(self, sink: Sink, contract: Contract, table: LakeTable, log: Log) -> None:
         self._sink = sink
+        self._leading = sink if isinstance(sink, LeadingSink) else None
+        self._lock = threading.Lock()
         self.is_raw = sink.is_raw
         self._log = log
         self.behind: Unavailable | None = None
@@ -93,25 +131,49 @@ class SinkFeed:
             batch: the records; only a raw sink needs them.
             span: the span of the log that the batch holds.
         """
-        try:
-            at = self._position(span.after)
-            if all(at.next_offset(p) == span.before.next_offset(p) for p in span.after.offsets):
-                self._sink.apply(self._events(verdicts, batch), span.after)
-            else:
-                self._catch_up(at, span.after)
-            self.behind = None
-        except Unavailable as error:
-            self._note_behind(error)
+        with self._lock:
+            try:
+                at = self._position(span.after)
+                if all(at.next_offset(p) == span.before.next_offset(p) for p in span.after.offsets):
+                    self._sink.apply(self._events(verdicts, batch), span.after)
+                else:
+                    self._catch_up(at, span.after)
+                self.behind = None
+            except Unavailable as error:
+                self._note_behind(error)
 
     def catch_up(self, position: LogPosition) -> None:
         """Feeds the sink what it lacks up to the table's position. It handles errors as `follow` does."""
+        with self._lock:
+            try:
+                at = self._position(position)
+                if any(at.next_offset(p) < end for p, end in position.offsets.items()):
+                    self._catch_up(at, position)
+                self.behind = None
+            except Unavailable as error:
+                self._note_behind(error)
+
+    @property
+    def may_lead(self) -> bool:
+        """Whether `lead` would store anything."""
+        return self._leading is not None and self.behind is None and self._leading.may_lead
+
+    def lead(self, events: pa.Table, committed: LogPosition, position: LogPosition) -> None:
+        """Feeds a leading sink what is not committed yet (LeadingSink.lead). Does nothing while `follow` runs:
+        the next call has these events too."""
+        if self._leading is None or not self.may_lead or not self._lock.acquire(blocking=False):
+            return
         try:
-            at = self._position(position)
-            if any(at.next_offset(p) < end for p, end in position.offsets.items()):
-                self._catch_up(at, position)
-            self.behind = None
+            self._leading.lead(events, committed, position)
         except Unavailable as error:
             self._note_behind(error)
+        finally:
+            self._lock.release()
+
+    def restart(self) -> None:
+        """Ends the lead (LeadingSink.restart)."""
+        if self._leading is not None:
+            self._leading.restart()
 
     def _note_behind(self, error: Unavailable) -> None:
         if self.behind is None:  # warn once: it may stay behind for long
@@ -119,6 +181,9 @@ class SinkFeed:
         self.behind = error
 
     def _position(self, target: LogPosition) -> LogPosition:
+        """Where the sink is, after it has confirmed what the table has up to `target`."""
+        if self._leading is not None:
+            self._leading.confirm(target)
         at = self._sink.position()
         if at is None:
             return LogPosition(target.topic, target.log_id)

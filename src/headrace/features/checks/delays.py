@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -17,7 +18,7 @@ from headrace.features.values.columns import micros_of
 if TYPE_CHECKING:
     from headrace.features.checks.skew import Reason
 
-__all__ = ["AsOfReasons", "DelayChoice"]
+__all__ = ["AsOfReasons", "DelayChoice", "DelayCounts"]
 
 _SECOND = 1_000_000
 
@@ -28,6 +29,39 @@ class DelayChoice(NamedTuple):
     declared: float | None = None
     better: float | None = None
     equal: int | None = None
+
+
+class DelayCounts:
+    """Counts, for each delay in whole seconds, the predictions that see the row that was served with it.
+
+    It keeps two numbers for each second that is a limit of a prediction, so its size depends on the ages of the
+    rows and not on how many predictions there are.
+
+    Args:
+        declared: the declared delay, microseconds.
+    """
+
+    def __init__(self, declared: int) -> None:
+        self._declared, self._equal = declared, 0
+        self._begins: Counter[int] = Counter()
+        self._ends: Counter[int] = Counter()
+
+    def add(self, limits: Sequence[tuple[int, int]]) -> None:
+        """Adds predictions (AsOfReasons.delay_limits)."""
+        self._equal += sum(low <= self._declared < high for low, high in limits)
+        self._begins.update(-(-low // _SECOND) for low, _ in limits)
+        self._ends.update(-(-high // _SECOND) for _, high in limits)
+
+    def choose(self) -> DelayChoice:
+        """The smallest delay with which the most predictions see the row that was served; the declared one, if
+        no other is better."""
+        declared, equal = self._declared / _SECOND, 0
+        better, best = None, self._equal
+        for second in sorted({*self._begins, *self._ends}):
+            equal += self._begins[second] - self._ends[second]
+            if equal > best:
+                better, best = float(second), equal
+        return DelayChoice(declared, better, best)
 
 
 class AsOfReasons:
@@ -65,22 +99,11 @@ class AsOfReasons:
         """The reason of each of these predictions, all of which differ in the view."""
         return {index: self._find(self._served[index]) for index in indexes}
 
-    def choose_delay(self, indexes: Sequence[int]) -> DelayChoice:
-        """The delay with which the most predictions see the row that was served.
-
-        Each prediction allows the delays with which its row is the newest visible one: at most its age, and
-        more than the age of the row after it. Of the delays in whole seconds that the most predictions allow,
-        the smallest is chosen.
-        """
-        ranges = [span for index in indexes if (span := self._delay_limits(self._served[index])) is not None]
-        starts = {-(-low // _SECOND) * _SECOND for low, _ in ranges} | {self._view.delay}
-        begins, ends = sorted(low for low, _ in ranges), sorted(high for _, high in ranges)
-        counts = {start: bisect_right(begins, start) - bisect_right(ends, start) for start in starts}
-        declared = self._view.delay / _SECOND
-        best = max(counts.values())
-        if not ranges or counts[self._view.delay] == best:
-            return DelayChoice(declared, None, counts.get(self._view.delay, 0))
-        return DelayChoice(declared, min(s for s, count in counts.items() if count == best) / _SECOND, best)
+    def delay_limits(self, indexes: Sequence[int]) -> list[tuple[int, int]]:
+        """For each of these predictions that some delay makes equal: the smallest delay with which it sees the
+        row that was served, and the first one that is too long, microseconds."""
+        limits = (self._delay_limits(self._served[index]) for index in indexes)
+        return [limit for limit in limits if limit is not None]
 
     def _find(self, prediction: ServedPrediction) -> Reason:
         position = prediction.positions.get(self._view.name)
@@ -106,8 +129,11 @@ class AsOfReasons:
         return "code changed" if then is not None and then != self._code(0) else "row changed"
 
     def _delay_limits(self, prediction: ServedPrediction) -> tuple[int, int] | None:
-        """The smallest delay with which the prediction sees the row that was served, and the first one that is
-        too long; None: no delay does it."""
+        """See delay_limits; None: no delay does it.
+
+        A prediction allows the delays with which its row is the newest visible one: at most its age, and more
+        than the age of the row after it.
+        """
         position = prediction.positions.get(self._view.name)
         if not isinstance(position, RowPosition) or (position.time is not None and position.snapshot is None):
             return None

@@ -1,31 +1,39 @@
 """Finds features that depend on what happens after a label's moment.
 
-The tables are made twice: from the rows that there are, and from rows that differ after an instant
-(tables.replay). The features of the labels until that instant must be equal to the last bit. A feature that is
-not reads the future, by its table's function or by a time that is too early.
+The tables are made from the rows that there are, and from rows that differ after an instant (tables.replay).
+The features of the labels until that instant must be equal to the last bit. A feature that is not reads the
+future, by its table's function or by a time that is too early.
+
+Each instant has two futures. In one all later rows are left out; in the other half of them are, and the rest is
+shuffled. Either alone would miss a feature: whether there is a later row, or which one of two comes first.
 """
 
 from __future__ import annotations
 
+import operator
 import tempfile
 from collections.abc import Sequence
 from datetime import datetime
+from functools import reduce
 from pathlib import Path
+from typing import NamedTuple
 
 import polars as pl
 from msgspec import Struct, structs
 
 from headrace.declare.model import Model
-from headrace.features.offline.point_in_time import MOMENT, join
+from headrace.features.offline.point_in_time import MOMENT, FailureLimits, join
 from headrace.features.plan import FeaturePlan
+from headrace.features.values.on_demand import OnDemandError
 from headrace.kernel.errors import ProjectError, Refused
+from headrace.kernel.scratch import make_scratch
 from headrace.lake import Lake
 from headrace.projects.project import Project
 from headrace.tables.replay import BaseRows, read_base_rows, replay_tables
 
 __all__ = ["FutureCheck", "MovedFeature", "check_future"]
 
-_CHANGED = "__changed"
+_CHANGED, _PLACE = "__changed", "__place"
 _INSTANT = pl.Datetime("us", "UTC")
 _SEED = 1
 
@@ -40,6 +48,7 @@ class MovedFeature(Struct, frozen=True):
         label: the keys and the moment of one of them.
         value: its value there.
         changed: the value with the changed rows.
+        error: why its on-demand function fails with the changed rows; None: it does not.
     """
 
     feature: str
@@ -48,6 +57,7 @@ class MovedFeature(Struct, frozen=True):
     label: dict[str, object]
     value: object
     changed: object
+    error: str | None = None
 
 
 class FutureCheck(Struct, frozen=True):
@@ -58,7 +68,7 @@ class FutureCheck(Struct, frozen=True):
         labels: how many labels were compared: for each instant, those until it.
         moved: the features that read the future, the greatest share first.
         unchanged: topics, sources and tables whose rows could not be changed, because their time is not known.
-        left_out: instants at which a function fails on shuffled rows: all later rows were left out instead.
+        left_out: instants at which a function fails on shuffled rows: later rows were only left out.
     """
 
     moments: list[datetime]
@@ -74,7 +84,7 @@ def check_future(
     """Changes the rows after `count` instants, and compares the features of the labels until each.
 
     The instants divide the labels into parts of equal size. All rows that the tables are made from are read
-    into memory, and the tables are made `count` + 1 times.
+    into memory, and the tables are made 2 · `count` + 1 times.
 
     Args:
         project, lake: the project and its lake, with every table that is needed.
@@ -88,23 +98,30 @@ def check_future(
     """
     names = [model.labels.name, *(view.table for view in plan.stored)]
     base = read_base_rows(project, lake, names)
-    with tempfile.TemporaryDirectory(prefix="headrace-replay-") as folder:
-        replays = _Replays(project, model, plan, names, base, Path(folder))
+    with make_scratch(project.settings.make_state() / "scratch") as folder:
+        replays = _Replays(project, model, plan, names, base, folder)
         present = replays.replay([rows.rows for rows in base])
-        labels = _labels_of(present, model, plan)
+        labels = _labels_of(present, present, model, plan)
         moments = _choose_moments(labels, count)
-        features = _features_of(present, labels, plan)
+        features = _features_of(present, present, labels, plan)
+        fields = [field.name for field in plan.request]
         moved: dict[str, MovedFeature] = {}
         compared, left_out = 0, []
         for number, moment in enumerate(moments):
-            changed, is_shuffled = replays.replay_changed(moment, _SEED + 1_000 * number)
-            if not is_shuffled:
+            futures = [replays.replay_changed(moment, None)]
+            try:
+                futures.append(replays.replay_changed(moment, _SEED + 1_000 * number))
+            except (ProjectError, Refused):  # a function fails on shuffled rows
                 left_out.append(moment)
             until = labels[MOMENT] <= moment
             kept = labels.filter(until)
             compared += len(kept)
-            _compare(kept, features.filter(until), _features_of(changed, kept, plan), plan, moved)
-            _compare_requests(kept, _labels_of(changed, model, plan), plan, moved)
+            before = _Features(features.rows.filter(until), {})
+            after = [_features_of(changed, present, kept, plan) for changed in futures]
+            _add_moved(kept, before, after, plan, moved)
+            tables = [_labels_of(changed, present, model, plan) for changed in futures]
+            asked = [_find_requests(kept, changed, plan) for changed in tables]
+            _add_moved(kept, _Features(kept.select(fields), {}), asked, plan, moved)
     ordered = sorted(
         (structs.replace(feature, share=feature.labels / compared) for feature in moved.values()),
         key=lambda feature: -feature.labels,
@@ -128,21 +145,30 @@ class _Replays(Struct, frozen=True):
         scratch = Path(tempfile.mkdtemp(dir=self.folder))
         return replay_tables(self.project, self.names, list(zip(self.base, frames, strict=True)), scratch)
 
-    def replay_changed(self, moment: datetime, seed: int) -> tuple[Lake, bool]:
-        """As `replay`, of rows that are changed after the moment, and whether they are shuffled: if the
-        function of a table fails on shuffled rows, all later rows are left out instead."""
-        try:
-            changed = self.replay([rows.change_after(moment, seed, shuffled=True) for rows in self.base])
-        except (ProjectError, Refused):
-            return self.replay([rows.change_after(moment, seed, shuffled=False) for rows in self.base]), False
-        return changed, True
+    def replay_changed(self, moment: datetime, seed: int | None) -> Lake:
+        """As `replay`, of rows that are changed after the moment: shuffled and half of them left out; without a
+        seed all left out.
+
+        Raises:
+            ProjectError, Refused: the function of a table fails on such rows.
+        """
+        changed = [rows.change_after(moment, seed or 0, shuffled=seed is not None) for rows in self.base]
+        return self.replay(changed)
 
 
-def _labels_of(lake: Lake, model: Model, plan: FeaturePlan) -> pl.DataFrame:
+class _Features(NamedTuple):
+    """The features of labels, in their order, and on which of them an on-demand function fails: its features
+    are null there."""
+
+    rows: pl.DataFrame
+    failed: dict[int, OnDemandError]
+
+
+def _labels_of(lake: Lake, present: Lake, model: Model, plan: FeaturePlan) -> pl.DataFrame:
     """The keys, the moment and the request fields of the rows that have a label."""
     names = [*(entity.join_key for entity in plan.entities), MOMENT, *(field.name for field in plan.request)]
     wanted = list(dict.fromkeys(names))
-    rows = lake.table(model.labels.name).scan().drop_nulls(model.target).select(wanted)
+    rows = _scan(lake, present, model.labels.name).drop_nulls(model.target).select(wanted)
     return rows.with_columns(pl.col(MOMENT).cast(_INSTANT)).sort(wanted).collect()
 
 
@@ -155,46 +181,57 @@ def _choose_moments(labels: pl.DataFrame, count: int) -> list[datetime]:
     return [moment for moment in chosen if moment < moments[-1]]
 
 
-def _features_of(lake: Lake, labels: pl.DataFrame, plan: FeaturePlan) -> pl.DataFrame:
-    """The features of the labels, in their order. Where an on-demand function fails they are null."""
-    rows = join(labels, plan, lambda name: lake.table(name).scan(), failed={})
-    return rows.select(feature.column for feature in plan.features)
+def _features_of(lake: Lake, present: Lake, labels: pl.DataFrame, plan: FeaturePlan) -> _Features:
+    failed: dict[int, OnDemandError] = {}
+    limits = FailureLimits(len(labels), limit=len(labels))
+    rows = join(labels, plan, lambda name: _scan(lake, present, name), failed=failed, limits=limits)
+    return _Features(rows.select(feature.column for feature in plan.features), failed)
 
 
-def _compare(
+def _add_moved(
     labels: pl.DataFrame,
-    before: pl.DataFrame,
-    after: pl.DataFrame,
+    before: _Features,
+    futures: Sequence[_Features],
     plan: FeaturePlan,
     moved: dict[str, MovedFeature],
 ) -> None:
-    """Adds the columns in which the frames, each with a row for each label, differ."""
+    """Adds the columns that differ in any of the futures. All frames have a row for each label."""
     names = [*dict.fromkeys(entity.join_key for entity in plan.entities), MOMENT]
-    for column in before.columns:
-        places = before[column].ne_missing(after[column]).arg_true()
-        if len(places):
-            place = places[0]
-            known = moved.get(column)
-            moved[column] = MovedFeature(
-                feature=column,
-                labels=len(places) + (0 if known is None else known.labels),
-                share=0.0,
-                label=labels.select(names).row(place, named=True),
-                value=before[column][place],
-                changed=after[column][place],
-            )
+    for column in before.rows.columns:
+        differs = [before.rows[column].ne_missing(after.rows[column]) for after in futures]
+        count = int(reduce(operator.or_, differs).sum())
+        if not count:
+            continue
+        number, place = next((n, int(other.arg_max() or 0)) for n, other in enumerate(differs) if other.any())
+        failure, known = futures[number].failed.get(place), moved.get(column)
+        moved[column] = MovedFeature(
+            feature=column,
+            labels=count + (0 if known is None else known.labels),
+            share=0.0,
+            label=labels.select(names).row(place, named=True),
+            value=before.rows[column].slice(place, 1).to_list()[0],
+            changed=futures[number].rows[column].slice(place, 1).to_list()[0],
+            error=failure.what if failure and column.startswith(f"{failure.where}__") else None,
+        )
 
 
-def _compare_requests(
-    labels: pl.DataFrame, changed: pl.DataFrame, plan: FeaturePlan, moved: dict[str, MovedFeature]
-) -> None:
-    """Adds the fields of the request that differ between the labels' tables, for labels that both have once."""
+def _find_requests(labels: pl.DataFrame, changed: pl.DataFrame, plan: FeaturePlan) -> _Features:
+    """The fields of the request of these labels in another table of labels; where the two do not both have a
+    label once, those that it has."""
     fields = [field.name for field in plan.request]
     keys = [*dict.fromkeys(entity.join_key for entity in plan.entities), MOMENT]
-    if not fields:
-        return
-    once = [rows.unique(keys, keep="none") for rows in (labels, changed)]
-    pairs = once[0].join(once[1], on=keys, how="inner", suffix=_CHANGED)
-    before = pairs.select(fields)
-    after = pairs.select(pl.col(f"{name}{_CHANGED}").alias(name) for name in fields)
-    _compare(pairs, before, after, plan, moved)
+    rows = labels.with_row_index(_PLACE)
+    renamed = changed.unique(keys, keep="none").rename({name: f"{name}{_CHANGED}" for name in fields})
+    pairs = rows.unique(keys, keep="none").join(renamed, on=keys, how="inner")
+    others = pairs.select(_PLACE, *(f"{name}{_CHANGED}" for name in fields), pl.lit(value=True).alias(_CHANGED))
+    aligned = rows.join(others, on=_PLACE, how="left", maintain_order="left")
+    own = pl.col(_CHANGED).is_null()
+    fields_now = (pl.when(own).then(name).otherwise(f"{name}{_CHANGED}").alias(name) for name in fields)
+    return _Features(aligned.select(fields_now), {})
+
+
+def _scan(lake: Lake, present: Lake, name: str) -> pl.LazyFrame:
+    """The rows of a table; none if no row of it is left in this replay, and so no table."""
+    if lake.table_exists(name):
+        return lake.table(name).scan()
+    return pl.LazyFrame(schema=present.table(name).scan().collect_schema())

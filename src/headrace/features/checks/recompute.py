@@ -17,6 +17,7 @@ import numpy as np
 import polars as pl
 from msgspec import Struct
 
+from headrace.events.ingest.position import read_position
 from headrace.features.offline.point_in_time import MOMENT, join_as_of
 from headrace.features.offline.rowwise import codes_of, is_of_other_code, rows_of
 from headrace.features.offline.windows import aggregate
@@ -26,6 +27,7 @@ from headrace.features.values.columns import POLARS
 from headrace.features.values.matrix import Matrix
 from headrace.features.values.on_demand import OnDemand, OnDemandError
 from headrace.kernel.errors import CallError
+from headrace.kernel.position import LogPosition
 from headrace.kernel.time import from_micros
 from headrace.lake import Lake
 from headrace.projects.project import Project
@@ -116,7 +118,9 @@ def recompute(
         source = (sources or {}).get(view.name)
         if isinstance(view, WindowedView):
             if source is None:
-                source = read_input(project, lake, project.contract(view.topic))
+                contract = project.contract(view.topic)
+                _note_unread(view, read_position(lake.table(contract.table)), work)
+                source = read_input(project, lake, contract)
             _recompute_windowed(project, view, source, work)
         elif isinstance(view, AsOfView):
             _recompute_as_of(lake, plan, view, source, work)
@@ -161,10 +165,22 @@ class _Work(NamedTuple):
             self.columns[f"{view.name}__{field.name}"] = series
 
 
+def _note_unread(view: WindowedView, table: LogPosition | None, work: _Work) -> None:
+    """Notes the predictions with events that the topic's table does not have yet: the online store may be ahead
+    of it for a moment."""
+    for index, prediction in enumerate(work.served):
+        position = prediction.positions.get(view.name)
+        ends = position.offsets if isinstance(position, StreamPosition) else {}
+        if any(table is None or table.next_offset(p) < end for p, end in ends.items()):
+            work.failures[index][view.name] = f"its events are not in the table of {view.topic} yet"
+
+
 def _recompute_windowed(project: Project, view: WindowedView, events: pl.LazyFrame, work: _Work) -> None:
     ends: list[tuple[int, int, int, *tuple[Any, ...]]] = []  # prediction, log partition, its end, keys
     for index, prediction in enumerate(work.served):
         position = prediction.positions.get(view.name)
+        if view.name in work.failures[index]:
+            continue
         if not isinstance(position, StreamPosition):
             work.failures[index][view.name] = f"the prediction has no position of {view.name}"
             continue

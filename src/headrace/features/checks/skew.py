@@ -19,7 +19,7 @@ import numpy as np
 import polars as pl
 from msgspec import Struct
 
-from headrace.features.checks.delays import AsOfReasons, DelayChoice
+from headrace.features.checks.delays import AsOfReasons, DelayChoice, DelayCounts
 from headrace.features.checks.parity import comparable
 from headrace.features.checks.recompute import (
     ServedPrediction,
@@ -29,7 +29,7 @@ from headrace.features.checks.recompute import (
 )
 from headrace.features.offline.point_in_time import MOMENT, join
 from headrace.features.online import StreamPosition
-from headrace.features.plan import AsOfView, FeaturePlan, FeatureRef, OnDemandView, WindowedView
+from headrace.features.plan import AsOfView, FeaturePlan, FeatureRef, OnDemandView, View, WindowedView
 from headrace.features.values.columns import POLARS, micros_of
 from headrace.features.values.on_demand import OnDemandError
 from headrace.kernel.time import from_micros
@@ -37,7 +37,7 @@ from headrace.lake import Lake
 from headrace.projects.project import Project
 from headrace.tables.read import read_input
 
-__all__ = ["Reason", "SkewExample", "SkewReport", "ViewSkew", "check_skew"]
+__all__ = ["Reason", "SkewCheck", "SkewExample", "SkewReport", "ViewSkew"]
 
 Reason = Literal[
     "code changed",
@@ -120,60 +120,91 @@ _Differences = dict[int, tuple[str, Any, Any]]
 """The predictions that differ in one view, by their indexes, each with a column and its two values."""
 
 
-def check_skew(
-    project: Project,
-    lake: Lake,
-    plan: FeaturePlan,
-    served: Sequence[ServedPrediction],
-    read: Callable[[str], pl.LazyFrame],
-    codes: Mapping[str, Callable[[int], str | None]],
-    *,
-    examples: int = 3,
-) -> SkewReport:
+class SkewCheck:
     """Compares predictions with the rows that a training set made now would have for their moments.
 
-    For a windowed view with differences, all good events of its topic are read into memory to find the reasons.
+    Predictions may come in parts. Beside the report it keeps, for a windowed view with differences, the good
+    events of the view's topic, which the reasons are found from.
 
     Args:
         project: the project that declares the topics and rowwise tables of the plan's views.
         lake: the lake.
         plan: the plan that was served.
-        served: the predictions.
         read: returns the rows of the table with the given name, as for a training set.
         codes: table → a function that returns the code that made a snapshot of it; the newest for 0.
         examples: how many differences of each view and reason to name.
     """
-    features, failed = _train(plan, served, read)
-    trained = values_in_training(plan, features)
-    compared = [index for index in range(len(served)) if index not in failed]
-    differing: dict[str, _Differences] = {view.name: {} for view in plan.views}
-    for feature in plan.features:
-        for index in compared:
-            value = comparable(served[index].values.get(feature.column))
-            if value != trained[feature.column][index]:
-                entry = (feature.column, value, trained[feature.column][index])
-                differing[feature.view].setdefault(index, entry)
-    used = {feature.view for feature in plan.features}
-    finder = _ReasonFinder(project, lake, plan, served, read, codes)
-    views: dict[str, ViewSkew] = {}
-    shown: list[SkewExample] = []
-    for view in plan.views:
-        if view.name not in used:
-            continue
-        columns = differing[view.name]
-        reasons = finder.find(view.name, list(columns))
-        counts: Counter[Reason] = Counter(reasons.values())
-        choice = finder.choose_delay(view, compared)
-        views[view.name] = ViewSkew(
-            len(compared), len(compared) - len(columns), dict(counts.most_common()), *choice
-        )
-        left = dict.fromkeys(counts, examples)
-        for index, (column, value, other) in columns.items():
-            if left[reasons[index]] > 0:
-                left[reasons[index]] -= 1
-                shown.append(SkewExample(served[index].id, column, value, other, reasons[index]))
-    unequal = {index for differences in differing.values() for index in differences}
-    return SkewReport(len(compared), len(compared) - len(unequal), views, shown, len(failed))
+
+    def __init__(
+        self,
+        project: Project,
+        lake: Lake,
+        plan: FeaturePlan,
+        read: Callable[[str], pl.LazyFrame],
+        codes: Mapping[str, Callable[[int], str | None]],
+        *,
+        examples: int = 3,
+    ) -> None:
+        self._plan, self._read, self._most = plan, read, examples
+        self._tables = _Tables(project, lake, plan, read, codes)
+        used = {feature.view for feature in plan.features}
+        self._counts = {view.name: _ViewCounts(view) for view in plan.views if view.name in used}
+        self._predictions = self._equal = self._failed = 0
+
+    def add(self, served: Sequence[ServedPrediction]) -> None:
+        """Compares more predictions."""
+        features, failed = _train(self._plan, served, self._read)
+        trained = values_in_training(self._plan, features)
+        compared = [index for index in range(len(served)) if index not in failed]
+        differing: dict[str, _Differences] = {name: {} for name in self._counts}
+        for feature in self._plan.features:
+            for index in compared:
+                value = comparable(served[index].values.get(feature.column))
+                if value != trained[feature.column][index]:
+                    entry = (feature.column, value, trained[feature.column][index])
+                    differing[feature.view].setdefault(index, entry)
+        finder = _ReasonFinder(self._tables, served)
+        for name, counts in self._counts.items():
+            reasons = finder.find(name, list(differing[name]))
+            counts.predictions += len(compared)
+            counts.reasons.update(reasons.values())
+            if isinstance(counts.view, AsOfView) and counts.delays is not None:
+                counts.delays.add(finder.rows_of(counts.view).delay_limits(compared))
+            for index, (column, value, other) in differing[name].items():
+                shown = counts.examples.setdefault(reasons[index], [])
+                if len(shown) < self._most:
+                    shown.append(SkewExample(served[index].id, column, value, other, reasons[index]))
+        unequal = {index for differences in differing.values() for index in differences}
+        self._predictions += len(compared)
+        self._equal += len(compared) - len(unequal)
+        self._failed += len(failed)
+
+    def report(self) -> SkewReport:
+        """The report of all predictions."""
+        views = {name: counts.report() for name, counts in self._counts.items()}
+        examples = [
+            example
+            for counts in self._counts.values()
+            for shown in counts.examples.values()
+            for example in shown
+        ]
+        return SkewReport(self._predictions, self._equal, views, examples, self._failed)
+
+
+class _ViewCounts:
+    """What was found of one view."""
+
+    def __init__(self, view: View) -> None:
+        self.view = view
+        self.predictions = 0
+        self.reasons: Counter[Reason] = Counter()
+        self.examples: dict[Reason, list[SkewExample]] = {}
+        self.delays = DelayCounts(view.delay) if isinstance(view, AsOfView) else None
+
+    def report(self) -> ViewSkew:
+        choice = DelayChoice() if self.delays is None else self.delays.choose()
+        equal = self.predictions - self.reasons.total()
+        return ViewSkew(self.predictions, equal, dict(self.reasons.most_common()), *choice)
 
 
 def _train(
@@ -192,21 +223,35 @@ def _train(
     return rows.select(feature.column for feature in plan.features), failed
 
 
-class _ReasonFinder:
-    """Finds why predictions differ in a view."""
+class _Tables:
+    """What reasons are found from; the events of a topic are read when they are first needed."""
 
     def __init__(
         self,
         project: Project,
         lake: Lake,
         plan: FeaturePlan,
-        served: Sequence[ServedPrediction],
         read: Callable[[str], pl.LazyFrame],
         codes: Mapping[str, Callable[[int], str | None]],
     ) -> None:
-        self._project, self._lake, self._plan = project, lake, plan
-        self._served, self._read, self._codes = served, read, codes
-        self._edited = views_of_edited_code(project, plan)
+        self.project, self.lake, self.plan = project, lake, plan
+        self.read, self.codes = read, codes
+        self.edited = views_of_edited_code(project, plan)
+        self._events: dict[str, tuple[pl.DataFrame, _Arrivals]] = {}
+
+    def events(self, topic: str) -> tuple[pl.DataFrame, _Arrivals]:
+        """The good events of a topic, and when they arrived."""
+        if topic not in self._events:
+            events = read_input(self.project, self.lake, self.project.contract(topic)).collect()
+            self._events[topic] = events, _Arrivals(events)
+        return self._events[topic]
+
+
+class _ReasonFinder:
+    """Finds why predictions differ in a view."""
+
+    def __init__(self, tables: _Tables, served: Sequence[ServedPrediction]) -> None:
+        self._tables, self._plan, self._served = tables, tables.plan, served
         self._as_of: dict[str, AsOfReasons] = {}
         self._found: dict[tuple[str, int], Reason] = {}
 
@@ -220,24 +265,22 @@ class _ReasonFinder:
             missing = [index for index in missing if self._served[index].positions]
             if isinstance(view, OnDemandView):
                 reasons = self._of_inputs(view, missing)
-            elif view_name in self._edited:
+            elif view_name in self._tables.edited:
                 reasons = dict.fromkeys(missing, "code changed")
             elif isinstance(view, WindowedView):
                 reasons = self._of_events(view, missing)
             else:
-                reasons = self._rows_of(view).find(missing)
+                reasons = self.rows_of(view).find(missing)
             self._found |= {(view_name, index): reason for index, reason in reasons.items()}
         return {index: self._found[view_name, index] for index in indexes}
 
-    def choose_delay(self, view: Any, indexes: Sequence[int]) -> DelayChoice:
-        """The delay with which the most predictions see the row that was served."""
-        return self._rows_of(view).choose_delay(indexes) if isinstance(view, AsOfView) else DelayChoice()
-
-    def _rows_of(self, view: AsOfView) -> AsOfReasons:
+    def rows_of(self, view: AsOfView) -> AsOfReasons:
+        """The rows of an as-of view, and the reasons that they tell."""
         if view.name not in self._as_of:
-            code = self._codes.get(view.table, lambda _: None)
+            tables = self._tables
+            code = tables.codes.get(view.table, lambda _: None)
             self._as_of[view.name] = AsOfReasons(
-                view, self._read(view.table), self._served, code, strict=self._plan.is_strict(view)
+                view, tables.read(view.table), self._served, code, strict=self._plan.is_strict(view)
             )
         return self._as_of[view.name]
 
@@ -251,9 +294,8 @@ class _ReasonFinder:
 
     def _of_events(self, view: WindowedView, indexes: Sequence[int]) -> dict[int, Reason]:
         """Recomputes the predictions with the events that had arrived, and with all events by their times."""
-        events = read_input(self._project, self._lake, self._project.contract(view.topic)).collect()
+        events, arrivals = self._tables.events(view.topic)
         chosen = [self._served[index] for index in indexes]
-        arrivals = _Arrivals(events)
         ends = dict(events.group_by(_PARTITION).agg(pl.col(_OFFSET).max() + 1).rows())
         results = [
             self._at(view, events, predictions)
@@ -263,7 +305,7 @@ class _ReasonFinder:
                 [_at_offsets(prediction, view, ends) for prediction in chosen],
             )
         ]
-        trained, _ = _train(_only(self._plan, view), chosen, self._read)
+        trained, _ = _train(_only(self._plan, view), chosen, self._tables.read)
         rows = zip(*results, trained.rows(), strict=True)
         return {index: _reason_of(*row) for index, row in zip(indexes, rows, strict=True)}
 
@@ -276,7 +318,11 @@ class _ReasonFinder:
         return [
             None if recomputed.failures else tuple(recomputed.features[column] for column in columns)
             for recomputed in recompute(
-                self._project, self._lake, plan, predictions, sources={view.name: events.lazy()}
+                self._tables.project,
+                self._tables.lake,
+                plan,
+                predictions,
+                sources={view.name: events.lazy()},
             )
         ]
 

@@ -39,6 +39,7 @@ _MSGSPEC: dict[type, str] = {
     msgspec.inspect.StrType: "string",
     msgspec.inspect.BytesType: "bytes",
     msgspec.inspect.DateTimeType: "timestamp",
+    msgspec.inspect.DateType: "timestamp",  # its midnight in UTC
     msgspec.inspect.DecimalType: "float64",  # exact in a table, a float as a feature
 }
 
@@ -82,7 +83,7 @@ def schema_columns(declared: Table | Contract) -> dict[str, str] | None:
 def _of_polars(dtype: Any) -> str:
     if isinstance(dtype, pl.List):
         return f"list[{_of_polars(dtype.inner)}]"
-    if dtype == pl.Datetime:
+    if dtype in (pl.Datetime, pl.Date):  # a date is its midnight in UTC
         return "timestamp"
     if dtype == pl.Binary:
         return "bytes"

@@ -99,7 +99,7 @@ def compile_stored_view(view: FeatureView, entities: Mapping[str, Entity], where
         column = _column(source, field.name, view.name, where)
         _check_same_dtype(field.dtype, column, f"{view.name}:{field.name}", where)
     created = source.created_timestamp_column
-    return AsOfView(
+    compiled = AsOfView(
         name=view.name,
         keys=keys,
         table=source.name,
@@ -111,6 +111,8 @@ def compile_stored_view(view: FeatureView, entities: Mapping[str, Entity], where
         field_mapping=source.field_mapping,
         created=source.field_mapping.get(created, created) or None,
     )
+    _check_roles(compiled, where)
+    return compiled
 
 
 def rename_view(view: StoredView, projection: FeatureViewProjection, where: str) -> StoredView:
@@ -135,12 +137,33 @@ def rename_view(view: StoredView, projection: FeatureViewProjection, where: str)
             remedy="Declare a separate view over a @table(rowwise=True) that has these keys.",
         )
     columns = {view.column(key): mapped for key, mapped in keys.items() if key in view.keys}
-    return replace(
+    renamed = replace(
         view,
         name=name,
         keys=tuple(keys.get(key, key) for key in view.keys),
         field_mapping=view.field_mapping | columns,
     )
+    _check_roles(renamed, where)
+    return renamed
+
+
+def _check_roles(view: AsOfView, where: str) -> None:
+    """Raises ProjectError if a feature has the name of the view's time or of a key, or if two keys are one."""
+    roles = {view.time: "timestamp_field", **dict.fromkeys(view.keys, "join key")}
+    for field in view.features:
+        if field.name in roles:
+            raise ProjectError(
+                f"feature {view.name}:{field.name} has the name of the view's {roles[field.name]}",
+                where=where,
+                remedy=f"To have its value as a feature, give {view.table} a copy of the column with another"
+                " name, and name that in the schema.",
+            )
+    if len(roles) <= len(view.keys):
+        raise ProjectError(
+            f"feature view {view.name!r} has one column for two of its join keys and its timestamp_field",
+            where=where,
+            remedy=f"Its keys are {', '.join(view.keys)}, and its timestamp_field is {view.time}.",
+        )
 
 
 def _delay_of(source: TableSource, view: FeatureView, where: str) -> int:

@@ -17,6 +17,7 @@ import polars as pl
 import pyarrow as pa
 
 from headrace.features.aggregates.column import Ints
+from headrace.features.offline.columns import check_tables
 from headrace.features.offline.compute.port import (
     COPIES,
     FeatureCompute,
@@ -61,6 +62,7 @@ def join_in_pieces(
         ProjectError, OnDemandError: as for `join`.
     """
     rows = convert_labels(labels, plan)
+    check_tables(plan, read)
     width = sum(value_width(dtype) for dtype in [*labels.dtypes, *(feature.dtype for feature in plan.features)])
     pieces = max(-(-len(labels) * width * COPIES // memory), 1)
     jobs = [

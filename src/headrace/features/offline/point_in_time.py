@@ -9,9 +9,10 @@ import polars as pl
 import pyarrow as pa
 
 from headrace.events.contracts.shape import KNOWN_AT
+from headrace.features.offline.columns import check_columns, check_tables, name_value_errors
 from headrace.features.offline.windows import aggregate
 from headrace.features.plan import AsOfView, FeaturePlan
-from headrace.features.values.columns import POLARS
+from headrace.features.values.columns import POLARS, total_order
 from headrace.features.values.on_demand import OnDemand, OnDemandError
 from headrace.kernel.errors import ProjectError
 from headrace.tables.changelog import history, is_changelog
@@ -23,7 +24,6 @@ __all__ = [
     "OrderedRows",
     "add_on_demand",
     "as_of_rows",
-    "check_columns",
     "convert_labels",
     "join",
     "join_as_of",
@@ -44,6 +44,7 @@ def join(
     read: Callable[[str], pl.LazyFrame],
     *,
     failed: dict[int, OnDemandError] | None = None,
+    limits: FailureLimits | None = None,
 ) -> pl.DataFrame:
     """Joins labels with the plan's features as they were known at each label's moment.
 
@@ -54,6 +55,7 @@ def join(
         read: returns the rows of the table with the given name.
         failed: if given, a row that an on-demand function fails on stops no other row: its index and the error
             are added, and the function's features of the row are null.
+        limits: on how many rows each function may fail; None: on as many as in a training set.
 
     Returns:
         The labels, in their order, with a column `view__feature` for each of `plan.features`. A row of an as-of
@@ -63,12 +65,13 @@ def join(
 
     Raises:
         ProjectError: the labels lack a column, have a row without a time, or a key or a field of the request
-            that is not of its dtype.
+            that is not of its dtype; or a table lacks a column of a view, or has another type there.
         OnDemandError: an on-demand function failed; with `failed`, on more rows than single rows can explain.
     """
     if isinstance(labels, pa.Table):
         labels = pl.DataFrame(labels)
     rows = convert_labels(labels, plan)
+    check_tables(plan, read)
     columns: dict[str, pl.Series] = {}
     ordered = OrderedRows(rows)
     for view in plan.as_of:
@@ -81,7 +84,7 @@ def join(
         known_at = KNOWN_AT if KNOWN_AT in events.collect_schema() else None
         features = aggregate(windowed, rows, events, at=MOMENT, known_at=known_at)
         columns |= {f"{windowed.name}__{field.name}": features[field.name] for field in windowed.features}
-    add_on_demand(plan, rows, columns, failed, FailureLimits(len(rows)))
+    add_on_demand(plan, rows, columns, failed, limits or FailureLimits(len(rows)))
     return labels.with_columns(columns[f.column].alias(f.column) for f in plan.features)
 
 
@@ -90,10 +93,11 @@ class FailureLimits:
 
     Args:
         rows: how many rows there are together.
+        limit: how many rows a function may fail on; None: as many as single rows can explain.
     """
 
-    def __init__(self, rows: int) -> None:
-        self.limit = min(failure_limit(rows), rows - 1)
+    def __init__(self, rows: int, limit: int | None = None) -> None:
+        self.limit = min(failure_limit(rows), rows - 1) if limit is None else limit
         self.failed: dict[str, int] = {}
 
 
@@ -165,13 +169,14 @@ def unique_rows(view: AsOfView, table: pl.LazyFrame) -> pl.LazyFrame:
     """The rows that have a key and a time, one for each key and time, of the view's types.
 
     Of several rows with the same key and time, the one that was created last is left, and of these the one with
-    the greatest features (null is the smallest), whatever their order in the table.
+    the greatest features (null is the smallest, and -0.0 is smaller than 0.0), whatever their order in the
+    table.
 
     Raises:
-        ProjectError: as `check_columns`.
+        ProjectError: as `check_columns`, or a value is not of its field's type.
     """
-    keys, features = list(view.keys), [field.name for field in view.features]
-    check_columns(view, table)
+    keys = list(view.keys)
+    check_columns(view, table.collect_schema())
     created = [name for name in table.collect_schema() if name == view.created]
     rows = table.select(
         *keys,
@@ -179,9 +184,12 @@ def unique_rows(view: AsOfView, table: pl.LazyFrame) -> pl.LazyFrame:
         *(pl.col(field.name).cast(POLARS[field.dtype]) for field in view.features),
         *(pl.col(column).alias(_CREATED) for column in created),
     ).drop_nulls([*keys, view.time])
-    frame = rows.sort(view.time).collect()
+    with name_value_errors(view, table):
+        frame = rows.sort(view.time).collect()
     if _has_duplicates(frame, keys, view.time):
-        order = [_CREATED for _ in created] + features
+        order = [pl.col(_CREATED) for _ in created]
+        for field in view.features:
+            order += total_order(field.name, field.dtype)
         frame = frame.sort(order, nulls_last=False).unique([*keys, view.time], keep="last")
     return frame.drop(_CREATED for _ in created).lazy()
 
@@ -202,61 +210,6 @@ def _rename(view: AsOfView, table: pl.LazyFrame) -> pl.LazyFrame:
     mapped = {column: name for column, name in view.field_mapping.items() if column in columns}
     hidden = set(mapped.values()) - set(mapped)
     return table.drop(name for name in columns if name in hidden).rename(mapped)
-
-
-def check_columns(view: AsOfView, table: pl.LazyFrame) -> None:
-    """Checks that the table has the columns that the view reads.
-
-    Raises:
-        ProjectError: the time, a key or a feature is missing, or a key or a feature has another type.
-    """
-    columns = table.collect_schema()
-    for role, names in (
-        ("timestamp_field", [view.time]),
-        ("join key", view.keys),
-        ("feature", [field.name for field in view.features]),
-    ):
-        for name in names:
-            if name not in columns:
-                raise ProjectError(
-                    f"{view.name!r} has the {role} {name!r}, a column that table {view.table} lacks",
-                    where=f"feature view {view.name}",
-                    remedy=f"Columns of {view.table}: {', '.join(columns)}.",
-                )
-    for field in view.features:
-        if not _is_convertible(POLARS[field.dtype], columns[field.name]):
-            raise ProjectError(
-                f"feature {view.name}:{field.name} is declared as {field.dtype}, but the column is"
-                f" {columns[field.name]} in table {view.table}",
-                where=f"feature view {view.name}",
-                remedy="Give its Field the type that the values have.",
-            )
-    for key in view.keys:
-        if not (columns[key].is_integer() or _is_convertible(pl.String(), columns[key])):
-            raise ProjectError(
-                f"the key {key!r} of {view.name!r} must be a whole number or text, but is {columns[key]}"
-                f" in table {view.table}",
-                where=f"feature view {view.name}",
-                remedy="Convert the column in the table's function.",
-            )
-
-
-def _is_convertible(dtype: pl.DataType, column: pl.DataType) -> bool:
-    """Whether every value of a column of this type converts to the dtype, numbers to the nearest number."""
-    if column in (dtype, pl.Null()):
-        return True
-    if isinstance(dtype, pl.List):
-        return isinstance(column, (pl.List, pl.Array)) and _is_convertible(dtype.inner, column.inner)  # type: ignore[arg-type]
-    if dtype.is_numeric():
-        # A database's decimals arrive as text; a text that is not a number is an error when it is read.
-        return (
-            column.is_integer()
-            or column in (pl.Boolean, pl.String)
-            or (dtype.is_float() and column.is_numeric())
-        )
-    if dtype == pl.String:
-        return column in (pl.Categorical, pl.Enum)
-    return dtype.is_temporal() and column in (pl.Datetime, pl.Date)
 
 
 def join_as_of(rows: pl.DataFrame, view: AsOfView, table: pl.LazyFrame, *, strict: bool) -> pl.DataFrame:
@@ -296,6 +249,7 @@ class OrderedRows:
 
 def convert_labels(labels: pl.DataFrame, plan: FeaturePlan) -> pl.DataFrame:
     """The labels' columns that features are computed from, converted to the plan's dtypes."""
+    keys = {entity.join_key for entity in plan.entities}
     dtypes = {entity.join_key: POLARS[entity.dtype] for entity in plan.entities}
     dtypes |= {field.name: POLARS[field.dtype] for field in plan.request}
     dtypes[MOMENT] = _INSTANT
@@ -306,25 +260,27 @@ def convert_labels(labels: pl.DataFrame, plan: FeaturePlan) -> pl.DataFrame:
             f"{labels_name} lack {', '.join(missing)}",
             remedy="They need the keys, event_timestamp, and the request fields that on-demand views read.",
         )
-    rows = labels.select(_convert(labels[name], dtype, plan.model) for name, dtype in dtypes.items())
+    rows = labels.select(
+        _convert(labels[name], dtype, labels_name, is_key=name in keys) for name, dtype in dtypes.items()
+    )
     if rows[MOMENT].null_count():
         raise ProjectError(f"{labels_name} have rows without event_timestamp")
     return rows
 
 
-def _convert(column: pl.Series, dtype: pl.DataType, model: str) -> pl.Series:
+def _convert(column: pl.Series, dtype: pl.DataType, labels_name: str, *, is_key: bool) -> pl.Series:
     """Converts the column to the dtype; NaN becomes null. Values that a request could not carry are refused:
     text for a number, 2.5 for a whole number."""
     if isinstance(dtype, pl.List) and isinstance(column.dtype, pl.List):
         items = column.explode(empty_as_null=False, keep_nulls=False).rename(column.name)
-        _convert(items, dtype.inner, model)  # type: ignore[arg-type]  # refuses items that can't be converted
+        _convert(items, dtype.inner, labels_name, is_key=False)  # type: ignore[arg-type]  # refuses invalid items
         return column.cast(dtype)
     if column.dtype.is_float():
         column = column.fill_nan(None)
     if column.null_count() == len(column):
         return column.clear(len(column)).cast(dtype)
     invalid = column.drop_nulls()
-    if _kind(column.dtype) == _kind(dtype) != "list":
+    if _kind(column.dtype) == _kind(dtype) and not (is_key and column.dtype == pl.Boolean):
         converted = column.cast(dtype, strict=False)
         if _kind(dtype) != "number" or dtype.is_float():
             return converted  # a whole number too large for a float is rounded, as in a request
@@ -332,13 +288,21 @@ def _convert(column: pl.Series, dtype: pl.DataType, model: str) -> pl.Series:
         invalid = column.filter((back != column).fill_null(converted.is_null() & column.is_not_null()))
         if invalid.is_empty():
             return converted
+    value = "lists or structs" if column.dtype.is_nested() else repr(invalid[0])
     raise ProjectError(
-        f"{column.name!r} is declared as {_NAMES[dtype]}, but labels of model {model!r} have {invalid[0]!r}",
-        remedy="Give the request's field, or the entity, the type that the column has, or convert the column.",
+        f"{column.name!r} is declared as {_NAMES[dtype]}, but {labels_name} have {value} ({column.dtype})",
+        remedy="Convert the column to a datetime."
+        if column.name == MOMENT
+        else "Give the request's field, or the entity, the type that the column has, or convert the column.",
     )
 
 
 def _kind(dtype: pl.DataType) -> str:
+    """Values of one kind convert to each other; those of kind "" to nothing."""
     if dtype.is_numeric() or dtype == pl.Boolean:
         return "number"
-    return "time" if dtype.is_temporal() else "list" if dtype.is_nested() else "text"
+    if dtype in (pl.Datetime, pl.Date):
+        return "time"
+    if dtype in (pl.String, pl.Categorical, pl.Enum):
+        return "text"
+    return "bytes" if dtype == pl.Binary else ""

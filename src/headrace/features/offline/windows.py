@@ -9,15 +9,16 @@ An event counts only where serving could have counted it: it is known before t, 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import polars as pl
 
 from headrace.features.aggregates import SortedColumn, aggregate_of
 from headrace.features.aggregates.column import Ints
+from headrace.features.offline.columns import name_value_errors
 from headrace.features.offline.known import CODE, KNOWN, TIME, find_ahead, select_known
-from headrace.features.plan import Aggregation, WindowedView
+from headrace.features.plan import AggregateFunction, Aggregation, WindowedView
 from headrace.features.values.columns import POLARS, countable, micros_of
 
 __all__ = ["aggregate"]
@@ -69,7 +70,7 @@ def _compute(view: WindowedView, codes: Ints, moments: Ints, events: pl.DataFram
     results: list[pl.DataFrame] = []
     for block in _blocks(codes, moments, events):
         indexes.append(block.rows)
-        results.append(pl.DataFrame([block.compute(aggregation) for aggregation in view.aggregations]))
+        results.append(block.compute(view.aggregations))
     # Each row is in one block: the blocks' results are concatenated and put back into the order of the rows.
     order = np.empty(len(codes), dtype=np.int64)
     order[np.concatenate(indexes)] = np.arange(len(codes))
@@ -83,27 +84,31 @@ def _encode_entities(
 
     Rows without a key get a number that no event has.
     """
-    keys = list(view.keys)
-    entities = rows.select(keys).drop_nulls().unique(maintain_order=True).with_row_index(CODE)
+    # The keys get other names, because an aggregated column may be a key, too.
+    keys = {key: f"__key_{place}" for place, key in enumerate(view.keys)}
+    named_rows = rows.select(pl.col(key).alias(name) for key, name in keys.items())
+    names = list(keys.values())
+    entities = named_rows.drop_nulls().unique(maintain_order=True).with_row_index(CODE)
     entities = entities.with_columns(pl.col(CODE).cast(pl.Int64))
-    codes = rows.select(keys).join(entities, on=keys, how="left", maintain_order="left")[CODE]
+    codes = named_rows.join(entities, on=names, how="left", maintain_order="left")[CODE]
     earliest, latest = view.earliest(int(moments.min())), int(moments.max())
     aggregated = {aggregation.column for aggregation in view.aggregations}
     columns = [field for field in view.columns if field.name in aggregated]
     known = [] if known_at is None else [pl.coalesce(micros_of(known_at), micros_of(view.time)).alias(KNOWN)]
     reachable = (
         events.select(
-            *keys,
+            *(pl.col(key).cast(rows.schema[key]).alias(name) for key, name in keys.items()),
             micros_of(view.time).alias(TIME),
             *known,
             *(countable(field.name, field.dtype).alias(field.name) for field in columns),
         )
         .filter(pl.col(TIME) >= earliest, pl.col(TIME) < latest)
-        .join(entities.lazy(), on=keys, how="inner")
-        .drop(keys)
-        .collect()
+        .join(entities.lazy(), on=names, how="inner")
+        .drop(names)
     )
-    return codes.fill_null(len(entities)).to_numpy(), reachable
+    with name_value_errors(view, events):
+        frame = reachable.collect()
+    return codes.fill_null(len(entities)).to_numpy(), frame
 
 
 def _blocks(codes: Ints, moments: Ints, events: pl.DataFrame) -> Iterator[_Block]:
@@ -145,14 +150,32 @@ class _Block:
         self._edges: dict[tuple[int, int], Ints] = {}
         self._columns: dict[str, SortedColumn] = {}
 
-    def compute(self, aggregation: Aggregation) -> pl.Series:
-        """Computes one feature of the block's rows, in the block's order."""
-        column = self._column(aggregation.column)
+    def compute(self, aggregations: Sequence[Aggregation]) -> pl.DataFrame:
+        """Computes features of the block's rows, in the block's order.
+
+        All windows of one function over one column are computed together, because much of the work is for the
+        column and not for the ranges.
+        """
+        alike: dict[tuple[str, AggregateFunction], list[Aggregation]] = {}
+        for aggregation in aggregations:
+            alike.setdefault((aggregation.column, aggregation.function), []).append(aggregation)
+        features: dict[str, pl.Series] = {}
+        count = len(self.rows)
+        for (name, function), members in alike.items():
+            column = self._column(name)
+            ranges = [self._ranges(column, aggregation) for aggregation in members]
+            low, high = (np.concatenate(ends) for ends in zip(*ranges, strict=True))
+            results = aggregate_of(function).compute_ranges(column, low, high)
+            for place, aggregation in enumerate(members):
+                values = results.slice(place * count, count)
+                features[aggregation.name] = values.cast(POLARS[aggregation.dtype]).alias(aggregation.name)
+        return pl.DataFrame([features[aggregation.name] for aggregation in aggregations])
+
+    def _ranges(self, column: SortedColumn, aggregation: Aggregation) -> tuple[Ints, Ints]:
+        """The range of the column's values in the window of each row."""
         hop, offset = aggregation.hop, aggregation.offset
         low = self._edge(offset + aggregation.window, hop)
-        low, high = column.ranges_of(low, self._edge(offset, hop) if offset else self._high)
-        results = aggregate_of(aggregation.function).compute_ranges(column, low, high)
-        return results.cast(POLARS[aggregation.dtype]).alias(aggregation.name)
+        return column.ranges_of(low, self._edge(offset, hop) if offset else self._high)
 
     def _edge(self, before: int, hop: int) -> Ints:
         """For each row, the entity's first event not before floor(t - before, hop)."""

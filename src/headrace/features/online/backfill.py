@@ -7,8 +7,11 @@ from typing import NamedTuple
 
 import polars as pl
 
-from headrace.features.offline.point_in_time import as_of_rows
 from headrace.features.offline.rowwise import rows_of
+from headrace.features.online.compute.local import LocalStates
+from headrace.features.online.compute.port import StateCompute, StateJob
+from headrace.features.online.compute.ray import RayStates
+from headrace.features.online.keys import KeySchema
 from headrace.features.online.store import OnlineStore
 from headrace.features.plan import AsOfView, FeaturePlan, WindowedView
 from headrace.kernel.errors import CallError
@@ -19,7 +22,7 @@ from headrace.projects.project import Project
 from headrace.tables.failures import describe_failures
 from headrace.tables.read import read_input
 
-__all__ = ["FillResult", "fill"]
+__all__ = ["FillResult", "fill", "fill_again"]
 
 _INGEST = "ingest"  # the position that ingest keeps in a topic's table
 
@@ -75,12 +78,14 @@ def fill(
     return [
         _fill_windowed(project, lake, view, store)
         if isinstance(view, WindowedView)
-        else _load_as_of(lake, view, store, (at or {}).get(view.table))
+        else _load_as_of(project, lake, plan, view, store, (at or {}).get(view.table))
         for view in plan.stored
     ]
 
 
-def _load_as_of(lake: Lake, view: AsOfView, store: OnlineStore, wanted: int | None) -> FillResult:
+def _load_as_of(
+    project: Project, lake: Lake, plan: FeaturePlan, view: AsOfView, store: OnlineStore, wanted: int | None
+) -> FillResult:
     table = lake.table(view.table)
     snapshot = table.current_snapshot() if wanted is None else table.snapshot(wanted)
     if snapshot is None:
@@ -88,21 +93,43 @@ def _load_as_of(lake: Lake, view: AsOfView, store: OnlineStore, wanted: int | No
     position = SnapshotPosition(view.table, snapshot.id)
     if store.position(view) == position:
         return FillResult(view.name, view.digest, 0, 0, position)
-    rows = as_of_rows(view, table.scan(snapshot.id)).collect()
-    entities = store.load(view, rows.to_arrow(), position)
-    return FillResult(view.name, view.digest, len(rows), entities, position)
+    job = StateJob(view, KeySchema.of(plan, view), snapshot.id, snapshot.rows, now_micros())
+    parts = list(_find_compute(project, lake)(job))
+    entities = store.load_states(view, [state for part in parts for state in part.states], position)
+    return FillResult(view.name, view.digest, sum(part.rows for part in parts), entities, position)
+
+
+def _find_compute(project: Project, lake: Lake) -> StateCompute:
+    """What computes the states of entities, by the setting `compute`."""
+    is_local = project.settings.tables.compute == "local"
+    return LocalStates(lake) if is_local else RayStates(project.settings)
 
 
 def _fill_windowed(project: Project, lake: Lake, view: WindowedView, store: OnlineStore) -> FillResult:
-    contract = project.contract(view.topic)
-    # The position is read first, so that rows committed meanwhile are after it and are left out.
-    position = lake.table(contract.table).position(_INGEST)
-    if not isinstance(position, LogPosition):
-        raise CallError(f"topic {view.topic!r} was never ingested", remedy="headrace ingest --until-end")
+    position = _table_position(project, lake, view)
     current = store.position(view)
     same_log = isinstance(current, LogPosition) and current.log_id == position.log_id
     if isinstance(current, LogPosition) and same_log and not store.count_broken(view):
         return FillResult(view.name, view.digest, 0, 0, current)
+    return fill_again(project, lake, view, store)
+
+
+def _table_position(project: Project, lake: Lake, view: WindowedView) -> LogPosition:
+    position = lake.table(project.contract(view.topic).table).position(_INGEST)
+    if not isinstance(position, LogPosition):
+        raise CallError(f"topic {view.topic!r} was never ingested", remedy="headrace ingest --until-end")
+    return position
+
+
+def fill_again(project: Project, lake: Lake, view: WindowedView, store: OnlineStore) -> FillResult:
+    """Replaces a windowed view's state by the topic's good events up to ingest's position.
+
+    Raises:
+        CallError, ProjectError, Unavailable: as `fill`.
+    """
+    contract = project.contract(view.topic)
+    # The position is read first, so that rows committed meanwhile are after it and are left out.
+    position = _table_position(project, lake, view)
     offsets = pl.col("_log_partition").replace_strict(position.offsets, default=0, return_dtype=pl.Int64)
     events = read_input(project, lake, contract).filter(pl.col("_log_offset") < offsets)
     oldest = from_micros(view.earliest(now_micros() - view.longest))

@@ -11,13 +11,13 @@ import polars as pl
 import pyarrow as pa
 
 from headrace.features.offline.point_in_time import unique_rows
-from headrace.features.online.entries import Entry
-from headrace.features.online.keys import Key
+from headrace.features.online.entries import Entry, pack_entries
+from headrace.features.online.keys import Key, KeySchema, PackedState
 from headrace.features.online.tiles import SETTLED
 from headrace.features.plan import AsOfView, WindowedView
 from headrace.features.values.columns import countable, micros_of
 
-__all__ = ["EntityEvents", "entries_by_entity", "events_by_entity"]
+__all__ = ["EntityEvents", "entries_by_entity", "events_by_entity", "pack_rows"]
 
 EntityEvents = tuple[list[int], list[list[Any]]]
 """The times of an entity's events in order, and their countable values for each column of the view."""
@@ -73,6 +73,17 @@ def entries_by_entity(
     values = frame.select(field.name for field in view.features).rows()
     for key, low, high in _groups(frame, view.keys):
         yield key, [(times[at], snapshot, list(values[at])) for at in range(low, high)]
+
+
+def pack_rows(view: AsOfView, keys: KeySchema, rows: pa.Table, snapshot: int, now: int) -> list[PackedState]:
+    """The packed state of each entity of a snapshot.
+
+    Raises:
+        ProjectError: a key's column does not have its entity's type.
+    """
+    keys.check(view, rows)
+    pack = keys.packer()
+    return [(pack(key), pack_entries(entries)) for key, entries in entries_by_entity(view, rows, snapshot, now)]
 
 
 def _groups(frame: pl.DataFrame, keys: Sequence[str]) -> Iterator[tuple[Key, int, int]]:

@@ -6,28 +6,29 @@ grouping a plan's views by their join keys, and comparing positions.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from time import perf_counter
 from typing import TYPE_CHECKING
 
-from headrace.features.online.batches import entries_by_entity, events_by_entity
+from headrace.features.online.batches import entries_by_entity, events_by_entity, pack_rows
 from headrace.features.online.database import EntityGroup, MissingView, StateDatabase, StateRow, StatesRead
 from headrace.features.online.entries import (
     PUSHED,
+    Entry,
     merge_entries,
     pack_entries,
     select_pushed,
     unpack_entries,
 )
-from headrace.features.online.keys import Key, KeySchema, PackedKey
-from headrace.features.online.readers import ViewReader, readers_of
+from headrace.features.online.keys import Key, KeySchema, PackedKey, PackedState
+from headrace.features.online.readers import UnreadableState, ViewReader, readers_of
 from headrace.features.online.store import LookupResult, ServedPosition, StoreUnavailable, ViewCost
 from headrace.features.online.tiles import BROKEN, Tiles
 from headrace.features.plan import AsOfView, FeaturePlan, StoredView, WindowedView
 from headrace.kernel import faults
 from headrace.kernel.errors import CallError, Conflict, Unavailable
-from headrace.kernel.position import LogPosition, Position, SnapshotPosition
+from headrace.kernel.position import LeadingPosition, LogPosition, Position, SnapshotPosition, leads_of
 from headrace.kernel.time import now_micros
 
 if TYPE_CHECKING:
@@ -79,20 +80,19 @@ class EntityStore:
 
     def load(self, view: AsOfView, rows: pa.Table, position: SnapshotPosition) -> int:
         """See OnlineStore."""
-        database, now, pack = self._database, self._clock(), self._packer(view, rows)
-        entries = {
-            pack(key): visible for key, visible in entries_by_entity(view, rows, position.snapshot_id, now)
-        }
-        count = len(entries)
+        keys = _keys_of(self._database, view)
+        states = pack_rows(view, keys, rows, position.snapshot_id, self._clock())
+        return self.load_states(view, states, position)
+
+    def load_states(self, view: AsOfView, states: Sequence[PackedState], position: SnapshotPosition) -> int:
+        """See OnlineStore."""
+        database, now = self._database, self._clock()
         with self._writing(view):
-            for packed_key, state in database.find_states(view, PUSHED):
-                visible = merge_entries(select_pushed(state), entries.get(packed_key, []), view, now)
-                if visible:
-                    entries[packed_key] = visible
-            database.replace_states(view, ((key, pack_entries(visible)) for key, visible in entries.items()))
+            pushed = {key: select_pushed(state) for key, state in database.find_states(view, PUSHED)}
+            database.replace_states(view, _merge_pushed(states, pushed, view, now))
             faults.reach("online.load.written")
             database.set_position(view, position)
-        return count
+        return len(states)
 
     def push(self, view: AsOfView, rows: pa.Table) -> int:
         """See OnlineStore."""
@@ -235,7 +235,12 @@ class EntityStore:
                 where=self._database.where,
                 remedy="Another process moved it. Read its position again, and continue from there.",
             )
-        return current.with_offsets(moves)
+        advanced = current.with_offsets(moves)
+        leads = {p: lead for p, lead in leads_of(current).items() if p not in moves}
+        leads |= {p: lead for p, lead in leads_of(position).items() if p in moves}
+        if not leads:
+            return advanced
+        return LeadingPosition(advanced.topic, advanced.log_id, advanced.offsets, leads)
 
 
 class _PlanLookup:
@@ -280,11 +285,16 @@ class _KeyGroup:
         self._where = where
         self._names = tuple(name for name, _ in keys.columns)
         self._pack = keys.packer()
+        self._only_number = self._names[0] if keys.kind == "int64" else None
         self._readers = readers
+        self._absent = (None,) * (len(readers) + 1)
 
     def pack_keys(self, keys: Sequence[Mapping[str, object]]) -> list[PackedKey]:
         """The packed key of each entity."""
         names, pack = self._names, self._pack
+        if self._only_number is not None:
+            only = self._only_number
+            return [key[only] for key in keys]  # type: ignore[misc]  # what `pack` makes of a whole number
         return [pack(tuple([key[name] for name in names])) for key in keys]
 
     def read(
@@ -308,26 +318,21 @@ class _KeyGroup:
             rows, positions: a row, and the positions of its values, for each entity.
             costs: what each view cost.
         """
-        for column, reader in enumerate(self._readers, 1):
-            started, size = perf_counter(), 0
-            for index, packed_key in enumerate(packed_keys):
-                row = states.get(packed_key)
-                if row is None or row[column] is None:
-                    assert filled is not None
-                    reader.read_nothing(
-                        _require_position(reader.view, filled[column - 1]), rows[index], positions[index]
-                    )
-                    continue
-                size += len(row[column])
-                try:
-                    reader.read_state(row[column], at, rows[index], positions[index])
-                except Unavailable:
-                    raise
-                except Exception as error:
-                    raise self._unreadable(reader.view, keys[index], error) from error
+        entities = [states.get(packed_key, self._absent) for packed_key in packed_keys]
+        for column, reader in enumerate(self._readers):
+            started = perf_counter()
+            packed = [entity[column + 1] for entity in entities]
+            position = None if filled is None else filled[column]
+            try:
+                reader.read(packed, position, at, rows, positions)
+            except UnreadableState as error:
+                raise self._unreadable(reader.view, keys[error.index], error.__cause__) from error
+            size = sum(map(len, filter(None, packed)))
             costs[reader.view.name] = ViewCost(perf_counter() - started, size)
 
-    def _unreadable(self, view: StoredView, key: Mapping[str, object], error: Exception) -> Unavailable:
+    def _unreadable(
+        self, view: StoredView, key: Mapping[str, object], error: BaseException | None
+    ) -> Unavailable:
         entity = ", ".join(f"{name}={key[name]!r}" for name in view.keys)
         return Unavailable(
             f"the online state of {entity} in view {view.name!r} is unreadable:"
@@ -337,10 +342,16 @@ class _KeyGroup:
         )
 
 
-def _require_position(view: StoredView, position: Position | None) -> Position:
-    if position is None:
-        raise Unavailable(f"view {view.name!r} holds no values yet", remedy="headrace build fills it.")
-    return position
+def _merge_pushed(
+    states: Iterable[PackedState], pushed: dict[PackedKey, list[Entry]], view: AsOfView, now: int
+) -> Iterator[PackedState]:
+    """The states, with the pushed entries of these and of other entities."""
+    for key, state in states:
+        entries = merge_entries(pushed.pop(key), unpack_entries(state), view, now) if key in pushed else []
+        yield key, pack_entries(entries) if entries else state
+    for key, alone in pushed.items():
+        if entries := merge_entries(alone, [], view, now):
+            yield key, pack_entries(entries)
 
 
 def _keys_of(database: StateDatabase, view: StoredView) -> KeySchema:

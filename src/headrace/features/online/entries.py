@@ -18,6 +18,7 @@ Entry = tuple[int, int | None, list[Any]]
 PUSHED = b"\xc3"
 """The first byte of a packed state that has pushed rows: a database finds these without reading others."""
 
+_PUSHED = PUSHED[0]
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(list[Entry]).decode
 
@@ -32,7 +33,7 @@ def pack_entries(entries: list[Entry]) -> bytes:
 
 def unpack_entries(packed: bytes) -> list[Entry]:
     """Unpacks the entries that `pack_entries` packed. Raises msgspec.DecodeError for any other bytes."""
-    return _decode(packed[1:] if packed[:1] == PUSHED else packed)
+    return _decode(packed if packed[0] != _PUSHED else packed[1:])
 
 
 def select_pushed(packed: bytes) -> list[Entry]:

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
+from collections.abc import Mapping
+from contextlib import suppress
 
 import polars as pl
 import pyarrow as pa
 
 from headrace.declare.event import Contract
 from headrace.features.offline.rowwise import codes_as_loaded, is_of_other_code, rows_of
+from headrace.features.online.leads import LeadWatch, digest_events
 from headrace.features.online.store import OnlineStore
 from headrace.features.plan import WindowedView
 from headrace.kernel.errors import CallError, Conflict, ProjectError, Unavailable
-from headrace.kernel.position import LogPosition
+from headrace.kernel.position import Lead, LeadingPosition, LogPosition, leads_of
+from headrace.lake import Lake
 from headrace.projects.project import Project
 from headrace.tables.failures import describe_failures
 
@@ -25,6 +29,9 @@ _TRIES = 20
 
 class OnlineSink:
     """Keeps every filled windowed view of one topic up to date (events.ingest.sinks.Sink).
+
+    It leads the topic's table: judged events are applied before their commit (`lead`), and confirmed after it
+    (online.leads).
 
     Every call reads the list of views from the store, so that a running ingest at once follows a view that a
     build fills. Several ingests may run, each with its share of the topic; each batch is applied once.
@@ -43,15 +50,52 @@ class OnlineSink:
     name = "the online store"
     is_raw = False
 
-    def __init__(self, project: Project, contract: Contract, store: OnlineStore) -> None:
+    def __init__(self, project: Project, contract: Contract, store: OnlineStore, lake: Lake) -> None:
         self._project = project
         self._topic = contract.topic
         self._store = store
         self._idle: LogPosition | None = None
         self._reported: LogPosition | None = None  # where the next events begin
         self._codes = codes_as_loaded(project)
+        self._leads = LeadWatch(project, contract, store, lake)
         self._warned: set[str] = set()
         self._failing: set[str] = set()
+
+    @property
+    def may_lead(self) -> bool:
+        """Whether there is a view that may be ahead of the table."""
+        return self._leads.has_confirmed
+
+    def restart(self) -> None:
+        """See events.ingest.sinks.LeadingSink."""
+        self._leads.restart()
+
+    def confirm(self, position: LogPosition) -> None:
+        """See events.ingest.sinks.LeadingSink."""
+        self._leads.confirm(position)
+        self._idle = position if self._idle is None else self._idle.advance(position.offsets)
+
+    def lead(self, events: pa.Table, committed: LogPosition, position: LogPosition) -> None:
+        """See events.ingest.sinks.LeadingSink. A view that another process moves meanwhile is left out."""
+        good = pl.DataFrame(events)
+        digests = digest_events(good)
+        groups: dict[tuple[str | None, str], list[WindowedView]] = defaultdict(list)
+        positions: dict[str, LogPosition] = {}
+        for view, current in self._views_to_follow():
+            if self._leads.is_confirmed(view, current):
+                groups[view.rowwise, repr(current)].append(view)
+                positions[repr(current)] = current
+        for (_, position_text), views in groups.items():
+            current = positions[position_text]
+            ahead = current.advance(position.offsets)
+            moved = [p for p, end in ahead.offsets.items() if end > current.next_offset(p)]
+            if not moved or any(current.next_offset(p) < committed.next_offset(p) for p in moved):
+                continue
+            leads = {p: Lead(committed.next_offset(p), digests.get(p, 0)) for p in moved}
+            with suppress(Conflict, CallError):
+                self._apply_group(
+                    views, _events_after(good, current), _with_leads(ahead, current, leads), current
+                )
 
     def position(self) -> LogPosition | None:
         """The position that every followed view has reached; without such views, that of the last call."""
@@ -88,7 +132,8 @@ class OnlineSink:
                 if attempt == _TRIES - 1:
                     raise
 
-    def _apply(self, good: pa.Table, position: LogPosition) -> None:
+    def _apply(self, events: pa.Table, position: LogPosition) -> None:
+        good = pl.DataFrame(events)
         # Views of one table at one position share the work.
         groups: dict[tuple[str | None, str], list[WindowedView]] = defaultdict(list)
         positions: dict[str, LogPosition] = {}
@@ -98,7 +143,7 @@ class OnlineSink:
             positions[position_text] = current
         for (_, position_text), views in groups.items():
             current = positions[position_text]
-            ahead = current.advance(position.offsets)
+            ahead = _with_leads(current.advance(position.offsets), current, {})
             reported = self._reported
             if reported and any(current.next_offset(p) < reported.next_offset(p) for p in position.offsets):
                 raise Unavailable(
@@ -119,7 +164,10 @@ class OnlineSink:
             return
         if failed:
             _logger.error("topic %s: %s", self._topic, describe_failures(str(views[0].rowwise), failed))
+        confirmed = [view for view in views if self._leads.is_confirmed(view, after)]
         self._store.apply(views, rows.to_arrow(), ahead, after=after)
+        for view in confirmed:
+            self._leads.note(view, ahead)
 
     def _views_to_follow(self) -> list[tuple[WindowedView, LogPosition]]:
         followed, other_code = [], []
@@ -130,7 +178,7 @@ class OnlineSink:
                 other_code.append(view)
                 continue
             position = self._store.position(view)
-            if isinstance(position, LogPosition):
+            if isinstance(position, LogPosition) and not self._leads.is_suspect(view, position):
                 followed.append((view, position))
         names = {view.name for view, _ in followed}
         for view in other_code:
@@ -161,9 +209,15 @@ class OnlineSink:
         )
 
 
-def _events_after(good: pa.Table, position: LogPosition) -> pl.DataFrame:
+def _with_leads(ahead: LogPosition, current: LogPosition, leads: Mapping[int, Lead]) -> LogPosition:
+    """A position with these leads, and those of the log partitions in which it is where the view is now."""
+    kept = {p: lead for p, lead in leads_of(current).items() if ahead.next_offset(p) == current.next_offset(p)}
+    both = {**kept, **leads}
+    return LeadingPosition(ahead.topic, ahead.log_id, ahead.offsets, both) if both else ahead
+
+
+def _events_after(events: pl.DataFrame, position: LogPosition) -> pl.DataFrame:
     """The good events after the position."""
-    events = pl.DataFrame(good)
     new = pl.any_horizontal(
         pl.lit(False),
         *(

@@ -16,13 +16,16 @@ from headrace.kernel.errors import CallError, ProjectError
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["Key", "KeySchema", "PackedKey"]
+__all__ = ["Key", "KeySchema", "PackedKey", "PackedState"]
 
 Key = tuple[Any, ...]
 """The values of an entity's join keys, in their order."""
 
 PackedKey = int | bytes | None
 """The value that a database stores for an entity's join keys; None for a null key, which no entity has."""
+
+PackedState = tuple[PackedKey, bytes]
+"""An entity, and its packed state in one view."""
 
 _LONGEST = 1_000  # bytes; an index of PostgreSQL takes no key of more than 2,700
 _DIGEST = b"\xc1"  # begins neither text in UTF-8 nor MessagePack

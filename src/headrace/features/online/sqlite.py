@@ -297,12 +297,11 @@ class _Select:
         if len(keys) == 1:
             row = db.execute(self._select_single, keys).fetchone()
             return {} if row is None else {row[0]: row}
-        rows = {}
+        rows: dict[PackedKey, StateRow] = {}
         for first in range(0, len(keys), _CHUNK):
             chunk = keys[first : first + _CHUNK]
-            marks = ", ".join("?" * len(chunk))
-            for row in db.execute(f"{self._select} in ({marks})", chunk):
-                rows[row[0]] = row
+            marks = "?," * (len(chunk) - 1)
+            rows |= {row[0]: row for row in db.execute(f"{self._select} in ({marks}?)", chunk)}
         return rows
 
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from headrace.features.online.database import StateDatabase
+    from headrace.features.online.keys import PackedState
 
 __all__ = [
     "LookupResult",
@@ -131,6 +132,9 @@ class OnlineStore(Protocol):
         Raises:
             ProjectError: a key's column does not have its entity's type.
         """
+
+    def load_states(self, view: AsOfView, states: Sequence[PackedState], position: SnapshotPosition) -> int:
+        """As `load`, from the states of all entities that are already packed (batches.pack_rows)."""
 
     def push(self, view: AsOfView, rows: pa.Table) -> int:
         """Adds rows that are in no snapshot. Returns the number of entities that got rows.

@@ -70,7 +70,13 @@ class _Window(NamedTuple):
 
 
 class Tiles:
-    """The layout of a windowed view's entity states, and how to update and read them."""
+    """The layout of a windowed view's entity states, and how to update and read them.
+
+    Attributes:
+        view: the view.
+        tracks: the shape of each track of a state.
+        nothing: the view's features of no events.
+    """
 
     def __init__(self, view: WindowedView) -> None:
         self.view = view
@@ -96,6 +102,7 @@ class Tiles:
             _Window(*key, [(track, self.tracks[track].column, reads) for track, reads in tracks.items()])
             for key, tracks in windows.items()
         ]
+        self.nothing = self._find_nothing()
 
     def empty(self) -> EntityState:
         """The state of an entity without events."""
@@ -154,10 +161,19 @@ class Tiles:
             _logger.exception("entity %s of view %r is broken: %s", key, self.view.name, reason)
             return _encode([f"view {self.view.name!r}, entity {key}: {reason}"])
 
+    def _find_nothing(self) -> list[object]:
+        row: list[object] = [None] * len(self.view.aggregations)
+        tracks = self.empty().tracks
+        for window in self._windows:
+            for track, _, readers in window.reads:
+                for index, read in readers:
+                    row[index] = read(tracks[track], 0, [], [])
+        return row
+
     def values(self, state: EntityState, at: int) -> list[object]:
         """The view's features at `at` (microseconds), in order."""
         _, times, raw, tracks = state
-        row: list[object] = [None] * len(self.view.aggregations)
+        row = self.nothing.copy()
         low = high = 0
         for window, hop, offset, reads in self._windows:
             begin = (at - offset - window) // hop * hop
@@ -171,6 +187,8 @@ class Tiles:
                 if offset:  # without one, a tile of settled events is before every moment
                     last = bisect_left(track[0], end, first)
                     track, first = [part[first:last] for part in track], 0
+                if not seen and first == len(track[0]):
+                    continue
                 values = raw[column][low:high] if seen else seen
                 for index, read in readers:
                     row[index] = read(track, first, seen, values)

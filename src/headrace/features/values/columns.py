@@ -1,7 +1,7 @@
 """Columns of feature values in Polars: their dtypes, and the values that an aggregate counts.
 
 The same values count offline and online: nulls and floats that are NaN or infinite do not count. -0.0 becomes
-0.0. Strings are ordered by their code points.
+0.0, because equal values have no order. Strings are ordered by their code points.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import polars as pl
 
 from headrace.features.plan import Dtype
 
-__all__ = ["POLARS", "countable", "micros_of"]
+__all__ = ["POLARS", "countable", "micros_of", "total_order"]
 
 POLARS: dict[Dtype, pl.DataType] = {
     "int64": pl.Int64(),
@@ -45,6 +45,17 @@ def countable(column: str, dtype: Dtype) -> pl.Expr:
     if dtype == "timestamp":
         return micros_of(column)
     return values.cast(pl.Int64)
+
+
+def total_order(column: str, dtype: Dtype) -> list[pl.Expr]:
+    """What to sort a column by so that no two different values are equal: -0.0 comes before 0.0, null before
+    all others, and NaN after them."""
+    values, item = pl.col(column), pl.element()
+    if dtype == "float64":
+        return [values, pl.when(values == 0.0).then(1.0 / values)]
+    if dtype == "list[float64]":
+        return [values, values.list.eval(pl.when(item == 0.0).then(1.0 / item))]
+    return [values]
 
 
 def micros_of(column: str) -> pl.Expr:

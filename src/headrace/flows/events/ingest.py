@@ -122,7 +122,7 @@ class _Session:
 
     def open_sinks(self, contract: Contract) -> list[Sink]:
         """A topic's sinks. Raises ProjectError if it forwards events and the log is not on Kafka."""
-        sinks: list[Sink] = [OnlineSink(self._project, contract, self._online)]
+        sinks: list[Sink] = [OnlineSink(self._project, contract, self._online, self.lake)]
         if contract.forward is not None:
             sinks.append(self._stack.enter_context(closing(ForwardSink(contract, self.log))))
         return sinks

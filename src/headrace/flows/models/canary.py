@@ -336,10 +336,10 @@ def _read_scores(workspace: Workspace, release: Release, rows: pl.DataFrame, bet
     """`release`, `arm` and `score` of the predictions whose outcome is known, in the order of the outcomes."""
     import polars as pl
 
-    declared = workspace.whole_project.model(release.model)
-    joined = add_outcomes(workspace, declared.outcomes, rows)
+    declared = workspace.whole_project.models.get(release.model)
+    joined = add_outcomes(workspace, None if declared is None else declared.outcomes, rows)
     known = joined.drop_nulls("outcome").sort("outcome_at", "id")
-    if known.is_empty():
+    if declared is None or known.is_empty():  # a model that is no longer declared is judged by the rest
         return known.select("release", "arm", score=pl.lit(0.0))
     pairs = zip(known["value"], known["outcome"], strict=True)
     task = read_report(workspace.registry.bundle(release.model, release.arms[0].version)).task

@@ -58,9 +58,13 @@ def parse_arm(text: str) -> tuple[str, int, float | None]:
         share = math.nan
     if share is not None and not 0 < share <= 1:
         raise CallError(f"{match['share']!r} is not a valid share", where=text, remedy="0 < share ≤ 1.")
-    if share is not None and match["name"] == "shadow":
+    if share is not None and _is_shadow(match["name"]):
         raise CallError("a shadow has no share: it gets a copy of every request", where=text)
     return match["name"], int(match["version"]), share
+
+
+def _is_shadow(arm: str) -> bool:
+    return arm == "shadow" or arm.startswith("shadow-")
 
 
 def release(
@@ -79,8 +83,8 @@ def release(
     Args:
         workspace: the project to work on.
         model: the model's name.
-        arms: `champion=3`, `challenger=4:0.1`, `shadow=5`, ... Without a champion the present one stays.
-            The champion gets the rest of the traffic, unless it has a share.
+        arms: `champion=3`, `challenger=4:0.1`, `shadow=5`, `shadow-copy=3`, ... Without a champion the
+            present one stays. The champion gets the rest of the traffic, unless it has a share.
         by: who releases; by default the user of this process.
         why: the reason.
         override: whether a version that the gate refused may get traffic.
@@ -148,7 +152,7 @@ def _parse_arms(workspace: Workspace, model: str, texts: Sequence[str]) -> list[
         parsed.insert(0, ("champion", releases.champion_version(current), None))
     shares = []
     for name, version, share in parsed:
-        if name in ("champion", "shadow"):
+        if name == "champion" or _is_shadow(name):
             continue
         if share is None:
             remedy = f"Write it as {name}={version}:0.1"
@@ -159,7 +163,7 @@ def _parse_arms(workspace: Workspace, model: str, texts: Sequence[str]) -> list[
     rest = 1 - math.fsum(shares)
     arms = []
     for name, version, share in sorted(parsed, key=lambda arm: arm[0] != "champion"):
-        if name == "shadow":
+        if _is_shadow(name):
             arms.append(Arm(version, 0.0, shadow=True, name=name))
         else:
             arms.append(Arm(version, rest if share is None else share, name=name))
@@ -238,9 +242,11 @@ def put_in_force(workspace: Workspace, new: Release) -> Release:
     """
     registry = workspace.registry
     with _record(workspace), run(f"release {new.model}") as job:
+        faults.reach("release.before_record")
         partition, offset = releases.append(workspace.log, new)
         faults.reach("release.after_record")
         set_aliases(workspace, new)
+        faults.reach("release.after_aliases")
         metrics = {arm.name: registry.version(new.model, arm.version).metrics for arm in new.arms}
         for arm in new.arms:
             job.add_input(Dataset("model", f"{new.model}@{arm.version}", facts={"metrics": metrics[arm.name]}))

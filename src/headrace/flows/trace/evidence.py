@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import date, datetime
+from time import monotonic, sleep
 from typing import Any
 
 import msgspec
@@ -29,6 +30,9 @@ from headrace.tables.partitions import select_partitions
 from headrace.tables.read import read_input
 
 __all__ = ["Evidence", "Origin", "RawEvent", "Row", "find_events", "find_row"]
+
+_COMMIT_SECONDS = 2.0  # within which the table usually has what the online store had first
+_POLL_SECONDS = 0.05
 
 
 class RawEvent(Struct, frozen=True):
@@ -132,7 +136,7 @@ def find_events(
         Unavailable: the events are not in the topic's table yet.
     """
     contract = project.contract(view.topic)
-    _check_ingested(contract, read_position(lake.table(contract.table)), position)
+    _await_ingested(contract, lake, position)
     events, rows, event_of_row = find_events_behind(project, lake, view, entity, at, position)
     counts = {aggregation.name: _is_counted(aggregation, view, rows, at) for aggregation in view.aggregations}
     distinct = event_of_row.unique(maintain_order=True)
@@ -216,6 +220,18 @@ def find_row(
     origins = () if declared is None else _origins(project, lake, declared, position.snapshot, keys, row)
     features = {field.name: row[view.column(field.name)] for field in view.features}
     return Evidence(rows, row=Row(view.table, position.snapshot, time, features, origins), notes=notes)
+
+
+def _await_ingested(contract: Contract, lake: Lake, position: StreamPosition) -> None:
+    """Waits a moment for the table's commit: the online store may be ahead of it."""
+    deadline = monotonic() + _COMMIT_SECONDS
+    while True:
+        try:
+            return _check_ingested(contract, read_position(lake.table(contract.table)), position)
+        except Unavailable:
+            if monotonic() > deadline:
+                raise
+        sleep(_POLL_SECONDS)
 
 
 def _check_ingested(contract: Contract, stored: object, position: StreamPosition) -> None:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from headrace.features.checks.parity import ParityReport, check_parity
-from headrace.flows.trace.served import read_served
+from headrace.flows.trace.served import TOGETHER, read_served
 from headrace.workspace import Workspace
 
 __all__ = ["parity"]
-
-_TOGETHER = 50_000  # predictions that are compared at once
 
 
 def parity(workspace: Workspace, model: str | None = None, *, limit: int = 1_000) -> dict[str, ParityReport]:
@@ -25,7 +23,7 @@ def parity(workspace: Workspace, model: str | None = None, *, limit: int = 1_000
     """
     project, lake = workspace.project, workspace.lake
     reports: dict[str, ParityReport] = {}
-    for version, plan, served in read_served(workspace, model, limit, together=_TOGETHER):
+    for version, plan, served in read_served(workspace, model, limit, together=TOGETHER):
         report = check_parity(project, lake, plan, served)
         reports[version] = reports[version].join(report) if version in reports else report
     return reports

@@ -19,7 +19,10 @@ from headrace.serving.prediction import TABLE
 from headrace.training.files import PLAN
 from headrace.workspace import Workspace
 
-__all__ = ["read_served"]
+__all__ = ["TOGETHER", "read_served"]
+
+TOGETHER = 50_000
+"""How many predictions a check compares at once."""
 
 _NO_PLAN = ""  # of an MLflow model, which reads no features
 _COLUMNS = ("id", "model", "version", "at", "entity", "request", "features", "positions")

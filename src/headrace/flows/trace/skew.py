@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import cache
 
-from headrace.features.checks.skew import SkewReport, check_skew
-from headrace.flows.trace.served import read_served
+from headrace.features.checks.skew import SkewCheck, SkewReport
+from headrace.flows.trace.served import TOGETHER, read_served
 from headrace.kernel.errors import CallError
 from headrace.kernel.properties import CODE
 from headrace.lake import Lake
@@ -29,13 +29,15 @@ def skew(workspace: Workspace, model: str | None = None, *, limit: int = 1_000) 
         Refused: a version's bundle was changed.
     """
     project, lake = workspace.project, workspace.lake
-    reports = {}
-    for version, plan, served in read_served(workspace, model, limit):
-        snapshots = visible_snapshots(workspace.visible, {view.table for view in plan.stored})
-        read = table_reader(project, lake, snapshots)
-        codes = {view.table: _codes(lake, view.table) for view in plan.as_of}
-        reports[version] = check_skew(project, lake, plan, served, read, codes)
-    return reports
+    checks: dict[str, SkewCheck] = {}
+    for version, plan, served in read_served(workspace, model, limit, together=TOGETHER):
+        if version not in checks:
+            snapshots = visible_snapshots(workspace.visible, {view.table for view in plan.stored})
+            read = table_reader(project, lake, snapshots)
+            codes = {view.table: _codes(lake, view.table) for view in plan.as_of}
+            checks[version] = SkewCheck(project, lake, plan, read, codes)
+        checks[version].add(served)
+    return {version: check.report() for version, check in checks.items()}
 
 
 def _codes(lake: Lake, name: str) -> Callable[[int], str | None]:

@@ -17,7 +17,7 @@ from headrace.kernel.errors import CallError, Unavailable
 from headrace.kernel.position import SnapshotPosition, decode_position
 from headrace.kernel.properties import HISTORY, INPUT
 from headrace.kernel.time import micros
-from headrace.lake import Lake, LakeTable
+from headrace.lake import Lake, Snapshot, VisibleTables
 from headrace.log import Batch, Log
 from headrace.serving.errors import NoHistory
 from headrace.serving.prediction import TABLE, TOPIC
@@ -31,7 +31,7 @@ _INGESTING = timedelta(minutes=1)  # in which an event usually reaches its table
 
 
 class History:
-    """Reads tables for past moments.
+    """Reads tables for past moments, each at the snapshot that readers of the project see.
 
     Args:
         lake: the lake that has the tables.
@@ -40,6 +40,7 @@ class History:
 
     def __init__(self, lake: Lake, log: Log) -> None:
         self._lake, self._log = lake, log
+        self._tables = VisibleTables(lake)
         self._begins: dict[tuple[str, int], datetime | None] = {}
 
     def reader(
@@ -48,16 +49,19 @@ class History:
         """A function that reads a table of the plan's views by its name: the rows of these requests' entities;
         of a changelog all rows, because a truncate or a snapshot removes rows of any entity.
 
+        All tables are read at the snapshots that readers see now, also by the `check_begins` that follows.
+
         The function raises Unavailable if events from before the moment may not be in the table yet, and
         NoHistory if it has no rows.
         """
+        self._tables = VisibleTables(self._lake)
 
         def read(name: str) -> pl.LazyFrame:
             views = [view for view in plan.stored if view.table == name]
             for view in views:
                 if isinstance(view, WindowedView):
                     self._check_events(view, moment)
-            rows = _scan_valid(self._find_table(name))
+            rows = self._scan_valid(name)
             if is_changelog(rows):
                 return rows
             return rows.filter(pl.any_horizontal(_is_of_entity(plan, view, requests) for view in views))
@@ -84,11 +88,9 @@ class History:
 
     def _check_begin(self, view: StoredView, moment: datetime) -> None:
         """Raises NoHistory if the view's table has no row from before the moment."""
-        table = self._find_table(view.table)
-        snapshot = table.current_snapshot()
-        key = (view.digest, 0 if snapshot is None else snapshot.id)
+        key = (view.digest, self._find_snapshot(view.table).id)
         if key not in self._begins:
-            self._begins[key] = _find_begin(view, _scan_valid(table))
+            self._begins[key] = _find_begin(view, self._scan_valid(view.table))
         begin = self._begins[key]
         is_counted_then = isinstance(view, AsOfView)  # a window ends before its moment
         if begin is None or moment < begin or (moment == begin and not is_counted_then):
@@ -99,29 +101,32 @@ class History:
                 field="as_of",
             )
 
-    def _find_table(self, name: str) -> LakeTable:
+    def _find_snapshot(self, name: str) -> Snapshot:
+        """The snapshot of a table that readers see. Raises NoHistory if there is none."""
         try:
-            table = self._lake.table(name)
-        except CallError:
-            table = None
-        if table is None or table.current_snapshot() is None:
+            snapshot, why = self._tables.snapshot(name), "has no rows"
+        except CallError as error:
+            snapshot, why = None, f"cannot be read ({error.what})"
+        if snapshot is None:
             raise NoHistory(
-                f"Table {name!r}, which features are made from, has no rows: build it (headrace build"
+                f"Table {name!r}, which features are made from, {why}: build it (headrace build"
                 f" {name}) or ingest its events.",
                 field="as_of",
             )
-        return table
+        return snapshot
+
+    def _scan_valid(self, name: str) -> pl.LazyFrame:
+        rows = self._lake.table(name).scan(self._find_snapshot(name).id)
+        return rows.filter("_valid") if "_valid" in rows.collect_schema() else rows
 
     def _check_events(self, view: WindowedView, moment: datetime) -> None:
         source = table_of(view.topic)
         self._check_topic(view.topic, source, moment)
         if view.table == source:
             return
-        text = self._find_table(view.table).property(f"{INPUT}{source}")
-        read = None if text is None else decode_position(text)
-        events = self._find_table(source)
-        current = events.current_snapshot()
-        if not isinstance(read, SnapshotPosition) or current is None or read.snapshot_id == current.id:
+        read = self._find_input(view.table, source)
+        events, current = self._lake.table(source), self._find_snapshot(source)
+        if read is None or read.snapshot_id == current.id:
             return
         try:
             is_built = moment + _INGESTING <= events.snapshot(read.snapshot_id).at
@@ -131,6 +136,15 @@ class History:
             raise Unavailable(
                 f"table {view.table!r} is not built up to {moment.isoformat()}: headrace build {view.table}"
             )
+
+    def _find_input(self, name: str, source: str) -> SnapshotPosition | None:
+        """The snapshot of the source that the rows which readers of the table see were made from."""
+        table, visible = self._lake.table(name), self._find_snapshot(name)
+        text = visible.summary.get(f"{INPUT}{source}")
+        if text is None:  # a maintenance wrote the newest rows again
+            text = table.property(f"{INPUT}{source}")
+        position = None if text is None else decode_position(text)
+        return position if isinstance(position, SnapshotPosition) else None
 
     def _check_topic(self, topic: str, table: str, moment: datetime) -> None:
         if topic not in self._log.topics():
@@ -160,11 +174,6 @@ def _has_events_of(batch: Batch, moment: datetime) -> bool:
     if (batch.arrived_at <= micros(moment)).any():
         return True
     return any(headers is not None and HISTORY in headers for headers in batch.headers)
-
-
-def _scan_valid(table: LakeTable) -> pl.LazyFrame:
-    rows = table.scan()
-    return rows.filter("_valid") if "_valid" in rows.collect_schema() else rows
 
 
 def _is_of_entity(plan: FeaturePlan, view: StoredView, requests: Sequence[Mapping[str, Any]]) -> pl.Expr:

@@ -22,6 +22,7 @@ __all__ = [
     "CheckAudit",
     "RuleFailure",
     "collect_failing",
+    "failing_partitions",
     "find_type",
     "is_made_in_parts",
     "name_partitions",
@@ -76,11 +77,13 @@ class RuleFailure:
         what: what is wrong, in words.
         failing: how many rows fail; 0: the audit is not about single rows.
         rows: at most MAX_FAILING_ROWS of them.
+        partitions: the partitions of those that fail by themselves; None: unknown.
     """
 
     what: str
     failing: int = 0
     rows: pl.DataFrame | None = None
+    partitions: frozenset[int] | None = frozenset()
 
 
 class CheckAudit(Protocol):
@@ -107,6 +110,18 @@ def collect_failing(failing: pl.LazyFrame) -> tuple[int, pl.DataFrame]:
     if not count:
         return 0, pl.DataFrame()
     return count, failing.head(MAX_FAILING_ROWS).collect(engine="streaming")
+
+
+def failing_partitions(table: Table, failing: pl.LazyFrame) -> frozenset[int] | None:
+    """The partitions of rows that fail by themselves; None if they cannot be told."""
+    partitioning = table.partition_by
+    if partitioning is None:
+        return None
+    column, schema = partitioning.column, failing.collect_schema()
+    if column not in schema:
+        return None
+    numbers = failing.select(partition_numbers(partitioning, column, schema[column]).unique())
+    return frozenset(numbers.collect(engine="streaming").to_series().drop_nulls())
 
 
 def find_type(subject: str, rows: pl.LazyFrame, table: str, column: str, where: str) -> pl.DataType:

@@ -6,7 +6,7 @@ import polars as pl
 
 from headrace.declare.audits import References
 from headrace.kernel.errors import ProjectError
-from headrace.tables.audits.port import AuditScope, RuleFailure, collect_failing, find_type
+from headrace.tables.audits.port import AuditScope, RuleFailure, collect_failing, failing_partitions, find_type
 
 __all__ = ["check_references"]
 
@@ -50,9 +50,8 @@ def check_references(audit: References, scope: AuditScope) -> RuleFailure | None
         return None
     values = sample.select(audit.columns).unique(maintain_order=True).head(_EXAMPLES)
     examples = ", ".join(_spell(row) for row in values.iter_rows())
-    return RuleFailure(
-        f"{count:,} rows have a value that is not a key of {other}, such as {examples}", count, sample
-    )
+    what = f"{count:,} rows have a value that is not a key of {other}, such as {examples}"
+    return RuleFailure(what, count, sample, failing_partitions(table, failing))
 
 
 def _spell(row: tuple[object, ...]) -> str:

@@ -72,6 +72,8 @@ class AuditReport(msgspec.Struct, frozen=True):
         references: other table → its snapshot that was read.
         kept: how many failing rows are kept.
         partitions: the names of the partitions of these rows.
+        failing_partitions: the numbers of the partitions in which a rule of single rows does not hold; None:
+            unknown.
     """
 
     at: int
@@ -80,6 +82,7 @@ class AuditReport(msgspec.Struct, frozen=True):
     references: dict[str, int] = {}
     kept: int = 0
     partitions: list[str] = []
+    failing_partitions: list[int] | None = None
 
     @property
     def passed(self) -> bool:

@@ -15,7 +15,14 @@ from polars.exceptions import PanicException
 
 from headrace.declare.audits import Satisfies
 from headrace.kernel.errors import HeadraceError, ProjectError
-from headrace.tables.audits.port import RULE, AuditScope, RuleFailure, collect_failing, find_type
+from headrace.tables.audits.port import (
+    RULE,
+    AuditScope,
+    RuleFailure,
+    collect_failing,
+    failing_partitions,
+    find_type,
+)
 from headrace.tables.audits.row_rules import is_row_rule
 
 __all__ = ["RuleError", "check_rules", "check_satisfies", "group_rules", "spell_rule"]
@@ -57,6 +64,7 @@ def _all_rules(schema: type[dy.Schema]) -> dict[str, pl.Expr]:
 def check_rules(rules: Mapping[str, pl.Expr], scope: AuditScope) -> RuleFailure | None:
     """Checks rules, those of each row in one pass over the rows; a row for which a rule is null passes it."""
     broken, frames, total = [], [], 0
+    partitions: frozenset[int] | None = frozenset()
     row_rules = {name: rule for name, rule in rules.items() if is_row_rule(rule)}
     kept = _find_kept(row_rules, scope.rows)
     for name, rule in sorted(rules.items()):
@@ -67,9 +75,12 @@ def check_rules(rules: Mapping[str, pl.Expr], scope: AuditScope) -> RuleFailure 
             total += count
             broken.append(f"{spell_rule(name)} ({count:,} rows)")
             frames.append(sample.with_columns(pl.lit(spell_rule(name)).alias(RULE)))
+        if count and name in row_rules:
+            failing = failing_partitions(scope.table, scope.rows.filter(~rule.fill_null(True)))
+            partitions = None if partitions is None or failing is None else partitions | failing
     if not broken:
         return None
-    return RuleFailure("; ".join(broken), total, pl.concat(frames))
+    return RuleFailure("; ".join(broken), total, pl.concat(frames), partitions)
 
 
 def _find_kept(rules: Mapping[str, pl.Expr], rows: pl.LazyFrame) -> set[str]:

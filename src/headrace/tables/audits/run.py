@@ -27,11 +27,12 @@ from headrace.tables.audits.report import AuditReport, AuditResult, read_report
 from headrace.tables.audits.rows import RowsRefused
 from headrace.tables.audits.rules import RuleError, check_rules, check_satisfies, group_rules
 from headrace.tables.audits.volume import check_volume
-from headrace.tables.partitions import partition_numbers
+from headrace.tables.partitions import partition_numbers, select_partitions
 from headrace.tables.plan import RebuildPlan, partition_by
 
 __all__ = ["PublishedRows", "TableAudit", "check_freshness_now", "is_audited", "read_references"]
 
+_MAX_PARTITIONS = 200  # that are read one by one; if more have rows that fail, all rows are
 _AUDITS: Mapping[type[Audit], tuple[str, CheckAudit]] = {
     FreshWithin: ("freshness", check_freshness),
     References: ("foreign_key", check_references),
@@ -138,12 +139,17 @@ class TableAudit:
 
     @property
     def is_due(self) -> bool:
-        """Whether published rows must be audited again: the declaration or a referenced table has changed, or a
-        rule did not hold, then or in a later build that was refused."""
+        """Whether published rows must be audited again: the declaration or a referenced table has changed, or
+        they or later ones were refused. A warning stays as it is."""
         before, last = self.published.report, read_report(self.lake, self.table.name)
         if last is not None and last.stops:
             return is_audited(self.table)
-        return bool(self.table.audits) and not (before is not None and before.passed and self._is_same(before))
+        return bool(self.table.audits) and not (before is not None and self._is_same(before))
+
+    @property
+    def warnings(self) -> list[str]:
+        """What the audit of the published rows warned of."""
+        return [] if self.published.report is None else self.published.report.failures
 
     def check_build(
         self, plan: RebuildPlan, stored: LakeTable, files: Sequence[WrittenFile]
@@ -164,14 +170,15 @@ class TableAudit:
         if plan.whole:
             return self.check_whole(stored, files)
         new_rows = stored.scan_files(files)
-        all_rows, kept_counts = new_rows, dict[int, int]()
+        all_rows, rows, kept_counts = new_rows, new_rows, dict[int, int]()
         if self.published.count is not None:
             all_rows = pl.concat([new_rows, self._kept_rows(plan, stored)], how="diagonal_relaxed")
             gone = set(plan.partitions or ())
             kept_counts = {n: count for n, count in self.published.partitions.items() if n not in gone}
-        before = self.published.report
-        is_clean = before is not None and before.passed and self._is_same(before)
-        scope = self.scope_of(all_rows, new_rows if is_clean else all_rows, _count_files(files) | kept_counts)
+            failing = self._failing_partitions()
+            still = [] if failing is None else self._read_partitions(stored, failing - gone)
+            rows = all_rows if failing is None else pl.concat([new_rows, *still], how="diagonal_relaxed")
+        scope = self.scope_of(all_rows, rows, _count_files(files) | kept_counts)
         total = sum(file.rows for file in files) + sum(kept_counts.values())
         return self._finish(attrs.evolve(scope, count=total), None)
 
@@ -204,6 +211,23 @@ class TableAudit:
 
     def _is_same(self, before: AuditReport) -> bool:
         return before.code == self.code and before.references == self.references
+
+    def _failing_partitions(self) -> set[int] | None:
+        """The partitions of the published table with rows that fail by themselves; None: they are unknown, or
+        other rows may fail now."""
+        before = self.published.report
+        if before is None or not self._is_same(before):
+            return None
+        if before.failing_partitions is None:
+            return set() if before.passed else None
+        return set(before.failing_partitions)
+
+    def _read_partitions(self, stored: LakeTable, numbers: set[int]) -> list[pl.LazyFrame]:
+        """The published rows of these partitions."""
+        partitioning = self.table.partition_by
+        assert partitioning is not None, "only a table with partitions is made in part"
+        column, rows = partitioning.column, stored.scan()
+        return [select_partitions(rows, partitioning, column, n, n) for n in sorted(numbers)]
 
     def _kept_rows(self, plan: RebuildPlan, stored: LakeTable) -> pl.LazyFrame:
         """The rows of the partitions that the build does not make."""
@@ -249,11 +273,19 @@ class TableAudit:
             Refused: a rule of severity `error` does not hold.
         """
         results, rows = [], {}
+        partitions: frozenset[int] | None = frozenset()
         for rule, kind, severity, columns, failure in _check_all(scope):
             results.append(_result(rule, kind, severity, columns, failure))
-            if failure is not None and failure.rows is not None:
+            if failure is None:
+                continue
+            if failure.rows is not None:
                 rows[rule] = failure.rows
-        report = AuditReport(now_micros(), results, self.code, dict(self.references))
+            unknown = partitions is None or failure.partitions is None
+            partitions = None if unknown else frozenset({*(partitions or ()), *(failure.partitions or ())})
+        failing = None if partitions is None or len(partitions) > _MAX_PARTITIONS else sorted(partitions)
+        report = AuditReport(
+            now_micros(), results, self.code, dict(self.references), failing_partitions=failing
+        )
         report = keep_failing_rows(self.lake, self.table, report, rows)
         self._record(report, position)
         if report.stops:
@@ -325,4 +357,4 @@ def _find(
     try:
         return check(declared, scope)
     except RuleError as error:
-        return RuleFailure(str(error))
+        return RuleFailure(str(error), partitions=None)

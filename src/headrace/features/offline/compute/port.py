@@ -17,7 +17,7 @@ import polars as pl
 
 from headrace.events.contracts.shape import KNOWN_AT
 from headrace.features.aggregates.column import Ints
-from headrace.features.offline.point_in_time import MOMENT, OrderedRows, check_columns, states, unique_rows
+from headrace.features.offline.point_in_time import MOMENT, OrderedRows, states, unique_rows
 from headrace.features.offline.windows import aggregate
 from headrace.features.plan import AsOfView, FeaturePlan, StoredView, WindowedView
 from headrace.features.values.columns import micros_of
@@ -31,6 +31,7 @@ __all__ = [
     "count_parts",
     "count_rows",
     "divide",
+    "part_of",
     "value_width",
 ]
 
@@ -85,12 +86,12 @@ def compute_share(
     view, rows = job.view, job.rows
     source = _needed_columns(view, table)
     if shares > 1:
-        source = source.filter(_part_of(view, rows.schema, shares) == share)
+        source = source.filter(part_of(view, rows.schema, shares) == share)
     folder = job.folder / "rows"
     parts = count_parts(job, count_rows(source)) if view.keys else 1
     indexes_of = divide(job, parts, seed=1)
     if parts > 1:
-        source.with_columns(_part_of(view, rows.schema, parts, seed=1).alias(_PART)).sink_parquet(
+        source.with_columns(part_of(view, rows.schema, parts, seed=1).alias(_PART)).sink_parquet(
             pl.PartitionBy(folder, key=_PART, include_key=False),
             compression="lz4",
             mkdir=True,
@@ -109,7 +110,7 @@ def compute_share(
 
 def divide(job: ViewJob, parts: int, *, seed: int = 0) -> list[Ints]:
     """The indexes, ascending, of the labels whose keys are hashed into each part."""
-    part = _part_of(job.view, job.rows.schema, parts, seed=seed)
+    part = part_of(job.view, job.rows.schema, parts, seed=seed)
     numbers = job.rows.select(part.alias(_PART), MOMENT)[_PART].to_numpy()
     order = np.argsort(numbers, kind="stable")
     return np.split(order, np.cumsum(np.bincount(numbers, minlength=parts))[:-1])
@@ -190,7 +191,6 @@ def _needed_columns(view: StoredView, table: pl.LazyFrame) -> pl.LazyFrame:
     """The columns of the view's table that the kernel reads."""
     if isinstance(view, AsOfView):
         rows = states(view, table)
-        check_columns(view, rows)
         names = [*view.keys, view.time, *(field.name for field in view.features), view.created]
     else:
         rows = table
@@ -199,8 +199,9 @@ def _needed_columns(view: StoredView, table: pl.LazyFrame) -> pl.LazyFrame:
     return rows.select(name for name in dict.fromkeys(names) if name in columns)
 
 
-def _part_of(view: StoredView, labels: pl.Schema, parts: int, *, seed: int = 0) -> pl.Expr:
-    """The number of the part that a row belongs to, by its keys, converted to the labels' types."""
+def part_of(view: StoredView, labels: pl.Schema, parts: int, *, seed: int = 0) -> pl.Expr:
+    """The number of the part that a row belongs to, by the view's keys, converted to the types that `labels`
+    has for them."""
     if not view.keys or parts == 1:
         return pl.lit(0, pl.UInt64)
     keys = pl.struct(pl.col(key).cast(labels[key], strict=False) for key in view.keys)

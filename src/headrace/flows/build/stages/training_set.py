@@ -63,4 +63,8 @@ class TrainingSetStage(LakeStage):
             else f"{rows.failed:,} rows that functions fail on"
         )
         failed = f"; left out {count}: {rows.failures[0]}" if rows.failed else ""
-        return StageResult(f"labels with {len(plan.features)} features{unknown}{failed}", rows.rows)
+        keyless = "".join(
+            f"; {key} is null in {count:,} rows, which serving would refuse"
+            for key, count in rows.keyless.items()
+        )
+        return StageResult(f"labels with {len(plan.features)} features{unknown}{failed}{keyless}", rows.rows)
