@@ -96,7 +96,7 @@ class MlflowConnection:
             if isinstance(error, OSError) and error.errno in _FILE_ERRORS:
                 raise Unavailable(
                     f"MLflow cannot read or write its files: {error.strerror}",
-                    where=str(error.filename or self._settings.place("mlflow")),
+                    where=str(error.filename2 or error.filename or self._settings.place("mlflow")),
                     remedy="Check that the disk has room (also TMPDIR's), and that this user may write there.",
                 ) from error
             if any(text in message for text in _FULL):
@@ -142,13 +142,16 @@ def _create_database(file: Path) -> None:
     MLflow makes them in many steps and cannot continue: in the file itself, a kill or a full disk would leave a
     database that it never opens again.
     """
-    from mlflow import MlflowClient
+    from mlflow.store.db.utils import _initialize_tables, create_sqlalchemy_engine
 
     remove_dead_drafts(file.parent)
     draft, lock = create_draft(file)
+    engine = create_sqlalchemy_engine(sqlalchemy_url(draft))
     try:
-        url = sqlalchemy_url(draft)
-        MlflowClient(url, url).search_experiments(max_results=1)
+        try:
+            _initialize_tables(engine)
+        finally:
+            engine.dispose()  # an open file takes room on the disk, also when it is removed
         reach("registry.before_database")
         with contextlib.suppress(FileExistsError):  # another process was faster
             os.link(draft, file)
