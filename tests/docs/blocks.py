@@ -17,6 +17,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import click
 from tests.until import until
 
 BLOCK = re.compile(r"^```(\w+)(?: title=\"(.*?)\")?\n(.*?)^```", re.MULTILINE | re.DOTALL)
@@ -40,6 +41,16 @@ def edit_file(file: Path, diff: str) -> None:
         assert text.count(old) == 1, f"{file}:\n{old}"
         text = text.replace(old, new)
     file.write_text(text)
+
+
+def parse(command: click.Command, arguments: list[str]) -> None:
+    """Parses the arguments as the command line does, and calls nothing."""
+    if isinstance(command, click.Group):
+        inner = command.get_command(click.Context(command), arguments[0])
+        assert inner is not None
+        parse(inner, arguments[1:])
+    else:
+        command.make_context(command.name, list(arguments))
 
 
 class Reader:

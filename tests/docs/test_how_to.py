@@ -9,9 +9,8 @@ from pathlib import Path
 import polars as pl
 import pytest
 import yaml
-from tests.docs.blocks import BLOCK, Reader, find_blocks
+from tests.docs.blocks import BLOCK, Reader, find_blocks, parse
 from tests.e2e.minimal import build_minimal
-from tests.examples.test_readmes import parse
 
 import headrace
 from headrace.cli.main import cli

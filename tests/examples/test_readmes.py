@@ -7,9 +7,8 @@ import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
-import click
 import pytest
-from tests.docs.blocks import find_blocks
+from tests.docs.blocks import find_blocks, parse
 from tests.examples.example import EXAMPLES
 
 from headrace.cli.main import cli
@@ -31,16 +30,6 @@ CASES = [
     for path in READMES
     for words in commands(path.read_text())
 ]
-
-
-def parse(command: click.Command, arguments: list[str]) -> None:
-    """Parses the arguments as the command line does, and calls nothing."""
-    if isinstance(command, click.Group):
-        inner = command.get_command(click.Context(command), arguments[0])
-        assert inner is not None
-        parse(inner, arguments[1:])
-    else:
-        command.make_context(command.name, list(arguments))
 
 
 @pytest.mark.parametrize(("folder", "words"), CASES)
