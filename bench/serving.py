@@ -1,6 +1,7 @@
 """A prediction over HTTP with all features, against bare uvicorn that does only the lookup and the prediction.
 
     python bench/serving.py [--json] [--seconds 8] [--rounds 5] [--serving processes|ray_serve] [--traced]
+                            [--max-batch-size 64]
 
 Both read the same online store and the same model (100 trees, 6 features) on this machine, one process each.
 Ours also does the split, the checks, the metrics and the prediction log; on Ray Serve, behind HAProxy. The
@@ -8,7 +9,7 @@ peer only decodes, looks up, predicts and answers. The client is one process wit
 machine: p50 with one connection, the rate with 16. The processor time is that of the server under 16
 connections, with its children: ours includes the supervision and the shipping of predictions. Both run
 throughout and are measured in turn; the figures are medians of the rounds. With --traced, ours traces every
-request, and the peer is ours without traces.
+request, and the peer is ours without traces. With --max-batch-size, ours makes micro-batches.
 """
 
 from __future__ import annotations
@@ -65,7 +66,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--serving", default="processes")
     parser.add_argument("--traced", action="store_true", help="the peer is ours too, and ours is traced")
+    parser.add_argument("--max-batch-size", type=int, default=1, help="of ours")
     options = parser.parse_args()
+    os.environ["HEADRACE_MAX_BATCH_SIZE"] = str(options.max_batch_size)  # the replicas read it
     folder = Path(tempfile.mkdtemp())
     own: list[tuple[float, ...]] = []
     peer: list[tuple[float, ...]] = []

@@ -5,18 +5,28 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import attrs
 import pytest
+from tests.tables.conftest import arrive, clicks, lake, project
 from tests.tiny import write
 
 from headrace.config.settings import Settings, load_settings
+from headrace.declare.partitioning import day
 from headrace.flows.project.record_test import record_test
 from headrace.flows.project.try_table import try_table
 from headrace.kernel.errors import CallError, ProjectError
+from headrace.lake import Lake
+from headrace.projects.project import Project
+from headrace.tables.attempt import attempt_table
 from headrace.tables.build import build_table
+from headrace.tables.purity import find_impurities
 from headrace.workspace import Workspace
+
+__all__ = ["arrive", "clicks", "lake", "project"]
 
 TABLES = """
 import datetime
@@ -24,8 +34,10 @@ import os
 import random
 import time
 import uuid
+from pathlib import Path
 
 import dataframely as dy
+import numpy as np
 import polars as pl
 from headrace import by, day, source, table
 
@@ -77,6 +89,45 @@ def drawn(prices):
     return prices.with_columns(x=pl.lit(random.random()), y=pl.lit(str(uuid.uuid4()))).select(
         "x", "y", pl.col("price").shuffle()
     )
+
+@table(reads=prices)
+def called_back(prices):
+    def describe(price):
+        return f"{os.environ['HOME']} {datetime.datetime.now().year} {random.getrandbits(1)}"
+
+    return prices.with_columns(
+        x=pl.col("price").map_elements(describe, return_dtype=pl.String),
+        y=pl.col("price").map_batches(lambda prices: prices + time.time_ns() % 2, return_dtype=pl.Int64),
+    )
+
+@table(reads=prices)
+def timed_by_numpy(prices):
+    return prices.with_columns(at=pl.lit(np.datetime64("today").astype("datetime64[us]")))
+
+@table(reads=prices)
+def from_files(prices):
+    text = Path(__file__).read_text()
+    return prices.with_columns(x=pl.lit(len(text)), y=pl.lit(pl.read_csv(ROOT / "data" / "prices.csv").height))
+
+@table(reads=prices, reads_files="data/prices.csv")
+def from_declared_files(prices):
+    return prices.with_columns(y=pl.lit(pl.read_csv(ROOT / "data" / "prices.csv").height))
+
+@table(reads=prices, reads_files="data/prices.csv")
+def from_the_working_folder(prices):
+    return prices.with_columns(y=pl.lit(pl.read_csv("data/prices.csv").height))
+
+@table(reads=prices)
+def hashed(prices):
+    return prices.with_columns(x=pl.lit(hash("a text")))
+
+SECOND = np.datetime64
+
+@table(reads=prices)
+def timed_to_the_second(prices):
+    return prices.with_columns(at=pl.lit(SECOND("now").astype("datetime64[us]")))
+
+ROOT = Path(__file__).parents[1]
 
 @table(reads=prices)
 def seeded(prices):
@@ -177,6 +228,18 @@ def test_a_trial_refuses_a_column_that_cannot_be_stored(workspace: Workspace) ->
         ("clocked", ["reads the clock: now() at", "reads the clock: time() at"]),
         ("drawn", ["draws random numbers: random() at", "uuid.uuid4() at", "shuffle() without seed= at"]),
         ("from_environment", ["reads the environment variable HOME at"]),
+        (
+            "called_back",
+            [
+                "reads the environment variable HOME at",
+                "reads the clock: now() at",
+                "reads the clock: time_ns() at",
+                "draws random numbers: getrandbits() at",
+            ],
+        ),
+        ("timed_by_numpy", ["reads the clock: numpy.datetime64() at"]),
+        ("from_files", ["that reads_files= does not declare: open() at", "not declare: read_csv() at"]),
+        ("from_declared_files", []),
         ("plain", []),
         ("counted", []),
         ("named", []),
@@ -198,6 +261,35 @@ def test_a_strict_trial_finds_what_the_function_reads_beside_its_input(
 def test_a_generator_without_a_seed_is_found_by_its_numbers(workspace: Workspace) -> None:
     (finding,) = try_table(workspace, "unseeded", strict=True).impure or []
     assert finding.startswith("two runs give other rows for the same input")
+
+
+def test_what_differs_in_another_process_is_found(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(workspace.settings.root)
+    monkeypatch.setenv("PYTHONHASHSEED", "random")
+    for table, finding in {
+        "from_the_working_folder": "it fails in another process, folder and environment: from_the_working",
+        "hashed": "a run in another process, folder, environment and second gives other rows",
+        "timed_to_the_second": "a run in another process, folder, environment and second gives other rows",
+    }.items():
+        impure = try_table(workspace, table, strict=True).impure or []
+        assert [line for line in impure if line.startswith(finding)], (table, impure)
+
+
+def test_rows_that_change_after_the_last_build_of_their_partition_are_found(
+    project: Project, lake: Lake, arrive: Callable[..., None]
+) -> None:
+    """A visit counts when four hours have passed: those of a day may end on the next one."""
+    at = datetime(2026, 4, 3, 22, tzinfo=UTC)
+    arrive((at, 1), arrived=at + timedelta(days=3))
+    clean, visits = project.table("clean"), project.table("visits")
+    build_table(project, lake, clean, code="1")
+    assert find_impurities(project, attempt_table(project, lake, visits)) == []
+    short = attrs.evolve(visits, partition_by=day("begin"))
+    (finding,) = find_impurities(project, attrs.evolve(attempt_table(project, lake, visits), table=short))
+    assert "the rows still change with `now` after the end of the input (2026-04-04 00:00 UTC)" in finding
+    assert finding.partition(": ")[2].startswith("declare a larger after= in day(): + {")
 
 
 def test_a_recorded_test_fails_once_the_function_changes(workspace: Workspace) -> None:

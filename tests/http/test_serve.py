@@ -1,6 +1,7 @@
 """The server and its middleware: which requests are answered, which are refused, and how it stops."""
 
 import asyncio
+import http.client
 import json
 import os
 import signal
@@ -88,6 +89,42 @@ def test_a_too_large_body_is_refused_by_its_header_and_by_its_bytes(server: Http
     assert httpx.post(server.url, content=b"x" * 1001, headers=JSON).status_code == 413
     # Without a Content-Length httpx sends chunks.
     assert httpx.post(server.url, content=(b"x" * 100 for _ in range(20)), headers=JSON).status_code == 413
+
+
+@pytest.mark.parametrize(
+    ("path", "headers", "status"),
+    [
+        ("/echo", {}, 413),
+        ("/echo", {"Content-Type": "text/plain"}, 415),
+        ("/echo", {"Content-Encoding": "gzip"}, 415),
+    ],
+)
+def test_a_client_that_sends_all_before_it_reads_gets_the_refusal(
+    path: str, headers: dict[str, str], status: int
+) -> None:
+    """With unread data the connection would be reset, and the response lost."""
+    app = GuardMiddleware(echo, "127.0.0.1", max_body=1000, body_seconds=60.0)
+    with serve(app, "127.0.0.1", 0) as server:
+        for size in (2_000_000, 17 * 1024 * 1024):
+            client = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
+            client.request("POST", path, b"x" * size, {**JSON, **headers})
+            answer = client.getresponse()
+            assert (answer.status, answer.getheader("Connection")) == (status, "close")
+            assert json.loads(answer.read())["error"]["code"]
+            client.close()
+
+
+def test_a_client_that_asks_before_it_sends_is_refused_at_once(server: HttpServer) -> None:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=30) as client:
+        client.sendall(
+            b"POST /echo HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+            b"Expect: 100-continue\r\nContent-Length: 100000000\r\n\r\n"
+        )
+        content = b""
+        while part := client.recv(65_536):
+            content += part
+    assert content.startswith(b"HTTP/1.1 413")
+    assert b"100 Continue" not in content
 
 
 def test_headrace_errors_become_json_responses(server: HttpServer) -> None:

@@ -122,6 +122,10 @@ def test_a_version_is_found_by_number_and_alias_and_has_its_bundle(settings: Set
 
     shutil.rmtree(opened.bundle_folder("purchase", 1))
     assert (opened.bundle("purchase", 1) / "plan.json").read_text() == "{}", "fetched again from MLflow"
+    shutil.rmtree(opened.bundle_folder("purchase", 1))
+    assert (opened.bundle("purchase", 1, apart=True) / "plan.json").read_text() == "{}"
+    with pytest.raises(CallError, match="no version"):
+        fresh.bundle("purchase", 7, apart=True)
 
     (opened.bundle_folder("purchase", 1) / "plan.json").write_text("changed")
     with pytest.raises(Refused, match=r"'plan.json' was changed"):

@@ -222,7 +222,7 @@ def test_the_process_is_started_again_after_a_kill(logged, ask):
     body = prediction.entity | prediction.request
     assert ask(prediction.at, body).status_code == 200
     endpoint = client.endpoint
-    os.kill(endpoint._as_of._process.pid, signal.SIGKILL)
+    os.kill(endpoint._handler._as_of._lane._process.pid, signal.SIGKILL)
     answers = [ask(prediction.at, body) for _ in range(2)]
     assert answers[-1].json()["value"] == prediction.value
     assert answers[0].status_code in (200, 503)

@@ -1,5 +1,6 @@
 """The endpoint over HTTP: responses, arms, missing features, invalid requests, and the logged predictions."""
 
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from tests.serving.small_project import (
 )
 from tests.until import until
 
-from headrace import log
+from headrace import log, registry
 from headrace.features.plan import AsOfView, FeatureRef, PlanField
 from headrace.kernel.ids import id_time
 from headrace.serving import release
@@ -349,6 +350,21 @@ def test_a_replica_imports_no_engine_that_it_does_not_need(project):
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.split() == []
+
+
+def test_a_replica_that_lacks_a_bundle_does_not_load_mlflow(project):
+    """Another process asks MLflow for it, and the reason is told."""
+    shutil.rmtree(registry.open(project).bundle_folder("purchase", 1))
+    program = (
+        "import sys; from pathlib import Path; from headrace.config.settings import load_settings\n"
+        "from headrace.serving.models import Models\n"
+        f"models = Models(load_settings(Path({str(project.root)!r})))\n"
+        "print('mlflow' in sys.modules, models.failed['purchase'].why)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("False")
+    assert "purchase" in done.stdout
+    assert "version 1" in done.stdout
 
 
 def test_probes_need_no_token_and_metrics_only_by_choice(project, monkeypatch, tmp_path):

@@ -15,7 +15,9 @@ __all__ = ["try_"]
 @click.argument("table")
 @click.option("--partition", metavar="NAME", help="The partition to run; default: the last one.")
 @click.option("--rows", "limit", type=click.IntRange(1), help="Read only so many rows of each input.")
-@click.option("--strict", is_flag=True, help="Run it twice, and find what it reads beside its input.")
+@click.option(
+    "--strict", is_flag=True, help="Run it again, also elsewhere, and find what it reads beside its input."
+)
 def try_(call: Call, table: str, partition: str | None, limit: int | None, strict: bool) -> int:
     """Run TABLE's function without publishing: show its rows, the audit, and the difference to the table.
 

@@ -18,8 +18,23 @@ class ServingSettings(Struct, frozen=True):
         chosen_deployment: setting `serving`: `processes` (children of `headrace up`), `ray_serve`, or None:
             the setting `ray` decides (`Settings.deployment`).
         replicas: the number of processes that compute predictions.
+        max_requests: how many requests for predictions or features a replica may have in progress; one more is
+            answered with 429.
+        max_batch_size: how many single requests of one turn of the event loop may share a lookup and a call of
+            the model; 1: none.
+        max_spool: how many MiB of predictions may wait for the log; then no more are made, until it takes them.
+        max_batches: how many large requests a replica may have in progress; one more is answered with 429.
     """
 
     state: Path
     chosen_deployment: Literal["processes", "ray_serve"] | None = field(default=None, name="serving")
     replicas: Annotated[int, Meta(ge=1)] = 1
+    max_requests: Annotated[int, Meta(ge=1)] = 1_000
+    max_batch_size: Annotated[int, Meta(ge=1)] = 1
+    max_spool: Annotated[int, Meta(ge=1)] = 1_024
+    max_batches: Annotated[int, Meta(ge=1)] = 16
+
+    @property
+    def spool_limit(self) -> int:
+        """`max_spool` in bytes."""
+        return self.max_spool << 20

@@ -40,20 +40,22 @@ def find_header(scope: Scope, name: bytes) -> bytes | None:
     return None
 
 
-async def read_body(scope: Scope, receive: Receive, limit: int, seconds: float) -> bytes | None:
-    """The whole body; None if it is longer than `limit` bytes.
+async def read_body(
+    scope: Scope, receive: Receive, limit: int, seconds: float, *, keep: bool = True
+) -> bytes | None:
+    """The whole body; None if it is longer than `limit` bytes. If it is not kept, what is read is discarded.
 
     Raises:
         TimeoutError: it was not complete within `seconds`.
         Disconnected: the client closed the connection.
     """
     if IS_COMPLETE in scope:  # nothing has to be waited for, and a time limit is a tenth of our own work
-        return await _join_parts(receive, limit)
+        return await _join_parts(receive, limit, keep=keep)
     async with asyncio.timeout(seconds):
-        return await _join_parts(receive, limit)
+        return await _join_parts(receive, limit, keep=keep)
 
 
-async def _join_parts(receive: Receive, limit: int) -> bytes | None:
+async def _join_parts(receive: Receive, limit: int, *, keep: bool) -> bytes | None:
     parts: list[bytes] = []
     size = 0
     while True:
@@ -64,6 +66,7 @@ async def _join_parts(receive: Receive, limit: int) -> bytes | None:
         size += len(part)
         if size > limit:
             return None
-        parts.append(part)
+        if keep:
+            parts.append(part)
         if not message.get("more_body", False):
             return b"".join(parts)

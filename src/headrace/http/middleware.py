@@ -4,9 +4,20 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
-from headrace.http.asgi import App, Disconnected, Message, Receive, Scope, Send, find_header, read_body
+from headrace.http.asgi import (
+    IS_COMPLETE,
+    App,
+    Disconnected,
+    Message,
+    Receive,
+    Scope,
+    Send,
+    find_header,
+    read_body,
+)
 from headrace.http.responses import HttpError, error_body, send_error, to_http_error
 from headrace.http.token import AccessTokens, is_local_host, is_loopback
 
@@ -14,6 +25,7 @@ __all__ = ["MAX_BODY", "GuardMiddleware"]
 
 _log = logging.getLogger("headrace.http")
 MAX_BODY = 16 * 1024 * 1024
+_MAX_DISCARDED = 64 * 1024 * 1024  # bytes that are read of a refused request
 _JSON = frozenset({b"application/json", b"application/x-ndjson", b"application/ndjson", b"application/jsonl"})
 _CHARSETS = frozenset({b"utf-8", b"utf8", b"us-ascii"})
 
@@ -105,7 +117,24 @@ class GuardMiddleware:
                 _log.error("%s %s: %s", scope["method"], scope["path"], error, exc_info=trace)
             if started:
                 raise
-            await send_error(send, response, self._encode_error(scope, response))
+            await self._refuse(scope, receive, send, response)
+
+    async def _refuse(self, scope: Scope, receive: Receive, send: Send, error: HttpError) -> None:
+        """Sends an error. The rest of the request is read first, if the connection is to be closed.
+
+        If it were closed with unread data, TCP would reset it, and a client that sends the whole of its request
+        before it reads would not get the response.
+        """
+        body = self._encode_error(scope, error)
+        awaits_consent = find_header(scope, b"expect") is not None  # such a client does not send its body then
+        is_late = error.status == 408  # it has had its time
+        if not error.close or IS_COMPLETE in scope or awaits_consent or is_late:
+            await send_error(send, error, body)
+            return
+        await send_error(send, error, body, is_last=False)
+        with suppress(TimeoutError, Disconnected):
+            await read_body(scope, receive, _MAX_DISCARDED, self._body_seconds, keep=False)
+        await send({"type": "http.response.body", "body": b""})
 
     async def _call_app(self, scope: Scope, receive: Receive, send: Send) -> None:
         if self._requests >= self._max_requests:

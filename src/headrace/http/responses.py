@@ -91,15 +91,24 @@ async def send_body(
     body: bytes,
     content_type: bytes = b"application/json",
     headers: Mapping[str, str] | None = None,
+    *,
+    is_last: bool = True,
 ) -> None:
-    """Sends a whole response."""
+    """Sends a whole response.
+
+    Args:
+        send: the server's.
+        status, body, content_type, headers: the response.
+        is_last: whether the response is complete then; else an empty part of the body completes it.
+    """
     lines = [(b"content-type", content_type), (b"content-length", str(len(body)).encode())]
     lines += [(k.lower().encode("latin-1"), v.encode("latin-1")) for k, v in (headers or {}).items()]
     await send({"type": "http.response.start", "status": status, "headers": lines})
-    await send({"type": "http.response.body", "body": body})
+    await send({"type": "http.response.body", "body": body, "more_body": not is_last})
 
 
-async def send_error(send: Send, error: HttpError, body: bytes | None = None) -> None:
-    """Sends an error; its body is `error_body` unless another is given."""
+async def send_error(send: Send, error: HttpError, body: bytes | None = None, *, is_last: bool = True) -> None:
+    """Sends an error; its body is `error_body` unless another is given. `is_last` as for send_body."""
     headers = {**error.headers, **({"Connection": "close"} if error.close else {})}
-    await send_body(send, error.status, error_body(error) if body is None else body, headers=headers)
+    content = error_body(error) if body is None else body
+    await send_body(send, error.status, content, headers=headers, is_last=is_last)

@@ -23,6 +23,7 @@ from headrace.registry import tables
 from headrace.registry.bundle import is_sealed, seal
 from headrace.registry.bundles import ARTIFACT, Bundles
 from headrace.registry.client import MlflowConnection
+from headrace.registry.fetch import fetch_apart
 from headrace.registry.home import relocate
 from headrace.registry.runs import log_bundle
 from headrace.registry.signing import signing_key
@@ -204,8 +205,12 @@ class Registry:
         """The folder of the version's bundle on this machine, whether or not it is there yet."""
         return self._bundles.folder(model, version)
 
-    def bundle(self, model: str, version: int) -> Path:
+    def bundle(self, model: str, version: int, *, apart: bool = False) -> Path:
         """The folder of the version's verified bundle, which is fetched from MLflow if this machine lacks it.
+
+        Args:
+            model, version: the version.
+            apart: fetches it in another process, so that this one does not load MLflow.
 
         Raises:
             CallError: the version does not exist.
@@ -216,10 +221,16 @@ class Registry:
         folder = self._bundles.folder(model, version)
         if not is_sealed(folder):
             with self._mlflow.lock(model):
-                if not is_sealed(folder):
-                    self._bundles.fetch(model, version, self.version(model, version).run_id)
+                if not is_sealed(folder) and apart:
+                    fetch_apart(self._settings, model, version)
+                elif not is_sealed(folder):
+                    self.fetch_bundle(model, version)
         self._bundles.verify(folder, model, version)
         return folder
+
+    def fetch_bundle(self, model: str, version: int) -> None:
+        """Fetches the version's bundle into its folder. The caller holds the model's lock; see `bundle`."""
+        self._bundles.fetch(model, version, self.version(model, version).run_id)
 
     def _find_registered(self, model: str, digest: str) -> int | None:
         entries = [entry for entry in self._search_versions(model) if entry.tags.get(BUNDLE_DIGEST) == digest]

@@ -22,35 +22,24 @@ import msgspec
 from headrace.http.asgi import App, Receive, Scope, Send
 from headrace.http.middleware import GuardMiddleware
 from headrace.http.responses import HttpError, error_body, send_body
-from headrace.serving.as_of.lane import AsOfLane
-from headrace.serving.as_of.query import AsOf, parse_as_of
-from headrace.serving.as_of.worker import Question
+from headrace.serving.handler import RequestHandler
 from headrace.serving.metrics import Metrics, to_text
 from headrace.serving.metrics_slot import MetricsSlot
-from headrace.serving.mlflow_models.served import ServedModel
-from headrace.serving.models import Models, ReleasedModel
-from headrace.serving.prediction import TOPIC, Prediction
+from headrace.serving.models import Models
+from headrace.serving.prediction import TOPIC
 from headrace.serving.predictor import SpoolingPredictor
 from headrace.serving.protocols import PROTOCOLS
-from headrace.serving.protocols.port import (
-    JSON,
-    DecodedRequest,
-    PostRoute,
-    PredictRoute,
-    ReadRoute,
-    Response,
-    Route,
-)
+from headrace.serving.protocols.port import JSON, PostRoute, PredictRoute, ReadRoute, Route
 from headrace.serving.protocols.status import to_response_error
-from headrace.serving.spool import MAX_BYTES
+from headrace.serving.spool import MAX_BYTES, measure_spool
 from headrace.serving.tracing import RequestTracer
 
 __all__ = ["MAX_BODY", "Endpoint", "reserved_names"]
 
 _log = logging.getLogger("headrace.serving")
 MAX_BODY = 16 << 20  # bytes
-_MAX_INLINE = 4096  # bytes of a body; a larger one is answered in a thread: it would delay other requests
 _PROBES = frozenset({"/healthz", "/ping", "/health", "/v2/health/live", "/v2/health/ready"})
+_MAX_OTHERS = 1_000  # requests in progress for other things than predictions and features, such as probes
 _POLL = 0.5  # seconds between two polls of the releases
 _BEHIND = 5.0  # seconds between two looks at how far the windowed views are behind
 _CompiledRoute = tuple[re.Pattern[str], Route, Callable[[HttpError], bytes]]
@@ -84,11 +73,13 @@ class Endpoint:
         tracer: RequestTracer | None = None,
     ) -> None:
         self._models = models
-        self._as_of = AsOfLane(models.settings)
-        self._slot = MetricsSlot(folder / "metrics")
-        self._metrics = Metrics(self._slot.counts)
-        self._predictor, self._tracer = SpoolingPredictor(folder / "spool", self._metrics, tracer), tracer
+        self._slot, self._spool_folder = MetricsSlot(folder / "metrics"), folder / "spool"
+        self._metrics, self._tracer = Metrics(self._slot.counts), tracer
+        self._predictor = SpoolingPredictor(
+            self._spool_folder, self._metrics, tracer, models.settings.serving.spool_limit
+        )
         self._update_max_bytes()
+        self._handler = RequestHandler(models, self._predictor, self._metrics, folder, tracer)
         self._routes = self._collect_routes()
         self._stop = threading.Event()
         self._follower = threading.Thread(target=self._follow_releases, name="releases", daemon=True)
@@ -99,6 +90,7 @@ class Endpoint:
             token_files=token_files,
             open_paths=_PROBES | {"/metrics"} if open_metrics else _PROBES,
             max_body=MAX_BODY,
+            max_requests=models.settings.serving.max_requests + _MAX_OTHERS,
             content_types=frozenset({JSON}),
             more_types=self._find_content_types,
             encode_error=self._encode_error,
@@ -108,7 +100,7 @@ class Endpoint:
         """Ends the thread that follows the releases, and completes the spool file."""
         self._stop.set()
         self._follower.join()
-        self._as_of.close()
+        self._handler.close()
         self._predictor.close()
         self._models.close()
         self._slot.close(self._metrics.counts)
@@ -120,7 +112,8 @@ class Endpoint:
         while not self._stop.wait(_POLL):
             self._slot.write(self._metrics.counts)
             try:
-                self._models.poll()
+                if self._models.poll():
+                    self._handler.follow_releases()
                 self._update_max_bytes()
                 if time.monotonic() >= due:
                     due = time.monotonic() + _BEHIND
@@ -146,7 +139,9 @@ class Endpoint:
         return routes
 
     def _read_metrics(self, _models: Models, _names: Mapping[str, str]) -> bytes:
-        return to_text(self._slot.sum(self._metrics.counts), self._metrics.behind)
+        return to_text(
+            self._slot.sum(self._metrics.counts), self._metrics.behind, measure_spool(self._spool_folder)
+        )
 
     async def _handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -161,86 +156,18 @@ class Endpoint:
                 raise HttpError(405, "method", f"Use {allowed}.", headers={"Allow": allowed})
             if isinstance(route, PredictRoute):
                 if self._tracer is None:
-                    await self._predict(route, match.groupdict(), scope, receive, send)
+                    await self._handler.predict(route, match.groupdict(), scope, receive, send)
                 else:
                     with self._tracer.trace_request(scope, route.path):
-                        await self._predict(route, match.groupdict(), scope, receive, send)
+                        await self._handler.predict(route, match.groupdict(), scope, receive, send)
             elif isinstance(route, PostRoute):
-                await self._answer_post(route, scope, receive, send)
+                await self._handler.answer_post(route, scope, receive, send)
             else:
                 read = partial(_read, route, self._models, match)
                 content = await asyncio.to_thread(read) if route.reads_files else read()
                 await send_body(send, 200, content, route.content_type)
             return
         raise HttpError(404, "not_found", f"There is nothing at {scope['path']}.")
-
-    async def _predict(
-        self, route: PredictRoute, names: Mapping[str, str], scope: Scope, receive: Receive, send: Send
-    ) -> None:
-        started = time.perf_counter()
-        try:
-            model = self._models.find(names["model"]) if "model" in names else self._models.find_only()
-            body, version = (await receive())["body"], names.get("version")
-            query = parse_as_of(scope["query_string"]) if route.takes_as_of else None
-            if query is not None:
-                await self._answer_as_of(model, query, body, started, send)
-                return
-            if isinstance(model, ServedModel):
-                model.check_version(version)
-                request = route.decode(model.schema, scope, body)
-                predictions = await model.predict(request.instances)
-                self._predictor.record(predictions)
-                response = request.encode(predictions)
-            else:
-                answer = partial(self._answer, route, model, version, scope, body)
-                inline = len(body) <= _MAX_INLINE and not self._models.waits
-                request, predictions, response = answer() if inline else await asyncio.to_thread(answer)
-        except Exception as error:
-            failure = to_response_error(error, route.instances)
-            self._metrics.count_answer(failure.status, time.perf_counter() - started)
-            if failure.status >= 500:
-                raise  # the middleware logs the error itself
-            raise failure from error
-        self._metrics.count_answer(200, time.perf_counter() - started)
-        await send_body(send, 200, *response)
-        if isinstance(model, ReleasedModel) and model.shadows:
-            await asyncio.to_thread(self._predictor.predict_shadows, model, request.instances, predictions)
-
-    async def _answer_as_of(
-        self, model: ReleasedModel | ServedModel, query: AsOf, body: bytes, started: float, send: Send
-    ) -> None:
-        """Answers for a past moment. Nothing is logged, and the model's metrics do not count it."""
-        if isinstance(model, ServedModel):
-            what = "An MLflow model reads no features, so its answers are those of now."
-            raise HttpError(400, "as_of", what, field="as_of")
-        answer = await self._as_of.ask(Question(model.release.model, query, body))
-        self._metrics.count_answer(answer.status, time.perf_counter() - started)
-        headers = {"Retry-After": "1"} if answer.status == 503 else None
-        await send_body(send, answer.status, answer.body, headers=headers)
-
-    async def _answer_post(self, route: PostRoute, scope: Scope, receive: Receive, send: Send) -> None:
-        started = time.perf_counter()
-        try:
-            body = (await receive())["body"]
-            answer = partial(route.answer, self._models, self._metrics, scope, body)
-            inline = len(body) <= _MAX_INLINE and not self._models.waits
-            response = answer() if inline else await asyncio.to_thread(answer)
-        except Exception as error:
-            failure = to_response_error(error, route.instances)
-            self._metrics.count_feature_answer(failure.status, time.perf_counter() - started)
-            if failure.status >= 500:
-                raise
-            raise failure from error
-        self._metrics.count_feature_answer(200, time.perf_counter() - started)
-        await send_body(send, 200, response)
-
-    def _answer(
-        self, route: PredictRoute, model: ReleasedModel, version: str | None, scope: Scope, body: bytes
-    ) -> tuple[DecodedRequest, list[Prediction], Response]:
-        """Decodes a request, predicts, and encodes the response."""
-        request = route.decode(model.schema, scope, body)
-        predictions = self._predictor.predict(model, request.instances, version)
-        return request, predictions, request.encode(predictions)
 
     def _find_content_types(self, scope: Scope) -> frozenset[bytes]:
         """The types of a body that the path takes."""

@@ -102,6 +102,7 @@ class ReplicaCounts(Struct):
         arms: the counts of each arm.
         answers: HTTP status → responses to prediction requests.
         requests: seconds of each prediction request.
+        full_spools: requests that were refused because the spool had reached its limit.
         failed_shadows: requests whose copy a shadow arm could not predict.
         shed_shadows: requests that were not copied to the shadows, because the replica was too busy.
         services: the counts of each feature service.
@@ -113,6 +114,7 @@ class ReplicaCounts(Struct):
     answers: dict[str, int] = field(default_factory=dict)
     requests: Histogram = field(default_factory=_make_seconds)
     failed_shadows: int = 0
+    full_spools: int = 0
     shed_shadows: int = 0
     services: list[ServiceCounts] = field(default_factory=list)
     feature_answers: dict[str, int] = field(default_factory=dict)
@@ -129,6 +131,7 @@ class ReplicaCounts(Struct):
         add_counts(self.answers, other.answers)
         self.requests.add(other.requests)
         self.failed_shadows += other.failed_shadows
+        self.full_spools += other.full_spools
         self.shed_shadows += other.shed_shadows
         services = {counts.key: counts for counts in self.services}
         for service in other.services:
@@ -237,6 +240,11 @@ class Metrics:
         add_counts(self.counts.answers, {str(status): 1})
         self.counts.requests.observe(seconds)
 
+    def count_full_spool(self) -> None:
+        """Counts a request that was refused because the spool had reached its limit."""
+        with self._lock:
+            self.counts.full_spools += 1
+
     def count_failed_shadow(self) -> None:
         """Counts a request whose copy a shadow arm could not predict."""
         with self._lock:
@@ -248,8 +256,8 @@ class Metrics:
             self.counts.shed_shadows += 1
 
 
-def to_text(counts: ReplicaCounts, behind: Mapping[tuple[str, int, str], int]) -> bytes:
-    """The counts, and the gauges of Metrics.behind, in Prometheus' text exposition format."""
+def to_text(counts: ReplicaCounts, behind: Mapping[tuple[str, int, str], int], spool_bytes: int = 0) -> bytes:
+    """The counts, the gauges of Metrics.behind, and the size of the spool, in Prometheus' text format."""
     arms = sorted(counts.arms, key=lambda arm: arm.key)
     lines = [*metric_head("predictions_total", "counter", "Predictions that were made.")]
     lines += [f"headrace_predictions_total{{{arm.labels.rstrip(',')}}} {arm.predictions}" for arm in arms]
@@ -278,6 +286,8 @@ def to_text(counts: ReplicaCounts, behind: Mapping[tuple[str, int, str], int]) -
     for (model, version, view), events in sorted(behind.items()):
         labels = f'model="{escape(model)}",version="{version}",view="{escape(view)}"'
         lines.append(f"headrace_view_events_behind{{{labels}}} {events}")
+    lines += metric_head("spool_bytes", "gauge", "Bytes of predictions that wait for the log.")
+    lines.append(f"headrace_spool_bytes {spool_bytes}")
     return ("\n".join([*lines, *_request_lines(counts)]) + "\n").encode()
 
 
@@ -285,6 +295,8 @@ def _request_lines(counts: ReplicaCounts) -> Iterable[str]:
     yield from metric_head("predict_answers_total", "counter", "HTTP responses to prediction requests.")
     for status, count in sorted(counts.answers.items()):
         yield f'headrace_predict_answers_total{{status="{status}"}} {count}'
+    yield from metric_head("full_spools_total", "counter", "Requests refused because the spool was full.")
+    yield f"headrace_full_spools_total {counts.full_spools}"
     yield from metric_head("failed_shadows_total", "counter", "Requests that a shadow could not predict.")
     yield f"headrace_failed_shadows_total {counts.failed_shadows}"
     yield from metric_head("shed_shadows_total", "counter", "Requests that were not copied to the shadows.")

@@ -131,6 +131,7 @@ class Models:
 
     Attributes:
         settings: the project's settings.
+        selected: the models to predict; empty: every model that is released.
         waits: whether a prediction waits for another server, the online store.
         released: model → its release in force. The mapping is replaced, never changed.
         failed: model → its last release, if it could not be activated; the release before it stays in force.
@@ -141,7 +142,7 @@ class Models:
     ) -> None:
         self._served = served
         self.settings = settings
-        self._names = frozenset(names)
+        self.selected = frozenset(names)
         self._registry = registry.open(settings)
         self._store = online.open(settings)
         self.waits = not settings.online.is_local
@@ -318,7 +319,7 @@ class Models:
         """Activates the latest release of each model. Returns whether anything changed."""
         changed = False
         for name, release in self._latest.items():
-            if (not self._names or name in self._names) and self._is_due(name, release):
+            if (not self.selected or name in self.selected) and self._is_due(name, release):
                 changed |= self._activate(name, release)
         if changed:
             make_private(self._file.parent)

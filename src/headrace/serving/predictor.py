@@ -6,8 +6,9 @@ import logging
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from contextvars import Context, copy_context
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -21,16 +22,30 @@ from headrace.serving.models import ReleasedModel
 from headrace.serving.prediction import Prediction
 from headrace.serving.release import Arm
 from headrace.serving.servable import Servable
-from headrace.serving.spool import DEFAULT_MAX_BYTES, Spool
-from headrace.serving.tracing import RequestTracer
+from headrace.serving.spool import DEFAULT_LIMIT, DEFAULT_MAX_BYTES, Spool
+from headrace.serving.tracing import PredictionSpan, PredictionTracer
 
-__all__ = ["Instances", "SpoolingPredictor"]
+__all__ = ["Instances", "SingleRequest", "SpoolingPredictor"]
 
 _log = logging.getLogger("headrace.serving")
 _encode = msgspec.json.Encoder().encode
 _MAX_SHADOWS = 4  # requests that are copied to shadows at the same time
 Instances = Sequence[Mapping[str, Any]]
 """Field → value of each instance of a request, as RequestSchema.to_values returns them."""
+
+
+class SingleRequest(NamedTuple):
+    """A request with one instance.
+
+    Attributes:
+        instance: the instance.
+        version: the version that the request names; None: the entity decides.
+        context: the request's context, which has its trace.
+    """
+
+    instance: Mapping[str, Any]
+    version: str | None
+    context: Context
 
 
 class SpoolingPredictor:
@@ -41,15 +56,23 @@ class SpoolingPredictor:
     Args:
         spool: the folder of the spool.
         metrics: counts predictions and failures.
-        tracer: makes spans of each lookup and model; None: there are no traces.
+        tracer: takes the span of each lookup and model; None: there are no traces.
+
+        spool_limit: how many bytes the folder of the spool may have.
 
     Attributes:
         max_bytes: the largest record of a prediction; a request with a larger one is refused.
     """
 
-    def __init__(self, spool: Path, metrics: Metrics, tracer: RequestTracer | None = None) -> None:
+    def __init__(
+        self,
+        spool: Path,
+        metrics: Metrics,
+        tracer: PredictionTracer | None = None,
+        spool_limit: int = DEFAULT_LIMIT,
+    ) -> None:
         self._tracer = tracer
-        self._spool = Spool(spool)
+        self._spool = Spool(spool, spool_limit)
         self.max_bytes = DEFAULT_MAX_BYTES
         self._metrics = metrics
         self._shadow_room = threading.Semaphore(_MAX_SHADOWS)
@@ -78,6 +101,7 @@ class SpoolingPredictor:
             OversizedPrediction: the record of a prediction is larger than `max_bytes`.
             Unavailable: the features cannot be read, or the spool cannot be written.
         """
+        self.check_room()
         if version is not None:
             arm, servable = model.find_arm_of_version(version)
             indexes = None if len(instances) == 1 else range(len(instances))
@@ -88,6 +112,75 @@ class SpoolingPredictor:
             predictions = self._predict_arms(model, instances)
         self._append_to_spool(predictions)
         return predictions
+
+    def predict_together(
+        self, model: ReleasedModel, requests: Sequence[SingleRequest]
+    ) -> list[Prediction | Exception]:
+        """Predicts requests with one instance each. Those of one arm share a lookup and a call of the model.
+
+        Args:
+            model: the release in force.
+            requests: the requests.
+
+        Returns:
+            For each request what `predict` would return or raise. A request that fails does not fail others.
+        """
+        answers: list[Prediction | Exception] = [Unavailable("it was not answered")] * len(requests)
+        groups: dict[str, tuple[Arm, Servable, list[int]]] = {}
+        for index, request in enumerate(requests):
+            try:
+                self.check_room()
+                if request.version is None:
+                    arm, servable = model.find_arm(request.instance)
+                else:
+                    arm, servable = model.find_arm_of_version(request.version)
+            except HeadraceError as error:
+                answers[index] = error
+            else:
+                groups.setdefault(arm.name, (arm, servable, []))[2].append(index)
+        for arm, servable, indexes in groups.values():
+            group = [requests[index] for index in indexes]
+            for index, answer in zip(indexes, self._predict_group(model, arm, servable, group), strict=True):
+                answers[index] = answer
+        return answers
+
+    def _predict_group(
+        self, model: ReleasedModel, arm: Arm, servable: Servable, requests: Sequence[SingleRequest]
+    ) -> list[Prediction | Exception]:
+        """Predicts requests by one arm, together, or else each by itself."""
+        instances = [request.instance for request in requests]
+        if len(requests) > 1:
+            try:
+                contexts = [request.context for request in requests]
+                predictions = self._predict_by_servable(
+                    model, arm, servable, instances, [0] * len(instances), None, now_micros(), contexts
+                )
+                self._append_to_spool(predictions)
+            except Exception as error:
+                _log.info("%d requests are answered one by one: %s", len(requests), type(error).__name__)
+            else:
+                return list(predictions)
+        answers: list[Prediction | Exception] = []
+        for request in requests:
+            try:
+                predictions = request.context.run(
+                    self._predict_arm, model, arm, servable, [request.instance], None
+                )
+                self._append_to_spool(predictions)
+                answers += predictions
+            except Exception as error:
+                answers.append(error)
+        return answers
+
+    def check_room(self) -> None:
+        """Checks that the spool has room. Raises Unavailable."""
+        try:
+            self._spool.check_room()
+        except OSError as error:
+            self._metrics.count_full_spool()
+            raise Unavailable(
+                f"the predictions that wait for the log fill the spool: {error.strerror}"
+            ) from error
 
     def predict_shadows(
         self, model: ReleasedModel, instances: Instances, predictions: Sequence[Prediction]
@@ -169,45 +262,9 @@ class SpoolingPredictor:
             # All arms use the store: that it is unavailable says nothing about this one.
             if shadow_of is None and not isinstance(error, Unavailable):
                 milliseconds = (time.perf_counter() - started) * 1_000
-                self._log_failures(model, arm, servable, instances, indexes, at, milliseconds, error)
+                failures = _make_failures(model, arm, servable, instances, indexes, at, milliseconds, error)
+                self._append_to_spool(failures)
             raise
-
-    def _log_failures(
-        self,
-        model: ReleasedModel,
-        arm: Arm,
-        servable: Servable,
-        instances: Instances,
-        indexes: Sequence[int] | None,
-        at: int,
-        latency_ms: float,
-        error: Exception,
-    ) -> None:
-        """Logs each instance that the arm failed to answer, so that arms can be compared by their errors."""
-        code = _code_of(error)
-        failures = [
-            Prediction(
-                id=new_id(),
-                model=model.release.model,
-                version=arm.version,
-                plan=servable.plan.digest,
-                arm=arm.name,
-                shadow=arm.shadow,
-                at=from_micros(at),
-                instance=row if indexes is None else indexes[row],
-                entity={key: instance[key] for key in instance if key in model.entities},
-                request={key: instance[key] for key in instance if key not in model.entities},
-                features={},
-                value=None,
-                latency_ms=latency_ms,
-                missing=[],
-                positions={},
-                release=model.release.id,
-                error=code,
-            )
-            for row, instance in enumerate(instances)
-        ]
-        self._append_to_spool(failures)
 
     def _predict_by_servable(
         self,
@@ -218,8 +275,13 @@ class SpoolingPredictor:
         indexes: Sequence[int] | None,
         shadow_of: Sequence[Prediction] | None,
         at: int,
+        contexts: Sequence[Context] | None = None,
     ) -> list[Prediction]:
-        """Predicts instances by one arm, as of `at`."""
+        """Predicts instances by one arm, as of `at`.
+
+        Args:
+            contexts: that of each request, if each instance is a request; None: they are one request.
+        """
         started = time.perf_counter()
         try:
             answers = servable.lookup.features(instances, at)
@@ -229,11 +291,12 @@ class SpoolingPredictor:
         lookup_seconds = time.perf_counter() - started
         if servable.plan.missing == "refuse" and any(answers.missing):
             raise missing_features(answers.missing, indexes)
-        values, probabilities = servable.predict(answers.matrix)
+        predict = servable.predict if contexts is None else servable.predict_each
+        values, probabilities = predict(answers.matrix)
         seconds = time.perf_counter() - started
         name = model.release.model
         if self._tracer is not None:
-            self._tracer.add_prediction(seconds, lookup_seconds, name, arm.version, arm.name, len(instances))
+            _trace(self._tracer, seconds, lookup_seconds, name, arm, len(instances), contexts)
         moment, entities = from_micros(at), model.entities
         metrics = self._metrics.arm(name, arm.version, arm.name)
         metrics.count(seconds, lookup_seconds, answers.missing)
@@ -277,6 +340,57 @@ class SpoolingPredictor:
             self._spool.append(*records)
         except OSError as error:  # a prediction that cannot be traced must not be returned
             raise Unavailable(f"the prediction cannot be written to the spool: {error.strerror}") from error
+
+
+def _trace(
+    tracer: PredictionTracer,
+    seconds: float,
+    lookup_seconds: float,
+    model: str,
+    arm: Arm,
+    rows: int,
+    contexts: Sequence[Context] | None,
+) -> None:
+    """Adds the span of a call that ends now to the trace of each request that it answers."""
+    span = PredictionSpan(seconds, lookup_seconds, model, arm.version, arm.name, rows, time.time_ns())
+    for context in contexts or [copy_context()]:
+        context.run(tracer.add_prediction, span)
+
+
+def _make_failures(
+    model: ReleasedModel,
+    arm: Arm,
+    servable: Servable,
+    instances: Instances,
+    indexes: Sequence[int] | None,
+    at: int,
+    latency_ms: float,
+    error: Exception,
+) -> list[Prediction]:
+    """The records of instances that an arm failed to answer, so that arms can be compared by their errors."""
+    code = _code_of(error)
+    return [
+        Prediction(
+            id=new_id(),
+            model=model.release.model,
+            version=arm.version,
+            plan=servable.plan.digest,
+            arm=arm.name,
+            shadow=arm.shadow,
+            at=from_micros(at),
+            instance=row if indexes is None else indexes[row],
+            entity={key: instance[key] for key in instance if key in model.entities},
+            request={key: instance[key] for key in instance if key not in model.entities},
+            features={},
+            value=None,
+            latency_ms=latency_ms,
+            missing=[],
+            positions={},
+            release=model.release.id,
+            error=code,
+        )
+        for row, instance in enumerate(instances)
+    ]
 
 
 def _code_of(error: Exception) -> str:

@@ -41,6 +41,15 @@ class Servable:
         """The value of each row, and the probabilities of its classes, if it has any (serving.prediction)."""
         return decode_answers(self.predictor, self.predictor.predict(matrix))
 
+    def predict_each(
+        self, matrix: npt.NDArray[np.float32]
+    ) -> tuple[list[Value], list[dict[str, float]] | None]:
+        """As `predict`, and each row has the value that it has alone."""
+        if self.predictor.is_batch_invariant or len(matrix) == 1:
+            return self.predict(matrix)
+        outputs = [self.predictor.predict(matrix[row : row + 1]) for row in range(len(matrix))]
+        return decode_answers(self.predictor, np.concatenate(outputs))
+
 
 def decode_answers(predictor: Predictor, outputs: Outputs) -> tuple[list[Value], list[dict[str, float]] | None]:
     """The value of each row of the predictor's outputs, and the probabilities of its classes, if it has any."""
@@ -60,7 +69,7 @@ def load_servable(registry: Registry, store: OnlineStore, model: str, version: i
         Refused: its bundle is not the registered one.
         ProjectError: its features cannot be served.
     """
-    bundle = registry.bundle(model, version)
+    bundle = registry.bundle(model, version, apart=True)
     plan = decode_plan((bundle / PLAN).read_bytes())
     store.prepare(plan)
     predictor = load_model(bundle / MODEL)

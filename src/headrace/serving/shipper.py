@@ -34,6 +34,7 @@ from headrace.serving.spool import (
     find_oversized,
     find_spool_files,
     folder_of_oversized,
+    read_shipped,
     split_frames,
 )
 
@@ -107,7 +108,7 @@ def _ship_oversized(folder: Path, log: Log, result: ShipResult) -> None:
 
 def _ship_file(path: Path, log: Log, result: ShipResult) -> None:
     mark = path.with_suffix(".shipped")
-    shipped = int(mark.read_text()) if mark.exists() else 0
+    shipped = read_shipped(path)
     with path.open("rb") as file:
         # Unless its writer still has it. It is locked before it is read, so that nothing is written afterwards.
         is_complete = try_lock_open(file.fileno())

@@ -13,22 +13,28 @@ import errno
 import os
 import struct
 import threading
+import time
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
+from headrace.kernel.errors import Unavailable
 from headrace.kernel.files import create_draft
 from headrace.kernel.ids import new_id
 from headrace.kernel.private import make_private
 
 __all__ = [
     "BATCH_BYTES",
+    "DEFAULT_LIMIT",
     "DEFAULT_MAX_BYTES",
     "MAX_BYTES",
     "Spool",
+    "check_spool",
     "find_oversized",
     "find_spool_files",
     "folder_of_oversized",
+    "measure_spool",
+    "read_shipped",
     "read_spool",
     "split_frames",
 ]
@@ -39,6 +45,9 @@ BATCH_BYTES = 4 << 20
 """How many bytes of a spool file are shipped together."""
 MAX_BYTES = BATCH_BYTES - _HEAD.size
 """The largest prediction that fits into a frame, whatever limit its topic has."""
+_MEASURE = 0.5  # seconds between two measurements of the folder
+DEFAULT_LIMIT = 1024 << 20
+"""How many bytes the folder may have, by default."""
 DEFAULT_MAX_BYTES = 1_000_000
 """The largest prediction that every log takes unless it is configured otherwise."""
 
@@ -48,15 +57,30 @@ class Spool:
 
     Args:
         folder: created with mode 0700 if it does not exist.
+        limit: how many bytes may wait for the log, with those of other replicas. They are measured twice a
+            second, so that it may be exceeded by what is written meanwhile.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, limit: int = DEFAULT_LIMIT) -> None:
         make_private(folder)
-        self._folder = folder
+        self._folder, self._limit = folder, limit
+        self._waiting, self._due = 0, 0.0
         self._file = -1
         self._size = 0
         self._lock = threading.Lock()
         self._open()
+
+    def check_room(self) -> None:
+        """Checks that the folder has not reached its limit, because the log does not take what is in it.
+
+        Raises:
+            OSError: it has.
+        """
+        if time.monotonic() >= self._due:
+            self._due = time.monotonic() + _MEASURE
+            self._waiting = measure_spool(self._folder)
+        if self._waiting >= self._limit:
+            raise OSError(errno.EDQUOT, f"it has {self._waiting:,} bytes, and the limit is {self._limit:,}")
 
     def append(self, *predictions: bytes) -> None:
         """Writes encoded predictions, all of them or none.
@@ -106,6 +130,36 @@ class Spool:
 def find_spool_files(folder: Path) -> list[Path]:
     """The spool files, oldest first: their names are UUIDv7."""
     return sorted(folder.glob("*.spool"))
+
+
+def measure_spool(folder: Path) -> int:
+    """The bytes of the predictions in the folder that wait for the log."""
+    size = 0
+    for path in [*folder.glob("*.spool"), *find_oversized(folder)]:
+        try:
+            size += path.stat().st_size
+        except FileNotFoundError:  # it was shipped meanwhile
+            continue
+    return max(0, size - sum(read_shipped(path) for path in folder.glob("*.spool")))
+
+
+def read_shipped(path: Path) -> int:
+    """The offset up to which a spool file is on the log."""
+    try:
+        return int(path.with_suffix(".shipped").read_text())
+    except FileNotFoundError:
+        return 0
+
+
+def check_spool(folder: Path, limit: int) -> None:
+    """Checks that the folder has not reached its limit. Raises Unavailable."""
+    size = measure_spool(folder)
+    if size >= limit:
+        raise Unavailable(
+            f"no predictions are made: {size >> 20:,} MiB of them wait for the log",
+            where=str(folder),
+            remedy="headrace up ships them once the log takes them. Raise max_spool if the disk has room.",
+        )
 
 
 def folder_of_oversized(folder: Path) -> Path:

@@ -7,11 +7,10 @@ collector, and what it cannot take is dropped.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from random import random
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 from urllib.parse import urlsplit
 
 from headrace.config.settings import Settings
@@ -24,9 +23,52 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.trace import Span
 
-__all__ = ["RequestTracer", "open_tracer"]
+__all__ = ["PredictionSpan", "PredictionSpans", "PredictionTracer", "RequestTracer", "open_tracer"]
 
 _TIMEOUT = 2.0  # seconds for a batch, and for the spans that are left at the end
+
+
+class PredictionSpan(NamedTuple):
+    """A lookup and the call of the model after it.
+
+    Attributes:
+        seconds, lookup_seconds: what both took, and what the lookup took.
+        model, version, arm: what predicted.
+        rows: how many instances.
+        end: when the call ended, nanoseconds since the epoch.
+    """
+
+    seconds: float
+    lookup_seconds: float
+    model: str
+    version: int
+    arm: str
+    rows: int
+    end: int
+
+
+class PredictionTracer(Protocol):
+    """Takes the spans of predictions."""
+
+    def add_prediction(self, span: PredictionSpan) -> None:
+        """Takes a span."""
+        ...
+
+
+class PredictionSpans:
+    """Keeps the spans of predictions, for the process that has the request's trace."""
+
+    def __init__(self) -> None:
+        self._spans: list[PredictionSpan] = []
+
+    def add_prediction(self, span: PredictionSpan) -> None:
+        """Keeps a span."""
+        self._spans.append(span)
+
+    def take(self) -> list[PredictionSpan]:
+        """The spans since the last call."""
+        spans, self._spans = self._spans, []
+        return spans
 
 
 class RequestTracer:
@@ -87,29 +129,24 @@ class RequestTracer:
                 span.set_status(Status(StatusCode.ERROR))
                 raise
 
-    def add_prediction(
-        self, seconds: float, lookup_seconds: float, model: str, version: int, arm: str, rows: int
-    ) -> None:
-        """Adds the spans of a lookup and the model's call, which ends now, if the request is traced.
-
-        Args:
-            seconds, lookup_seconds: what both took, and what the lookup took.
-            model, version, arm: what predicted.
-            rows: how many instances.
-        """
+    def add_prediction(self, span: PredictionSpan) -> None:
+        """Adds the spans of a lookup and the model's call, if the present request is traced."""
         from opentelemetry.trace import get_current_span
 
         if not get_current_span().is_recording():
             return
-        end = time.time_ns()
-        begin = end - round(seconds * 1e9)
-        looked_up = begin + round(lookup_seconds * 1e9)
-        attributes: dict[str, str | int]
-        attributes = {"headrace.model": model, "headrace.version": version, "headrace.arm": arm, "rows": rows}
+        begin = span.end - round(span.seconds * 1e9)
+        looked_up = begin + round(span.lookup_seconds * 1e9)
+        attributes: dict[str, str | int] = {
+            "headrace.model": span.model,
+            "headrace.version": span.version,
+            "headrace.arm": span.arm,
+            "rows": span.rows,
+        }
         lookup = self._tracer.start_span("lookup", start_time=begin, attributes=attributes)
         lookup.end(looked_up)
         call = self._tracer.start_span("model", start_time=looked_up, attributes=attributes)
-        call.end(end)
+        call.end(span.end)
 
     def close(self) -> None:
         """Exports the spans that are left, and ends the export."""

@@ -24,7 +24,7 @@ from headrace.tables.range import BuildRange
 from headrace.tables.read import Readable, TableInput, input_name, resolve_input
 from headrace.tables.revisions import merge_revisions
 
-__all__ = ["RebuildPlan", "partition_by", "plan_rebuild", "spell_partitions"]
+__all__ = ["RebuildPlan", "end_of_input", "partition_by", "plan_rebuild", "spell_partitions"]
 
 
 class RebuildPlan(msgspec.Struct, frozen=True):
@@ -388,16 +388,19 @@ def _stale_partitions(
     return stale, because
 
 
-def _is_open(partitioning: Partitioning, number: int, clock: datetime) -> bool:
-    """Whether the clock had not passed the last input that a partition reads. A hash has no end."""
-    if not partitioning.is_time:
-        return True
+def end_of_input(partitioning: Partitioning, number: int) -> datetime | None:
+    """The instant at which the input that a partition reads ends; None: it has no end, as that of a hash."""
     _, last = partitioning.window(number, number)
-    if last >= partitioning.limits[1]:
-        return True
-    end = start_of(partitioning.grain, last + 1)
+    if not partitioning.is_time or last >= partitioning.limits[1]:
+        return None
     zone = UTC if partitioning.timezone is None else ZoneInfo(partitioning.timezone)
-    return end.replace(tzinfo=zone).astimezone(UTC) - timedelta(microseconds=1) >= clock
+    return start_of(partitioning.grain, last + 1).replace(tzinfo=zone).astimezone(UTC)
+
+
+def _is_open(partitioning: Partitioning, number: int, clock: datetime) -> bool:
+    """Whether the clock had not passed the last input that a partition reads."""
+    end = end_of_input(partitioning, number)
+    return end is None or end - timedelta(microseconds=1) >= clock
 
 
 def _snapshot(text: str | None) -> int | None:

@@ -41,7 +41,7 @@ from headrace.projects.running import Up, find_up
 from headrace.serving.mlflow_models.model_set import ModelSet, ModelSetFollower
 from headrace.serving.models import ReleaseFailure
 from headrace.serving.release import Release, ReleaseFollower
-from headrace.serving.spool import find_oversized
+from headrace.serving.spool import check_spool, find_oversized
 from headrace.tables.audits.report import failing_table
 from headrace.workspace import Workspace
 
@@ -164,6 +164,7 @@ def status(workspace: Workspace, *, load_features: bool = True) -> Status:
     on_log = _try(problems, lambda: _read_log(workspace, declared, heads, is_known=is_known)) or _OnLog()
     if not settings.online.is_local:
         _try(problems, lambda: filled_views(settings))
+    _try(problems, lambda: check_spool(settings.place("serving", "spool"), settings.serving.spool_limit))
     health = _try(problems, lambda: _lineage_health(workspace))
     releases = dict(on_log.releases or {})
     built = [releases[model] for model in declared.models if model in releases]

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from time import perf_counter
 
-import polars as pl
 from msgspec import Struct
 
 from headrace.tables.attempt import RowDifference, attempt_table, compare_rows
-from headrace.tables.impurity import watch_calls
+from headrace.tables.purity import find_impurities
 from headrace.workspace import Workspace
 
 __all__ = ["TableTrial", "try_table"]
@@ -59,7 +58,7 @@ def try_table(
         name: the table.
         partition: the partition to run; default: the last one.
         limit: how many rows of each input are read at most.
-        strict: whether to run the function twice, and to find what it reads beside its input.
+        strict: whether to run the function again, also elsewhere, and to find what it reads beside its input.
 
     Raises:
         CallError: the table, the partition or an input does not exist.
@@ -70,14 +69,7 @@ def try_table(
     start = perf_counter()
     attempt = attempt_table(project, lake, table, partition=partition, limit=limit)
     seconds = perf_counter() - start
-    impure = None
-    if strict:
-        runs: list[pl.DataFrame] = []
-        impure = watch_calls(table, lambda: runs.append(attempt.call()), table.env)
-        rows = attempt.keep_partition(runs[0])
-        again = compare_rows(attempt.rows, rows.select(attempt.rows.columns))
-        if again.added or again.removed:
-            impure.append(f"two runs give other rows for the same input: {'; '.join(again.examples)}")
+    impure = find_impurities(project, attempt) if strict else None
     published = None if attempt.partial else attempt.published
     return TableTrial(
         table=name,

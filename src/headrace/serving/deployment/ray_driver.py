@@ -42,7 +42,7 @@ __all__ = ["RayServeReplica", "run_driver"]
 
 _APPLICATION = "predict"
 _LONGEST_START = 60.0  # seconds within which the endpoint must answer
-_MAX_ONGOING = 1_000  # requests that a replica may have in progress
+_MORE_ONGOING = 1_000  # requests that Serve may give to a replica beyond its own limit, which answers 429
 _SHORTEST_RETRY, _LONGEST_RETRY = 15.0, 240.0  # seconds between two attempts at models whose start failed
 _INTERVAL = 2.0  # seconds between two checks that the endpoint answers
 _DAEMON_INTERVAL = 0.5  # seconds between two checks that Ray's daemons run
@@ -207,7 +207,7 @@ def _deploy(
     deployment = serve.deployment(
         name=ENDPOINT,
         num_replicas=settings.serving.replicas,
-        max_ongoing_requests=_MAX_ONGOING,
+        max_ongoing_requests=settings.serving.max_requests + _MORE_ONGOING,
         ray_actor_options={"num_cpus": 0},  # a build at the same time may use the whole machine
         health_check_period_s=1,  # by default a dead replica is noticed after up to 10 s
         graceful_shutdown_timeout_s=2,

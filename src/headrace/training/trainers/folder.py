@@ -24,10 +24,12 @@ class Predictor:
 
     Attributes:
         meta: the content of `meta.json`.
+        is_batch_invariant: whether it answers a row with the same bits alone and among other rows.
     """
 
-    def __init__(self, meta: ModelMeta, predict: PredictFunction) -> None:
+    def __init__(self, meta: ModelMeta, predict: PredictFunction, *, is_batch_invariant: bool = False) -> None:
         self.meta = meta
+        self.is_batch_invariant = is_batch_invariant
         self._predict = predict
 
     @property
@@ -73,4 +75,5 @@ def load_model(folder: Path) -> Predictor:
         meta = msgspec.json.decode((folder / META).read_bytes(), type=ModelMeta)
     except (OSError, msgspec.DecodeError) as error:
         raise HeadraceError(f"the model cannot be read: {error}", where=str(folder)) from error
-    return Predictor(meta, trainer_by_name(meta.trainer).load(folder, meta))
+    trainer = trainer_by_name(meta.trainer)
+    return Predictor(meta, trainer.load(folder, meta), is_batch_invariant=trainer.is_batch_invariant)

@@ -126,10 +126,13 @@ class TrainerPort(Protocol):
     Attributes:
         name: its name in `meta.json`.
         declaration: the class that declares it (declare.trainers).
+        is_batch_invariant: whether a model answers a row with the same bits alone and among other rows. A
+            library that multiplies matrices adds up in another order for another number of rows.
     """
 
     name: str
     declaration: type[Any]
+    is_batch_invariant: bool
 
     def prepare(self, data: TrainingData) -> Any:
         """Converts the data to the form that `fit` takes. A search prepares once and fits many times."""

@@ -42,6 +42,7 @@ class SklearnTrainer:
 
     name = "sklearn"
     declaration = Sklearn
+    is_batch_invariant = False
 
     def prepare(self, data: TrainingData) -> TrainingData:
         """The data as they are."""

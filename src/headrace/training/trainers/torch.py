@@ -45,6 +45,7 @@ class TorchTrainer:
 
     name = "torch"
     declaration = Torch
+    is_batch_invariant = False
 
     def prepare(self, data: TrainingData) -> _Tensors:
         """The data as tensors, with numbers imputed and scaled."""

@@ -1,0 +1,229 @@
+"""Answers the requests of one replica. Small ones are answered at once, and large ones beside them."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+from headrace.http.asgi import Receive, Scope, Send
+from headrace.http.responses import HttpError, send_body
+from headrace.serving.as_of.lane import AsOfLane
+from headrace.serving.as_of.query import AsOf, parse_as_of
+from headrace.serving.as_of.worker import Question
+from headrace.serving.batches.lane import BatchLane
+from headrace.serving.batches.messages import BatchFailure, BatchRequest
+from headrace.serving.metrics import Metrics
+from headrace.serving.micro_batches import MicroBatcher
+from headrace.serving.mlflow_models.served import ServedModel
+from headrace.serving.models import Models, ReleasedModel
+from headrace.serving.prediction import Prediction
+from headrace.serving.predictor import Instances, SpoolingPredictor
+from headrace.serving.protocols.port import DecodedRequest, PostRoute, PredictRoute, Response
+from headrace.serving.protocols.status import to_response_error
+from headrace.serving.tracing import RequestTracer
+
+__all__ = ["RequestHandler"]
+
+_MAX_INLINE = 4096  # bytes of a body; a larger one is answered in a thread: it would delay other requests
+_MAX_IN_THREAD = 16_384  # bytes of a body; a larger one is answered in a process of its own
+
+
+class RequestHandler:
+    """Answers requests for predictions, and those for features. Only the event loop may call its coroutines.
+
+    Args:
+        models: the models to predict with.
+        predictor: predicts by them.
+        metrics: counts the answers.
+        folder: the folder of the replicas.
+        tracer: takes spans of the predictions; None: there are no traces.
+    """
+
+    def __init__(
+        self,
+        models: Models,
+        predictor: SpoolingPredictor,
+        metrics: Metrics,
+        folder: Path,
+        tracer: RequestTracer | None,
+    ) -> None:
+        self._models, self._predictor, self._metrics, self._tracer = models, predictor, metrics, tracer
+        self._as_of = AsOfLane(models.settings)
+        self._batches = BatchLane(models.settings, sorted(models.selected), folder)
+        limits = models.settings.serving
+        self._max_requests, self._requests = limits.max_requests, 0  # in progress
+        self._micro_batcher = None
+        if limits.max_batch_size > 1:
+            size = limits.max_batch_size
+            self._micro_batcher = MicroBatcher(predictor, size, in_thread=models.waits)
+
+    def close(self) -> None:
+        """Ends the processes that answer beside the replica."""
+        self._as_of.close()
+        self._batches.close()
+
+    def follow_releases(self) -> None:
+        """Makes the process that answers large requests activate the releases too. A thread may call it."""
+        self._batches.poll()
+
+    async def predict(
+        self, route: PredictRoute, names: Mapping[str, str], scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        """Answers a prediction request.
+
+        Raises:
+            HttpError: the request cannot be answered.
+        """
+        started = time.perf_counter()
+        copy_to_shadows = None
+        try:
+            with self._count_request():
+                status, response, copy_to_shadows = await self._answer_prediction(route, names, scope, receive)
+        except Exception as error:
+            failure = to_response_error(error, route.instances)
+            self._metrics.count_answer(failure.status, time.perf_counter() - started)
+            if failure.status >= 500:
+                raise  # the middleware logs the error itself
+            raise failure from error
+        self._metrics.count_answer(status, time.perf_counter() - started)
+        await send_body(send, status, *response)
+        if copy_to_shadows is not None:
+            await asyncio.to_thread(copy_to_shadows)
+
+    async def answer_post(self, route: PostRoute, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers a request for something else than predictions. Raises HttpError."""
+        started = time.perf_counter()
+        try:
+            with self._count_request():
+                response = await self._answer_features(route, scope, receive)
+        except Exception as error:
+            failure = to_response_error(error, route.instances)
+            self._metrics.count_feature_answer(failure.status, time.perf_counter() - started)
+            if failure.status >= 500:
+                raise
+            raise failure from error
+        self._metrics.count_feature_answer(200, time.perf_counter() - started)
+        await send_body(send, 200, *response)
+
+    @contextmanager
+    def _count_request(self) -> Iterator[None]:
+        """Counts a request in progress while the block runs. Raises HttpError 429 if there are too many."""
+        if self._requests >= self._max_requests:
+            what = f"The replica has {self._requests:,} requests in progress; try again in a moment."
+            raise HttpError(429, "busy", what, headers={"Retry-After": "1"})
+        self._requests += 1
+        try:
+            yield
+        finally:
+            self._requests -= 1
+
+    async def _answer_prediction(
+        self, route: PredictRoute, names: Mapping[str, str], scope: Scope, receive: Receive
+    ) -> tuple[int, Response, Callable[[], None] | None]:
+        """The status, the response, and what copies the request to the shadow arms afterwards."""
+        await asyncio.sleep(0)  # the requests that have arrived too are counted before one is answered
+        model = self._models.find(names["model"]) if "model" in names else self._models.find_only()
+        body, version = (await receive())["body"], names.get("version")
+        query = parse_as_of(scope["query_string"]) if route.takes_as_of else None
+        if query is not None:
+            return *await self._answer_as_of(model, query, body), None
+        if isinstance(model, ServedModel):
+            return 200, await self._ask_served(route, model, version, scope, body), None
+        return 200, *await self._answer(route, model, version, scope, body)
+
+    async def _answer_features(self, route: PostRoute, scope: Scope, receive: Receive) -> Response:
+        await asyncio.sleep(0)
+        body = (await receive())["body"]
+        releases = {name: model.release.id for name, model in self._models.released.items()}
+        response = await self._ask_batches(route.path, releases, None, scope, body)
+        if response is None:
+            answer = partial(route.answer, self._models, self._metrics, scope, body)
+            is_quick = len(body) <= _MAX_INLINE and not self._models.waits
+            response = Response(answer() if is_quick else await asyncio.to_thread(answer))
+        return response
+
+    async def _answer(
+        self, route: PredictRoute, model: ReleasedModel, version: str | None, scope: Scope, body: bytes
+    ) -> tuple[Response, Callable[[], None] | None]:
+        """The response, and what copies the request to the shadow arms afterwards."""
+        releases = {model.release.model: model.release.id}
+        large = await self._ask_batches(route.path, releases, version, scope, body)
+        if large is not None:
+            return large, None
+        if len(body) <= _MAX_INLINE:
+            request = route.decode(model.schema, scope, body)
+            predictions = await self._predict_small(model, request.instances, version)
+            response = request.encode(predictions)
+        else:
+            predict = partial(self._predict, route, model, version, scope, body)
+            request, predictions, response = await asyncio.to_thread(predict)
+        if not model.shadows:
+            return response, None
+        return response, partial(self._predictor.predict_shadows, model, request.instances, predictions)
+
+    async def _predict_small(
+        self, model: ReleasedModel, instances: Instances, version: str | None
+    ) -> list[Prediction]:
+        if self._micro_batcher is not None and len(instances) == 1:
+            return [await self._micro_batcher.predict(model, instances[0], version)]
+        if self._models.waits:
+            return await asyncio.to_thread(self._predictor.predict, model, instances, version)
+        return self._predictor.predict(model, instances, version)
+
+    def _predict(
+        self, route: PredictRoute, model: ReleasedModel, version: str | None, scope: Scope, body: bytes
+    ) -> tuple[DecodedRequest, list[Prediction], Response]:
+        """Decodes a request, predicts, and encodes the response."""
+        request = route.decode(model.schema, scope, body)
+        predictions = self._predictor.predict(model, request.instances, version)
+        return request, predictions, request.encode(predictions)
+
+    async def _ask_batches(
+        self, path: str, releases: dict[str, str], version: str | None, scope: Scope, body: bytes
+    ) -> Response | None:
+        """The response of the process that answers large requests; None: the replica must answer itself."""
+        if len(body) <= _MAX_IN_THREAD:
+            return None
+        query, headers = scope["query_string"], scope["headers"]
+        request = BatchRequest(path, releases, version, self._predictor.max_bytes, query, headers, body)
+        reply = await self._batches.ask(request)
+        if reply is None:
+            return None
+        if self._tracer is not None:
+            for span in reply.spans:
+                self._tracer.add_prediction(span)
+        if isinstance(reply, BatchFailure):
+            raise reply.error
+        return reply.response
+
+    async def _ask_served(
+        self, route: PredictRoute, model: ServedModel, version: str | None, scope: Scope, body: bytes
+    ) -> Response:
+        """The response of an MLflow model, which runs in a process of its own."""
+        model.check_version(version)
+        self._predictor.check_room()
+        is_quick = len(body) <= _MAX_INLINE
+        decode = partial(route.decode, model.schema, scope, body)
+        request = decode() if is_quick else await asyncio.to_thread(decode)
+        predictions = await model.predict(request.instances)
+
+        def encode() -> Response:
+            self._predictor.record(predictions)
+            return request.encode(predictions)
+
+        return encode() if is_quick else await asyncio.to_thread(encode)
+
+    async def _answer_as_of(
+        self, model: ReleasedModel | ServedModel, query: AsOf, body: bytes
+    ) -> tuple[int, Response]:
+        """The status and the response for a past moment. Nothing is logged."""
+        if isinstance(model, ServedModel):
+            what = "An MLflow model reads no features, so its answers are those of now."
+            raise HttpError(400, "as_of", what, field="as_of")
+        answer = await self._as_of.ask(Question(model.release.model, query, body))
+        headers = {"Retry-After": "1"} if answer.status == 503 else None
+        return answer.status, Response(answer.body, headers=headers)

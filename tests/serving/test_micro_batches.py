@@ -1,0 +1,192 @@
+"""Micro-batches: requests of one turn share a lookup and a model call; each has the value that it has alone."""
+
+import socket
+from contextvars import copy_context
+from urllib.parse import urlsplit
+
+import msgspec
+import numpy as np
+import pytest
+from tests.serving.running import INSTANCE, run_endpoint, ship_predictions
+from tests.serving.small_project import make_project, plan_of, put_bundle, put_features, put_release
+from tests.until import until
+
+from headrace import registry
+from headrace.declare.trainers import Sklearn, Torch, XGBoost
+from headrace.features.plan import PlanField, encode_plan
+from headrace.features.values.matrix import Encoding
+from headrace.kernel.errors import Unavailable
+from headrace.registry.bundle import seal
+from headrace.registry.signing import signing_key
+from headrace.serving.errors import MissingFeatures
+from headrace.serving.metrics import Metrics
+from headrace.serving.models import Models
+from headrace.serving.prediction import Prediction
+from headrace.serving.predictor import SingleRequest, SpoolingPredictor
+from headrace.serving.release import Arm
+from headrace.training.trainers import trainer_for
+from headrace.training.trainers.folder import save_model
+from headrace.training.trainers.port import Budget, Examples, ModelMeta, TrainingData
+
+COLUMNS = ("facts__mean_price", "facts__views")
+
+
+def declare(kind):
+    if kind == "xgboost":
+        return XGBoost(num_boost_round=60)
+    if kind == "torch":
+        pytest.importorskip("torch")
+        from headrace.declare.trainers import MLP
+
+        return Torch(MLP((16,)), epochs=2)
+    from sklearn.ensemble import HistGradientBoostingClassifier
+    from sklearn.linear_model import LogisticRegression
+
+    return Sklearn(LogisticRegression() if kind == "linear" else HistGradientBoostingClassifier(max_iter=20))
+
+
+def put_trained(settings, declared, version=1):
+    """Writes a version that the trainer of the declaration fits on rows with missing values."""
+    random = np.random.default_rng(4)
+    matrix = random.normal(size=(600, 2)).astype(np.float32) * (10, 100)
+    target = (matrix[:, 0] + matrix[:, 1] / 10 + random.normal(size=600) > 0).astype(np.float32)
+    matrix[::17, 1] = np.nan
+    examples = Examples(matrix.astype(np.float32), target)
+    encoding = Encoding(COLUMNS)
+    trainer = trainer_for(declared)
+    data = trainer.prepare(TrainingData("binary", encoding, (), examples, examples))
+    fitted = trainer.fit(data, declared, {}, seed=1, budget=Budget())
+    place = registry.open(settings).bundle_folder("purchase", version)
+    place.mkdir(parents=True)
+    (place / "plan.json").write_bytes(encode_plan(plan_of()))
+    meta = ModelMeta(trainer=trainer.name, encoding=encoding, parameters=dict(fitted.parameters))
+    save_model(place / "model", fitted.files, meta)
+    (place / "training.json").write_text("{}")
+    seal(place, signing_key(settings))
+
+
+def put_products(settings):
+    random = np.random.default_rng(5)
+    rows = {n: (float(random.normal() * 10), int(random.integers(-200, 200))) for n in range(0, 200, 3)}
+    put_features(settings, plan_of(), rows)
+
+
+def single(**fields):
+    return SingleRequest({**INSTANCE, **fields}, None, copy_context())
+
+
+@pytest.fixture
+def predictor(project):
+    predictor = SpoolingPredictor(project.place("serving", "spool"), Metrics())
+    yield predictor
+    predictor.close()
+
+
+@pytest.mark.parametrize("kind", ["xgboost", "trees", "linear", "torch"])
+def test_requests_that_are_answered_together_have_the_values_that_they_have_alone(tmp_path, kind):
+    settings = make_project(tmp_path / "project")
+    put_trained(settings, declare(kind))
+    put_products(settings)
+    put_release(settings, Arm(1))
+    models, predictor = Models(settings), SpoolingPredictor(settings.place("serving", "spool"), Metrics())
+    model = models.released["purchase"]
+    requests = [single(product_id=n) for n in range(200)]
+    together = predictor.predict_together(model, requests)
+    alone = [predictor.predict(model, [request.instance])[0] for request in requests]
+    assert [answer.value for answer in together] == [answer.value for answer in alone]
+    assert len({answer.value for answer in together}) > 20
+    for answer, other in zip(together, alone, strict=True):
+        same = {"id": "", "at": other.at, "latency_ms": 0.0}
+        records = [
+            msgspec.json.encode(msgspec.structs.replace(prediction, **same)) for prediction in (answer, other)
+        ]
+        assert records[0] == records[1]
+    for end in (2, 3, 9, 64, 131):
+        values = [answer.value for answer in predictor.predict_together(model, requests[:end])]
+        assert values == [answer.value for answer in alone[:end]]
+    models.close()
+    predictor.close()
+
+
+def test_a_bad_request_does_not_fail_its_neighbours(project, boosters, predictor):
+    put_bundle(project, boosters, 3, plan_of(missing="refuse"), slope=1)
+    put_release(project, Arm(3))
+    model = Models(project).released["purchase"]
+    requests = [single(), single(product_id=404), single(product_id=8)._replace(version="9"), single()]
+    good, missing, unknown, last = predictor.predict_together(model, requests)
+    assert isinstance(missing, MissingFeatures)
+    assert missing.instance is None
+    assert unknown.code == "no_such_version"
+    assert good.value == last.value > 0.5
+    logged = ship_predictions(project)
+    assert [(prediction.id, prediction.error) for prediction in logged if prediction.error is None] == [
+        (good.id, None),
+        (last.id, None),
+    ]
+    assert [prediction.error for prediction in logged if prediction.error] == ["missing_features"]
+
+
+def test_a_record_that_is_too_large_does_not_fail_its_neighbours(project, boosters, predictor):
+    put_bundle(project, boosters, 3, plan_of(request=(PlanField("note", "string"),)))
+    put_release(project, Arm(3))
+    predictor.max_bytes = 2_000
+    requests = [single(note="a"), single(note="b" * 2_000), single(note="c")]
+    answers = predictor.predict_together(Models(project).released["purchase"], requests)
+    assert [type(answer).__name__ for answer in answers] == ["Prediction", "OversizedPrediction", "Prediction"]
+    ids = {answer.id for answer in answers if isinstance(answer, Prediction)}
+    assert {prediction.id for prediction in ship_predictions(project)} == ids
+
+
+def test_each_arm_answers_its_own_requests(project, predictor):
+    put_release(project, Arm(1, 0.5), Arm(2, 0.5, name="challenger"))
+    model = Models(project).released["purchase"]
+    requests = [single(user_id=n) for n in range(40)]
+    answers = predictor.predict_together(model, requests)
+    alone = [predictor.predict(model, [request.instance])[0] for request in requests]
+    assert [(answer.arm, answer.value) for answer in answers] == [(other.arm, other.value) for other in alone]
+    assert {answer.arm for answer in answers} == {"champion", "challenger"}
+
+
+def test_a_full_spool_refuses_each(project):
+    predictor = SpoolingPredictor(project.place("serving", "spool"), Metrics(), spool_limit=0)
+    answers = predictor.predict_together(Models(project).released["purchase"], [single(), single()])
+    assert [type(answer) for answer in answers] == [Unavailable] * 2
+    predictor.close()
+
+
+def test_requests_over_http_share_calls_and_are_answered_each_by_its_own(project):
+    """A burst over 48 connections, with invalid requests between, until requests were seen to share a call."""
+    put_products(project)
+    with run_endpoint(project.with_values(max_batch_size=64)) as client:
+        alone = [client.post("/predict/purchase", json={**INSTANCE, "product_id": n}).json() for n in range(48)]
+        address = urlsplit(str(client.base_url))
+        number = 48
+
+        def make(n):
+            wrong = b',"pric":1' if n % 8 == 3 else b""
+            body = b'{"user_id": 1, "product_id": %d, "price": 3.5%s}' % (n, wrong)
+            head = b"POST /predict/purchase HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
+            return head + b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body) + body
+
+        def send_burst():
+            nonlocal number
+            connections = [socket.create_connection((address.hostname, address.port)) for _ in range(48)]
+            for n, connection in enumerate(connections):
+                connection.sendall(make(n))
+            for n, connection in enumerate(connections):
+                with connection, connection.makefile("rb") as stream:
+                    head, _, body = stream.read().partition(b"\r\n\r\n")
+                if n % 8 == 3:
+                    assert head.startswith(b"HTTP/1.1 422")
+                    assert msgspec.json.decode(body)["error"]["field"] == "pric"
+                    continue
+                number += 1
+                answer = msgspec.json.decode(body)
+                assert {**answer, "id": ""} == {**alone[n], "id": ""}
+            samples = dict(line.rsplit(" ", 1) for line in client.get("/metrics").text.splitlines())
+            labels = '{model="purchase",version="1",arm="champion"}'
+            assert int(samples[f"headrace_predictions_total{labels}"]) == number
+            return int(samples[f"headrace_prediction_seconds_count{labels}"]) < number
+
+        until(send_burst)
+    assert len({prediction.id for prediction in ship_predictions(project)}) == number
