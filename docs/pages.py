@@ -9,6 +9,8 @@ from __future__ import annotations
 import inspect
 import posixpath
 import re
+import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,6 +24,9 @@ from headrace import api
 from headrace.cli.main import COMMANDS, cli
 from headrace.config import settings
 from headrace.events.contracts.shape import CODES
+from headrace.flows.project.graph import graph
+from headrace.flows.project.graph_svg import to_svg
+from headrace.workspace import Workspace
 
 ROOT = Path(__file__).parents[1]
 LINK = re.compile(r"(?<=\]\()([^)#:\s]+)(?=[)#])")
@@ -71,6 +76,14 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     pages["reference/cli.md"] = "\n".join(list_commands())
     pages["reference/settings.md"] = "\n".join(list_settings())
     pages["reference/verdicts.md"] = "\n".join(list_codes())
+    for path in find_examples():
+        picture, page = draw_example(path.parent), f"examples/{path.parent.name}.md"
+        if picture is not None:
+            place = f"examples/{path.parent.name}.svg"
+            files.append(File.generated(config, place, content=picture))
+            title, _, rest = pages[page].partition("\n")
+            name = posixpath.basename(place)
+            pages[page] = f"{title}\n\n![What {path.parent.name} is made of]({name})\n{rest}"
     for page, text in pages.items():
         files.append(File.generated(config, page, content=text))
     return files
@@ -79,6 +92,16 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 def find_examples() -> list[Path]:
     """The READMEs of the examples."""
     return sorted((ROOT / "examples").glob("*/README.md"))
+
+
+def draw_example(folder: Path) -> str | None:
+    """The example as `headrace graph --declared --format svg` draws it; None if it declares nothing."""
+    with tempfile.TemporaryDirectory() as scratch:
+        project = Path(scratch) / folder.name
+        shutil.copytree(folder, project, ignore=shutil.ignore_patterns("__pycache__", ".headrace", "variants"))
+        with Workspace(settings.load_settings(project, "local")) as workspace:
+            drawn = graph(workspace)
+    return to_svg(drawn) if drawn.nodes else None
 
 
 def copy_page(path: Path, page: str, copies: dict[Path, str], shown: dict[Path, str]) -> str:

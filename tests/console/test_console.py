@@ -84,6 +84,18 @@ def test_what_a_catalog_that_cannot_be_read_holds_is_unknown(shop: TracedShop, t
     assert ["view_outcomes", "", "unknown", "unknown"] in rows
 
 
+def test_the_graph_of_the_last_build_is_drawn_in_the_page(server: HttpServer, tmp_path: Path) -> None:
+    assert "headrace build" in page_text(server, "/graph", 404)  # this project was never built
+    settings = load_settings(write(tmp_path / "tiny", AUDITED), "local")
+    with Workspace(settings) as workspace:
+        build(workspace)
+    with serve(app(settings), "127.0.0.1", 0) as tiny:
+        page = page_text(tiny, "/graph")
+    assert "<svg" in page
+    assert "<title>table cheap 2 rows" in page
+    assert "<style" not in page  # the content policy would not apply it
+
+
 def test_schedules_are_shown_with_their_runs(tmp_path: Path) -> None:
     root = write(tmp_path / "project", "")
     with (root / "headrace.toml").open("a") as file:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.docs.pages import Reader
+from tests.docs.blocks import Reader
 
 ROOT = Path(__file__).parents[2]
 PAGES = ["index", "events", "tables", "features", "model", "predictions", "why"]

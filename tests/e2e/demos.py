@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.docs.blocks import find_blocks, split_commands
+
 __all__ = [
     "EXAMPLES",
     "HEADRACE",
@@ -89,9 +91,8 @@ def check_readme(run: DemoRun, readme: Path) -> int:
     and paths may differ. Returns the number of commands compared.
     """
     compared = 0
-    for block in re.findall(r"^```console\n(.*?)^```", readme.read_text(), re.MULTILINE | re.DOTALL):
-        for example in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
-            command, _, expected = example.partition("\n")
+    for block in find_blocks(readme.read_text(), "console"):
+        for command, expected in split_commands(block):
             if not expected.strip():
                 continue
             printed = run.text if command.startswith("headrace demo") else _run(command, run.folder)

@@ -7,8 +7,8 @@ import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
-import click
 import pytest
+from tests.docs.blocks import find_blocks, parse
 from tests.examples.example import EXAMPLES
 
 from headrace.cli.main import cli
@@ -16,16 +16,9 @@ from headrace.cli.main import cli
 READMES = sorted(EXAMPLES.glob("*/README.md"))
 
 
-def blocks(text: str, *languages: str) -> Iterator[str]:
-    """The text of each fenced block in one of these languages."""
-    for language, block in re.findall(r"^```(\w+)\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
-        if language in languages:
-            yield block
-
-
 def commands(text: str) -> Iterator[list[str]]:
     """The words of each command, without those behind `&&`."""
-    for block in blocks(text, "console", "sh"):
+    for block in find_blocks(text, "console", "sh"):
         for line in block.splitlines():
             match = re.match(r"\$ (.*)|(headrace .*)", line)
             if match:
@@ -37,16 +30,6 @@ CASES = [
     for path in READMES
     for words in commands(path.read_text())
 ]
-
-
-def parse(command: click.Command, arguments: list[str]) -> None:
-    """Parses the arguments as the command line does, and calls nothing."""
-    if isinstance(command, click.Group):
-        inner = command.get_command(click.Context(command), arguments[0])
-        assert inner is not None
-        parse(inner, arguments[1:])
-    else:
-        command.make_context(command.name, list(arguments))
 
 
 @pytest.mark.parametrize(("folder", "words"), CASES)
@@ -73,7 +56,7 @@ def test_a_command_of_a_readme_exists_with_its_options(
 @pytest.mark.parametrize("readme", READMES, ids=lambda path: path.parent.name)
 def test_code_that_a_readme_shows_is_that_of_the_example(readme: Path) -> None:
     code = [normalise(path.read_text()) for path in readme.parent.rglob("*.py")]
-    for block in blocks(readme.read_text(), "python"):
+    for block in find_blocks(readme.read_text(), "python"):
         if "headrace.project()" not in block:  # what a reader types
             for part in block.split("..."):
                 assert any(normalise(part) in text for text in code), part

@@ -196,7 +196,7 @@ GOOD = b"2026-03-01T12:00:00Z,1,a\n"
         ("a.csv", "Sold At,total\n2026,1\n".encode("utf-16"), "it is written in UTF-16", "a.csv"),
         ("a.ndjson", '{"total": 1}'.encode("utf-16"), "it is written in UTF-16", "a.ndjson"),
         ("a.parquet", b"PAR1 no", "it cannot be read as Parquet after row 0: ", "a.parquet"),
-        ("a.json", b"{}", "a .json file cannot be sent", "a.json"),
+        ("a.json", b"{}", "a .json file cannot be read", "a.json"),
     ],
 )
 def test_a_file_whose_rows_cannot_be_read_sends_nothing(

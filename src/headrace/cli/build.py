@@ -88,7 +88,7 @@ class _Printer(Struct):
             click.echo(f"  {stage.stage:<26} {rows:>16} {stage.seconds:8.2f} s  {stage.what}")
         elif self.is_announced and stage.what.startswith("will make"):
             click.echo(f"{stage.stage}: {stage.what}")
-        elif stage.what != "begins":
+        else:
             self._show(f"  {stage.stage:<26} {stage.what}")
 
     def _show(self, line: str) -> None:

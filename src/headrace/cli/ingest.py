@@ -92,7 +92,7 @@ def _print_progress(topic: Progress) -> None:
 
 def _print(report: IngestReport) -> None:
     if not report.topics:
-        click.echo("No new events.")
+        click.echo("No new events. To put some on a topic: headrace send TOPIC FILE")
         return
     rows = [
         (

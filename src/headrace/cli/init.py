@@ -26,7 +26,7 @@ def init(call: Call, folder: Path, example: str | None) -> None:
     click.echo(f"Made {project.folder} ({project.files} files).")
     click.echo(f"  cd {folder}")
     if example:
-        click.echo("  headrace status")
+        click.echo("Its README.md says what to run. To see what there is: headrace status")
     else:
         click.echo(f"Then say in {project.name}/events.py what an event is, and send a file of events:")
         click.echo("  headrace send TOPIC FILE")

@@ -88,10 +88,10 @@ def _made(table: TableStatus) -> str:
 
 
 def _print_build(state: Status) -> None:
-    if not (state.topics or state.tables):
-        click.echo(f"Nothing is declared yet: say in {state.project}/events.py what an event is.\n")
-    elif state.blocked:
+    if state.blocked:
         click.echo(f"Cannot be built yet: {state.blocked}\n")
+    elif not (state.topics or state.tables or state.deployed or state.problems):
+        click.echo(f"Nothing is declared yet: say in {state.project}/events.py what an event is.\n")
     elif state.stale:
         rows = [
             (stage.stage, "; ".join(f"{kind}: {reason}" for kind, reason in stage.reasons))

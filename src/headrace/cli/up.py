@@ -25,6 +25,10 @@ def up(call: Call) -> None:
         click.echo(f"console    {state.console}")
         click.echo("Stop it with Ctrl-C.")
 
-    run_up(call.settings(), ready, report=lambda text: click.echo(text, err=True))
+    settings = call.settings()
+    if not call.json:
+        name = f"{settings.project} on profile {settings.profile_name}"
+        click.echo(f"Starting {name}: endpoint, collector, ingest and console ...", err=True)
+    run_up(settings, ready, report=lambda text: click.echo(text, err=True))
     if not call.json:
         click.echo("Stopped; no process is left running.")

@@ -19,6 +19,8 @@ from headrace.console.filters import FILTERS
 from headrace.console.session import COOKIE, ConsoleGuard
 from headrace.flows.project.check_tables import check_table
 from headrace.flows.project.freshness import VerdictCounts, count_verdicts
+from headrace.flows.project.graph import graph
+from headrace.flows.project.graph_svg import to_svg
 from headrace.flows.project.schedules import schedule_status
 from headrace.flows.project.status import Status, status
 from headrace.flows.trace.lineage import lineage
@@ -48,6 +50,7 @@ def app(settings: Settings) -> App:
     console = Console(settings)
     routes = [
         Route("/", console.overview),
+        Route("/graph", console.graph),
         Route("/runs", console.runs),
         Route("/runs/{id}", console.run),
         Route("/schedules", console.schedules),
@@ -100,6 +103,12 @@ class Console:
         with Workspace(self._settings) as workspace:
             state = status(workspace, load_features=False)
         return self._page("overview.html", state=state, verdicts=self._verdicts(state))
+
+    def graph(self, _request: Request) -> Response:
+        """The project as a picture, with its freshness."""
+        with Workspace(self._settings) as workspace:
+            drawn = graph(workspace, status(workspace, load_features=False), load_features=False)
+        return self._page("graph.html", picture=to_svg(drawn))
 
     def _verdicts(self, state: Status) -> dict[str, VerdictCounts]:
         if any(topic.lag is None for topic in state.topics):  # the catalog cannot be read

@@ -69,7 +69,7 @@ def _kind(file: Path) -> str:
     kind = file.suffix.lower()
     if kind not in (".csv", ".ndjson", ".jsonl", ".parquet"):
         raise CallError(
-            f"a {kind or 'file without ending'} file cannot be sent",
+            f"a {kind or 'file without ending'} file cannot be read",
             where=str(file),
             remedy="Save it as .csv, .ndjson, .jsonl or .parquet.",
         )

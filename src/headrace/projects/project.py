@@ -56,19 +56,31 @@ class Project(Struct, frozen=True):
 
     def source(self, name: str) -> Source:
         """The source of this name. Raises CallError if it does not exist."""
-        return _find(self.sources, name, "source")
+        return self._find(self.sources, name, "source", "tables")
 
     def table(self, name: str) -> Table:
         """The table of this name. Raises CallError if it does not exist."""
-        return _find(self.tables, name, "table")
+        return self._find(self.tables, name, "table", "tables")
 
     def model(self, name: str) -> Model:
         """The model of this name. Raises CallError if it does not exist."""
-        return _find(self.models, name, "model")
+        return self._find(self.models, name, "model", "models")
 
     def contract(self, topic: str) -> Contract:
         """The contract of this topic. Raises CallError if it does not exist."""
-        return _find(self.contracts, topic, "the contract of topic")
+        return self._find(self.contracts, topic, "the contract of topic", "events")
+
+    def _find(self, declarations: Mapping[str, D], name: str, kind: str, module: str) -> D:
+        if name in declarations:
+            return declarations[name]
+        names = ", ".join(sorted(declarations))
+        file = f"{self.settings.project}/{module}.py"
+        raise CallError(
+            f"{kind} {name!r} does not exist",
+            remedy=f"The project declares: {names}."
+            if names
+            else f"The project declares none yet: write the first one, for example in {file}.",
+        )
 
 
 def load_project(settings: Settings, *, without: Iterable[str] = ()) -> Project:
@@ -210,13 +222,3 @@ def _check_target(model: Model) -> None:
                 where=str(model.place),
                 remedy=f"Columns of {model.labels.name}: {', '.join(schema.column_names())}.",
             )
-
-
-def _find(declarations: Mapping[str, D], name: str, kind: str) -> D:
-    if name not in declarations:
-        names = ", ".join(sorted(declarations))
-        raise CallError(
-            f"{kind} {name!r} does not exist",
-            remedy=f"The project declares: {names}." if declarations else "The project declares none yet.",
-        )
-    return declarations[name]

@@ -6,6 +6,8 @@ from datetime import datetime
 
 from msgspec import Struct
 
+from headrace.kernel.html import html_pairs
+
 __all__ = ["Version"]
 
 
@@ -29,3 +31,11 @@ class Version(Struct, frozen=True, kw_only=True):
     params: dict[str, str]
     aliases: tuple[str, ...]
     created: datetime
+
+    def _repr_html_(self) -> str:
+        """The version for a notebook."""
+        pairs = [("aliases", ", ".join(self.aliases)), ("registered, UTC", f"{self.created:%F %T}")]
+        pairs += [(f"metric {name}", f"{value:.6g}") for name, value in self.metrics.items()]
+        pairs += [(f"parameter {name}", value) for name, value in self.params.items()]
+        pairs += [(f"tag {name}", value) for name, value in self.tags.items()]
+        return html_pairs(f"{self.model}@{self.version}", pairs)

@@ -17,6 +17,7 @@ from headrace.features.values.conversion import decode_fields
 from headrace.flows.models.predictions import PredictionPlace, find_prediction
 from headrace.flows.trace.evidence import Evidence, RawEvent, Row, find_events, find_row
 from headrace.kernel.errors import CallError, Refused, Unavailable
+from headrace.kernel.html import LIMIT, html_table
 from headrace.kernel.position import SnapshotPosition
 from headrace.kernel.time import micros
 from headrace.lake import Lake
@@ -156,6 +157,28 @@ class Why(Struct, frozen=True):
     version: VersionWhy
     lineage: Node
     notes: tuple[str, ...]
+
+    def _repr_html_(self) -> str:
+        """The answer for a notebook: each feature as it was served and recomputed, and the events behind it."""
+        prediction, rows, notes = self.prediction, [], list(self.notes)
+        for view in self.views:
+            notes += [f"{view.name}: {note}" for note in view.notes]
+            for feature in view.features:
+                is_equal = {True: "equal", False: "differs", None: "not recomputed"}[feature.equal]
+                rows.append((feature.name, feature.served, feature.recomputed, is_equal, feature.events))
+        events = [
+            (view.name, f"{event.partition}:{event.offset}", f"{event.time:%F %T}", event.values)
+            for view in self.views
+            for event in view.events
+        ]
+        title = (
+            f"{prediction.model}@{prediction.version} answered {prediction.value} at {prediction.at:%F %T} UTC;"
+            f" {'every recomputed feature is equal' if self.equal else 'not every feature is equal'}"
+        )
+        columns = ("feature", "served", "recomputed", "", "events")
+        features = html_table(title, columns, rows, notes=notes, limit=LIMIT // 2)
+        names = ("view", "offset", "happened, UTC", "as the view reads it")
+        return features + html_table("The newest raw events", names, events, limit=LIMIT // 2)
 
 
 def why(workspace: Workspace, prediction_id: str, *, events: int = _EVENTS) -> Why:

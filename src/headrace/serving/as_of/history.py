@@ -68,6 +68,12 @@ class History:
 
         return read
 
+    def check_events(self, plan: FeaturePlan, moment: datetime) -> None:
+        """Raises Unavailable if events from before the moment may not be in the tables of the plan's windows
+        yet."""
+        for view in plan.windowed:
+            self._check_events(view, moment)
+
     def check_log(self, moment: datetime) -> None:
         """Raises Unavailable if predictions of the moment may not be in their table yet."""
         self._check_topic(TOPIC, TABLE, moment + _SHIPPING)

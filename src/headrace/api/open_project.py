@@ -2,37 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from headrace.api.listing import Listing
+from headrace.api.models import OpenModel, list_feature_services, list_models
+from headrace.api.rows import Rows, TableListing, list_tables
+from headrace.api.serving import ServingCalls
 from headrace.config.settings import Settings, load_settings
 from headrace.kernel.errors import CallError
 from headrace.workspace import Workspace
 
 if TYPE_CHECKING:
     import polars as pl
-    import pyarrow as pa
+    from feast import FeatureService
 
+    from headrace.declare.event import Contract
     from headrace.flows.build import BuildReport, Progress
     from headrace.flows.events.ingest_report import IngestReport
     from headrace.flows.events.send import SendReport
-    from headrace.flows.models.backtest import BacktestReport
-    from headrace.flows.models.deploy import DeployReport
-    from headrace.flows.models.outcomes import OutcomesReport
     from headrace.flows.project.status import Status
     from headrace.flows.project.table_tags import TableVersion
-    from headrace.flows.trace.why import Why
-    from headrace.lake import VisibleTables
     from headrace.lineage import RunRow
     from headrace.lineage.graph import Node
     from headrace.projects.running import Up
-    from headrace.serving.release import Release
     from headrace.training.report import TrainingReport
 
-__all__ = ["OpenProject", "Rows", "project"]
+__all__ = ["OpenProject", "project"]
 
 
 def project(folder: str | Path | None = None, *, profile: str | None = None) -> OpenProject:
@@ -44,177 +43,7 @@ def project(folder: str | Path | None = None, *, profile: str | None = None) -> 
     return OpenProject(load_settings(None if folder is None else Path(folder), profile))
 
 
-class Rows:
-    """A table of the lake at one snapshot. Later writes to the table do not change it.
-
-    Attributes:
-        name: the name of the table.
-        snapshot: the id of the snapshot.
-    """
-
-    def __init__(self, tables: VisibleTables, name: str, at: int | str | datetime | None) -> None:
-        self.name = name
-        head = tables.snapshot(name, at)
-        if head is None:
-            raise CallError(f"table {name!r} has no rows yet", remedy="headrace build makes it.")
-        self._table = tables.table(name)
-        self.snapshot = head.id
-
-    def lazy(self) -> pl.LazyFrame:
-        """The rows as a lazy frame: filters and column choices reach the files."""
-        return self._table.scan(self.snapshot)
-
-    def to_polars(self) -> pl.DataFrame:
-        """The rows as a Polars frame."""
-        return self.lazy().collect()
-
-    def to_arrow(self) -> pa.Table:
-        """The rows as an Arrow table."""
-        return self.to_polars().to_arrow()
-
-    def __repr__(self) -> str:
-        return f"<table {self.name} at snapshot {self.snapshot}>"
-
-
-class _Serving:
-    """The commands of models that are served."""
-
-    settings: Settings
-
-    def predict(
-        self,
-        model: str,
-        *,
-        explain: bool = False,
-        as_of: datetime | None = None,
-        version: int | None = None,
-        **values: Any,
-    ) -> dict[str, Any]:
-        """headrace predict: asks the running endpoint for one prediction.
-
-        Args:
-            model: the name of the model.
-            explain: whether to add the features as the model saw them.
-            as_of: an aware datetime: the past moment to answer for.
-            version: the version that answers for the past moment; by default the one that answered then.
-            values: entity keys and request fields.
-
-        Raises:
-            Unavailable: the endpoint does not run, or the moment is not ingested yet.
-            CallError: a field is not valid, the model is not released, or nothing is known of the moment.
-        """
-        from headrace.flows.models.predict import predict
-
-        return predict(self.settings, model, values, explain=explain, as_of=as_of, version=version)
-
-    def backtest(
-        self,
-        model: str,
-        version: int,
-        *,
-        since: datetime | None = None,
-        until: datetime | None = None,
-        by: str | None = None,
-        limit: int | None = None,
-        threshold: float | None = None,
-    ) -> BacktestReport:
-        """headrace backtest: answers logged requests by a version, and compares the answers with the logged
-        ones. The report has a row for each request, and shows itself as a table in a notebook.
-
-        Args:
-            model, version: the version, which need not be released.
-            since, until: the first moment, and the first one after the last; aware datetimes.
-            by: the field whose values are slices: an entity key, a field of the request, a feature, `arm` or
-                `version`.
-            limit: the greatest number of requests; the newest are replayed.
-            threshold: the probability from which on a binary model's answer counts as yes; by default the one
-                that the model declares.
-
-        Raises:
-            CallError: the version or the field does not exist, or no request of that time has been ingested.
-        """
-        from headrace.flows.models.backtest import backtest
-
-        with Workspace(self.settings) as workspace:
-            return backtest(
-                workspace, model, version, since=since, until=until, by=by, limit=limit, threshold=threshold
-            )
-
-    def outcomes(self, model: str) -> OutcomesReport:
-        """headrace outcomes: the model's predictions with what really happened, a row for each prediction, and
-        how good each version is in truth.
-
-        Raises:
-            CallError: the model declares no outcomes, or no prediction or outcome was ever ingested.
-        """
-        from headrace.flows.models.outcomes import outcomes
-
-        with Workspace(self.settings) as workspace:
-            return outcomes(workspace, model)
-
-    def deploy(self, file: str | Path, *, dry_run: bool = False, prune: bool = False) -> DeployReport:
-        """headrace deploy: serves the MLflow models that a file selects.
-
-        Args:
-            file: the file, relative to the project's folder.
-            dry_run: whether to plan only.
-            prune: whether models that the file does not select are removed.
-        """
-        from headrace.flows.models.deploy import deploy
-
-        with Workspace(self.settings) as workspace:
-            return deploy(workspace, self.settings.root / file, dry_run=dry_run, prune=prune)
-
-    def roll_back_models(self) -> DeployReport:
-        """headrace deploy --rollback: serves the MLflow models of the deployment before."""
-        from headrace.flows.models.deploy import roll_back_models
-
-        with Workspace(self.settings) as workspace:
-            return roll_back_models(workspace)
-
-    def why(self, prediction: str, *, events: int = 20) -> Why:
-        """headrace why: traces a prediction back to its raw events.
-
-        Args:
-            prediction: the `id` of an answer.
-            events: how many raw events are listed for each view.
-        """
-        from headrace.flows.trace.why import why
-
-        with Workspace(self.settings) as workspace:
-            return why(workspace, prediction, events=events)
-
-    def release(self, model: str, *arms: str, why: str = "", override: bool = False) -> Release:
-        """headrace release: divides the model's traffic, such as `champion=1`, `challenger=2:0.5`, `shadow=3`.
-
-        Args:
-            model: the name of the model.
-            arms: ARM=VERSION, or ARM=VERSION:SHARE. Without a champion the present one stays.
-            why: the reason.
-            override: whether a version that the gate refused may get traffic.
-
-        Raises:
-            CallError: an arm is not valid, or the model or a version does not exist.
-            Refused: the gate refused a version, or a version failed its trial.
-        """
-        from headrace.flows.models.release import release
-
-        with Workspace(self.settings) as workspace:
-            return release(workspace, model, arms, why=why, override=override)
-
-    def rollback(self, model: str, *, why: str = "") -> Release:
-        """headrace rollback: puts the previous release in force again.
-
-        Raises:
-            CallError: the model has no previous release.
-        """
-        from headrace.flows.models.release import rollback
-
-        with Workspace(self.settings) as workspace:
-            return rollback(workspace, model, why=why)
-
-
-class OpenProject(_Serving):
+class OpenProject(ServingCalls):
     """A project on a profile.
 
     Attributes:
@@ -238,20 +67,48 @@ class OpenProject(_Serving):
         """
         return self.tables(name, at=at)[0]
 
-    def tables(self, *names: str, at: int | str | datetime | None = None) -> list[Rows]:
-        """Several tables as readers see them at one moment: a build that ends meanwhile does not count.
+    @property
+    def tables(self) -> TableListing:
+        """The tables of the lake that readers see, by name: topics' tables, declared ones, training sets.
 
+            headrace.project().tables["users"]                     # as `table("users")`
             facts, users = headrace.project().tables("facts", "users")
 
-        Args:
-            names: the names of the tables.
-            at: as for `table`: a moment, or a tag that all of them have.
-
-        Raises:
-            CallError: as `table`.
+        A call opens several tables as readers see them at one moment: a build that ends meanwhile does not
+        count. It takes `at` as `table` does: a moment, or a tag that all of them have.
         """
-        with Workspace(self.settings) as workspace:
-            return [Rows(workspace.visible, name, at) for name in names]
+        return list_tables(self.settings)
+
+    @property
+    def topics(self) -> Listing[Contract]:
+        """The topics that the project declares, by name: their contracts."""
+
+        def describe() -> tuple[Sequence[str], Sequence[Sequence[object]]]:
+            with Workspace(self.settings) as workspace:
+                contracts = workspace.project.contracts.values()
+            columns = ("topic", "table", "time", "key", "declared at")
+            return columns, [(c.topic, c.table, c.time, c.key, c.place) for c in contracts]
+
+        def names() -> list[str]:
+            with Workspace(self.settings) as workspace:
+                return list(workspace.project.contracts)
+
+        def open_contract(name: str) -> Contract:
+            with Workspace(self.settings) as workspace:
+                return workspace.project.contract(name)
+
+        remedy = f"Say in {self.settings.project}/events.py what an event is."
+        return Listing("topic", names, open_contract, remedy=remedy, describe=describe)
+
+    @property
+    def models(self) -> Listing[OpenModel]:
+        """The models that the project declares, by name: their versions, training sets and reports."""
+        return list_models(self.settings)
+
+    @property
+    def feature_services(self) -> Listing[FeatureService]:
+        """The feature services that the project declares, by name: Feast's objects."""
+        return list_feature_services(self.settings)
 
     def source(self, name: str, *, revision: str | None = None) -> pl.LazyFrame:
         """The rows of a source's files, as tables read them.

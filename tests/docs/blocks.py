@@ -1,8 +1,9 @@
-"""Runs the code blocks of a page, as a reader would: writes files, runs commands, and compares their output.
+"""The code blocks of a page: finds them, and follows them as a reader would.
 
-A block with a title is a file. In a block `console`, a line after `$ ` is a command, and the lines below it
-are its output. In the output `...` stands for any text within a line, and alone on a line for any lines.
-Seconds, ports and spaces may differ, and an id stands for the id that the reader gets.
+A block with a title is a file; in the language `diff` it is an edit of the file. In a block `console`, a line
+after `$ ` is a command, and the lines below it are its output; where a page shows no output, none is compared.
+In the output `...` stands for any text within a line, and alone on a line for any lines. Seconds, ports and
+spaces may differ, and an id stands for the id that the reader gets.
 """
 
 from __future__ import annotations
@@ -16,11 +17,40 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import click
 from tests.until import until
 
 BLOCK = re.compile(r"^```(\w+)(?: title=\"(.*?)\")?\n(.*?)^```", re.MULTILINE | re.DOTALL)
 PORT = re.compile(r"http://127\.0\.0\.1:(\d+)")
 ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
+
+
+def find_blocks(text: str, *languages: str) -> Iterator[str]:
+    """The text of each block in one of these languages."""
+    for language, _, block in BLOCK.findall(text):
+        if language in languages:
+            yield block
+
+
+def edit_file(file: Path, diff: str) -> None:
+    """Edits a file by a diff: lines of context, and lines after `-` and `+`; a line `@@` divides two edits."""
+    text = file.read_text()
+    for hunk in re.split(r"^@@.*\n", diff, flags=re.MULTILINE):
+        lines = [line or " " for line in hunk.splitlines()]
+        old, new = ("".join(line[1:] + "\n" for line in lines if line[0] in kept) for kept in (" -", " +"))
+        assert text.count(old) == 1, f"{file}:\n{old}"
+        text = text.replace(old, new)
+    file.write_text(text)
+
+
+def parse(command: click.Command, arguments: list[str]) -> None:
+    """Parses the arguments as the command line does, and calls nothing."""
+    if isinstance(command, click.Group):
+        inner = command.get_command(click.Context(command), arguments[0])
+        assert inner is not None
+        parse(inner, arguments[1:])
+    else:
+        command.make_context(command.name, list(arguments))
 
 
 class Reader:
@@ -47,11 +77,17 @@ class Reader:
             AssertionError: a command fails, or prints something else than the page shows.
         """
         for language, title, block in BLOCK.findall(page.read_text()):
-            if title:
+            if title and language == "diff":
+                edit_file(self.folder / title, block)
+            elif title:
                 (self.folder / title).write_text(block)
             elif language == "console":
                 for command, output in split_commands(block):
                     self._run(command, output, page.name)
+
+    def which(self, program: str) -> Path:
+        """The file of a program that the commands call."""
+        return Path(self._print(f"command -v {program}", program).strip())
 
     def stop(self) -> int | None:
         """Ends the server that a page started; returns its exit code."""
@@ -65,7 +101,7 @@ class Reader:
         for shown, used in self._ports.items():
             command = command.replace(f"localhost:{shown}", f"localhost:{used}")
         if command.startswith("cd "):
-            self.folder /= command.removeprefix("cd ")
+            self.folder = (self.folder / command.removeprefix("cd ")).resolve()
         elif command == "headrace up":
             self._start(output)
         else:
@@ -91,7 +127,7 @@ class Reader:
     def _start(self, output: str) -> None:
         with self._log.open("wb") as log:
             self._server = subprocess.Popen(
-                ["headrace", "up"], cwd=self.folder, env=self._environment, stdout=log, stderr=log
+                [self.which("headrace"), "up"], cwd=self.folder, env=self._environment, stdout=log, stderr=log
             )
         last = output.splitlines()[-1]
         until(lambda: last in self._log.read_text(), "up does not answer")
@@ -100,6 +136,8 @@ class Reader:
         self._ports = dict(zip(PORT.findall(output), PORT.findall(printed), strict=True))
 
     def _matches(self, printed: str, shown: str) -> bool:
+        if not shown.strip():
+            return True
         match = make_pattern(shown, self._ids).fullmatch(normalise(printed))
         for group, text in match.groupdict().items() if match else ():
             self._ids[group.removeprefix("id_").replace("_", "-")] = text
