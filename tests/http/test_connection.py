@@ -201,9 +201,13 @@ def test_empty_lines_hold_no_connection_open(
         assert b"HTTP/1.1 408 " in read_all(client)
 
 
-def test_after_an_early_response_the_rest_of_the_body_holds_no_connection_open(server: HttpServer) -> None:
-    sent = HEAD.replace(b"localhost", b"evil.example").replace(b"Length: 9", b"Length: 900000") + b"["
-    with connect_clients(server, 1, sent) as (client,):
+@pytest.mark.parametrize("length", [b"Content-Length: 900000", b"Transfer-Encoding: chunked"])
+def test_after_an_early_response_the_rest_of_the_body_holds_no_connection_open(app: App, length: bytes) -> None:
+    sent = HEAD.replace(b"localhost", b"evil.example").replace(b"Content-Length: 9", length) + b"5\r\n["
+    with (
+        serve(GuardMiddleware(app, "127.0.0.1", body_seconds=0.2), "127.0.0.1", 0) as server,
+        connect_clients(server, 1, sent) as (client,),
+    ):
         assert read_all(client).startswith(b"HTTP/1.1 421 ")
 
 
