@@ -332,7 +332,7 @@ class SpoolingPredictor:
         return predictions
 
     def _append_to_spool(self, predictions: Sequence[Prediction]) -> None:
-        self._write([self._encode(prediction) for prediction in predictions])
+        self._write_records([self._encode_record(prediction) for prediction in predictions])
 
     def _append_each(self, predictions: Sequence[Prediction]) -> list[Prediction | Exception]:
         """Appends the predictions of several requests: for each it returns the prediction, or the error."""
@@ -340,17 +340,17 @@ class SpoolingPredictor:
         records = []
         for prediction in predictions:
             try:
-                records.append(self._encode(prediction))
+                records.append(self._encode_record(prediction))
                 answers.append(prediction)
             except OversizedPrediction as error:
                 answers.append(error)
         try:
-            self._write(records)
+            self._write_records(records)
         except Unavailable as error:
             return [error if isinstance(answer, Prediction) else answer for answer in answers]
         return answers
 
-    def _encode(self, prediction: Prediction) -> bytes:
+    def _encode_record(self, prediction: Prediction) -> bytes:
         """The prediction's record. Raises OversizedPrediction."""
         record = _encode(prediction)
         if len(record) > self.max_bytes:
@@ -361,7 +361,7 @@ class SpoolingPredictor:
             )
         return record
 
-    def _write(self, records: Sequence[bytes]) -> None:
+    def _write_records(self, records: Sequence[bytes]) -> None:
         try:
             self._spool.append(*records)
         except OSError as error:  # a prediction that cannot be traced must not be returned
