@@ -332,7 +332,7 @@ class SpoolingPredictor:
         return predictions
 
     def _append_to_spool(self, predictions: Sequence[Prediction]) -> None:
-        self._write_records([self._encode_record(prediction) for prediction in predictions])
+        _append_records(self._spool, [_encode_record(prediction, self.max_bytes) for prediction in predictions])
 
     def _append_each(self, predictions: Sequence[Prediction]) -> list[Prediction | Exception]:
         """Appends the predictions of several requests: for each it returns the prediction, or the error."""
@@ -340,32 +340,34 @@ class SpoolingPredictor:
         records = []
         for prediction in predictions:
             try:
-                records.append(self._encode_record(prediction))
+                records.append(_encode_record(prediction, self.max_bytes))
                 answers.append(prediction)
             except OversizedPrediction as error:
                 answers.append(error)
         try:
-            self._write_records(records)
+            _append_records(self._spool, records)
         except Unavailable as error:
             return [error if isinstance(answer, Prediction) else answer for answer in answers]
         return answers
 
-    def _encode_record(self, prediction: Prediction) -> bytes:
-        """The prediction's record. Raises OversizedPrediction."""
-        record = _encode(prediction)
-        if len(record) > self.max_bytes:
-            raise OversizedPrediction(
-                f"The prediction's record, with the request in it, would have {len(record):,} bytes;"
-                f" the limit is {self.max_bytes:,}.",
-                details={"instance": prediction.instance},
-            )
-        return record
 
-    def _write_records(self, records: Sequence[bytes]) -> None:
-        try:
-            self._spool.append(*records)
-        except OSError as error:  # a prediction that cannot be traced must not be returned
-            raise Unavailable(f"the prediction cannot be written to the spool: {error.strerror}") from error
+def _encode_record(prediction: Prediction, max_bytes: int) -> bytes:
+    """The prediction's record. Raises OversizedPrediction if it has more bytes."""
+    record = _encode(prediction)
+    if len(record) > max_bytes:
+        raise OversizedPrediction(
+            f"The prediction's record, with the request in it, would have {len(record):,} bytes;"
+            f" the limit is {max_bytes:,}.",
+            details={"instance": prediction.instance},
+        )
+    return record
+
+
+def _append_records(spool: Spool, records: Sequence[bytes]) -> None:
+    try:
+        spool.append(*records)
+    except OSError as error:  # a prediction that cannot be traced must not be returned
+        raise Unavailable(f"the prediction cannot be written to the spool: {error.strerror}") from error
 
 
 def _trace(
