@@ -16,6 +16,8 @@ from tests.until import until
 
 from headrace import registry
 from headrace.kernel.process import is_alive, mark_of
+from headrace.serving.batches.worker import BatchWorker
+from headrace.serving.kept import find_kept_releases
 from headrace.serving.release import Arm
 from headrace.serving.servable import Servable
 
@@ -275,3 +277,8 @@ def test_a_version_that_refuses_missing_features_refuses_them_in_a_large_request
     assert answer.status_code == 422
     assert answer.json() == by_replica.json()
     assert len(answer.json()["error"]["instances"]) == COUNT - 2
+
+
+def test_only_the_replica_writes_down_the_releases_in_force(project, tmp_path):
+    assert BatchWorker(project, [], tmp_path)._models.released
+    assert not find_kept_releases(project).exists()

@@ -128,6 +128,8 @@ class Models:
         settings: the project's settings.
         names: the models to predict; empty: every model that is released.
         served: the MLflow models; None: there are none.
+        keeps_releases: whether the releases in force are written down for the next start without a log. Of
+            several processes that follow them, one must not put back what another has replaced.
 
     Attributes:
         settings: the project's settings.
@@ -138,9 +140,15 @@ class Models:
     """
 
     def __init__(
-        self, settings: Settings, names: Sequence[str] = (), served: ServedModels | None = None
+        self,
+        settings: Settings,
+        names: Sequence[str] = (),
+        served: ServedModels | None = None,
+        *,
+        keeps_releases: bool = True,
     ) -> None:
         self._served = served
+        self._keeps_releases = keeps_releases
         self.settings = settings
         self.selected = frozenset(names)
         self._registry = registry.open(settings)
@@ -321,7 +329,7 @@ class Models:
         for name, release in self._latest.items():
             if (not self.selected or name in self.selected) and self._is_due(name, release):
                 changed |= self._activate(name, release)
-        if changed:
+        if changed and self._keeps_releases:
             make_private(self._file.parent)
             # A model without a release in force keeps the one that it had, for the next start.
             releases = {name: release for name, release in self._kept.items() if name in self.failed}

@@ -60,7 +60,7 @@ class BatchWorker:
     """
 
     def __init__(self, settings: Settings, names: Sequence[str], folder: Path) -> None:
-        self._models = Models(settings, names)
+        self._models = Models(settings, names, keeps_releases=False)
         self._slot = MetricsSlot(folder / "metrics")
         self._metrics = Metrics(self._slot.counts)
         self._spans = PredictionSpans()
