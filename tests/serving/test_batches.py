@@ -16,8 +16,8 @@ from tests.until import until
 
 from headrace import registry
 from headrace.kernel.process import is_alive, mark_of
-from headrace.serving.batches.worker import BatchWorker
 from headrace.serving.kept import find_kept_releases
+from headrace.serving.models import Models
 from headrace.serving.release import Arm
 from headrace.serving.servable import Servable
 
@@ -279,6 +279,9 @@ def test_a_version_that_refuses_missing_features_refuses_them_in_a_large_request
     assert len(answer.json()["error"]["instances"]) == COUNT - 2
 
 
-def test_only_the_replica_writes_down_the_releases_in_force(project, tmp_path):
-    assert BatchWorker(project, [], tmp_path)._models.released
-    assert not find_kept_releases(project).exists()
+def test_only_the_replica_writes_down_the_releases_in_force(project):
+    for keeps_releases in (False, True):
+        models = Models(project, keeps_releases=keeps_releases)
+        assert models.released
+        assert find_kept_releases(project).exists() is keeps_releases
+        models.close()
