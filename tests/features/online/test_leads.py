@@ -210,16 +210,16 @@ def test_a_lead_that_another_process_changed_meanwhile_does_not_end(project, lak
     lead_wrongly(store, VIEW, committed)
     current = store.position(VIEW)
     for other in (current.with_leads({0: Lead(0, 1)}), current.with_offsets({0: 1}).with_leads(current.leads)):
-        store.end_leads(VIEW, other, [0, 1])
+        store.end_leads([VIEW], other, [0, 1])
         assert store.position(VIEW) == current
-    store.end_leads(VIEW, current, [1])
+    store.end_leads([VIEW], current, [1])
     assert store.position(VIEW) == current
-    store.end_leads(VIEW, current, [0])
+    store.end_leads([VIEW], current, [0])
     assert store.position(VIEW) == current.with_leads({})
     assert isinstance(current, LeadingPosition)
     assert not isinstance(store.position(VIEW), LeadingPosition)
     with pytest.raises(CallError, match="not in the online store"):
-        store.end_leads(activity("twice", "unknown"), current, [0])
+        store.end_leads([VIEW, activity("twice", "unknown")], current, [0])
 
 
 def test_a_view_whose_lead_the_log_lost_is_filled_again(project, log, lake, store, contract, caplog):

@@ -177,19 +177,16 @@ class EntityStore:
                 database.set_position(view, new_position)
         faults.reach("online.apply.committed")
 
-    def end_leads(self, view: WindowedView, at: LogPosition, partitions: Collection[int]) -> None:
+    def end_leads(self, views: Sequence[WindowedView], at: LogPosition, partitions: Collection[int]) -> None:
         """See OnlineStore."""
-        with self._writing(view):
-            current = self._database.position(view)
-            if isinstance(current, LogPosition):
-                confirmed = leads_of(at)
-                kept = {
-                    p: lead
-                    for p, lead in leads_of(current).items()
-                    if p not in partitions
-                    or (current.next_offset(p), lead) != (at.next_offset(p), confirmed.get(p))
-                }
-                self._database.set_position(view, current.with_leads(kept))
+        ended = {p: (at.next_offset(p), lead) for p, lead in leads_of(at).items() if p in partitions}
+        with self._writing(*views):
+            for view in views:
+                current = self._database.position(view)
+                if isinstance(current, LogPosition):
+                    leads = leads_of(current).items()
+                    kept = {p: lead for p, lead in leads if ended.get(p) != (current.next_offset(p), lead)}
+                    self._database.set_position(view, current.with_leads(kept))
 
     def lookup(self, plan: FeaturePlan, keys: Sequence[Mapping[str, object]], at: int) -> LookupResult:
         """See OnlineStore."""

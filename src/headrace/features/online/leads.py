@@ -108,6 +108,7 @@ class LeadWatch:
         for digest in self._confirmed.keys() - positions.keys():
             del self._confirmed[digest]
         digests: dict[tuple[int, int, int], int] = {}
+        groups: dict[str, tuple[LogPosition, list[WindowedView]]] = {}  # confirmed views at one position
         for view in views:
             current = positions.get(view.digest)
             if not isinstance(current, LogPosition) or current.log_id != position.log_id:
@@ -122,20 +123,23 @@ class LeadWatch:
                 for p, lead in leads_of(current).items()
                 if p in self._partitions
             ):
-                self._end_leads(view, current)
+                groups.setdefault(repr(current), (current, []))[1].append(view)
             else:
                 self._fill_again(view)
+        for current, group in groups.values():
+            self._end_leads(group, current)
 
-    def _end_leads(self, view: WindowedView, current: LogPosition) -> None:
-        """Records that the view is confirmed at this position, and removes its leads."""
+    def _end_leads(self, views: list[WindowedView], current: LogPosition) -> None:
+        """Records that the views are confirmed at this position, and removes their leads."""
         leads = leads_of(current)
         others = {p: lead for p, lead in leads.items() if p not in self._partitions}
         if len(others) < len(leads):
             try:
-                self._store.end_leads(view, current, self._partitions)
-            except CallError:  # another process dropped the view
+                self._store.end_leads(views, current, self._partitions)
+            except CallError:  # another process dropped a view: the next call ends the leads of the others
                 return
-        self.note(view, current.with_leads(others))
+        for view in views:
+            self.note(view, current.with_leads(others))
 
     def _digest_rows(
         self, partition: int, start: int, end: int, digests: dict[tuple[int, int, int], int]

@@ -205,12 +205,12 @@ class OnlineStore(Protocol):
             Conflict: a view has another position in one of those log partitions; nothing was written.
         """
 
-    def end_leads(self, view: WindowedView, at: LogPosition, partitions: Collection[int]) -> None:
-        """Removes the leads that the view has at the position `at` in these log partitions, because the table
-        has their events. A lead that another process has changed meanwhile stays.
+    def end_leads(self, views: Sequence[WindowedView], at: LogPosition, partitions: Collection[int]) -> None:
+        """Removes the leads that the views have at the position `at` in these log partitions, because the
+        table has their events: one transaction. A lead that another process has changed meanwhile stays.
 
         Raises:
-            CallError: the view is not in the store.
+            CallError: a view is not in the store; nothing was written.
         """
 
     def lookup(self, plan: FeaturePlan, keys: Sequence[Mapping[str, object]], at: int) -> LookupResult:
