@@ -23,7 +23,6 @@ PAGES = [
     pytest.param(page, id=str(page.relative_to(ROOT)))
     for pattern in (
         "README.md",
-        "examples/*/README.md",
         "docs/*.md",
         "docs/[!d]*/*.md",
     )  # decisions are history
