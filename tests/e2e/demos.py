@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
 import re
-import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -123,10 +123,15 @@ def follow_readme(readme: Path, folder: Path) -> None:
 
 
 def _run(command: str, folder: Path) -> str:
-    program, *arguments = shlex.split(command, comments=True)
-    path = Path(sys.executable).with_name(program)
+    environment = {**os.environ, "PATH": f"{HEADRACE.parent}{os.pathsep}{os.environ['PATH']}"}
     process = subprocess.run(
-        [path, *arguments], cwd=folder, capture_output=True, text=True, timeout=300, check=False
+        ["/bin/bash", "-c", command],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
     )
     assert process.returncode == 0, f"$ {command}\n{process.stdout}{process.stderr}"
     return process.stdout + process.stderr
