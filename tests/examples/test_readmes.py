@@ -17,12 +17,12 @@ READMES = sorted(EXAMPLES.glob("*/README.md"))
 
 
 def commands(text: str) -> Iterator[list[str]]:
-    """The words of each command, without those behind `&&`."""
+    """The words of each command, without those behind `&&` or `;`."""
     for block in find_blocks(text, "console", "sh"):
         for line in block.splitlines():
             match = re.match(r"\$ (.*)|((?:headrace|python) .*)", line)
             if match:
-                yield shlex.split((match[1] or match[2]).partition("&&")[0], comments=True)
+                yield shlex.split(re.split(r"&&|;", match[1] or match[2])[0], comments=True)
 
 
 CASES = [
