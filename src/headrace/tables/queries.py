@@ -6,7 +6,6 @@ leaves the old rows and the old cursor, or the new ones.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import timedelta
 from pathlib import Path
@@ -24,6 +23,7 @@ from headrace.kernel.faults import reach
 from headrace.kernel.position import SnapshotPosition
 from headrace.kernel.properties import AUDIT, CODE, QUERY_ROWS
 from headrace.kernel.run import Dataset, run
+from headrace.kernel.scratch import make_scratch
 from headrace.lake import Lake, LakeTable, Snapshot
 from headrace.lake.schema import stored_schema
 from headrace.projects.project import Project
@@ -114,8 +114,8 @@ def _replace_all(
 ) -> _Outcome:
     """Reads all rows, and replaces the table unless it has the same ones."""
     table = audit.table
-    with tempfile.TemporaryDirectory(dir=project.settings.make_state()) as folder:
-        files, digest, rows = _spill(Path(folder), _batches(table, query, database.read(query.sql)))
+    with make_scratch(project.settings.make_state() / "scratch") as folder:
+        files, digest, rows = _spill(folder, _batches(table, query, database.read(query.sql)))
         recorded = None if stored is None else stored.property(QUERY_ROWS)
         if stored is not None and recorded == digest and stored.property(CODE) == code:
             return _keep(audit, stored, f"read {plural(rows, 'row')}, and none has changed")
