@@ -201,9 +201,24 @@ def test_empty_lines_hold_no_connection_open(
         assert b"HTTP/1.1 408 " in read_all(client)
 
 
-def test_after_an_early_response_the_rest_of_the_body_holds_no_connection_open(server: HttpServer) -> None:
-    sent = HEAD.replace(b"localhost", b"evil.example").replace(b"Length: 9", b"Length: 900000") + b"["
-    with connect_clients(server, 1, sent) as (client,):
+@pytest.mark.parametrize("trailer", [b"a: " + 1_000 * b"b" + b"\r\n", b"b" * 1_000], ids=["many", "one"])
+@pytest.mark.parametrize("begin", [b"2\r\n[]\r\n0\r\na: ", b"2\r\n[]\r\n2;a="], ids=["trailers", "extension"])
+def test_trailers_without_end_are_refused(server: HttpServer, begin: bytes, trailer: bytes) -> None:
+    head = HEAD.replace(b"Content-Length: 9", b"Transfer-Encoding: chunked")
+    with connect_clients(server, 1, head + begin) as (client,), contextlib.suppress(ConnectionError):
+        for _ in range(100_000):
+            client.sendall(trailer)
+        pytest.fail("100 MB were read")
+    assert send_requests(server, 1) == [200]
+
+
+@pytest.mark.parametrize("length", [b"Content-Length: 900000", b"Transfer-Encoding: chunked"])
+def test_after_an_early_response_the_rest_of_the_body_holds_no_connection_open(app: App, length: bytes) -> None:
+    sent = HEAD.replace(b"localhost", b"evil.example").replace(b"Content-Length: 9", length) + b"5\r\n["
+    with (
+        serve(GuardMiddleware(app, "127.0.0.1", body_seconds=0.2), "127.0.0.1", 0) as server,
+        connect_clients(server, 1, sent) as (client,),
+    ):
         assert read_all(client).startswith(b"HTTP/1.1 421 ")
 
 

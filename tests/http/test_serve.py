@@ -97,6 +97,7 @@ def test_a_too_large_body_is_refused_by_its_header_and_by_its_bytes(server: Http
         ("/echo", {}, 413),
         ("/echo", {"Content-Type": "text/plain"}, 415),
         ("/echo", {"Content-Encoding": "gzip"}, 415),
+        ("/echo", {"Host": "evil.example"}, 421),
     ],
 )
 def test_a_client_that_sends_all_before_it_reads_gets_the_refusal(

@@ -3,10 +3,11 @@
 import os
 import sqlite3
 from contextlib import closing
+from importlib import import_module
 
 from headrace import registry
 from headrace.config.settings import Settings
-from headrace.registry.internals import ADDRESSES, ARTIFACT_ROOT, TABLES
+from headrace.registry.internals import ADDRESSES, ARTIFACT_ROOT, FUNCTIONS, TABLES
 
 
 def test_a_store_has_the_listed_tables_and_columns(settings: Settings) -> None:
@@ -22,3 +23,8 @@ def test_the_store_makes_no_folder_in_the_working_directory(settings: Settings) 
     assert registry.open(settings).experiment
     assert os.environ[ARTIFACT_ROOT] == settings.place("mlflow", "artifacts").as_uri()
     assert "mlruns" not in os.listdir()
+
+
+def test_the_modules_have_the_listed_functions() -> None:
+    for module, functions in FUNCTIONS.items():
+        assert all(callable(getattr(import_module(module), name)) for name in functions)

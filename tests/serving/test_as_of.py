@@ -156,6 +156,7 @@ def test_the_version_of_that_time_answers(logged, ask):
         ("2020-01-01T00:00:00Z", {"version": "1"}, 422, "table 'facts', which the features of view 'facts'"),
         ("2020-01-01T00:00:00Z", {"version": "-1"}, 400, "is not the number of a version"),
         ("2020-01-01T00:00:00Z", {"colour": "red"}, 400, "there may only be version"),
+        ("2020-01-01T00:00:00Z", {"explain": "yes"}, 400, "which must be 0 or 1"),
     ],
 )
 def test_a_moment_that_cannot_be_answered_is_named(ask, moment, query, status, message):

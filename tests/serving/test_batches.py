@@ -3,6 +3,9 @@
 import os
 import shutil
 import signal
+import subprocess
+import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
@@ -12,7 +15,9 @@ from tests.serving.small_project import plan_of, put_bundle, put_features, put_r
 from tests.until import until
 
 from headrace import registry
+from headrace.kernel.process import is_alive, mark_of
 from headrace.serving.release import Arm
+from headrace.serving.servable import Servable
 
 COUNT = 1_000  # instances of a large request: 46 KB
 
@@ -34,6 +39,10 @@ def ask(client, body=None, path="/predict/purchase?explain=1"):
 
 def lane_of(client):
     return client.endpoint._handler._batches
+
+
+def count_large(client):
+    return client.endpoint._handler._large.count
 
 
 def start_worker(client):
@@ -87,7 +96,7 @@ def test_single_requests_and_probes_are_answered_while_a_large_one_is(client):
     worker = start_worker(client)
     with ThreadPoolExecutor(1) as thread, suspend(worker):
         large = thread.submit(ask, client)
-        until(lambda: lane_of(client)._lane._waiting == 1)
+        until(lambda: count_large(client) == 1)
         assert [ask(client, INSTANCE).status_code for _ in range(20)] == [200] * 20
         assert client.get("/healthz").status_code == client.get("/metrics").status_code == 200
         assert not large.done()
@@ -122,7 +131,7 @@ def test_what_the_process_cannot_load_the_replica_answers_itself(client, project
     assert {prediction["version"] for prediction in ask(client).json()["predictions"]} == {1}
     with suspend(worker), ThreadPoolExecutor(1) as thread:
         large = thread.submit(ask, client)  # it did ask the process
-        until(lambda: lane_of(client)._lane._waiting == 1)
+        until(lambda: count_large(client) == 1)
         os.kill(worker, signal.SIGCONT)
         assert large.result().status_code == 200
 
@@ -168,7 +177,7 @@ def test_a_large_request_for_features_is_answered_as_by_the_replica(client):
     worker = start_worker(client)
     with suspend(worker), ThreadPoolExecutor(1) as thread:
         large = thread.submit(ask, client, body, "/v1/features")
-        until(lambda: lane_of(client)._lane._waiting == 1)
+        until(lambda: count_large(client) == 1)
         os.kill(worker, signal.SIGCONT)
         answer = large.result()
     assert answer.json()["rows"] == by_replica.json()["rows"]
@@ -179,7 +188,7 @@ def test_a_process_that_is_killed_costs_its_request_and_is_started_again(client,
     with ThreadPoolExecutor(1) as thread:
         os.kill(worker, signal.SIGSTOP)
         large = thread.submit(ask, client)
-        until(lambda: lane_of(client)._lane._waiting == 1)
+        until(lambda: count_large(client) == 1)
         os.kill(worker, signal.SIGKILL)
         answer = large.result()
     assert (answer.status_code, answer.headers["Retry-After"]) == (503, "1")
@@ -192,12 +201,60 @@ def test_more_large_requests_than_the_limit_are_refused_with_429(project):
     with run_endpoint(project.with_values(max_batches=1)) as client, ThreadPoolExecutor(1) as thread:
         with suspend(start_worker(client)):
             large = thread.submit(ask, client)
-            until(lambda: lane_of(client)._lane._waiting == 1)
+            until(lambda: count_large(client) == 1)
             refused = ask(client)
             assert (refused.status_code, refused.headers["Retry-After"]) == (429, "1")
             assert ask(client, INSTANCE).status_code == 200
         assert large.result().status_code == 200
         assert 'headrace_predict_answers_total{status="429"} 1' in client.get("/metrics").text
+
+
+def test_the_limit_holds_while_the_process_starts(project, monkeypatch):
+    is_open, predict = threading.Event(), Servable.predict
+    monkeypatch.setattr(Servable, "predict", lambda self, matrix: is_open.wait(60) and predict(self, matrix))
+    with run_endpoint(project.with_values(max_batches=1)) as client, ThreadPoolExecutor(1) as thread:
+        large = thread.submit(ask, client)  # answered by the replica
+        until(lambda: count_large(client) == 1)
+        refused = ask(client)
+        is_open.set()
+        assert (refused.status_code, large.result().status_code) == (429, 200)
+
+
+def test_while_many_large_requests_wait_they_are_not_copied_to_shadows_and_counted(client, project):
+    released = put_release(project, Arm(1), Arm(2, shadow=True, name="shadow"))
+    until(lambda: client.get("/models").json()["models"]["purchase"]["release"]["id"] == released.id)
+    worker = start_worker(client)  # by a first request, which the replica answers
+    with ThreadPoolExecutor(6) as threads, suspend(worker):
+        waiting = [threads.submit(ask, client) for _ in range(6)]
+        until(lambda: count_large(client) == 6)
+        os.kill(worker, signal.SIGCONT)
+        assert [answer.result().status_code for answer in waiting] == [200] * 6
+    logged = []
+
+    def count_copies():
+        logged.extend(ship_predictions(project)[len(logged) :])
+        return sum(prediction.shadow for prediction in logged)
+
+    until(lambda: count_copies() == (1 + 4) * COUNT)
+    assert sum(not prediction.shadow for prediction in logged) == (1 + 6) * COUNT
+    assert "headrace_shed_shadows_total 2" in client.get("/metrics").text
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process that its parent ended")
+def test_the_process_of_a_killed_replica_ends_while_it_works():
+    """It works on its first frame: a pickle that sleeps."""
+    script = (
+        "import pickle, time\nfrom headrace.serving.lane import Lane\n"
+        "class Sleep:\n    def __reduce__(self): return time.sleep, (600,)\n"
+        "lane = Lane('headrace.serving.as_of.worker', pickle.dumps(Sleep()), work='sleeps', longest=600.0)\n"
+        "print(lane._start().pid, flush=True)\ntime.sleep(600)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE) as replica:
+        worker = int(replica.stdout.readline())
+        until(lambda: os.getpriority(os.PRIO_PROCESS, worker) >= 10)  # it has begun
+        mark = mark_of(worker)
+        replica.kill()
+    until(lambda: not is_alive(mark))
 
 
 def test_the_process_ends_with_the_replica(project):

@@ -27,6 +27,7 @@ from headrace.serving.endpoint import MAX_BODY
 from headrace.serving.models import Models
 from headrace.serving.prediction import TOPIC
 from headrace.serving.release import Arm
+from headrace.serving.servable import Servable
 from headrace.serving.spool import Spool, find_oversized
 
 
@@ -170,6 +171,22 @@ def test_a_shadow_predicts_copies_for_the_log_alone(client, project):
     answer, copy = sorted(ship_predictions(project), key=lambda prediction: prediction.shadow)
     assert (copy.shadow_of, copy.version, copy.shadow, copy.arm) == (answer.id, 2, True, "shadow")
     assert answer.value > 0.5 > copy.value
+
+
+def test_a_shadow_that_fails_is_counted_and_does_no_harm(client, project, monkeypatch):
+    """Whatever its model's library raises: torch, for example, raises RuntimeError."""
+    await_release(client, put_release(project, Arm(1), Arm(2, shadow=True, name="shadow")))
+    predict = Servable.predict
+
+    def predict_unless_shadow(servable, matrix):
+        if servable.version == 2:
+            raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+        return predict(servable, matrix)
+
+    monkeypatch.setattr(Servable, "predict", predict_unless_shadow)
+    assert client.post("/predict/purchase", json=INSTANCE).json()["version"] == 1
+    until(lambda: "headrace_failed_shadows_total 1" in client.get("/metrics").text)
+    assert len(ship_predictions(project)) == 1
 
 
 def test_a_release_that_cannot_be_activated_leaves_the_one_before_in_force(client, project, boosters):

@@ -45,7 +45,7 @@ def gate(monkeypatch):
 def test_more_requests_than_the_limit_are_refused_with_429_and_probes_answered(project, gate):
     with run_endpoint(project.with_values(max_requests=2)) as client, ThreadPoolExecutor(2) as threads:
         waiting = [threads.submit(client.post, "/predict/purchase", json=LARGE, timeout=60) for _ in range(2)]
-        until(lambda: client.endpoint._handler._requests == 2)
+        until(lambda: client.endpoint._handler._requests.count == 2)
         for path in PROTOCOLS:
             refused = client.post(path, json=INSTANCE)
             assert (refused.status_code, refused.headers["Retry-After"]) == (429, "1"), path

@@ -13,6 +13,8 @@ from tests.until import until
 
 from headrace import registry
 from headrace.declare.trainers import Sklearn, Torch, XGBoost
+from headrace.features.online.lookup import Lookup
+from headrace.features.online.store import StoreUnavailable
 from headrace.features.plan import PlanField, encode_plan
 from headrace.features.values.matrix import Encoding
 from headrace.kernel.errors import Unavailable
@@ -76,8 +78,13 @@ def single(**fields):
 
 
 @pytest.fixture
-def predictor(project):
-    predictor = SpoolingPredictor(project.place("serving", "spool"), Metrics())
+def metrics():
+    return Metrics()
+
+
+@pytest.fixture
+def predictor(project, metrics):
+    predictor = SpoolingPredictor(project.place("serving", "spool"), metrics)
     yield predictor
     predictor.close()
 
@@ -126,15 +133,39 @@ def test_a_bad_request_does_not_fail_its_neighbours(project, boosters, predictor
     assert [prediction.error for prediction in logged if prediction.error] == ["missing_features"]
 
 
-def test_a_record_that_is_too_large_does_not_fail_its_neighbours(project, boosters, predictor):
+def test_a_record_that_is_too_large_does_not_fail_its_neighbours(project, boosters, metrics, predictor):
     put_bundle(project, boosters, 3, plan_of(request=(PlanField("note", "string"),)))
     put_release(project, Arm(3))
     predictor.max_bytes = 2_000
     requests = [single(note="a"), single(note="b" * 2_000), single(note="c")]
     answers = predictor.predict_together(Models(project).released["purchase"], requests)
     assert [type(answer).__name__ for answer in answers] == ["Prediction", "OversizedPrediction", "Prediction"]
+    (counts,) = metrics.counts.arms
+    assert (counts.predictions, sum(counts.latency.buckets)) == (3, 1)  # as often as they were made
     ids = {answer.id for answer in answers if isinstance(answer, Prediction)}
     assert {prediction.id for prediction in ship_predictions(project)} == ids
+
+
+def test_a_store_that_is_away_is_waited_for_once(project, metrics, predictor, monkeypatch):
+    calls = []
+
+    def fail(self, requests, at):
+        calls.append(len(requests))
+        raise StoreUnavailable("away")
+
+    model = Models(project).released["purchase"]
+    monkeypatch.setattr(Lookup, "features", fail)
+    answers = predictor.predict_together(model, [single(), single()])
+    assert [type(answer) for answer in answers] == [StoreUnavailable] * 2
+    assert calls == [2]
+    assert metrics.counts.arms[0].errors == {"unavailable": 2}
+
+
+def test_a_spool_that_cannot_be_written_refuses_each_and_predicts_once(project, metrics, predictor):
+    predictor.close()
+    answers = predictor.predict_together(Models(project).released["purchase"], [single(), single()])
+    assert [type(answer) for answer in answers] == [Unavailable] * 2
+    assert metrics.counts.arms[0].predictions == 2
 
 
 def test_each_arm_answers_its_own_requests(project, predictor):

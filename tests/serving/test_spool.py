@@ -7,6 +7,7 @@ import sys
 
 import pytest
 from tests.log.topics import set_largest_batch
+from tests.until import until
 
 from headrace import log
 from headrace.kernel.files import create_draft
@@ -195,4 +196,19 @@ def test_a_kill_leaves_one_file_of_an_oversized_prediction(folder, kafka, monkey
                 ship(folder, kafka)
     assert ship(folder, kafka).oversized == 1
     assert len(find_oversized(folder)) == 1
+    spool.close()
+
+
+def test_a_folder_that_cannot_be_used_ends_no_shipper(folder, topics):
+    spool = Spool(folder)
+    spool.append(b"one")
+    (path,) = folder.glob("*.spool")
+    path.with_suffix(".shipped").mkdir()
+    shipper = Shipper(folder, lambda: log.open(f"sqlite://{folder.parent}/log"), interval=0.01)
+    until(lambda: shipper.error is not None)
+    assert "spool of predictions" in str(shipper.error)
+    path.with_suffix(".shipped").rmdir()
+    until(lambda: shipper.error is None)
+    shipper.stop()
+    assert read_log(topics) == [b"one"]
     spool.close()

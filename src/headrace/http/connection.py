@@ -26,7 +26,7 @@ __all__ = ["Connection", "WaitingConnections", "raise_file_limit"]
 
 _log = logging.getLogger("headrace.http")
 _HEAD_SECONDS = 10.0  # for a request line and headers
-_HEAD_BYTES = 64 * 1024
+_HEAD_BYTES = 64 * 1024  # of a head, and of what is no part of a body
 _IDLE_SECONDS = 30.0  # until the next request
 _WRITE_SECONDS = 30.0  # without the client reading any of a response
 _CLOSE_SECONDS = 5.0  # for a closed connection to send what was written
@@ -90,8 +90,8 @@ class Connection(HttpToolsProtocol):
         self._timer: asyncio.TimerHandle | None = None  # of the wait for the client
         self._write_timer: asyncio.TimerHandle | None = None
         self._awaits_head = False
-        self._heads = 0  # of requests that have begun
-        self._head_bytes = 0
+        self._progress = 0  # requests that have begun, and parts of bodies
+        self._other_bytes = 0  # since the last progress: of a head, of trailers
         self._refusal: tuple[int, str, str] | None = None  # waits for the answers to the requests before it
 
     def connection_made(self, transport: Any) -> None:
@@ -105,12 +105,12 @@ class Connection(HttpToolsProtocol):
             self._await_head()  # also if the data is not a request yet, such as an empty line
         if self._refusal is not None:
             return
-        head = self._heads
+        progress = self._progress
         self._unset_keepalive_if_required()
         self._parse(data)
-        if self._awaits_head and self._heads == head:
-            self._head_bytes += len(data)
-            if self._head_bytes > _HEAD_BYTES:
+        if self._progress == progress:
+            self._other_bytes += len(data)
+            if self._other_bytes > _HEAD_BYTES:
                 self._refuse(431, "too_large", "The headers are too large.")
 
     def on_message_begin(self) -> None:
@@ -125,6 +125,10 @@ class Connection(HttpToolsProtocol):
         self._cancel_timer()
         self._waiting.add(self)  # for the body
         super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        self._note_progress()
+        super().on_body(body)
 
     def on_message_complete(self) -> None:
         if self.parser.should_upgrade():
@@ -199,9 +203,12 @@ class Connection(HttpToolsProtocol):
 
     def _await_head(self) -> None:
         self._awaits_head = True
-        self._heads += 1
-        self._head_bytes = 0
+        self._note_progress()
         self._start_timer(_HEAD_SECONDS, self._time_out_head)
+
+    def _note_progress(self) -> None:
+        self._progress += 1
+        self._other_bytes = 0
 
     def _time_out_head(self) -> None:
         if self._is_idle():

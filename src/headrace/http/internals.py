@@ -14,6 +14,7 @@ INTERNALS = {
         "data_received",
         "headers",
         "loop",
+        "on_body",
         "on_headers_complete",
         "on_message_begin",
         "on_message_complete",

@@ -147,7 +147,8 @@ class GuardMiddleware:
 
     def _check(self, scope: Scope) -> None:
         if self._loopback and not is_local_host(find_header(scope, b"host")):
-            raise HttpError(421, "host", "This server answers to localhost, 127.0.0.1 and [::1] only.")
+            what = "This server answers to localhost, 127.0.0.1 and [::1] only."
+            raise HttpError(421, "host", what, close=True)
         if scope["path"] not in self._open_paths and not self._is_authorized(scope):
             raise HttpError(
                 401, "token", "A bearer token is needed.", headers={"WWW-Authenticate": "Bearer"}, close=True

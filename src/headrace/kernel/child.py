@@ -19,7 +19,15 @@ from headrace.kernel.errors import HeadraceError
 from headrace.kernel.process import kill_started
 from headrace.kernel.secrets import clean_text
 
-__all__ = ["end_with_parent", "log_error", "report_alive", "report_event", "report_ready", "run_work"]
+__all__ = [
+    "end_with_parent",
+    "kill_with_parent",
+    "log_error",
+    "report_alive",
+    "report_event",
+    "report_ready",
+    "run_work",
+]
 
 _GRACE = 10.0  # seconds to end by itself once its parent has ended
 _PR_SET_PDEATHSIG = 1
@@ -73,9 +81,19 @@ def end_with_parent() -> None:
     """
     is_orphan = threading.Event()
     atexit.register(_kill_started_if, is_orphan)
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGCONT)
+    _ask_signal(signal.SIGCONT)
     threading.Thread(target=_follow_parent, args=[is_orphan], name="parent", daemon=True).start()
+
+
+def kill_with_parent() -> None:
+    """Has the system kill this process when the thread that started it ends; on Linux only."""
+    _ask_signal(signal.SIGKILL)
+
+
+def _ask_signal(number: int) -> None:
+    """Asks for a signal when the thread that started this process ends."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, number)
 
 
 def _follow_parent(is_orphan: threading.Event) -> None:

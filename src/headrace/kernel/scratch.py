@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -14,20 +15,23 @@ from headrace.kernel.private import make_private
 
 __all__ = ["make_scratch"]
 
+_PREFIX = "headrace-scratch-"
+
 
 @contextmanager
-def make_scratch(parent: Path) -> Iterator[Path]:
+def make_scratch(parent: Path | None = None) -> Iterator[Path]:
     """A private folder in `parent`, removed after the block. Those of killed processes are removed too.
 
     Args:
-        parent: a folder for scratch folders alone; it is made if it is missing.
+        parent: it is made if it is missing. None: the system's temporary folder.
 
     Raises:
         OSError: the disk is full, or the folder may not be written.
     """
+    parent = parent or Path(tempfile.gettempdir())
     make_private(parent)
-    for folder in parent.iterdir():
-        with suppress(OSError):  # another process removes it
+    for folder in parent.glob(f"{_PREFIX}*"):
+        with suppress(OSError):  # another process removes it, or it is another user's
             _remove_dead(folder)
     folder, lock = _make_locked(parent)
     try:
@@ -39,7 +43,7 @@ def make_scratch(parent: Path) -> Iterator[Path]:
 
 def _make_locked(parent: Path) -> tuple[Path, int]:
     while True:
-        folder = parent / new_id()
+        folder = parent / f"{_PREFIX}{new_id()}"
         folder.mkdir(mode=0o700)
         with suppress(FileNotFoundError):  # _remove_dead came before the lock
             lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
@@ -49,7 +53,7 @@ def _make_locked(parent: Path) -> tuple[Path, int]:
 
 
 def _remove_dead(folder: Path) -> None:
-    lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
         if try_lock_open(lock):
             shutil.rmtree(folder, ignore_errors=True)

@@ -15,6 +15,7 @@ from headrace.kernel.addresses import path_of_sqlalchemy, sqlalchemy_url
 from headrace.kernel.errors import HeadraceError, Unavailable
 from headrace.kernel.faults import reach
 from headrace.kernel.files import create_draft, remove_dead_drafts, sync_folder
+from headrace.kernel.foreign import check_version
 from headrace.kernel.lock import hold_lock
 from headrace.kernel.private import make_private
 from headrace.kernel.secrets import clean_text
@@ -144,6 +145,7 @@ def _create_database(file: Path) -> None:
     """
     from mlflow.store.db.utils import _initialize_tables, create_sqlalchemy_engine
 
+    check_version("mlflow")
     remove_dead_drafts(file.parent)
     draft, lock = create_draft(file)
     engine = create_sqlalchemy_engine(sqlalchemy_url(draft))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-__all__ = ["ADDRESSES", "ARTIFACT_ROOT", "TABLES"]
+__all__ = ["ADDRESSES", "ARTIFACT_ROOT", "FUNCTIONS", "TABLES"]
 
 TABLES: Mapping[str, tuple[str, ...]] = {
     "experiments": ("name", "artifact_location"),
@@ -41,3 +41,8 @@ ADDRESSES = (
 
 ARTIFACT_ROOT = "_MLFLOW_SERVER_ARTIFACT_ROOT"
 """The environment variable that keeps a store on SQLite from making ./mlruns in the working directory."""
+
+FUNCTIONS: Mapping[str, tuple[str, ...]] = {
+    "mlflow.store.db.utils": ("_initialize_tables", "create_sqlalchemy_engine"),
+}
+"""Module → the functions that registry.client calls, so that MLflow makes its database in a draft."""

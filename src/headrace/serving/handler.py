@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -16,12 +16,13 @@ from headrace.serving.as_of.query import AsOf, parse_as_of
 from headrace.serving.as_of.worker import Question
 from headrace.serving.batches.lane import BatchLane
 from headrace.serving.batches.messages import BatchFailure, BatchRequest
+from headrace.serving.limit import RequestLimit
 from headrace.serving.metrics import Metrics
 from headrace.serving.micro_batches import MicroBatcher
 from headrace.serving.mlflow_models.served import ServedModel
 from headrace.serving.models import Models, ReleasedModel
 from headrace.serving.prediction import Prediction
-from headrace.serving.predictor import Instances, SpoolingPredictor
+from headrace.serving.predictor import MAX_SHADOWS, Instances, SpoolingPredictor
 from headrace.serving.protocols.port import DecodedRequest, PostRoute, PredictRoute, Response
 from headrace.serving.protocols.status import to_response_error
 from headrace.serving.tracing import RequestTracer
@@ -55,7 +56,8 @@ class RequestHandler:
         self._as_of = AsOfLane(models.settings)
         self._batches = BatchLane(models.settings, sorted(models.selected), folder)
         limits = models.settings.serving
-        self._max_requests, self._requests = limits.max_requests, 0  # in progress
+        self._requests = RequestLimit(limits.max_requests, "requests")
+        self._large = RequestLimit(limits.max_batches, "large requests")
         self._micro_batcher = None
         if limits.max_batch_size > 1:
             size = limits.max_batch_size
@@ -81,7 +83,7 @@ class RequestHandler:
         started = time.perf_counter()
         copy_to_shadows = None
         try:
-            with self._count_request():
+            with self._requests.count_one():
                 status, response, copy_to_shadows = await self._answer_prediction(route, names, scope, receive)
         except Exception as error:
             failure = to_response_error(error, route.instances)
@@ -98,7 +100,7 @@ class RequestHandler:
         """Answers a request for something else than predictions. Raises HttpError."""
         started = time.perf_counter()
         try:
-            with self._count_request():
+            with self._requests.count_one():
                 response = await self._answer_features(route, scope, receive)
         except Exception as error:
             failure = to_response_error(error, route.instances)
@@ -109,17 +111,9 @@ class RequestHandler:
         self._metrics.count_feature_answer(200, time.perf_counter() - started)
         await send_body(send, 200, *response)
 
-    @contextmanager
-    def _count_request(self) -> Iterator[None]:
-        """Counts a request in progress while the block runs. Raises HttpError 429 if there are too many."""
-        if self._requests >= self._max_requests:
-            what = f"The replica has {self._requests:,} requests in progress; try again in a moment."
-            raise HttpError(429, "busy", what, headers={"Retry-After": "1"})
-        self._requests += 1
-        try:
-            yield
-        finally:
-            self._requests -= 1
+    def _count_large(self, body: bytes) -> AbstractContextManager[None]:
+        """Counts a large request while a block runs, whoever answers it. Raises HttpError 429."""
+        return self._large.count_one() if len(body) > _MAX_IN_THREAD else nullcontext()
 
     async def _answer_prediction(
         self, route: PredictRoute, names: Mapping[str, str], scope: Scope, receive: Receive
@@ -131,20 +125,22 @@ class RequestHandler:
         query = parse_as_of(scope["query_string"]) if route.takes_as_of else None
         if query is not None:
             return *await self._answer_as_of(model, query, body), None
-        if isinstance(model, ServedModel):
-            return 200, await self._ask_served(route, model, version, scope, body), None
-        return 200, *await self._answer(route, model, version, scope, body)
+        with self._count_large(body):
+            if isinstance(model, ServedModel):
+                return 200, await self._ask_served(route, model, version, scope, body), None
+            return 200, *await self._answer(route, model, version, scope, body)
 
     async def _answer_features(self, route: PostRoute, scope: Scope, receive: Receive) -> Response:
         await asyncio.sleep(0)
         body = (await receive())["body"]
         releases = {name: model.release.id for name, model in self._models.released.items()}
-        response = await self._ask_batches(route.path, releases, None, scope, body)
-        if response is None:
-            answer = partial(route.answer, self._models, self._metrics, scope, body)
-            is_quick = len(body) <= _MAX_INLINE and not self._models.waits
-            response = Response(answer() if is_quick else await asyncio.to_thread(answer))
-        return response
+        with self._count_large(body):
+            response = await self._ask_batches(route.path, releases, None, scope, body)
+            if response is None:
+                answer = partial(route.answer, self._models, self._metrics, scope, body)
+                is_quick = len(body) <= _MAX_INLINE and not self._models.waits
+                response = Response(answer() if is_quick else await asyncio.to_thread(answer))
+            return response
 
     async def _answer(
         self, route: PredictRoute, model: ReleasedModel, version: str | None, scope: Scope, body: bytes
@@ -188,8 +184,16 @@ class RequestHandler:
         """The response of the process that answers large requests; None: the replica must answer itself."""
         if len(body) <= _MAX_IN_THREAD:
             return None
-        query, headers = scope["query_string"], scope["headers"]
-        request = BatchRequest(path, releases, version, self._predictor.max_bytes, query, headers, body)
+        request = BatchRequest(
+            path=path,
+            releases=releases,
+            version=version,
+            max_bytes=self._predictor.max_bytes,
+            sheds_shadows=self._large.count > MAX_SHADOWS,
+            query=scope["query_string"],
+            headers=scope["headers"],
+            body=body,
+        )
         reply = await self._batches.ask(request)
         if reply is None:
             return None

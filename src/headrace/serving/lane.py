@@ -18,6 +18,7 @@ from contextlib import suppress
 from typing import IO
 
 from headrace.http.responses import HttpError
+from headrace.kernel.child import kill_with_parent
 from headrace.kernel.errors import Unavailable
 from headrace.serving.frames import read_frame, write_frame
 
@@ -31,7 +32,6 @@ class Lane:
         module: the module that it runs, as `python -m` does.
         beginning: the first frame.
         work: what it does, for errors: `answers for past moments`.
-        max_waiting: how many messages may be in progress; a further one is refused.
         longest: seconds that an answer may take; after that the process is killed.
         environment: further variables of the process.
     """
@@ -42,14 +42,11 @@ class Lane:
         beginning: bytes,
         *,
         work: str,
-        max_waiting: int,
         longest: float,
         environment: Mapping[str, str] | None = None,
     ) -> None:
         self._module, self._beginning, self._work = module, beginning, work
-        self._max_waiting, self._longest = max_waiting, longest
-        self._environment = dict(environment or {})
-        self._waiting = 0
+        self._longest, self._environment = longest, dict(environment or {})
         # Its own thread: those of asyncio answer live requests.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=module.rpartition(".")[0])
         self._process: subprocess.Popen[bytes] | None = None
@@ -59,19 +56,10 @@ class Lane:
         """The answer to a message.
 
         Raises:
-            HttpError: 429: too many messages wait; 504: there was no answer within the time limit.
+            HttpError: 504: there was no answer within the time limit.
             Unavailable: the process ended.
         """
-        if self._waiting >= self._max_waiting:
-            what = (
-                f"The process that {self._work} has {self._waiting} requests to answer; try again in a moment."
-            )
-            raise HttpError(429, "busy", what, headers={"Retry-After": "1"})
-        self._waiting += 1
-        try:
-            return await asyncio.get_running_loop().run_in_executor(self._thread, self._ask, message)
-        finally:
-            self._waiting -= 1
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._ask, message)
 
     def close(self) -> None:
         """Ends the process."""
@@ -143,11 +131,13 @@ class Lane:
 def open_messages(priority: int) -> tuple[Iterator[bytes], IO[bytes]]:
     """The messages that the process of a lane gets, the first frame included, and the stream for its answers.
 
-    What else the process prints goes to standard error.
+    What else the process prints goes to standard error. On Linux it is killed when the replica dies, also while
+    it works on an answer.
 
     Args:
         priority: is added to the process's nice value.
     """
+    kill_with_parent()
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what a user's function prints is no answer
     os.nice(priority)

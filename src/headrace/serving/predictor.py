@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from headrace.features.online.store import StoreUnavailable
 from headrace.features.values.on_demand import OnDemandError
 from headrace.kernel.errors import HeadraceError, Unavailable
 from headrace.kernel.ids import new_id
@@ -25,11 +26,12 @@ from headrace.serving.servable import Servable
 from headrace.serving.spool import DEFAULT_LIMIT, DEFAULT_MAX_BYTES, Spool
 from headrace.serving.tracing import PredictionSpan, PredictionTracer
 
-__all__ = ["Instances", "SingleRequest", "SpoolingPredictor"]
+__all__ = ["MAX_SHADOWS", "Instances", "SingleRequest", "SpoolingPredictor"]
 
 _log = logging.getLogger("headrace.serving")
 _encode = msgspec.json.Encoder().encode
-_MAX_SHADOWS = 4  # requests that are copied to shadows at the same time
+MAX_SHADOWS = 4
+"""How many requests are copied to shadows at the same time."""
 Instances = Sequence[Mapping[str, Any]]
 """Field → value of each instance of a request, as RequestSchema.to_values returns them."""
 
@@ -57,7 +59,6 @@ class SpoolingPredictor:
         spool: the folder of the spool.
         metrics: counts predictions and failures.
         tracer: takes the span of each lookup and model; None: there are no traces.
-
         spool_limit: how many bytes the folder of the spool may have.
 
     Attributes:
@@ -75,7 +76,7 @@ class SpoolingPredictor:
         self._spool = Spool(spool, spool_limit)
         self.max_bytes = DEFAULT_MAX_BYTES
         self._metrics = metrics
-        self._shadow_room = threading.Semaphore(_MAX_SHADOWS)
+        self._shadow_room = threading.Semaphore(MAX_SHADOWS)
 
     def close(self) -> None:
         """Completes the spool file."""
@@ -155,11 +156,14 @@ class SpoolingPredictor:
                 predictions = self._predict_by_servable(
                     model, arm, servable, instances, [0] * len(instances), None, now_micros(), contexts
                 )
-                self._append_to_spool(predictions)
+            except StoreUnavailable as error:  # of none of them in particular: alone, each would wait again
+                metrics = self._metrics.arm(model.release.model, arm.version, arm.name)
+                metrics.count_errors(_code_of(error), len(requests))
+                return [error] * len(requests)
             except Exception as error:
                 _log.info("%d requests are answered one by one: %s", len(requests), type(error).__name__)
             else:
-                return list(predictions)
+                return self._append_each(predictions)
         answers: list[Prediction | Exception] = []
         for request in requests:
             try:
@@ -187,7 +191,7 @@ class SpoolingPredictor:
     ) -> None:
         """Predicts the same instances by the shadow arms, for the log alone. Logs and counts failures.
 
-        While _MAX_SHADOWS requests are being copied, the replica is too busy: another one is only counted, so
+        While MAX_SHADOWS requests are being copied, the replica is too busy: another one is only counted, so
         that shadows take no time from the requests that clients wait for.
         """
         if not self._shadow_room.acquire(blocking=False):
@@ -206,7 +210,7 @@ class SpoolingPredictor:
                 self._append_to_spool(
                     self._predict_arm(model, arm, servable, instances, None, shadow_of=predictions)
                 )
-            except (HeadraceError, ArithmeticError, LookupError, TypeError, ValueError) as error:
+            except Exception as error:  # also one of the model's library, such as torch's RuntimeError
                 self._metrics.count_failed_shadow()
                 _log.warning("shadow %s of %s: %s", arm.version, model.release.model, error)
 
@@ -328,18 +332,42 @@ class SpoolingPredictor:
         return predictions
 
     def _append_to_spool(self, predictions: Sequence[Prediction]) -> None:
-        records = [_encode(prediction) for prediction in predictions]
-        for prediction, record in zip(predictions, records, strict=True):
-            if len(record) > self.max_bytes:
-                raise OversizedPrediction(
-                    f"The prediction's record, with the request in it, would have {len(record):,} bytes;"
-                    f" the limit is {self.max_bytes:,}.",
-                    details={"instance": prediction.instance},
-                )
+        _append_records(self._spool, [_encode_record(prediction, self.max_bytes) for prediction in predictions])
+
+    def _append_each(self, predictions: Sequence[Prediction]) -> list[Prediction | Exception]:
+        """Appends the predictions of several requests: for each it returns the prediction, or the error."""
+        answers: list[Prediction | Exception] = []
+        records = []
+        for prediction in predictions:
+            try:
+                records.append(_encode_record(prediction, self.max_bytes))
+                answers.append(prediction)
+            except OversizedPrediction as error:
+                answers.append(error)
         try:
-            self._spool.append(*records)
-        except OSError as error:  # a prediction that cannot be traced must not be returned
-            raise Unavailable(f"the prediction cannot be written to the spool: {error.strerror}") from error
+            _append_records(self._spool, records)
+        except Unavailable as error:
+            return [error if isinstance(answer, Prediction) else answer for answer in answers]
+        return answers
+
+
+def _encode_record(prediction: Prediction, max_bytes: int) -> bytes:
+    """The prediction's record. Raises OversizedPrediction if it has more bytes."""
+    record = _encode(prediction)
+    if len(record) > max_bytes:
+        raise OversizedPrediction(
+            f"The prediction's record, with the request in it, would have {len(record):,} bytes;"
+            f" the limit is {max_bytes:,}.",
+            details={"instance": prediction.instance},
+        )
+    return record
+
+
+def _append_records(spool: Spool, records: Sequence[bytes]) -> None:
+    try:
+        spool.append(*records)
+    except OSError as error:  # a prediction that cannot be traced must not be returned
+        raise Unavailable(f"the prediction cannot be written to the spool: {error.strerror}") from error
 
 
 def _trace(

@@ -77,14 +77,22 @@ def ship(folder: Path, log: Log) -> ShipResult:
     counted.
 
     Raises:
-        Unavailable: the log cannot be reached. The remaining predictions stay in the folder.
+        Unavailable: the log cannot be reached, or the folder cannot be written, for example because the disk is
+            full. The remaining predictions stay in the folder.
     """
     result = ShipResult()
     if not folder.is_dir():
         return result
-    _ship_oversized(folder, log, result)
-    for path in find_spool_files(folder):
-        _ship_file(path, log, result)
+    try:
+        _ship_oversized(folder, log, result)
+        for path in find_spool_files(folder):
+            _ship_file(path, log, result)
+    except OSError as error:
+        raise Unavailable(
+            f"the spool of predictions cannot be used: {error.strerror or error}",
+            where=str(error.filename or folder),
+            remedy="Give the disk room, or its owner the right to write; shipping goes on by itself.",
+        ) from error
     return result
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import tempfile
 import time
 from datetime import datetime
 from pathlib import Path
@@ -20,7 +19,7 @@ import polars as pl
 
 from headrace.config.settings import load_settings
 from headrace.kernel.errors import HeadraceError, ProjectError
-from headrace.kernel.private import make_private
+from headrace.kernel.scratch import make_scratch
 from headrace.projects.project import Project, load_project
 from headrace.tables.attempt import Attempt
 from headrace.tables.call import call_function, collect_frames
@@ -52,8 +51,7 @@ def run_elsewhere(project: Project, attempt: Attempt) -> pl.DataFrame:
         ProjectError: the project cannot be loaded there, or the function fails.
     """
     settings, table = project.settings, attempt.table
-    with tempfile.TemporaryDirectory() as name:
-        folder = make_private(Path(name) / "run")
+    with make_scratch() as folder:
         for number, rows in enumerate(attempt.inputs.values()):
             rows.write_ipc(folder / f"{number}.arrow")
         job = _Job(

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import polars as pl
 
 from headrace.declare.model import Model
+from headrace.kernel.scratch import make_scratch
 from headrace.training.baselines import predict_baseline
 from headrace.training.evaluation import evaluator_for
 from headrace.training.fit import save
@@ -57,8 +56,8 @@ def evaluate_folds(
     results = []
     evaluator = evaluator_for(matrices.task)
     for fold, test, fitted in zip(parts.folds, matrices.tests, fits, strict=True):
-        with TemporaryDirectory() as folder:
-            predictor = save(Path(folder), fitted, model, matrices)
+        with make_scratch() as folder:
+            predictor = save(folder, fitted, model, matrices)
         outputs = predictor.predict(test.matrix)
         results.append(
             FoldResult(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,6 +13,7 @@ from msgspec import Struct
 from headrace.config.settings import Settings
 from headrace.flows.models.deploy_file import DeployFile, Selection
 from headrace.kernel.errors import HeadraceError, Refused
+from headrace.kernel.scratch import make_scratch
 from headrace.registry.other_models import OtherModels, OtherVersion
 from headrace.serving.mlflow_models.artifacts import digest_artifact, is_intact, store_artifact
 from headrace.serving.mlflow_models.environments import check_needs
@@ -172,8 +172,8 @@ class Planner:
             Unavailable: MLflow or the package index cannot be reached.
         """
         if self._is_dry_run:
-            with tempfile.TemporaryDirectory(prefix="headrace-") as folder:
-                files = self._models.download(version.source, Path(folder))
+            with make_scratch() as folder:
+                files = self._models.download(version.source, folder)
                 deployed = self._read(version, options, files, digest_artifact(files))
             check_needs(environments_folder(self._settings), deployed.needs)
             return deployed

@@ -38,8 +38,10 @@ def parse_as_of(query: bytes) -> AsOf | None:
     values = {name: value for name, _, value in parts}
     if "as_of" not in values:
         return None
-    if len(values) != len(parts) or not values.keys() <= {"as_of", "version", "explain"}:
-        raise HttpError(400, "query", "Beside as_of there may only be version, and each once.")
+    is_known = values.keys() <= {"as_of", "version", "explain"} and values.get("explain", "1") in ("0", "1")
+    if len(values) != len(parts) or not is_known:
+        what = "Beside as_of there may only be version, and explain, which must be 0 or 1; each once."
+        raise HttpError(400, "query", what)
     version = values.get("version")
     if version is not None and not (version.isascii() and version.isdecimal() and len(version) < 10):
         raise HttpError(400, "query", f"{version!r} is not the number of a version.", field="version")

@@ -49,7 +49,6 @@ class BatchLane:
             "headrace.serving.batches.worker",
             pickle.dumps((settings, tuple(names), folder)),
             work="answers large requests",
-            max_waiting=settings.serving.max_batches,
             longest=longest,
         )
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -61,7 +60,7 @@ class BatchLane:
         process starts, or does not have the releases that are in force.
 
         Raises:
-            HttpError: 429: too many requests wait; 504: there was no answer within the time limit.
+            HttpError: 504: there was no answer within the time limit.
             Unavailable: the process ended.
         """
         if not self._is_ready:
@@ -71,10 +70,7 @@ class BatchLane:
             return None
         try:
             reply = decode_reply(await self._lane.ask(encode(request)))
-        except HttpError as error:
-            self._is_ready = error.status == 429
-            raise
-        except HeadraceError:
+        except (HeadraceError, HttpError):
             self._is_ready = False
             raise
         return None if isinstance(reply, NotInForce) else reply
@@ -94,7 +90,5 @@ class BatchLane:
             await self._lane.ask(b"")
             self._is_ready = True
         except (HeadraceError, HttpError) as error:  # the next large request tries again
-            if isinstance(error, HttpError) and error.status == 429:
-                return  # it is busy, and activates them when a request needs them
             self._is_ready = False
             _log.error("large requests are answered in the replica: %s", error)

@@ -34,6 +34,7 @@ class BatchRequest(Struct, frozen=True):
             request for features, of any of them.
         version: the version that the request names.
         max_bytes: the largest record of a prediction.
+        sheds_shadows: whether it is not copied to shadows, because so many large requests wait for an answer.
         query, headers, body: as they arrived.
     """
 
@@ -41,6 +42,7 @@ class BatchRequest(Struct, frozen=True):
     releases: dict[str, str]
     version: str | None
     max_bytes: int
+    sheds_shadows: bool
     query: bytes
     headers: list[tuple[bytes, bytes]]
     body: bytes

@@ -11,10 +11,9 @@ import logging
 import pickle
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from headrace.config.settings import Settings
 from headrace.kernel.errors import HeadraceError
@@ -68,7 +67,7 @@ class BatchWorker:
         self._predictor = SpoolingPredictor(
             folder / "spool", self._metrics, self._spans, settings.serving.spool_limit
         )
-        self._copy_to_shadows: partial[None] | None = None
+        self._copy_to_shadows: Callable[[], None] | None = None
 
     def poll(self) -> None:
         """Activates the releases that are new."""
@@ -116,9 +115,11 @@ class BatchWorker:
         self._predictor.max_bytes = request.max_bytes
         decoded = route.decode(model.schema, request.scope, request.body)
         predictions = self._predictor.predict(model, decoded.instances, request.version)
-        if model.shadows:
-            shadows: Any = partial(self._predictor.predict_shadows, model, decoded.instances, predictions)
-            self._copy_to_shadows = shadows
+        if model.shadows and request.sheds_shadows:
+            self._metrics.count_shed_shadow()
+        elif model.shadows:
+            predict_shadows = self._predictor.predict_shadows
+            self._copy_to_shadows = partial(predict_shadows, model, decoded.instances, predictions)
         return decoded.encode(predictions)
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from headrace.kernel.files import move_into_place
 from headrace.kernel.ids import new_id
 from headrace.kernel.lock import hold_lock, try_lock
 from headrace.kernel.private import make_private
+from headrace.kernel.scratch import make_scratch
 from headrace.kernel.secrets import clean_text
 from headrace.serving.mlflow_models.interpreters import Interpreter, child_environment, find_interpreter
 from headrace.serving.mlflow_models.needs import Needs
@@ -88,8 +88,8 @@ def check_needs(root: Path, needs: Needs) -> None:
     """
     if find_environment(root, needs) is None:
         interpreter = find_interpreter(needs.python)
-        with tempfile.TemporaryDirectory(prefix="headrace-") as folder:
-            _lock(Path(folder), interpreter, needs)
+        with make_scratch() as folder:
+            _lock(folder, interpreter, needs)
 
 
 def remove_environments(root: Path, keep: Collection[str]) -> list[str]:

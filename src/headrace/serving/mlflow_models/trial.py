@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import tempfile
 from pathlib import Path
 
 from headrace.cluster.folder import runtime_folder
 from headrace.config.settings import Settings
 from headrace.kernel.errors import Refused, Unavailable
+from headrace.kernel.scratch import make_scratch
 from headrace.serving.mlflow_models.artifacts import is_intact
 from headrace.serving.mlflow_models.folders import artifacts_folder
 from headrace.serving.mlflow_models.model_set import DeployedModel
@@ -26,11 +26,11 @@ def try_model(settings: Settings, model: DeployedModel) -> None:
         Unavailable: the package index cannot be reached.
     """
     spec = make_spec(settings, model)
-    with tempfile.TemporaryDirectory(prefix="headrace-") as folder:
+    with make_scratch() as folder:
         try:
-            asyncio.run(_start(spec, runtime_folder(settings), Path(folder, "model.log")))
+            asyncio.run(_start(spec, runtime_folder(settings), folder / "model.log"))
         except Unavailable as error:
-            reason = error.what.replace(folder, "").removesuffix(" (/model.log)")
+            reason = error.what.replace(str(folder), "").removesuffix(" (/model.log)")
             raise Refused(reason) from error
     if not is_intact(artifacts_folder(settings), model.artifact):
         raise Refused(

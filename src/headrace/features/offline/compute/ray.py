@@ -7,9 +7,7 @@ to it, and it sends the features back, so that the machines of the cluster need 
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 
 import attrs
 import msgspec
@@ -21,6 +19,7 @@ from headrace.cluster.tasks import cpus, run_tasks
 from headrace.config.settings import Settings
 from headrace.features.aggregates.column import Ints
 from headrace.features.offline.compute.port import ViewJob, compute_share, divide
+from headrace.kernel.scratch import make_scratch
 from headrace.lake import open as open_lake
 
 __all__ = ["RayCompute"]
@@ -93,9 +92,9 @@ def _compute(task: _Task) -> _Result:
     table = open_lake(task.settings).table(task.job.view.table).scan(task.snapshot)
     if task.is_topic:
         table = table.filter("_valid")
-    with tempfile.TemporaryDirectory(prefix="headrace-join-") as folder:
+    with make_scratch() as folder:
         memory = max(task.job.memory // (os.cpu_count() or 1), 1)
-        job = attrs.evolve(task.job, memory=memory, folder=Path(folder))
+        job = attrs.evolve(task.job, memory=memory, folder=folder)
         parts = compute_share(job, table, share=task.share, shares=task.shares)
         indexes, features = zip(*parts, strict=True)
     return _Result(task.share, pl.concat(features)[np.argsort(np.concatenate(indexes))])
