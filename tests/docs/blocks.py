@@ -3,7 +3,8 @@
 A block with a title is a file; in the language `diff` it is an edit of the file. In a block `console`, a line
 after `$ ` is a command, and the lines below it are its output; where a page shows no output, none is compared.
 In the output `...` stands for any text within a line, and alone on a line for any lines. Seconds, ports and
-spaces may differ, and an id stands for the id that the reader gets.
+spaces may differ, and an id stands for the id that the reader gets. In a command, ID is the id of the newest
+prediction.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from tests.until import until
 
 BLOCK = re.compile(r"^```(\w+)(?: title=\"(.*?)\")?\n(.*?)^```", re.MULTILINE | re.DOTALL)
 PORT = re.compile(r"http://127\.0\.0\.1:(\d+)")
+PORTS = ("8100", "8101", "8102")  # where a page does not show them
 ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 
 
@@ -67,6 +69,7 @@ class Reader:
         self._environment = {**os.environ, "PATH": path, **environment}
         self._ports: dict[str, str] = {}  # port in the pages → port of the server
         self._ids: dict[str, str] = {}
+        self._newest_id = "ID"
         self._server: subprocess.Popen[bytes] | None = None
         self._log = folder / "up.log"
 
@@ -83,7 +86,7 @@ class Reader:
                 (self.folder / title).write_text(block)
             elif language == "console":
                 for command, output in split_commands(block):
-                    self._run(command, output, page.name)
+                    self.run(command, output, page.name)
 
     def which(self, program: str) -> Path:
         """The file of a program that the commands call."""
@@ -96,8 +99,14 @@ class Reader:
         self._server.send_signal(signal.SIGINT)
         return self._server.wait(60)
 
-    def _run(self, command: str, output: str, page: str) -> None:
+    def run(self, command: str, output: str, page: str) -> None:
+        """Runs a command of a page; compares what it prints, if the page shows that.
+
+        Raises:
+            AssertionError: the command fails, or prints something else.
+        """
         command = ID.sub(lambda match: self._ids.get(match[0], match[0]), command)
+        command = re.sub(r"\bID\b", self._newest_id, command)
         for shown, used in self._ports.items():
             command = command.replace(f"localhost:{shown}", f"localhost:{used}")
         if command.startswith("cd "):
@@ -110,6 +119,8 @@ class Reader:
             deadline = time.monotonic() + (30 if command.startswith("headrace predict") else 0)
             while not self._matches(printed := self._print(command, where), output):
                 assert time.monotonic() < deadline, f"{where}\nprinted:\n{printed}\nshown:\n{output}"
+            for newest in re.findall(rf"^id +({ID.pattern})$", printed, re.MULTILINE):
+                self._newest_id = newest
 
     def _print(self, command: str, where: str) -> str:
         done = subprocess.run(
@@ -118,7 +129,7 @@ class Reader:
             env=self._environment,
             capture_output=True,
             text=True,
-            timeout=180,
+            timeout=300,
             check=False,
         )
         assert done.returncode == 0, f"{where}\n{done.stdout}{done.stderr}"
@@ -129,11 +140,11 @@ class Reader:
             self._server = subprocess.Popen(
                 [self.which("headrace"), "up"], cwd=self.folder, env=self._environment, stdout=log, stderr=log
             )
-        last = output.splitlines()[-1]
+        last = output.splitlines()[-1] if output.strip() else "Stop it with Ctrl-C."
         until(lambda: last in self._log.read_text(), "up does not answer")
         printed = self._log.read_text()
         assert self._matches(printed, output), f"headrace up\nprinted:\n{printed}\nshown:\n{output}"
-        self._ports = dict(zip(PORT.findall(output), PORT.findall(printed), strict=True))
+        self._ports = dict(zip(PORT.findall(output) or PORTS, PORT.findall(printed), strict=True))
 
     def _matches(self, printed: str, shown: str) -> bool:
         if not shown.strip():

@@ -1,20 +1,15 @@
-"""The how-to pages, followed one after the other in the tutorial's project; the others say what is there."""
+"""The how-to pages, followed one after the other in the tutorial's project."""
 
 from __future__ import annotations
 
 import re
-import shlex
 from pathlib import Path
 
 import polars as pl
-import pytest
-import yaml
-from tests.docs.blocks import BLOCK, Reader, find_blocks, parse
+from tests.docs.blocks import Reader
 from tests.e2e.minimal import build_minimal
 
 import headrace
-from headrace.cli.main import cli
-from headrace.config.settings import load_settings
 
 FOLDER = Path(__file__).parents[2] / "docs" / "how-to"
 FOLLOWED = ["add_a_feature", "roll_back", "change_a_contract", "backfill", "debug_a_stale_build"]
@@ -37,29 +32,6 @@ def test_the_pages_work_as_they_are_written(tmp_path: Path) -> None:
     frame = pl.DataFrame({"card": range(400), "amount": [20.0] * 400})
     moments = frame.with_columns(event_timestamp=before.table("payments").to_polars()["paid_at"].max())
     assert after.score("refusal", moments).equals(before.score("refusal", moments))
-
-
-@pytest.mark.parametrize("page", sorted(FOLDER.glob("*.md")), ids=lambda path: path.stem)
-def test_a_page_names_only_commands_and_settings_that_exist(
-    page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    text = page.read_text()
-    (tmp_path / "models.yaml").touch()
-    monkeypatch.chdir(tmp_path)
-    for block in find_blocks(text, "sh"):  # those of `console` are run
-        for line in block.splitlines():
-            words = shlex.split(line, comments=True) if line.startswith("headrace ") else []
-            if words:
-                parse(cli, words[1:])
-    for language, title, block in BLOCK.findall(text):
-        if language == "yaml":
-            assert yaml.safe_load(block)
-        elif language == "python":
-            compile(block, str(page), "exec")
-        elif language == "toml" and title == "headrace.toml":
-            (tmp_path / title).write_text(block)
-            for profile in re.findall(r"^\[profile\.(\w+)\]", block, re.MULTILINE):
-                assert load_settings(tmp_path, profile).profile_name == profile
 
 
 def test_the_index_lists_every_page() -> None:

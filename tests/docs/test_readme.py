@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,29 @@ def follow_readme(folder: Path, **environment: str) -> Reader:
 
 def test_the_readme_works_as_it_is_written(tmp_path: Path) -> None:
     follow_readme(tmp_path)
+
+
+def test_the_wheel_holds_the_examples(tmp_path: Path) -> None:
+    """Without the checkout and its installation: the package and the examples come from the wheel alone."""
+    uv = str(Path(sys.executable).with_name("uv"))
+    subprocess.run([uv, "build", "--wheel", "--quiet", "--out-dir", tmp_path, ROOT], check=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    package = tmp_path / "package"
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(package)
+    tracked = subprocess.run(
+        ["git", "ls-files", "examples"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.splitlines()
+    for file in tracked:
+        assert (package / "headrace" / file).read_bytes() == (ROOT / file).read_bytes(), file
+    for example in sorted(path.name for path in (ROOT / "examples").iterdir()):
+        subprocess.run(
+            [sys.executable, "-m", "headrace.cli.main", "init", example, "--example", example],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(package)},
+            check=True,
+        )
+        assert (tmp_path / example / "headrace.toml").is_file()
 
 
 @pytest.mark.soak

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
 import re
-import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.docs.blocks import find_blocks, split_commands
+from tests.docs.blocks import Reader, find_blocks, make_pattern, normalise, split_commands
 
 __all__ = [
     "EXAMPLES",
@@ -20,6 +20,7 @@ __all__ = [
     "DemoRun",
     "call_dvc",
     "check_readme",
+    "follow_readme",
     "plots_of",
     "processes_of",
     "run_demo",
@@ -27,6 +28,8 @@ __all__ = [
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 HEADRACE = Path(sys.executable).with_name("headrace")
+PORT_VARIABLES = ("HEADRACE_PREDICT_PORT", "HEADRACE_COLLECTOR_PORT", "HEADRACE_CONSOLE_PORT")
+AUTHOR = {f"GIT_{role}_{part}": "a" for role in ("AUTHOR", "COMMITTER") for part in ("NAME", "EMAIL")}
 
 
 @dataclass(frozen=True)
@@ -84,46 +87,58 @@ def plots_of(folder: Path) -> dict[str, tuple[str, str, list[tuple[float, float]
 
 
 def check_readme(run: DemoRun, readme: Path) -> int:
-    """Compares each ```console block of the README with what its commands print in the demo's project.
+    """Compares the output that the README shows with what the command prints in the demo's project.
 
-    A line `$ COMMAND` is run in the project's folder, the lines after it are the expected output.
-    `headrace demo` is not run again: its output is the demo's. `...` stands for any text; numbers, ids, padding
-    and paths may differ. Returns the number of commands compared.
+    `headrace demo` is not run again: its output is the demo's. Numbers, ids and paths may differ, the rest as
+    tests/docs/blocks.py says. Returns the number of commands compared.
     """
     compared = 0
     for block in find_blocks(readme.read_text(), "console"):
-        for command, expected in split_commands(block):
-            if not expected.strip():
+        for command, shown in split_commands(block):
+            if not shown.strip():
                 continue
             printed = run.text if command.startswith("headrace demo") else _run(command, run.folder)
-            assert re.fullmatch(_pattern(expected), _normalise(printed) + "\n", re.DOTALL), (
-                f"$ {command}\n{printed}"
-            )
+            pattern = make_pattern(_hide_numbers(shown), {})
+            assert pattern.fullmatch(normalise(_hide_numbers(printed))), f"$ {command}\n{printed}"
             compared += 1
     return compared
 
 
-def _pattern(expected: str) -> str:
-    """Matches output like this. A line `...` stands for any number of lines, also for none."""
-    lines = [
-        "(?:.*?\n)?" if line.strip() == "..." else ".*?".join(map(re.escape, line.split("..."))) + "\n"
-        for line in _normalise(expected).split("\n")
-    ]
-    return "".join(lines)
+def follow_readme(readme: Path, folder: Path) -> None:
+    """Runs each command of the README, one after the other, in the project that its first ones make.
+
+    Raises:
+        AssertionError: a command fails.
+    """
+    reader = Reader(folder, **dict.fromkeys(PORT_VARIABLES, "0"), DVC_NO_ANALYTICS="1", **AUTHOR)
+    try:
+        for block in find_blocks(readme.read_text(), "console"):
+            for command, _ in split_commands(block):
+                if not command.startswith("headrace demo"):
+                    reader.run(command, "", readme.parent.name)
+    finally:
+        code = reader.stop()
+    assert code == 0
+    assert list(processes_of(folder)) == []
 
 
 def _run(command: str, folder: Path) -> str:
-    program, *arguments = shlex.split(command, comments=True)
-    path = Path(sys.executable).with_name(program)
+    environment = {**os.environ, "PATH": f"{HEADRACE.parent}{os.pathsep}{os.environ['PATH']}"}
     process = subprocess.run(
-        [path, *arguments], cwd=folder, capture_output=True, text=True, timeout=300, check=False
+        ["/bin/bash", "-c", command],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
     )
+    assert process.returncode == 0, f"$ {command}\n{process.stdout}{process.stderr}"
     return process.stdout + process.stderr
 
 
-def _normalise(text: str) -> str:
-    """The text without what differs from run to run: numbers, ids, paths and padding."""
+def _hide_numbers(text: str) -> str:
+    """The text without what differs from run to run: numbers, ids and paths."""
     text = re.sub(r"(/[\w.@+-]+){2,}/?", "/PATH", text)
     text = re.sub(r"\b[0-9a-f]*\d[0-9a-f-]{5,}\b", "#", text)
-    text = re.sub(r"[-+]?\d[\d,.:]*\d|\d", "#", text)
-    return re.sub(r"^ | $", "", re.sub(r"[ \t]+", " ", text), flags=re.MULTILINE).strip()
+    return re.sub(r"[-+]?\d[\d,.:]*\d|\d", "#", text)

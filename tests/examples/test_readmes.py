@@ -17,12 +17,12 @@ READMES = sorted(EXAMPLES.glob("*/README.md"))
 
 
 def commands(text: str) -> Iterator[list[str]]:
-    """The words of each command, without those behind `&&`."""
+    """The words of each command, without those behind `&&` or `;`."""
     for block in find_blocks(text, "console", "sh"):
         for line in block.splitlines():
-            match = re.match(r"\$ (.*)|(headrace .*)", line)
+            match = re.match(r"\$ (.*)|((?:headrace|python) .*)", line)
             if match:
-                yield shlex.split((match[1] or match[2]).partition("&&")[0], comments=True)
+                yield shlex.split(re.split(r"&&|;", match[1] or match[2])[0], comments=True)
 
 
 CASES = [
@@ -50,7 +50,7 @@ def test_a_command_of_a_readme_exists_with_its_options(
         (file, *_) = [word for word in arguments if not word.startswith("-")]
         assert (folder / file).exists()
     else:
-        assert program in ("git", "dvc", "cd", "curl")
+        assert program in ("git", "dvc", "cd", "curl", "sed")
 
 
 @pytest.mark.parametrize("readme", READMES, ids=lambda path: path.parent.name)

@@ -63,8 +63,9 @@ def test_each_rollback_goes_one_release_further_back(topics):
     restored = roll_back(topics)
     assert (restored.arms, restored.restores) == (second.arms, second.id)
     assert roll_back(topics).restores == first.id
-    with pytest.raises(CallError, match="no earlier release to roll back to"):
+    with pytest.raises(CallError, match="no earlier release to roll back to") as raised:
         roll_back(topics)
+    assert "headrace release purchase champion=N" in str(raised.value.remedy)
     append_release(topics, Arm(4))
     assert roll_back(topics).arms == first.arms
     assert len(release.history(topics, "purchase")) == 7

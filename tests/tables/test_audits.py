@@ -366,10 +366,10 @@ class TestRules:
         declare(project, "clean", satisfies(Trusted, severity="warn"))
         arrive((at(1), 1), (at(1), 6), (at(2), 1), arrived=at(6))
         (warning,) = build(project, lake, "clean").warnings
-        assert warning == "satisfies Trusted: user: max (1 rows)"
+        assert warning == "satisfies Trusted: user: max (1 row)"
         arrive((at(3), 1), arrived=at(6))  # the third click of user 1, two of them on days that stay
         (warning,) = build(project, lake, "clean").warnings
-        assert warning == "satisfies Trusted: at_most_two_clicks (3 rows); user: max (1 rows)"
+        assert warning == "satisfies Trusted: at_most_two_clicks (3 rows); user: max (1 row)"
         kept = lake.table(failing_table("clean")).scan().collect()
         assert sorted(kept.select("_rule", "user").iter_rows()) == [
             ("at_most_two_clicks", 1),
@@ -387,7 +387,7 @@ class TestRules:
         arrive((at(3), 1), arrived=at(6))  # alone on its day, but not in the table
         assert build(project, lake, "clean").rows == 4
         arrive((at(4), 2), arrived=at(6))
-        with pytest.raises(Refused, match=r"rule Grouped.at_least_two_clicks: .*\(1 rows\)"):
+        with pytest.raises(Refused, match=r"rule Grouped.at_least_two_clicks: .*\(1 row\)"):
             build(project, lake, "clean")
         assert failing_users(lake, "clean") == [2]
 
@@ -627,7 +627,7 @@ class TestReport:
                 "success": False,
                 "severity": "error",
                 "column": "user",
-                "actual": "1 rows",
+                "actual": "1 row",
             },
             {"assertion": "row_count", "name": "rows_like_before 0.5", "success": True, "severity": "warn"},
         ]

@@ -42,7 +42,7 @@ def test_broken_rules_are_counted_alone_and_one_value_counts_for_every_row(scope
     rules = {"low": pl.col("a") < 2, "never": pl.lit(False), "text": pl.col("b") != "x", "ok": pl.col("a") > 0}
     failure = check_rules(rules, scope)
     assert failure is not None
-    assert failure.what == "low (2 rows); never (4 rows); text (1 rows)"  # a null passes
+    assert failure.what == "low (2 rows); never (4 rows); text (1 row)"  # a null passes
     assert failure.failing == 7
     assert failure.rows is not None
     never = [(a, b, "never") for a, b in zip(ROWS["a"], ROWS["b"], strict=True)]

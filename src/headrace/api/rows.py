@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from headrace.api.listing import Listing
 from headrace.config.settings import Settings
+from headrace.kernel.counts import plural
 from headrace.kernel.errors import CallError
 from headrace.kernel.html import html_table
 from headrace.workspace import Workspace
@@ -63,7 +64,7 @@ class Rows:
         return self.height
 
     def __repr__(self) -> str:
-        return f"<table {self.name} at snapshot {self.snapshot}: {self.height:,} rows>"
+        return f"<table {self.name} at snapshot {self.snapshot}: {plural(self.height, 'row')}>"
 
     def _repr_html_(self) -> str:
         """The first rows, for a notebook."""
@@ -73,7 +74,7 @@ class Rows:
         notes = [f"columns: {', '.join(f'{name} {schema[name]}' for name in names)}"]
         if len(schema) > len(names):
             notes.append(f"{len(schema) - len(names):,} more columns")
-        title = f"{self.name}: {self.height:,} rows, snapshot {self.snapshot} of {self._at:%F %T} UTC"
+        title = f"{self.name}: {plural(self.height, 'row')}, snapshot {self.snapshot} of {self._at:%F %T} UTC"
         return html_table(title, names, rows.iter_rows(), notes=notes)
 
 

@@ -11,6 +11,7 @@ from msgspec import Struct
 from headrace.cli.call import Call, command
 from headrace.flows.build import BuildReport, StageReport
 from headrace.flows.build import build as run_build
+from headrace.kernel.counts import plural
 from headrace.tables.range import BuildRange
 
 __all__ = ["build"]
@@ -84,7 +85,7 @@ class _Printer(Struct):
         """Prints a finished stage; of a running one, how far it is, on one line of a terminal."""
         if stage.seconds is not None:
             self._show("")
-            rows = "" if stage.rows is None else f"{stage.rows:,} rows"
+            rows = "" if stage.rows is None else plural(stage.rows, "row")
             click.echo(f"  {stage.stage:<26} {rows:>16} {stage.seconds:8.2f} s  {stage.what}")
         elif self.is_announced and stage.what.startswith("will make"):
             click.echo(f"{stage.stage}: {stage.what}")

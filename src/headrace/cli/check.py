@@ -13,6 +13,7 @@ from headrace.flows.project.check_tables import TableCheck, check_tables
 from headrace.flows.trace.leakage import leakage as check_leakage
 from headrace.flows.trace.parity import parity as check_parity
 from headrace.flows.trace.skew import skew as check_skew
+from headrace.kernel.counts import plural
 
 __all__ = ["check"]
 
@@ -144,12 +145,14 @@ def _show_future(future: FutureCheck) -> None:
         return
     instants = ", ".join(f"{moment:%F %T}" for moment in future.moments)
     click.echo(
-        f"  future: rows after {instants} UTC were changed, {future.labels:,} labels before them compared"
+        f"  future: rows after {instants} UTC were changed,"
+        f" {plural(future.labels, 'label')} before them compared"
     )
     for moved in future.moved:
         label = show.readable(", ".join(f"{name}={value}" for name, value in moved.label.items()))
         click.echo(
-            f"  {moved.feature} reads the future: it moved for {moved.labels:,} labels ({moved.share:.1%});"
+            f"  {moved.feature} reads the future: it moved for"
+            f" {plural(moved.labels, 'label')} ({moved.share:.1%});"
             f" {label}: {moved.value} became {moved.changed}"
             + (f", because {moved.error}" if moved.error else "")
         )

@@ -16,6 +16,7 @@ from headrace.cli.moment import Moment
 from headrace.events.ingest.ingest import Progress
 from headrace.flows.events.ingest import ingest as ingest_topics
 from headrace.flows.events.ingest_report import IngestReport
+from headrace.kernel.counts import plural
 
 __all__ = ["ingest"]
 
@@ -87,7 +88,9 @@ def ingest(
 
 
 def _print_progress(topic: Progress) -> None:
-    click.echo(f"  {topic.topic}: {topic.events:,} events, {topic.events - topic.good:,} of them refused")
+    click.echo(
+        f"  {topic.topic}: {plural(topic.events, 'event')}, {topic.events - topic.good:,} of them refused"
+    )
 
 
 def _print(report: IngestReport) -> None:
@@ -114,7 +117,7 @@ def _print(report: IngestReport) -> None:
                 f"{topic.topic}: fields that the contract does not name are in _extra:"
                 f" {_format_counts(topic.extra)}"
             )
-    click.echo(f"{report.events:,} events in {report.seconds:.1f} s.")
+    click.echo(f"{plural(report.events, 'event')} in {report.seconds:.1f} s.")
 
 
 def _format_counts(counts: Counter[str]) -> str:

@@ -8,6 +8,7 @@ import click
 
 from headrace.cli.call import Call, command
 from headrace.flows.project.init import init as make
+from headrace.kernel.counts import plural
 
 __all__ = ["init"]
 
@@ -23,7 +24,7 @@ def init(call: Call, folder: Path, example: str | None) -> None:
 
         show.json(project)
         return
-    click.echo(f"Made {project.folder} ({project.files} files).")
+    click.echo(f"Made {project.folder} ({plural(project.files, 'file')}).")
     click.echo(f"  cd {folder}")
     if example:
         click.echo("Its README.md says what to run. To see what there is: headrace status")

@@ -15,6 +15,7 @@ from headrace.cli.moment import Moment
 from headrace.events.quarantine import QuarantineSelection, RefusalGroup, RefusedEvent, ReplayResult, text_of
 from headrace.events.verdicts.judge import FirstPosition
 from headrace.flows.events import quarantine as flow
+from headrace.kernel.counts import plural
 from headrace.kernel.errors import Refused
 
 __all__ = ["quarantine"]
@@ -130,7 +131,7 @@ def _print_replay(done: ReplayResult, *, dry_run: bool, narrowed: bool) -> None:
         click.echo("No waiting event matches." if narrowed else "Nothing was refused.")
         return
     shown.table(None, ["code", "field", "events"], done.reasons)
-    what = f"{done.events:,} events ({done.size:,} bytes)"
+    what = f"{plural(done.events, 'event')} ({done.size:,} bytes)"
     if dry_run:
         click.echo(f"{what} would be replayed.")
     else:

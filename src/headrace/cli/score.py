@@ -10,6 +10,7 @@ import click
 
 from headrace.cli.call import Call, command
 from headrace.cli.output import prepare_output
+from headrace.kernel.counts import plural
 from headrace.kernel.errors import CallError
 from headrace.kernel.files import replace_file
 
@@ -70,10 +71,10 @@ def score(call: Call, version: str, file: Path, time: str | None, explain: bool,
 def _report(scores: Scores, output: Path | None) -> None:
     refused = [(number, row) for number, row in enumerate(scores.rows, 1) if row.error is not None]
     where = "" if output is None else f" Wrote {output}."
-    rows = "1 row" if len(scores.rows) == 1 else f"{len(scores.rows):,} rows"
+    rows = plural(len(scores.rows), "row")
     click.echo(f"{scores.model}@{scores.version}: {rows}.{where}", err=True)
     for number, row in refused[:_REASONS]:
         missing = f": {', '.join(row.missing)}" if row.missing else ""
         click.echo(f"  no answer for row {number:,}: {row.error}{missing}", err=True)
     if len(refused) > _REASONS:
-        click.echo(f"  no answer for {len(refused):,} rows in all", err=True)
+        click.echo(f"  no answer for {plural(len(refused), 'row')} in all", err=True)

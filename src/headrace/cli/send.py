@@ -11,6 +11,7 @@ import click
 from headrace.cli import show
 from headrace.cli.call import Call, command
 from headrace.flows.events.send import send as send_file
+from headrace.kernel.counts import plural
 from headrace.kernel.errors import Refused
 
 __all__ = ["send"]
@@ -52,7 +53,7 @@ def send(
 
     def print_sent(sent: int) -> None:
         if sys.stderr.isatty() and not call.json:
-            click.echo(f"\r  {sent:,} events", nl=False, err=True)
+            click.echo(f"\r  {plural(sent, 'event')}", nl=False, err=True)
 
     report = send_file(
         call.workspace(),
@@ -71,7 +72,7 @@ def send(
         show.json(report)
     else:
         moved = f", moved by {report.shifted}" if report.shifted is not None else ""
-        events = "1 event" if report.events == 1 else f"{report.events:,} events"
+        events = plural(report.events, "event")
         click.echo(f"Sent {events} to {topic} in {report.seconds:.1f} s{moved}.")
         if report.early:
             click.echo(

@@ -12,6 +12,7 @@ from headrace.flows.project.freshness import TableStatus
 from headrace.flows.project.schedules import ScheduleStatus
 from headrace.flows.project.status import Status
 from headrace.flows.project.status import status as read_status
+from headrace.kernel.counts import plural
 from headrace.kernel.time import format_age, now
 
 __all__ = ["status"]
@@ -58,7 +59,7 @@ def _print(state: Status) -> None:
         if table.refused:
             _print_refusal(table)
         if table.failed_rows:
-            rows_fail = "1 row" if table.failed_rows == 1 else f"{table.failed_rows:,} rows"
+            rows_fail = plural(table.failed_rows, "row")
             click.echo(f"  {table.table} leaves out {rows_fail} that its function fails on, for example:")
             for failure in table.failures[:_FAILURES]:
                 click.echo(f"    {show.readable(failure)}")

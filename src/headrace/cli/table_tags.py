@@ -9,6 +9,7 @@ import click
 from headrace.cli import show
 from headrace.cli.call import Call, command
 from headrace.flows.project import table_tags as tags
+from headrace.kernel.counts import plural
 
 __all__ = ["table_versions", "tag_table", "untag_table"]
 
@@ -29,7 +30,8 @@ def tag_table(call: Call, table: str, tag: str, at: str | None) -> None:
         show.json({"table": table, "tag": tag, "snapshot": snapshot.id})
     else:
         click.echo(
-            f"{tag} names snapshot {snapshot.id} of {table}: {snapshot.rows:,} rows of {snapshot.at:%F %T} UTC."
+            f"{tag} names snapshot {snapshot.id} of {table}:"
+            f" {plural(snapshot.rows, 'row')} of {snapshot.at:%F %T} UTC."
         )
 
 

@@ -7,6 +7,7 @@ import click
 from headrace.cli import show
 from headrace.cli.call import Call, command
 from headrace.flows.project.record_test import record_test
+from headrace.kernel.counts import plural
 
 __all__ = ["test"]
 
@@ -25,4 +26,6 @@ def test(call: Call, table: str, partition: str | None, limit: int, overwrite: b
         show.json(recorded)
         return
     read = ", ".join(f"{rows:,} of {name}" for name, rows in recorded.read.items())
-    click.echo(f"{recorded.file}: {recorded.rows:,} rows expected from {read}. Run it: pytest {recorded.file}")
+    click.echo(
+        f"{recorded.file}: {plural(recorded.rows, 'row')} expected from {read}. Run it: pytest {recorded.file}"
+    )

@@ -7,6 +7,7 @@ import click
 from headrace.cli import show
 from headrace.cli.call import Call, command
 from headrace.flows.project.try_table import TableTrial, try_table
+from headrace.kernel.counts import plural
 
 __all__ = ["try_"]
 
@@ -34,7 +35,7 @@ def try_(call: Call, table: str, partition: str | None, limit: int | None, stric
 def _print(trial: TableTrial) -> None:
     where = "" if trial.partition is None else f", partition {trial.partition}"
     read = ", ".join(f"{rows:,} of {name}" for name, rows in trial.read.items())
-    click.echo(f"{trial.table}{where}: {trial.rows:,} rows from {read}, in {trial.seconds:.2f} s")
+    click.echo(f"{trial.table}{where}: {plural(trial.rows, 'row')} from {read}, in {trial.seconds:.2f} s")
     click.echo(f"columns: {', '.join(f'{name} {dtype}' for name, dtype in trial.columns.items())}")
     if trial.sample:
         rows = [[str(value) for value in row.values()] for row in trial.sample]
@@ -43,7 +44,8 @@ def _print(trial: TableTrial) -> None:
     difference = trial.difference
     if difference is not None:
         click.echo(
-            f"difference to what is published: {difference.added:,} rows more, {difference.removed:,} fewer"
+            f"difference to what is published: {plural(difference.added, 'row')} more,"
+            f" {difference.removed:,} fewer"
         )
         for line in (*difference.columns, *difference.examples):
             click.echo(f"  {line}")

@@ -13,6 +13,7 @@ from headrace.flows.trace.evidence import Origin
 from headrace.flows.trace.why import ViewWhy, Why
 from headrace.flows.trace.why import why as explain
 from headrace.flows.trace.why_event import EventWhy, why_event
+from headrace.kernel.counts import plural
 from headrace.lineage.graph import Node
 
 __all__ = ["why"]
@@ -157,7 +158,7 @@ def _print_version(answer: Why) -> None:
         ("version", f"{version.model} {version.version}{aliases}"),
         ("training run", origin.run),
         ("MLflow run", version.mlflow_run or "unknown"),
-        ("training set", f"{origin.table}, snapshot {origin.snapshot}, {origin.rows:,} rows"),
+        ("training set", f"{origin.table}, snapshot {origin.snapshot}, {plural(origin.rows, 'row')}"),
         *(("made from", f"{table}, snapshot {snapshot}") for table, snapshot in origin.inputs.items()),
         ("code", origin.code or "unknown"),
         ("commit", origin.commit or "not in a git checkout"),
@@ -181,7 +182,7 @@ def _print_node(node: Node, depth: int) -> None:
 def _origin(origin: Origin) -> str:
     if origin.kind == "file":
         return f"files of {origin.name}, {origin.digest or 'digest unknown'}"
-    events = "events" if origin.events is None else f"{origin.events:,} events"
+    events = "events" if origin.events is None else plural(origin.events, "event")
     days = "" if origin.first is None else f" of {origin.first}"
     until = "" if origin.last in (None, origin.first) else f" to {origin.last}"
     return f"{events} of topic {origin.name}{days}{until}"

@@ -7,6 +7,7 @@ import json
 from headrace.config.settings import Settings
 from headrace.events.connector import VARIABLES, Connector, connectors
 from headrace.export.target import Export, Option, Target
+from headrace.kernel.counts import plural
 from headrace.kernel.errors import CallError
 from headrace.projects.project import load_project
 
@@ -29,7 +30,7 @@ def _write(settings: Settings, *, prefix: str | None, engine: bool) -> Export:
         )
     (connector,) = chosen
     text = engine_properties(connector) if engine else json.dumps(connect_body(connector), indent=1) + "\n"
-    return Export(text, f"a connector for {len(connector.topics)} table{'s' * (len(connector.topics) != 1)}")
+    return Export(text, f"a connector for {plural(len(connector.topics), 'table')}")
 
 
 TARGET = Target(

@@ -48,6 +48,12 @@ class LogPosition(Struct, frozen=True, tag_field="kind", tag="log"):
         """This position, moved to `offsets` in their log partitions."""
         return LogPosition(self.topic, self.log_id, {**self.offsets, **offsets})
 
+    def with_leads(self, leads: Mapping[int, Lead]) -> LogPosition:
+        """This position with these leads and no others: a LeadingPosition if there are any."""
+        if not leads:
+            return LogPosition(self.topic, self.log_id, self.offsets)
+        return LeadingPosition(self.topic, self.log_id, self.offsets, dict(leads))
+
     def for_partitions(self, partitions: Collection[int]) -> LogPosition:
         """This position in these log partitions only."""
         return LogPosition(self.topic, self.log_id, {p: self.next_offset(p) for p in sorted(partitions)})

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from attrs import frozen
 from msgspec import Struct
 
+from headrace.kernel.counts import plural
 from headrace.serving.sequential import evidence, make_blocks
 
 __all__ = [
@@ -166,12 +167,14 @@ def decide(plan: CanaryPlan, observations: Sequence[Observations]) -> Decision:
     last = observations[-1].canary if observations else StepObservations([], [], [])
     answered, known = len(last.latencies), len(last.scores)
     if answered < plan.min_requests or known < plan.min_outcomes:
-        requests = f"{answered:,} of {plan.min_requests:,} requests"
+        requests = f"{answered:,} of {plural(plan.min_requests, 'request')}"
         why = f"{requests} and {known:,} of {plan.min_outcomes:,} outcomes so far"
         return Decision("hold", why, comparisons)
     worst = max(comparisons, key=lambda comparison: comparison.greatest)
     return Decision(
-        "advance", f"{answered:,} requests, and no metric is worse: {_describe(worst)}", comparisons
+        "advance",
+        f"{plural(answered, 'request')}, and no metric is worse: {_describe(worst)}",
+        comparisons,
     )
 
 

@@ -187,7 +187,10 @@ def make_rollback(log: Log, model: str, *, by: str, why: str) -> Release:
     """
     target = find_restored(history(log, model))
     if target is None:
-        raise CallError(f"model {model!r} has no earlier release to roll back to")
+        raise CallError(
+            f"model {model!r} has no earlier release to roll back to",
+            remedy=f"headrace release {model} champion=N releases version N.",
+        )
     return make(model, target.arms, by=by, why=why, override=target.override, restores=target.id)
 
 

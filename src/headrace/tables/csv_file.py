@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from headrace.kernel.counts import plural
 from headrace.kernel.errors import ProjectError
 
 __all__ = ["CsvFile", "check_csv", "without_null_values"]
@@ -257,7 +258,7 @@ class _Scan:
         ragged = cells != width
         if ragged.any():
             first = int(np.argmax(ragged))
-            count = f"{cells[first]} cell" if cells[first] == 1 else f"{cells[first]} cells"
+            count = plural(cells[first], "cell")
             yield (
                 int(ends[first]),
                 f"the row has {count}, and the header has {width}",

@@ -11,6 +11,8 @@ from typing import Any
 
 from msgspec import Struct
 
+from headrace.kernel.counts import plural
+
 __all__ = [
     "FailedRow",
     "cut",
@@ -61,7 +63,7 @@ def cut(text: str) -> str:
 def describe_failures(table: str, failed: Sequence[FailedRow]) -> str:
     """The rows that were left out, in a sentence without a period."""
     count = len(failed)
-    rows = "1 row that" if count == 1 else f"{count:,} rows that"
+    rows = f"{plural(count, 'row')} that"
     return f"left out {rows} {table}() fails on: {failed[0].row}: {failed[0].error}"
 
 

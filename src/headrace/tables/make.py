@@ -328,7 +328,7 @@ def _refusal(
     return Refused(
         f"{sum(rows.values()):,} rows of its function are {'on' if partitioning.grain == 'day' else 'in'}"
         f" {_kind(partitioning)}s that are not made from the input they come from, and would be lost"
-        f" ({kept:,} rows would be kept): {_spell_counts(partitioning, rows)}",
+        f" ({kept:,} rows would be kept): {_plurals(partitioning, rows)}",
         where=f"table {table.name} ({table.place})",
         remedy="\n".join(remedies),
     )
@@ -350,7 +350,7 @@ def _kind(partitioning: Partitioning) -> str:
     return partitioning.grain if partitioning.is_time else "part"
 
 
-def _spell_counts(partitioning: Partitioning, counts: Mapping[int, int]) -> str:
+def _plurals(partitioning: Partitioning, counts: Mapping[int, int]) -> str:
     numbers = sorted(counts)
     named = ", ".join(f"{name_partition(partitioning, n)} ({counts[n]:,})" for n in numbers[:_NAMED])
     if len(numbers) <= _NAMED:

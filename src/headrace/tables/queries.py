@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from headrace.declare.query import Query
 from headrace.declare.table import Table
+from headrace.kernel.counts import plural
 from headrace.kernel.errors import ProjectError, Refused
 from headrace.kernel.faults import reach
 from headrace.kernel.position import SnapshotPosition
@@ -117,7 +118,7 @@ def _replace_all(
         files, digest, rows = _spill(folder, _batches(table, query, database.read(query.sql)))
         recorded = None if stored is None else stored.property(QUERY_ROWS)
         if stored is not None and recorded == digest and stored.property(CODE) == code:
-            return _keep(audit, stored, f"read {rows:,} rows, and none has changed")
+            return _keep(audit, stored, f"read {plural(rows, 'row')}, and none has changed")
         if query.cursor is not None:
             _check_keys(table, query, pl.scan_parquet(files, glob=False))
         written = audit.lake.ensure(table.name, _arrow(pl.read_parquet(files[0], n_rows=0)).schema, exact=True)
@@ -127,7 +128,7 @@ def _replace_all(
             (pl.read_parquet(file, glob=False) for file in files),
             {CODE: code, QUERY_ROWS: digest},
             {CODE: None if stored is None else stored.property(CODE), QUERY_ROWS: recorded},
-            f"read all {rows:,} rows",
+            f"read all {plural(rows, 'row')}",
         )
 
 
@@ -183,12 +184,17 @@ def _update(audit: TableAudit, query: Query, database: Database, stored: LakeTab
     assert current is not None
     since_text = "" if start is None else f" from {cursor} {start} on"
     if _digest(gone) == _digest(rows):
-        return _keep(audit, stored, f"read {len(rows):,} rows{since_text}, and none has changed")
+        return _keep(audit, stored, f"read {plural(len(rows), 'row')}{since_text}, and none has changed")
     kept = frame.filter(~replaced).select(columns).collect_batches(chunk_size=_BATCH)
     properties = {CODE: stored.property(CODE) or "", QUERY_ROWS: f"{current.id} {_digest(rows)}"}
     expect = {CODE: properties[CODE], QUERY_ROWS: recorded}
     return _commit(
-        audit, stored, _chain(rows, kept), properties, expect, f"read {len(rows):,} rows{since_text}"
+        audit,
+        stored,
+        _chain(rows, kept),
+        properties,
+        expect,
+        f"read {plural(len(rows), 'row')}{since_text}",
     )
 
 

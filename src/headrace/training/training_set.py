@@ -33,6 +33,7 @@ from headrace.features.plan import FeaturePlan
 from headrace.features.plan.sources import source_columns
 from headrace.features.values.matrix import Matrix
 from headrace.features.values.on_demand import OnDemandError
+from headrace.kernel.counts import plural
 from headrace.kernel.digest import short_digest
 from headrace.kernel.errors import CallError, Refused
 from headrace.kernel.position import SnapshotPosition, encode_position
@@ -172,7 +173,7 @@ def read(lake: Lake, rows: TrainingSet, plan: FeaturePlan, target: str) -> Label
     matrix = Matrix(plan)
     infinite = matrix.count_infinite(frame)
     if infinite:
-        counts = ", ".join(f"{name} in {count:,} rows" for name, count in infinite.items())
+        counts = ", ".join(f"{name} in {plural(count, 'row')}" for name, count in infinite.items())
         _logger.warning("model %s: infinite values count as missing: %s", rows.model, counts)
     complete = frame.filter(matrix.complete(frame)) if plan.missing == "refuse" else frame
     if complete.is_empty() and len(frame):
@@ -273,7 +274,7 @@ def _write_rows(
     del labels
     if labelled.is_empty():
         raise Refused(
-            f"table {model.labels.name!r} has no row with a label ({unlabelled:,} rows without one)",
+            f"table {model.labels.name!r} has no row with a label ({plural(unlabelled, 'row')} without one)",
             where=f"model {model.name}, {_place(project, model.labels)}",
             remedy="A label may need time to be known: add data, or build again later.",
         )

@@ -11,6 +11,7 @@ from headrace.declare.alerts import Alerts
 from headrace.declare.event import Contract
 from headrace.events.ingest.position import read_position
 from headrace.events.ingest.rates import RefusalKey, RefusalRate, RefusalRates, severity_of
+from headrace.kernel.counts import plural
 from headrace.kernel.time import format_duration, now_micros
 from headrace.lake import Lake
 from headrace.log import Log
@@ -99,7 +100,8 @@ def _finding(
 ) -> Finding:
     code, field = key
     reason = f"{code} ({field})" if field else code
-    why = f"{rate.share:.2%} of {rate.events:,} events in {format_duration(limits.window)} refused as {reason}"
+    events = plural(rate.events, "event")
+    why = f"{rate.share:.2%} of {events} in {format_duration(limits.window)} refused as {reason}"
     if rate.baseline is not None:
         why += f"; {rate.baseline:.2%} in the {format_duration(limits.baseline)} before"
     return Finding(

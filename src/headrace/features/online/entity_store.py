@@ -6,7 +6,7 @@ grouping a plan's views by their join keys, and comparing positions.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from time import perf_counter
 from typing import TYPE_CHECKING
@@ -28,7 +28,7 @@ from headrace.features.online.tiles import BROKEN, Tiles
 from headrace.features.plan import AsOfView, FeaturePlan, StoredView, WindowedView
 from headrace.kernel import faults
 from headrace.kernel.errors import CallError, Conflict, Unavailable
-from headrace.kernel.position import LeadingPosition, LogPosition, Position, SnapshotPosition, leads_of
+from headrace.kernel.position import LogPosition, Position, SnapshotPosition, leads_of
 from headrace.kernel.time import now_micros
 
 if TYPE_CHECKING:
@@ -177,6 +177,17 @@ class EntityStore:
                 database.set_position(view, new_position)
         faults.reach("online.apply.committed")
 
+    def end_leads(self, views: Sequence[WindowedView], at: LogPosition, partitions: Collection[int]) -> None:
+        """See OnlineStore."""
+        ended = {p: (at.next_offset(p), lead) for p, lead in leads_of(at).items() if p in partitions}
+        with self._writing(*views):
+            for view in views:
+                current = self._database.position(view)
+                if isinstance(current, LogPosition):
+                    leads = leads_of(current).items()
+                    kept = {p: lead for p, lead in leads if ended.get(p) != (current.next_offset(p), lead)}
+                    self._database.set_position(view, current.with_leads(kept))
+
     def lookup(self, plan: FeaturePlan, keys: Sequence[Mapping[str, object]], at: int) -> LookupResult:
         """See OnlineStore."""
         try:
@@ -235,12 +246,9 @@ class EntityStore:
                 where=self._database.where,
                 remedy="Another process moved it. Read its position again, and continue from there.",
             )
-        advanced = current.with_offsets(moves)
         leads = {p: lead for p, lead in leads_of(current).items() if p not in moves}
         leads |= {p: lead for p, lead in leads_of(position).items() if p in moves}
-        if not leads:
-            return advanced
-        return LeadingPosition(advanced.topic, advanced.log_id, advanced.offsets, leads)
+        return current.with_offsets(moves).with_leads(leads)
 
 
 class _PlanLookup:

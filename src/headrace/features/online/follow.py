@@ -16,7 +16,7 @@ from headrace.features.online.leads import LeadWatch, digest_events
 from headrace.features.online.store import OnlineStore
 from headrace.features.plan import WindowedView
 from headrace.kernel.errors import CallError, Conflict, ProjectError, Unavailable
-from headrace.kernel.position import Lead, LeadingPosition, LogPosition, leads_of
+from headrace.kernel.position import Lead, LogPosition, leads_of
 from headrace.lake import Lake
 from headrace.projects.project import Project
 from headrace.tables.failures import describe_failures
@@ -212,8 +212,7 @@ class OnlineSink:
 def _with_leads(ahead: LogPosition, current: LogPosition, leads: Mapping[int, Lead]) -> LogPosition:
     """A position with these leads, and those of the log partitions in which it is where the view is now."""
     kept = {p: lead for p, lead in leads_of(current).items() if ahead.next_offset(p) == current.next_offset(p)}
-    both = {**kept, **leads}
-    return LeadingPosition(ahead.topic, ahead.log_id, ahead.offsets, both) if both else ahead
+    return ahead.with_leads({**kept, **leads})
 
 
 def _events_after(events: pl.DataFrame, position: LogPosition) -> pl.DataFrame:

@@ -5,7 +5,7 @@ once. Usually the same rows are committed a moment later. But the process may be
 events may be judged otherwise when they are read again: by an edited contract, because one of them cannot be
 stored, or because the log lost them. So a view's position has the lead in each log partition: where it begins,
 and a digest of its good events. Once the table has read so far, its rows must have the same digest. If they do
-not, the view is filled again from the table.
+not, the view is filled again from the table. If they do, the lead is removed from the position.
 """
 
 from __future__ import annotations
@@ -90,6 +90,8 @@ class LeadWatch:
     def confirm(self, position: LogPosition) -> None:
         """Confirms every view of the topic that the table has caught up with, or fills it again.
 
+        A confirmed lead is removed, so that a later change of the table's columns does not count against it.
+
         Args:
             position: how far the table has read the log partitions of this worker.
 
@@ -106,23 +108,38 @@ class LeadWatch:
         for digest in self._confirmed.keys() - positions.keys():
             del self._confirmed[digest]
         digests: dict[tuple[int, int, int], int] = {}
+        groups: dict[str, tuple[LogPosition, list[WindowedView]]] = {}  # confirmed views at one position
         for view in views:
             current = positions.get(view.digest)
             if not isinstance(current, LogPosition) or current.log_id != position.log_id:
                 continue
-            if self.is_confirmed(view, current):
-                continue
-            self._confirmed.pop(view.digest, None)
+            is_confirmed = self.is_confirmed(view, current)
+            if not is_confirmed:
+                self._confirmed.pop(view.digest, None)
             if any(current.next_offset(p) > end for p, end in position.offsets.items()):
                 continue  # until the table has read so far
-            if all(
+            if is_confirmed or all(
                 lead.digest == self._digest_rows(p, lead.start, current.next_offset(p), digests)
                 for p, lead in leads_of(current).items()
                 if p in self._partitions
             ):
-                self.note(view, current)
+                groups.setdefault(repr(current), (current, []))[1].append(view)
             else:
                 self._fill_again(view)
+        for current, group in groups.values():
+            self._end_leads(group, current)
+
+    def _end_leads(self, views: list[WindowedView], current: LogPosition) -> None:
+        """Records that the views are confirmed at this position, and removes their leads."""
+        leads = leads_of(current)
+        others = {p: lead for p, lead in leads.items() if p not in self._partitions}
+        if len(others) < len(leads):
+            try:
+                self._store.end_leads(views, current, self._partitions)
+            except CallError:  # another process dropped a view: the next call ends the leads of the others
+                return
+        for view in views:
+            self.note(view, current.with_leads(others))
 
     def _digest_rows(
         self, partition: int, start: int, end: int, digests: dict[tuple[int, int, int], int]

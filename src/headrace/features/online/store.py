@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import closing
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -203,6 +203,14 @@ class OnlineStore(Protocol):
 
         Raises:
             Conflict: a view has another position in one of those log partitions; nothing was written.
+        """
+
+    def end_leads(self, views: Sequence[WindowedView], at: LogPosition, partitions: Collection[int]) -> None:
+        """Removes the leads that the views have at the position `at` in these log partitions, because the
+        table has their events: one transaction. A lead that another process has changed meanwhile stays.
+
+        Raises:
+            CallError: a view is not in the store; nothing was written.
         """
 
     def lookup(self, plan: FeaturePlan, keys: Sequence[Mapping[str, object]], at: int) -> LookupResult:

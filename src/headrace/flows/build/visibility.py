@@ -21,6 +21,7 @@ from headrace.flows.build.drift import table_snapshots
 from headrace.flows.build.preview import Preview
 from headrace.flows.build.project_code import ProjectCode
 from headrace.flows.build.stages.table import TableStage
+from headrace.kernel.counts import plural
 from headrace.kernel.errors import Conflict
 from headrace.kernel.faults import reach
 from headrace.kernel.properties import CODE
@@ -74,7 +75,7 @@ def find_stale_tables(context: BuildContext, targets: Collection[str]) -> dict[s
             continue
         if stage.subject in targets:
             if pending := stage.count_pending(context):
-                partitions = f"{pending:,} partition{'s' * (pending > 1)}"
+                partitions = plural(pending, "partition")
                 stale[stage.subject] = f"a build of a range left out {partitions} of {stage.subject}"
         elif preview.check(stage):
             stale[stage.subject] = f"{stage.subject} is stale"

@@ -21,6 +21,7 @@ from headrace.events.formats.schema_registry import SchemaRegistry
 from headrace.features.applied.registry import registry_digest
 from headrace.features.plan import WindowedView
 from headrace.http.token import read_token_file
+from headrace.kernel.counts import plural
 from headrace.kernel.errors import HeadraceError, Unavailable
 from headrace.kernel.extras import is_installed, remedy_for
 from headrace.kernel.private import is_open_to_others
@@ -71,7 +72,7 @@ def doctor(workspace: Workspace | None) -> list[Diagnosis]:
         return diagnoses
     checks: list[tuple[str, Callable[[], str]]] = [
         (f"log {settings.log.address}", lambda: _log(workspace)),
-        (f"catalog {settings.lake.catalog}", lambda: f"{len(workspace.lake.list_tables())} tables"),
+        (f"catalog {settings.lake.catalog}", lambda: plural(len(workspace.lake.list_tables()), "table")),
         (f"warehouse {settings.lake.warehouse}", lambda: _warehouse(workspace)),
         (f"online {settings.online.address}", lambda: _online(workspace)),
         (f"mlflow {settings.registry.mlflow}", lambda: _mlflow(workspace)),
@@ -204,7 +205,7 @@ def _feast_registry(settings: Settings) -> str:
 
 
 def _mlflow(workspace: Workspace) -> str:
-    return f"{len(workspace.registry.client.search_registered_models())} models"
+    return plural(len(workspace.registry.client.search_registered_models()), "model")
 
 
 def _address(what: str, url: str) -> Diagnosis:
@@ -260,13 +261,13 @@ def _lineage(workspace: Workspace) -> Iterator[Diagnosis]:
         yield Diagnosis("lineage", False, error.what, error.remedy)
         return
     fine = not health.dropped
-    detail = f"{health.events:,} events kept" + (
+    detail = f"{plural(health.events, 'event')} kept" + (
         "" if fine else f", {health.dropped:,} dropped: {health.reason}"
     )
     yield Diagnosis("lineage", fine, detail, None if fine else "Check the free space on the disk.")
     for endpoint in health.endpoints:
         failed = endpoint.failure
-        refused = f"; it has refused {endpoint.refused:,} events" if endpoint.refused else ""
+        refused = f"; it has refused {plural(endpoint.refused, 'event')}" if endpoint.refused else ""
         yield Diagnosis(
             f"lineage {endpoint.url}",
             not failed,

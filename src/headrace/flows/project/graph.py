@@ -15,6 +15,7 @@ from headrace.features.plan import AsOfView, FeaturePlan, OnDemandView, Windowed
 from headrace.flows.build.context import BuildContext
 from headrace.flows.build.project_code import ProjectCode, read_project_code
 from headrace.flows.project.status import Status
+from headrace.kernel.counts import plural
 from headrace.kernel.errors import CallError
 from headrace.kernel.time import format_age
 from headrace.workspace import Workspace
@@ -172,7 +173,7 @@ def _describe_topic(topic: str, table: str, state: Status | None) -> GraphNode:
     if fresh is None:
         return GraphNode("topic", topic, name)
     lag = "unknown how many" if fresh.lag is None else f"{fresh.lag:,}" if fresh.lag else ""
-    note = f"{fresh.events:,} events" + (f", {lag} not ingested" if lag else "")
+    note = plural(fresh.events, "event") + (f", {lag} not ingested" if lag else "")
     return GraphNode("topic", topic, f"{name}, {note}" if name else note)
 
 
@@ -182,14 +183,14 @@ def _describe_table(code: ProjectCode, name: str, state: Status | None) -> Graph
         return GraphNode("table", name, note)
     fresh = next((entry for entry in state.tables if entry.table == name), None)
     if fresh is not None and fresh.age is not None:
-        note = f"{fresh.rows:,} rows, {format_age(fresh.age)}"
+        note = f"{plural(fresh.rows or 0, 'row')}, {format_age(fresh.age)}"
     else:
         note = "never made" if fresh is None or fresh.is_known else "unknown when made"
     return GraphNode("table", name, note, f"table-{name}" in _stale(state))
 
 
 def _describe_model(name: str, plan: FeaturePlan, state: Status | None) -> GraphNode:
-    count = "1 feature" if len(plan.features) == 1 else f"{len(plan.features)} features"
+    count = plural(len(plan.features), "feature")
     stale = _stale(state) if state else frozenset()
     return GraphNode(
         "model", name, count, bool(stale & {f"train-{name}", f"training_set-{name}", f"inputs-{name}"})

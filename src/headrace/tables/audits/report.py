@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from headrace.declare.audits import Severity
+from headrace.kernel.counts import plural
 from headrace.kernel.properties import AUDIT
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ class AuditResult(msgspec.Struct, frozen=True):
     def assertion(self) -> dict[str, object]:
         """As an assertion of OpenLineage; without values of rows, because lineage may go to other servers."""
         column = {"column": self.columns[0]} if len(self.columns) == 1 else {}
-        actual = {"actual": f"{self.failing} rows"} if self.failing else {}
+        actual = {"actual": plural(self.failing, "row")} if self.failing else {}
         return {
             "assertion": self.kind,
             "name": self.rule,

@@ -14,6 +14,7 @@ from dataframely.exc import SchemaError
 from headrace.declare.event import Contract
 from headrace.declare.table import Table
 from headrace.events.contracts.shape import KNOWN_AT
+from headrace.kernel.counts import plural
 from headrace.kernel.errors import Refused
 from headrace.tables.audits.port import MAX_FAILING_ROWS, RULE, is_made_in_parts
 from headrace.tables.audits.rules import group_rules, spell_rule
@@ -100,7 +101,8 @@ def _check_schema(table: Table, schema: type[dy.Schema], rows: pl.DataFrame, whe
     if not counts:
         return rows.select(schema.column_names()) if later else good
     rules = "; ".join(
-        f"{spell_rule(rule)} ({count:,} of {rows.height:,} rows)" for rule, count in sorted(counts.items())
+        f"{spell_rule(rule)} ({count:,} of {plural(rows.height, 'row')})"
+        for rule, count in sorted(counts.items())
     )
     details, columns = failure.details(), rows.columns
     failing = {rule: details.filter(pl.col(rule) == "invalid").select(columns) for rule in sorted(counts)}

@@ -14,6 +14,7 @@ import polars as pl
 from polars.exceptions import PanicException
 
 from headrace.declare.audits import Satisfies
+from headrace.kernel.counts import plural
 from headrace.kernel.errors import HeadraceError, ProjectError
 from headrace.tables.audits.port import (
     RULE,
@@ -73,7 +74,7 @@ def check_rules(rules: Mapping[str, pl.Expr], scope: AuditScope) -> RuleFailure 
         count, sample = _run_rule(name, rule, scope.rows if name in row_rules else scope.all_rows)
         if count:
             total += count
-            broken.append(f"{spell_rule(name)} ({count:,} rows)")
+            broken.append(f"{spell_rule(name)} ({plural(count, 'row')})")
             frames.append(sample.with_columns(pl.lit(spell_rule(name)).alias(RULE)))
         if count and name in row_rules:
             failing = failing_partitions(scope.table, scope.rows.filter(~rule.fill_null(True)))

@@ -7,6 +7,7 @@ from statistics import median
 
 from headrace.declare.audits import RowsLikeBefore
 from headrace.declare.partitioning import name_partition
+from headrace.kernel.counts import plural
 from headrace.tables.audits.port import AuditScope, RuleFailure
 
 __all__ = ["check_volume"]
@@ -27,9 +28,9 @@ def check_volume(audit: RowsLikeBefore, scope: AuditScope) -> RuleFailure | None
         before = scope.published_count
         if _is_like(audit, scope.count, before):
             return None
-        return RuleFailure(f"the table would have {scope.count:,} rows, and has {before:,}")
+        return RuleFailure(f"the table would have {plural(scope.count, 'row')}, and has {before:,}")
     wrong = [
-        f"{name_partition(partitioning, number)} has {count:,} rows, and {expected:,.10g} {history}"
+        f"{name_partition(partitioning, number)} has {plural(count, 'row')}, and {expected:,.10g} {history}"
         for number, count, expected, history in _compare(scope.partition_rows, scope.published_rows)
         if not _is_like(audit, count, expected)
     ]
@@ -53,5 +54,5 @@ def _compare(rows: Mapping[int, int], published: Mapping[int, int]) -> Iterator[
         elif number < last:
             earlier = [rows[n] for n in numbers if n < number][-_HISTORY:]
             if earlier:
-                kind = "the partition" if len(earlier) == 1 else f"the {len(earlier)} partitions"
+                kind = "the partition" if len(earlier) == 1 else f"the {plural(len(earlier), 'partition')}"
                 yield number, count, median(earlier), f"in {kind} before it"

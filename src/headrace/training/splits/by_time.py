@@ -9,6 +9,7 @@ import numpy.typing as npt
 import polars as pl
 
 from headrace.declare.splits import ByTime
+from headrace.kernel.counts import plural
 from headrace.kernel.errors import Refused
 from headrace.kernel.time import format_duration, from_micros
 from headrace.training.splits.port import MOMENT, Fold, LabelledFrame, Parts
@@ -104,7 +105,8 @@ def _running_counts(target: pl.Series) -> npt.NDArray[np.int32]:
 def _check_part(
     name: str, part: pl.DataFrame, rows: pl.DataFrame, split: ByTime, target: str, classes: int
 ) -> None:
-    span = f"{len(rows)} rows from {rows[MOMENT][0]:%Y-%m-%d %H:%M} to {rows[MOMENT][-1]:%Y-%m-%d %H:%M} UTC"
+    first, last = rows[MOMENT][0], rows[MOMENT][-1]
+    span = f"{plural(len(rows), 'row')} from {first:%Y-%m-%d %H:%M} to {last:%Y-%m-%d %H:%M} UTC"
     if part.is_empty():
         raise Refused(
             f"the {name} part of {span} would be empty with a gap of {format_duration(split.gap)}",

@@ -10,6 +10,7 @@ from headrace.flows.build.project_code import ProjectCode
 from headrace.flows.build.reasons import LOCK, Parameter, StaleReason, user_parameters
 from headrace.flows.build.report import StageReport
 from headrace.flows.build.stage import LakeStage, StageResult
+from headrace.kernel.counts import plural
 from headrace.kernel.properties import PENDING
 
 if TYPE_CHECKING:
@@ -109,7 +110,7 @@ class TableStage(LakeStage):
             days = "" if only.is_whole else f" from {only.first} to {only.last}"
             reasons.append(StaleReason("state", f"all of it{days} was asked for"))
         elif pending:
-            count = f"{pending} partition{'s' * (pending > 1)}"
+            count = plural(pending, "partition")
             reasons.append(StaleReason("state", f"a build of a range left out {count}"))
         return reasons
 

@@ -14,6 +14,7 @@ from headrace.flows.build.pointers import Pointers
 from headrace.flows.build.project_code import ProjectCode
 from headrace.flows.build.reasons import LOCK, Parameter, user_parameters
 from headrace.flows.build.stage import Stage, StageResult
+from headrace.kernel.counts import plural
 from headrace.kernel.files import move_into_place, write_file
 
 if TYPE_CHECKING:
@@ -100,7 +101,7 @@ def _describe_omissions(report: TrainingReport) -> str:
     """The rows and values of the training set that the model did not use."""
     text = f"; {report.incomplete:,} rows that serving would refuse are left out" if report.incomplete else ""
     if report.infinite:
-        counts = ", ".join(f"{name} in {count:,} rows" for name, count in report.infinite.items())
+        counts = ", ".join(f"{name} in {plural(count, 'row')}" for name, count in report.infinite.items())
         text += f"; infinite, and so missing: {counts}"
     return text
 

@@ -11,6 +11,7 @@ from headrace.flows.build.pointers import FEATURES, Pointers
 from headrace.flows.build.project_code import ProjectCode
 from headrace.flows.build.reasons import LOCK, Parameter
 from headrace.flows.build.stage import LakeStage, StageResult
+from headrace.kernel.counts import plural
 
 if TYPE_CHECKING:
     from headrace.flows.build.context import BuildContext
@@ -60,11 +61,13 @@ class TrainingSetStage(LakeStage):
         count = (
             "1 row that a function fails on"
             if rows.failed == 1
-            else f"{rows.failed:,} rows that functions fail on"
+            else f"{plural(rows.failed, 'row')} that functions fail on"
         )
         failed = f"; left out {count}: {rows.failures[0]}" if rows.failed else ""
         keyless = "".join(
-            f"; {key} is null in {count:,} rows, which serving would refuse"
+            f"; {key} is null in {plural(count, 'row')}, which serving would refuse"
             for key, count in rows.keyless.items()
         )
-        return StageResult(f"labels with {len(plan.features)} features{unknown}{failed}{keyless}", rows.rows)
+        return StageResult(
+            f"labels with {plural(len(plan.features), 'feature')}{unknown}{failed}{keyless}", rows.rows
+        )
