@@ -6,6 +6,7 @@ import threading
 from datetime import UTC, datetime, timedelta
 
 import attrs
+import polars as pl
 import pyarrow as pa
 import pytest
 from tests.features.views import DAY, HOUR
@@ -16,7 +17,7 @@ from headrace import lake as lakes
 from headrace import log as logs
 from headrace.cli.main import main
 from headrace.events.ingest.ingest import Ingest
-from headrace.features.checks.future import check_future
+from headrace.features.checks.future import _differ, check_future
 from headrace.features.plan import (
     AggregateFunction,
     Aggregation,
@@ -329,3 +330,11 @@ def edit(workplace, old, new):
         del sys.modules[name]
     edited = load_project(project.settings, without=("feast",))
     return edited, lake, attrs.evolve(model, labels=edited.table("labels"))
+
+
+def test_only_a_difference_beyond_rounding_is_one():
+    before = pl.Series([1.0, 1e300, 0.1 + 0.2, 1.0, float("nan"), float("inf"), float("inf"), None, None, 0.0])
+    after = pl.Series([1.0, 1.001e300, 0.3, 1.00001, float("nan"), float("inf"), 1.0, None, 0.0, 1e-300])
+    expected = [False, True, False, True, False, False, True, False, True, True]
+    assert _differ(before, after).to_list() == expected
+    assert _differ(pl.Series([2**60]), pl.Series([2**60 + 1])).to_list() == [True]

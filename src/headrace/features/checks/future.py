@@ -1,8 +1,9 @@
 """Finds features that depend on what happens after a label's moment.
 
 The tables are made from the rows that there are, and from rows that differ after an instant (tables.replay).
-The features of the labels until that instant must be equal to the last bit. A feature that is not reads the
-future, by its table's function or by a time that is too early.
+The features of the labels until that instant must be equal. A feature that is not reads the future, by its
+table's function or by a time that is too early. Numbers that differ by less than a billionth of themselves
+count as equal: a function may add the same numbers in another order when there are other rows.
 
 Each instant has two futures. In one all later rows are left out; in the other half of them are, and the rest is
 shuffled. Either alone would miss a feature: whether there is a later row, or which one of two comes first.
@@ -36,6 +37,7 @@ __all__ = ["FutureCheck", "MovedFeature", "check_future"]
 _CHANGED, _PLACE = "__changed", "__place"
 _INSTANT = pl.Datetime("us", "UTC")
 _SEED = 1
+_ROUNDING = 1e-9  # of a number
 
 
 class MovedFeature(Struct, frozen=True):
@@ -198,7 +200,7 @@ def _add_moved(
     """Adds the columns that differ in any of the futures. All frames have a row for each label."""
     names = [*dict.fromkeys(entity.join_key for entity in plan.entities), MOMENT]
     for column in before.rows.columns:
-        differs = [before.rows[column].ne_missing(after.rows[column]) for after in futures]
+        differs = [_differ(before.rows[column], after.rows[column]) for after in futures]
         count = int(reduce(operator.or_, differs).sum())
         if not count:
             continue
@@ -213,6 +215,16 @@ def _add_moved(
             changed=futures[number].rows[column].slice(place, 1).to_list()[0],
             error=failure.what if failure and column.startswith(f"{failure.where}__") else None,
         )
+
+
+def _differ(before: pl.Series, after: pl.Series) -> pl.Series:
+    """Where two columns of one type differ, floating-point numbers by more than their rounding."""
+    differs = before.ne_missing(after)
+    if not before.dtype.is_float():
+        return differs
+    most = pl.select(pl.max_horizontal(before.abs(), after.abs())).to_series()
+    is_close = most.is_finite() & ((before - after).abs() <= _ROUNDING * most)
+    return differs & ~is_close.fill_null(value=False)
 
 
 def _find_requests(labels: pl.DataFrame, changed: pl.DataFrame, plan: FeaturePlan) -> _Features:
