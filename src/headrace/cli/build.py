@@ -108,5 +108,4 @@ def _print(report: BuildReport) -> None:
         for stage in report.stages:
             click.echo(f"  {stage.stage:<26} {stage.what}")
     else:
-        many = "stages" if len(report.stages) != 1 else "stage"
-        click.echo(f"Ran {len(report.stages)} {many} in {report.seconds:.1f} s.")
+        click.echo(f"Ran {plural(len(report.stages), 'stage')} in {report.seconds:.1f} s.")

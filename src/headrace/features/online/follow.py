@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 
 import polars as pl
@@ -79,14 +78,7 @@ class OnlineSink:
         """See events.ingest.sinks.LeadingSink. A view that another process moves meanwhile is left out."""
         good = pl.DataFrame(events)
         digests = digest_events(good)
-        groups: dict[tuple[str | None, str], list[WindowedView]] = defaultdict(list)
-        positions: dict[str, LogPosition] = {}
-        for view, current in self._views_to_follow():
-            if self._leads.is_confirmed(view, current):
-                groups[view.rowwise, repr(current)].append(view)
-                positions[repr(current)] = current
-        for (_, position_text), views in groups.items():
-            current = positions[position_text]
+        for views, current in self._group_views(only_confirmed=True):
             ahead = current.advance(position.offsets)
             moved = [p for p, end in ahead.offsets.items() if end > current.next_offset(p)]
             if not moved or any(current.next_offset(p) < committed.next_offset(p) for p in moved):
@@ -134,15 +126,7 @@ class OnlineSink:
 
     def _apply(self, events: pa.Table, position: LogPosition) -> None:
         good = pl.DataFrame(events)
-        # Views of one table at one position share the work.
-        groups: dict[tuple[str | None, str], list[WindowedView]] = defaultdict(list)
-        positions: dict[str, LogPosition] = {}
-        for view, current in self._views_to_follow():
-            position_text = repr(current)
-            groups[view.rowwise, position_text].append(view)
-            positions[position_text] = current
-        for (_, position_text), views in groups.items():
-            current = positions[position_text]
+        for views, current in self._group_views():
             ahead = _with_leads(current.advance(position.offsets), current, {})
             reported = self._reported
             if reported and any(current.next_offset(p) < reported.next_offset(p) for p in position.offsets):
@@ -168,6 +152,15 @@ class OnlineSink:
         self._store.apply(views, rows.to_arrow(), ahead, after=after)
         for view in confirmed:
             self._leads.note(view, ahead)
+
+    def _group_views(self, *, only_confirmed: bool = False) -> Iterable[tuple[list[WindowedView], LogPosition]]:
+        """The views to follow, and where they are: views of one table at one position share the work."""
+        groups: dict[tuple[str | None, str], tuple[list[WindowedView], LogPosition]] = {}
+        for view, current in self._views_to_follow():
+            if not only_confirmed or self._leads.is_confirmed(view, current):
+                views, _ = groups.setdefault((view.rowwise, repr(current)), ([], current))
+                views.append(view)
+        return groups.values()
 
     def _views_to_follow(self) -> list[tuple[WindowedView, LogPosition]]:
         followed, other_code = [], []
