@@ -11,7 +11,7 @@ from datetime import timedelta
 
 import msgspec
 import pytest
-from tests.serving.small_project import make_project, plan_of, put_features, register_version
+from tests.serving.small_project import make_project_with_versions
 
 from headrace import log as logs
 from headrace.declare.event import contract_of
@@ -40,11 +40,7 @@ POINTS = ("release.before_record", "release.after_record", "release.after_aliase
 @pytest.fixture
 def settings(tmp_path):
     """A project with two versions, of which the first is the champion."""
-    project = make_project(tmp_path / "project")
-    put_features(project, plan_of(), {7: (9.5, 190)})
-    for version in (1, 2):
-        (tmp_path / str(version)).mkdir()
-        register_version(project, tmp_path / str(version), version)
+    project = make_project_with_versions(tmp_path)
     with Workspace(project) as workspace:
         release(workspace, "purchase", ["champion=1"], by="anna")
     return project

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import msgspec
 import pytest
-from tests.serving.small_project import make_project, plan_of, put_features, register_version
+from tests.serving.small_project import make_project_with_versions
 
 from headrace.declare.event import contract_of
 from headrace.events.ingest.ingest import Ingest
@@ -20,11 +20,7 @@ from headrace.workspace import Workspace
 
 @pytest.fixture
 def workspace(tmp_path):
-    project = make_project(tmp_path / "project")
-    put_features(project, plan_of(), {7: (9.5, 190)})
-    for version in (1, 2):
-        (tmp_path / str(version)).mkdir()
-        register_version(project, tmp_path / str(version), version)
+    project = make_project_with_versions(tmp_path)
     with Workspace(project) as workspace:
         yield workspace
 

@@ -75,6 +75,16 @@ def put_bundle(settings, boosters, version, plan, slope=None, categories=None, c
     return place
 
 
+def make_project_with_versions(folder):
+    """A project in `folder/project` with versions 1 and 2 of model purchase and a user's features online."""
+    project = make_project(folder / "project")
+    put_features(project, plan_of(), {7: (9.5, 190)})
+    for version in (1, 2):
+        (folder / str(version)).mkdir()
+        register_version(project, folder / str(version), version)
+    return project
+
+
 def register_version(settings, folder, version, gate="passed", slope=1):
     """Registers a version of model purchase with a real bundle, made in the folder, and gives it this gate."""
     from headrace.features.values.matrix import Encoding
