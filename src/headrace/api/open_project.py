@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from headrace.api.listing import Listing
 from headrace.api.models import OpenModel, list_feature_services, list_models
-from headrace.api.rows import Rows, TableListing, list_tables
+from headrace.api.rows import Rows, TableListing
 from headrace.api.serving import ServingCalls
 from headrace.config.settings import Settings, load_settings
 from headrace.kernel.errors import CallError
@@ -77,7 +77,7 @@ class OpenProject(ServingCalls):
         A call opens several tables as readers see them at one moment: a build that ends meanwhile does not
         count. It takes `at` as `table` does: a moment, or a tag that all of them have.
         """
-        return list_tables(self.settings)
+        return TableListing(self.settings)
 
     @property
     def topics(self) -> Listing[Contract]:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from headrace.lake import VisibleTables
     from headrace.lake.table_state import TableState
 
-__all__ = ["Rows", "TableListing", "list_tables"]
+__all__ = ["Rows", "TableListing"]
 
 _SHOWN = 10  # rows in a notebook
 _COLUMNS = 40
@@ -79,7 +79,7 @@ class Rows:
 
 
 class TableListing(Listing[Rows]):
-    """The tables of a project; a call opens several of them at one moment."""
+    """The tables of a project that readers see; a call opens several of them at one moment."""
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(
@@ -103,11 +103,6 @@ class TableListing(Listing[Rows]):
         """
         with Workspace(self._settings) as workspace:
             return [Rows(workspace.visible, name, at) for name in names]
-
-
-def list_tables(settings: Settings) -> TableListing:
-    """The tables that readers see."""
-    return TableListing(settings)
 
 
 def _read_states(settings: Settings) -> dict[str, TableState]:

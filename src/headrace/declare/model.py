@@ -21,9 +21,9 @@ from headrace.declare.table import Table
 from headrace.declare.trainers import Trainer
 from headrace.kernel.errors import ProjectError
 
-__all__ = ["DEFAULT_THRESHOLD", "Missing", "Model", "task_of"]
+__all__ = ["Missing", "Model", "task_of", "threshold_of"]
 
-DEFAULT_THRESHOLD = 0.5
+_DEFAULT_THRESHOLD = 0.5
 
 Missing = Literal["model", "refuse"] | Mapping[str, Any]
 _LARGEST = 3.4028234663852886e38  # the largest float32: a model would see a larger number as infinite
@@ -87,7 +87,7 @@ class Model:
     refresh: timedelta = attrs.field(default=timedelta(days=1), converter=to_duration, kw_only=True)
     gate: tuple[Rule, ...] = attrs.field(default=(), converter=_to_rules, kw_only=True)
     outcomes: Outcomes | None = attrs.field(default=None, kw_only=True)
-    threshold: float = attrs.field(default=DEFAULT_THRESHOLD, kw_only=True)
+    threshold: float = attrs.field(default=_DEFAULT_THRESHOLD, kw_only=True)
     place: Place = attrs.field(init=False, factory=Place.of_caller)
 
     def __attrs_post_init__(self) -> None:
@@ -104,6 +104,11 @@ class Model:
         _check_baseline(self)
         if self.tune is not None:
             self.trainer.check_parameters(self.tune.space, self.place)
+
+
+def threshold_of(model: Model | None) -> float:
+    """The model's threshold; of a model that is no longer declared, the default."""
+    return _DEFAULT_THRESHOLD if model is None else model.threshold
 
 
 def task_of(model: Model) -> Task | None:
@@ -196,7 +201,7 @@ def _check_threshold(model: Model) -> None:
             f"threshold={threshold!r} of model {model.name!r} is not a probability from 0 to 1",
             where=str(model.place),
         )
-    if model.threshold != DEFAULT_THRESHOLD and task_of(model) not in ("binary", None):
+    if model.threshold != _DEFAULT_THRESHOLD and task_of(model) not in ("binary", None):
         raise ProjectError(
             f"model {model.name!r} declares a threshold, and its task is {task_of(model)}",
             where=str(model.place),

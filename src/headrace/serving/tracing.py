@@ -102,8 +102,8 @@ class RequestTracer:
         from opentelemetry.trace import get_current_span
 
         carrier = {
-            name: [value.decode("latin-1") for key, value in scope["headers"] if key == name.encode()]
-            for name in ("traceparent", "tracestate")
+            name.decode(): [value.decode("latin-1") for key, value in scope["headers"] if key == name]
+            for name in (b"traceparent", b"tracestate")
         }
         if len(carrier["traceparent"]) != 1:
             return None

@@ -54,15 +54,15 @@ class BaseRows(msgspec.Struct, frozen=True):
     is_changelog: bool = False
     arrival: str | None = None
 
-    def change_after(self, moment: datetime, seed: int, *, shuffled: bool) -> pl.DataFrame:
+    def change_after(self, moment: datetime, seed: int | None) -> pl.DataFrame:
         """The rows, of which those after the moment are other ones: half of them are left out, and each column
-        of the others is shuffled by itself. Without `shuffled` all are left out."""
+        of the others is shuffled by itself. Without a seed all are left out."""
         if self.time is None:
             return self.rows
         rows = self.rows.with_columns(_instants(self.rows[self.time]).alias(_AT))
         is_later = (pl.col(_AT) > moment).fill_null(value=False)
         kept, later = rows.filter(~is_later).drop(_AT), rows.filter(is_later).drop(_AT)
-        if not shuffled or self.is_changelog:
+        if seed is None or self.is_changelog:
             return kept
         later = later.sample(fraction=0.5, seed=seed)
         free = [name for name in later.columns if name not in self.fixed and not name.startswith(_FIXED)]

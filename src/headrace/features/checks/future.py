@@ -154,8 +154,7 @@ class _Replays(Struct, frozen=True):
         Raises:
             ProjectError, Refused: the function of a table fails on such rows.
         """
-        changed = [rows.change_after(moment, seed or 0, shuffled=seed is not None) for rows in self.base]
-        return self.replay(changed)
+        return self.replay([rows.change_after(moment, seed) for rows in self.base])
 
 
 class _Features(NamedTuple):

@@ -13,7 +13,7 @@ import polars as pl
 from msgspec import Struct
 
 from headrace.declare.metrics import Task
-from headrace.declare.model import DEFAULT_THRESHOLD, Model
+from headrace.declare.model import threshold_of
 from headrace.features.plan import FeaturePlan, decode_plan
 from headrace.features.values.matrix import Matrix
 from headrace.flows.models.outcomes import add_outcomes, decode_outputs, evaluate_outcomes
@@ -163,7 +163,7 @@ def backtest(
     _repeat_by_request(predictor, matrix, features, logged, version, outputs, logged_outputs)
     rows = _compare(logged, predictor, outputs, logged_outputs, _slice_of(logged, by))
     declared = workspace.whole_project.models.get(model)
-    threshold = _choose_threshold(threshold, declared)
+    threshold = threshold_of(declared) if threshold is None else threshold
     rows = add_outcomes(workspace, declared.outcomes if declared else None, rows)
     kept = left_out.is_null()
     slices = [
@@ -173,13 +173,6 @@ def backtest(
     counts = dict(left_out.drop_nulls().value_counts(sort=True).rows())
     first, last = logged.rows["at"][0], logged.rows["at"][-1]
     return BacktestReport(model, version, threshold, first, last, counts, slices, rows.filter(kept)[_COLUMNS])
-
-
-def _choose_threshold(threshold: float | None, declared: Model | None) -> float:
-    """The threshold that was given, else the declared one; a version's model may be no longer declared."""
-    if threshold is not None:
-        return threshold
-    return DEFAULT_THRESHOLD if declared is None else declared.threshold
 
 
 def _served_plans(

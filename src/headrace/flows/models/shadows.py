@@ -9,6 +9,7 @@ import msgspec
 from msgspec import Struct
 
 from headrace.declare.metrics import Task
+from headrace.declare.model import threshold_of
 from headrace.kernel.errors import CallError
 from headrace.serving.prediction import TABLE
 from headrace.training.files import REPORT
@@ -119,8 +120,7 @@ def _compare(workspace: Workspace, model: str, part: pl.DataFrame) -> ShadowComp
     )
     bundle = workspace.registry.bundle(model, first["version"])
     task = msgspec.json.decode((bundle / REPORT).read_bytes(), type=_TrainingRecord).task
-    declared = workspace.whole_project.models.get(model)
-    threshold = 0.5 if declared is None else declared.threshold
+    threshold = threshold_of(workspace.whole_project.models.get(model))
     differs, changed = own.ne_missing(beside), None
     if task == "multiclass":
         changed = differs

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from headrace.flows.project.graph import GraphNode, NodeKind, ProjectGraph
+from headrace.flows.project.graph_svg import COLORS
 
 __all__ = ["to_mermaid"]
 
@@ -26,28 +27,21 @@ def to_mermaid(graph: ProjectGraph) -> str:
         lines.append(f'  {places[node.id]}{begin}"{_label(node)}"{end}:::{node.kind}')
     lines += [f"  {places[edge.of]} --> {places[edge.to]}" for edge in graph.edges]
     stale = [places[node.id] for node in graph.nodes if node.is_stale]
-    lines += [
-        "  classDef source,publication fill:#eceff1,stroke:#546e7a,color:#212121",
-        "  classDef topic fill:#fff3e0,stroke:#ef6c00,color:#212121",
-        "  classDef table fill:#e8eaf6,stroke:#3f51b5,color:#212121",
-        "  classDef view fill:#e0f2f1,stroke:#00796b,color:#212121",
-        "  classDef model,release fill:#fce4ec,stroke:#ad1457,color:#212121",
-        "  classDef stale stroke-dasharray:5 4,stroke-width:2px",
-    ]
+    kinds: dict[tuple[str, str], list[str]] = {}
+    for kind, colors in COLORS.items():
+        kinds.setdefault(colors, []).append(kind)
+    for (fill, stroke), names in kinds.items():
+        lines.append(f"  classDef {','.join(names)} fill:{fill},stroke:{stroke},color:#212121")
+    lines.append("  classDef stale stroke-dasharray:5 4,stroke-width:2px")
     if stale:
         lines.append(f"  class {','.join(stale)} stale")
     return "\n".join(lines) + "\n"
 
 
 def _label(node: GraphNode) -> str:
-    note = (
-        "<br><small>" + _quote(", ".join(part for part in (node.note, _stale_word(node)) if part)) + "</small>"
-    )
-    return f"{_quote(f'{node.kind} {node.name}')}{note if node.note or node.is_stale else ''}"
-
-
-def _stale_word(node: GraphNode) -> str:
-    return "stale" if node.is_stale else ""
+    notes = [note for note in (node.note, "stale" if node.is_stale else "") if note]
+    below = f"<br><small>{_quote(', '.join(notes))}</small>" if notes else ""
+    return _quote(f"{node.kind} {node.name}") + below
 
 
 def _quote(text: str) -> str:

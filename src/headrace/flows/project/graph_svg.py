@@ -12,9 +12,9 @@ from typing import NamedTuple
 
 from headrace.flows.project.graph import GraphEdge, GraphNode, NodeKind, ProjectGraph
 
-__all__ = ["to_svg"]
+__all__ = ["COLORS", "to_svg"]
 
-_COLORS: dict[NodeKind, tuple[str, str]] = {
+COLORS: dict[NodeKind, tuple[str, str]] = {
     "source": ("#eceff1", "#546e7a"),
     "topic": ("#fff3e0", "#ef6c00"),
     "table": ("#e8eaf6", "#3f51b5"),
@@ -23,6 +23,7 @@ _COLORS: dict[NodeKind, tuple[str, str]] = {
     "release": ("#fce4ec", "#ad1457"),
     "publication": ("#eceff1", "#546e7a"),
 }
+"""Kind of a node → the colors of its area and of its border."""
 _HEIGHT, _GAP, _BETWEEN, _MARGIN = 58, 18, 56, 12  # of a box, between boxes, between columns, around all
 _BEND = 14  # the height that an edge takes in a column that it passes
 _LETTER, _PADDING = 7.4, 22.0  # the width of a letter, and of the space around a text
@@ -145,7 +146,7 @@ def _draw_path(points: Sequence[_Place]) -> str:
 
 
 def _draw_node(node: GraphNode, place: _Place) -> str:
-    fill, stroke = _COLORS[node.kind]
+    fill, stroke = COLORS[node.kind]
     top, middle = place.y - _HEIGHT / 2, place.x + place.width / 2
     dashes = ' stroke-dasharray="5 4"' if node.is_stale else ""
     kind = f"{node.kind}, stale" if node.is_stale else node.kind

@@ -189,8 +189,10 @@ def _is_of_entity(plan: FeaturePlan, view: StoredView, requests: Sequence[Mappin
 
 def _is_empty(column: pl.Series, view: StoredView) -> bool:
     """Whether a column has only what a view gives that has no row: null, and 0 of a window."""
-    filled = column.fill_null(0) if isinstance(view, WindowedView) and column.dtype.is_numeric() else column
-    return bool((filled == 0).all()) if filled is not column else bool(column.is_null().all())
+    is_empty = column.is_null()
+    if isinstance(view, WindowedView) and column.dtype.is_numeric():
+        is_empty |= column == 0
+    return bool(is_empty.all())
 
 
 def _find_begin(view: StoredView, rows: pl.LazyFrame) -> datetime | None:
