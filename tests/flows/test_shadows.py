@@ -89,6 +89,8 @@ def test_without_a_prediction_of_a_shadow_the_remedy_is_named(workspace):
     with pytest.raises(CallError, match="no prediction of a shadow") as caught:
         compare_shadows(workspace, "purchase")
     assert caught.value.remedy == "headrace release purchase shadow=VERSION"
+    with pytest.raises(CallError, match="'no_such' does not exist"):
+        compare_shadows(workspace, "no_such")
 
 
 def test_a_shadow_has_no_share():

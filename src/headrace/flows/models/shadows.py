@@ -10,6 +10,7 @@ from msgspec import Struct
 
 from headrace.declare.metrics import Task
 from headrace.declare.model import threshold_of
+from headrace.flows.models.release import check_model
 from headrace.kernel.errors import CallError
 from headrace.serving.prediction import TABLE
 from headrace.training.files import REPORT
@@ -75,8 +76,9 @@ def compare_shadows(workspace: Workspace, model: str) -> list[ShadowComparison]:
         For each release, each shadow beside each version that answered, in order of time.
 
     Raises:
-        CallError: no prediction of a shadow was ever ingested.
+        CallError: the model does not exist, or no prediction of a shadow of it was ever ingested.
     """
+    check_model(workspace, model)
     pairs = _read_pairs(workspace, model) if workspace.lake.table_exists(TABLE) else None
     if pairs is None or pairs.is_empty():
         raise CallError(
