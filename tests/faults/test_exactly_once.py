@@ -122,8 +122,8 @@ def test_every_fault_point_of_the_write_path_is_used() -> None:
     }
     used = {*WORKER_POINTS, *MAINTENANCE_POINTS, "online.fill.written"}
     # Deleting waits for a grace period longer than this suite, so tests/lake/test_maintenance.py covers it;
-    # tests/lake/test_home.py covers a moved project, tests/events forwarding and alerts, and
-    # tests/contract/test_online.py the load of an as-of view.
+    # tests/lake/test_home.py covers a moved project, tests/events forwarding and alerts,
+    # tests/log/test_sqlite.py a new topic, and tests/contract/test_online.py the load of an as-of view.
     elsewhere = {"maintenance.delete", "forward.before_commit", "forward.after_commit", "alerts.after_append"}
-    elsewhere |= {"lake.home_rewritten", "lake.home_snapshot", "online.load.written"}
+    elsewhere |= {"lake.home_rewritten", "lake.home_snapshot", "log.before_topic", "online.load.written"}
     assert named - elsewhere == {point for point in used if not point.startswith("sink.")}

@@ -35,16 +35,17 @@ def test_a_profile_that_only_other_projects_have_does_not_matter(
 
 
 def test_an_empty_project_says_what_to_write_first(tmp_path: Path) -> None:
-    project = init(tmp_path / "clicks")
-    assert project.name == "clicks"
-    first = project.folder / "clicks" / "events.py"
+    # a name that no other test imports: init refuses the name of a package that Python finds
+    project = init(tmp_path / "turnstile")
+    assert project.name == "turnstile"
+    first = project.folder / "turnstile" / "events.py"
     declared = first.read_text().replace("\n# ", "\n").replace("\n#", "\n")
     first.write_text(declared)  # the example in it, without its comment signs, is a valid contract
-    assert list(load_project(load_settings(project.folder)).contracts) == ["clicks"]
+    assert list(load_project(load_settings(project.folder)).contracts) == ["turnstile"]
 
 
 def test_an_empty_project_has_nothing_to_build(tmp_path: Path) -> None:
-    project = init(tmp_path / "visits")
+    project = init(tmp_path / "lighthouse")
     with Workspace(load_settings(project.folder)) as workspace:
         report = build(workspace)
         assert report.nothing

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -277,6 +279,33 @@ def test_what_differs_in_another_process_is_found(
         assert [line for line in impure if line.startswith(finding)], (table, impure)
 
 
+class _ReadsTheClockAtItsEnd:
+    def __init__(self) -> None:
+        self.itself = self  # only garbage collection ends it
+
+    def __del__(self) -> None:
+        time.time()
+        if gc.get_threshold()[0] == 1:
+            _ReadsTheClockAtItsEnd()  # so that there is one at every moment of the test
+
+
+def test_garbage_that_is_collected_meanwhile_is_not_the_functions(
+    project: Project, lake: Lake, arrive: Callable[..., None]
+) -> None:
+    at = datetime(2026, 4, 3, 22, tzinfo=UTC)
+    arrive((at, 1), arrived=at + timedelta(days=3))
+    clean = project.table("clean")
+    build_table(project, lake, clean, code="1")
+    attempt = attempt_table(project, lake, project.table("visits"))
+    threshold = gc.get_threshold()
+    _ReadsTheClockAtItsEnd()
+    gc.set_threshold(1)
+    try:
+        assert find_impurities(project, attempt) == []
+    finally:
+        gc.set_threshold(*threshold)
+
+
 def test_rows_that_change_after_the_last_build_of_their_partition_are_found(
     project: Project, lake: Lake, arrive: Callable[..., None]
 ) -> None:
@@ -287,7 +316,9 @@ def test_rows_that_change_after_the_last_build_of_their_partition_are_found(
     build_table(project, lake, clean, code="1")
     assert find_impurities(project, attempt_table(project, lake, visits)) == []
     short = attrs.evolve(visits, partition_by=day("begin"))
-    (finding,) = find_impurities(project, attrs.evolve(attempt_table(project, lake, visits), table=short))
+    findings = find_impurities(project, attrs.evolve(attempt_table(project, lake, visits), table=short))
+    assert len(findings) == 1, findings
+    finding = findings[0]
     assert "the rows still change with `now` after the end of the input (2026-04-04 00:00 UTC)" in finding
     assert finding.partition(": ")[2].startswith("declare a larger after= in day(): + {")
 

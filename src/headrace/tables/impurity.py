@@ -7,6 +7,7 @@ functions that Polars calls from its own threads (`map_elements`).
 
 from __future__ import annotations
 
+import gc
 import random
 import sys
 from collections.abc import Callable, Iterator
@@ -86,12 +87,15 @@ def watch_calls(table: Table, call: Callable[[], Any]) -> list[str]:
 
 
 def _run_reported(report: Callable[..., None], function: Callable[..., Any], *args: Any, **options: Any) -> Any:
-    previous = sys.getprofile()
+    previous, collects_garbage = sys.getprofile(), gc.isenabled()
+    gc.disable()  # it calls finalizers of objects that have nothing to do with the function, wherever that is
     sys.setprofile(report)
     try:
         return function(*args, **options)
     finally:
         sys.setprofile(previous)
+        if collects_garbage:
+            gc.enable()
 
 
 @contextmanager
