@@ -183,7 +183,7 @@ def test_a_value_out_of_its_range_is_refused(options: dict[str, object], message
 def test_too_few_rows_are_refused() -> None:
     data = make_data(200)
     tiny = msgspec.structs.replace(data, train=Examples(data.train.matrix[:1], data.train.target[:1]))
-    with pytest.raises(Refused, match="1 rows of the train part are too few"):
+    with pytest.raises(Refused, match="the train part has 1 row: too few"):
         fit(SMALL, tiny)
 
 
