@@ -162,8 +162,8 @@ class _Sending(Struct):
                 if self.shift is not None:  # with --shift-to-now the rest would be moved by another distance
                     options += f" --shift-by {self.shift.by // _SECOND}"
                 state = (
-                    f"From the start of {self.file.name} {plural(count, 'event', 'is', 'are')} on the topic:"
-                    f" continue with {options}."
+                    f"The first {plural(count, 'event')} of {self.file.name} {'is' if count == 1 else 'are'}"
+                    f" on the topic: continue with {options}."
                 )
             else:
                 state = f"Nothing of {self.file.absolute().name} has been sent."
