@@ -6,6 +6,7 @@ import fcntl
 import os
 import pty
 import re
+import select
 import struct
 import subprocess
 import sys
@@ -30,19 +31,25 @@ def run_on_terminal(
     os.close(follower)
     written = bytearray()
     try:
-        while part := read_part(leader):
+        while part := read_part(leader, process):
             written += part
     finally:
         os.close(leader)
     return process.wait(60), written.decode()
 
 
-def read_part(leader: int) -> bytes:
-    """The next bytes; none when nobody has the terminal open any more."""
-    try:
-        return os.read(leader, 65536)
-    except OSError:  # so Linux says that it was closed
-        return b""
+def read_part(leader: int, process: subprocess.Popen[bytes]) -> bytes:
+    """The next bytes; none when the process has ended and all that it wrote is read. A process that it started
+    and that outlives it may have the terminal open still."""
+    while True:
+        has_ended = process.poll() is not None
+        if select.select([leader], [], [], 0 if has_ended else 0.2)[0]:
+            try:
+                return os.read(leader, 65536)
+            except OSError:  # so Linux says that nobody has the terminal open any more
+                return b""
+        if has_ended:
+            return b""
 
 
 def render(written: str, columns: int = 100) -> list[str]:

@@ -162,7 +162,7 @@ class Reader:
             env=self._environment,
             capture_output=True,
             text=True,
-            timeout=300,
+            timeout=900,
             check=False,
         )
         assert (done.returncode != 0) == fails, f"{where}\n{done.stdout}{done.stderr}"
