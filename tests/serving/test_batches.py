@@ -1,7 +1,6 @@
 """Large requests, which a process beside the replica answers: as the replica itself would, and nobody waits."""
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -138,7 +137,7 @@ def test_a_large_request_is_answered_by_the_release_in_force(client, project):
 
 
 def test_what_the_process_cannot_load_the_replica_answers_itself(client, project):
-    shutil.rmtree(registry.open(project).bundle_folder("purchase", 1))
+    (registry.open(project).bundle_folder("purchase", 1) / "plan.json").write_bytes(b"{}")
     worker = start_worker(client)
     assert {prediction["version"] for prediction in ask(client).json()["predictions"]} == {1}
     with suspend(worker), ThreadPoolExecutor(1) as thread:
