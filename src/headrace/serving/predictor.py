@@ -71,8 +71,10 @@ class _ArmCall(NamedTuple):
 
     def add_to_metrics(self, predictions: Sequence[Prediction]) -> None:
         """Counts the call, with those of its predictions that are in the spool."""
-        self.metrics.count(self.seconds, self.lookup_seconds, [made.missing for made in predictions])
-        self.metrics.views.count(self.at, self.views, [made.positions for made in predictions])
+        self.metrics.count(
+            self.seconds, self.lookup_seconds, [prediction.missing for prediction in predictions]
+        )
+        self.metrics.views.count(self.at, self.views, [prediction.positions for prediction in predictions])
 
 
 class SpoolingPredictor:
@@ -364,14 +366,7 @@ class SpoolingPredictor:
     def _complete_each(self, call: _ArmCall) -> list[Prediction | Exception]:
         """Appends the predictions of several requests to the spool, and counts them. Returns the prediction of
         each request, or its error."""
-        answers: list[Prediction | Exception] = []
-        records = []
-        for prediction in call.predictions:
-            try:
-                records.append(_encode_record(prediction, self.max_bytes))
-                answers.append(prediction)
-            except OversizedPrediction as error:
-                answers.append(error)
+        answers, records = _encode_each(call.predictions, self.max_bytes)
         try:
             _append_records(self._spool, records)
         except Unavailable as error:
@@ -390,6 +385,21 @@ def _encode_record(prediction: Prediction, max_bytes: int) -> bytes:
             details={"instance": prediction.instance},
         )
     return record
+
+
+def _encode_each(
+    predictions: Sequence[Prediction], max_bytes: int
+) -> tuple[list[Prediction | Exception], list[bytes]]:
+    """Each prediction, or the error of one whose record is too large; and the records of the others."""
+    answers: list[Prediction | Exception] = []
+    records = []
+    for prediction in predictions:
+        try:
+            records.append(_encode_record(prediction, max_bytes))
+            answers.append(prediction)
+        except OversizedPrediction as error:
+            answers.append(error)
+    return answers, records
 
 
 def _append_records(spool: Spool, records: Sequence[bytes]) -> None:
