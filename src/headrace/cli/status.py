@@ -241,7 +241,8 @@ def _print_topics(state: Status) -> None:
 def _running(state: Status) -> str:
     parts = []
     if state.up is not None:
-        parts.append(f"up (process {state.up.pid}): predict {state.up.predict}, collector {state.up.collector}")
+        predict = f"{state.up.predict} ({plural(state.replicas, 'replica')})"
+        parts.append(f"up (process {state.up.pid}): predict {predict}, collector {state.up.collector}")
     if state.building is not None:
         parts.append(f"a build runs (process {state.building})")
     return "; ".join(parts) or "nothing runs"
