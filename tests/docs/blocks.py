@@ -66,13 +66,13 @@ class Reader:
 
     Args:
         folder: an empty folder.
-        instead: command of a page → the command to run instead, such as one with less data.
+        instead: command of a page → the command to run instead, such as one with less data, the first time.
         environment: variables of the commands' environment, beside those of this process.
     """
 
     def __init__(self, folder: Path, instead: Mapping[str, str] | None = None, **environment: str) -> None:
         self.folder = folder
-        self._instead = instead or {}
+        self._instead = dict(instead or {})
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         self._environment = {**os.environ, "PATH": path, **environment}
         self._ports: dict[str, str] = {}  # port in the pages → port of the server
@@ -127,7 +127,7 @@ class Reader:
         Raises:
             AssertionError: the command fails, or prints something else.
         """
-        command = self._replace(self._instead.get(command, command))
+        command = self._replace(self._instead.pop(command, command))
         if command.startswith("cd "):
             self.folder = (self.folder / command.removeprefix("cd ")).resolve()
         elif command == "headrace up":
