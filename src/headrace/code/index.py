@@ -51,8 +51,8 @@ class _Statement(NamedTuple):
     node: ast.stmt
 
 
-class CodeIndex:
-    """The modules of a project, read from their files when they are first needed.
+class _ProjectNames:
+    """The modules of a project, read from their files when they are first needed, and what names in them mean.
 
     Args:
         files: module name → file (projects.loader.project_files).
@@ -61,6 +61,94 @@ class CodeIndex:
     def __init__(self, files: Mapping[str, Path]) -> None:
         self._files = files
         self._modules: dict[str, SourceModule] = {}
+
+    def _module(self, name: str) -> SourceModule:
+        if name not in self._modules:
+            self._modules[name] = SourceModule(name, self._files[name])
+        return self._modules[name]
+
+    def _variables(self, module: SourceModule, chains: Iterable[Chain]) -> set[_Ref]:
+        """The variables of the project's modules, or the modules themselves, among the names."""
+        return {ref for ref in self._refs(module, chains) if not self._is_definition(ref)}
+
+    def _changed(self, module: SourceModule, chains: Iterable[Chain]) -> set[_Ref]:
+        """The objects of the project among the names: variables, and functions and classes whose attributes are
+        named (`Registry.add`, `size.register`)."""
+        chains = [chain for chain in chains if chain]
+        owners = self._functions(module, [chain[:-1] for chain in chains])
+        return self._variables(module, chains) | (owners & self._functions(module, chains))
+
+    def _functions(self, module: SourceModule, chains: Iterable[Chain]) -> set[_Ref]:
+        """The functions and classes of the project among the names."""
+        return {ref for ref in self._refs(module, chains) if self._is_definition(ref)}
+
+    def _refs(self, module: SourceModule, chains: Iterable[Chain]) -> set[_Ref]:
+        refs: set[_Ref | str | None] = set()
+        for chain in filter(None, chains):
+            refs.add(self._resolve(module, chain, {}))
+            if chain[0] in module.bindings:  # `RATES |= more` of an imported name changes its object
+                refs.add(self._resolve_import(module, chain))
+        return {ref for ref in refs if isinstance(ref, _Ref)}
+
+    def _is_definition(self, ref: _Ref) -> bool:
+        statements = self._module(ref.module).bindings.get(ref.name, ())
+        definitions = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+        return any(isinstance(statement, definitions) for statement in statements)
+
+    def _resolve(
+        self, module: SourceModule, chain: Chain, local: Mapping[str, str], path: tuple[str, ...] = ()
+    ) -> _Ref | str | None:
+        """Resolves a dotted name: to a piece of the project, to a dotted name outside it, or to None for a
+        builtin.
+
+        Args:
+            module: the module that uses the name.
+            chain: the name.
+            local: local name → dotted name, of imports within the statement.
+            path: the modules whose star imports led here.
+        """
+        first = chain[0]
+        if first in local:
+            return self._resolve_dotted([*local[first].split("."), *chain[1:]])
+        if first in module.bindings:
+            return _Ref(module.name, first)
+        return self._resolve_import(module, chain, path)
+
+    def _resolve_import(
+        self, module: SourceModule, chain: Chain, path: tuple[str, ...] = ()
+    ) -> _Ref | str | None:
+        """As `_resolve`, by the module's imports alone."""
+        first = chain[0]
+        if first in module.imports:
+            return self._resolve_dotted([*module.imports[first].split("."), *chain[1:]])
+        for star in module.star_imports:
+            if star in self._files and star not in path:
+                target = self._resolve(self._module(star), chain, {}, (*path, module.name))
+                if target is not None:
+                    return target
+        return None
+
+    def _resolve_dotted(self, parts: list[str]) -> _Ref | str:
+        for length in range(len(parts), 0, -1):
+            name = ".".join(parts[:length])
+            if name not in self._files:
+                continue
+            if length == len(parts):
+                return _Ref(name, "")
+            target = self._resolve(self._module(name), tuple(parts[length:]), {})
+            return target if target is not None else _Ref(name, parts[length])
+        return ".".join(parts)
+
+
+class CodeIndex(_ProjectNames):
+    """The pieces of a project's code.
+
+    Args:
+        files: module name → file (projects.loader.project_files).
+    """
+
+    def __init__(self, files: Mapping[str, Path]) -> None:
+        super().__init__(files)
         self._changed_by_function: dict[_Ref, set[_Ref]] = {}
         self._effects_by_ref: dict[_Ref, list[_Statement]] | None = None
 
@@ -183,11 +271,6 @@ class CodeIndex:
             seen |= refs
         return names
 
-    def _module(self, name: str) -> SourceModule:
-        if name not in self._modules:
-            self._modules[name] = SourceModule(name, self._files[name])
-        return self._modules[name]
-
     # --- the statements of a piece ---
 
     def _statements(self, ref: _Ref) -> list[_Statement]:
@@ -301,35 +384,7 @@ class CodeIndex:
             self._changed_by_function[ref] = changed
         return changed
 
-    # --- the meaning of a name ---
-
-    def _variables(self, module: SourceModule, chains: Iterable[Chain]) -> set[_Ref]:
-        """The variables of the project's modules, or the modules themselves, among the names."""
-        return {ref for ref in self._refs(module, chains) if not self._is_definition(ref)}
-
-    def _changed(self, module: SourceModule, chains: Iterable[Chain]) -> set[_Ref]:
-        """The objects of the project among the names: variables, and functions and classes whose attributes are
-        named (`Registry.add`, `size.register`)."""
-        chains = [chain for chain in chains if chain]
-        owners = self._functions(module, [chain[:-1] for chain in chains])
-        return self._variables(module, chains) | (owners & self._functions(module, chains))
-
-    def _functions(self, module: SourceModule, chains: Iterable[Chain]) -> set[_Ref]:
-        """The functions and classes of the project among the names."""
-        return {ref for ref in self._refs(module, chains) if self._is_definition(ref)}
-
-    def _refs(self, module: SourceModule, chains: Iterable[Chain]) -> set[_Ref]:
-        refs: set[_Ref | str | None] = set()
-        for chain in filter(None, chains):
-            refs.add(self._resolve(module, chain, {}))
-            if chain[0] in module.bindings:  # `RATES |= more` of an imported name changes its object
-                refs.add(self._resolve_import(module, chain))
-        return {ref for ref in refs if isinstance(ref, _Ref)}
-
-    def _is_definition(self, ref: _Ref) -> bool:
-        statements = self._module(ref.module).bindings.get(ref.name, ())
-        definitions = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
-        return any(isinstance(statement, definitions) for statement in statements)
+    # --- the names in a statement ---
 
     def _names_in(self, module: SourceModule, statement: ast.AST) -> tuple[set[_Ref], list[str]]:
         """The pieces of the project that a statement names, and the dotted names outside the project."""
@@ -356,50 +411,6 @@ class CodeIndex:
                 if chain and ".".join([module.imports.get(chain[0], ""), *chain[1:]]) == _SOURCE:
                     return True
         return False
-
-    def _resolve(
-        self, module: SourceModule, chain: Chain, local: Mapping[str, str], path: tuple[str, ...] = ()
-    ) -> _Ref | str | None:
-        """Resolves a dotted name: to a piece of the project, to a dotted name outside it, or to None for a
-        builtin.
-
-        Args:
-            module: the module that uses the name.
-            chain: the name.
-            local: local name → dotted name, of imports within the statement.
-            path: the modules whose star imports led here.
-        """
-        first = chain[0]
-        if first in local:
-            return self._resolve_dotted([*local[first].split("."), *chain[1:]])
-        if first in module.bindings:
-            return _Ref(module.name, first)
-        return self._resolve_import(module, chain, path)
-
-    def _resolve_import(
-        self, module: SourceModule, chain: Chain, path: tuple[str, ...] = ()
-    ) -> _Ref | str | None:
-        """As `_resolve`, by the module's imports alone."""
-        first = chain[0]
-        if first in module.imports:
-            return self._resolve_dotted([*module.imports[first].split("."), *chain[1:]])
-        for star in module.star_imports:
-            if star in self._files and star not in path:
-                target = self._resolve(self._module(star), chain, {}, (*path, module.name))
-                if target is not None:
-                    return target
-        return None
-
-    def _resolve_dotted(self, parts: list[str]) -> _Ref | str:
-        for length in range(len(parts), 0, -1):
-            name = ".".join(parts[:length])
-            if name not in self._files:
-                continue
-            if length == len(parts):
-                return _Ref(name, "")
-            target = self._resolve(self._module(name), tuple(parts[length:]), {})
-            return target if target is not None else _Ref(name, parts[length])
-        return ".".join(parts)
 
 
 def _without_arguments(module: SourceModule, statement: ast.stmt, keywords: frozenset[str]) -> ast.stmt:
