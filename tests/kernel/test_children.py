@@ -262,7 +262,7 @@ def test_a_child_whose_log_was_removed_is_supervised(tmp_path: Path) -> None:
         child.process.kill()
         child.process.wait()
         child.supervise(reports.append)
-        assert reports == [f"work ended (signal 9): its log is empty ({log}); it is started again"]
+        assert reports == [f"work ended (signal 9): it was killed ({log}); it is started again"]
         child.supervise(reports.append)
         until(lambda: child.ready)
         assert child.last_log_line == f"line 2999 of a library that prints ({log})"
