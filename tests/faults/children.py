@@ -78,7 +78,7 @@ def tune() -> None:
         # other, and none gets past its compaction.
         (lease, {"SECONDS": 5.0}),
         (write, {"BRIEF": BRIEF}),
-        (compaction, {"BRIEF": BRIEF}),
+        (compaction, {"BRIEF": BRIEF, "_FILES": 50}),
         (catalog, {"BUSY_SECONDS": 1}),
         (sqlite_connection, {"BUSY_SECONDS": 1}),
         (online_sqlite, {"_WAIT": 1.0}),
