@@ -360,7 +360,9 @@ def test_a_client_that_has_closed_its_half_of_the_connection_has_its_answers(
     assert [status for status, _ in answers[2:]] == ([] if last is None else [last])
 
 
-@pytest.mark.parametrize("sent", [b"", WHOLE[:9], HEAD + b"[1,", WHOLE], ids=["nothing", "head", "body", "idle"])
+@pytest.mark.parametrize(
+    "sent", [b"", WHOLE[:9], HEAD + b"[1,", WHOLE], ids=["nothing", "head", "body", "idle"]
+)
 def test_a_client_that_closes_its_half_while_nothing_is_asked_is_disconnected(
     server: HttpServer, sent: bytes
 ) -> None:

@@ -272,5 +272,5 @@ def test_a_database_that_does_not_answer_is_unavailable_after_a_time_limit(setti
     monkeypatch.setattr("headrace.registry.client._ANSWER_SECONDS", 2.0)  # psycopg's shortest
     with socket.create_server(("127.0.0.1", 0)) as silent:
         away = settings.with_values(mlflow=f"postgresql+psycopg://anna@127.0.0.1:{silent.getsockname()[1]}/m")
-        with pytest.raises(Unavailable, match="MLflow failed: .*timeout"):
+        with pytest.raises(Unavailable, match=r"MLflow failed: .*timeout"):
             registry.open(away).client  # noqa: B018  it connects

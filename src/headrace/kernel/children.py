@@ -111,7 +111,9 @@ class Child:
             return True
         code = self.process.poll()
         if code is not None:
-            raise Unavailable(f"{self.name} does not start ({_describe_end(code)}): {self.find_end_reason(code)}")
+            raise Unavailable(
+                f"{self.name} does not start ({_describe_end(code)}): {self.find_end_reason(code)}"
+            )
         silence = self._describe_silence()
         if silence:
             raise Unavailable(f"{self.name} {silence}: {self.last_log_line}")
