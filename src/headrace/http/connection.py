@@ -155,7 +155,7 @@ class Connection(HttpToolsProtocol):
         if not self._awaits_head:
             self._start_timer(_IDLE_SECONDS, self.transport.abort)
 
-    def eof_received(self) -> bool:
+    def eof_received(self) -> bool:  # type: ignore[override]  # asyncio lets it keep the connection open
         """The client sends no more. Returns whether its requests are still to be answered, before the end."""
         if self._is_idle() or (self.cycle.more_body and not self.pipeline):
             return False
