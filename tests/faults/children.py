@@ -62,8 +62,8 @@ from headrace.log.sqlite import member as sqlite_member
 __all__ = ["ROLES", "tune", "warm"]
 
 CHUNK = 20  # events an append
-BRIEF = 20_000_000  # microseconds after which a write that has begun is no longer committed
-GRACE = timedelta(seconds=45)  # longer than BRIEF, and longer than any process hangs here
+BRIEF = 60_000_000  # microseconds after which a write that has begun is no longer committed
+GRACE = timedelta(seconds=100)  # longer than BRIEF, and longer than any process hangs here
 
 
 def tune() -> None:
