@@ -62,13 +62,7 @@ WINDOWS = (5 * MINUTE, HOUR, DAY, 15 * DAY, (HOUR, 5 * MINUTE), (7 * DAY, 3 * HO
 """Lengths of windows, some with an offset."""
 
 
-MERGED_FUNCTIONS = [AggregateFunction(name) for name in ("count", "count_if", "sum", "mean", "min", "max")]
-"""Their results come from numbers that are merged, so that states of numbers alone are dense."""
-
-
-def view_of_all_functions(
-    windows=WINDOWS, *, name="activity", keys=("user_id",), functions=FUNCTIONS, without=()
-):
+def view_of_all_functions(windows=WINDOWS, *, name="activity", keys=("user_id",)):
     """A view with every function over every column that it accepts, for each window.
 
     Windows with an offset, lifetimes, and columns that follow from others are in fewer combinations, because
@@ -82,10 +76,10 @@ def view_of_all_functions(
         else:
             hop = hop_of(timedelta(microseconds=window)) // timedelta(microseconds=1)
         for column in COLUMNS:
-            for function in functions:
+            for function in FUNCTIONS:
                 if (offset or window == LIFETIME) and column.name not in ("amount", "flag"):
                     continue
-                if (column.name in DERIVED and window != 15 * DAY) or column.name in without:
+                if column.name in DERIVED and window != 15 * DAY:
                     continue
                 if column.dtype not in _ACCEPTED.get(function.name, (column.dtype,)):
                     continue

@@ -8,16 +8,7 @@ from contextlib import closing
 import polars as pl
 import psycopg
 import redis
-from tests.features.views import (
-    DAY,
-    HOUR,
-    MERGED_FUNCTIONS,
-    MINUTE,
-    events_frame,
-    exact,
-    instant,
-    view_of_all_functions,
-)
+from tests.features.views import DAY, HOUR, MINUTE, events_frame, exact, instant, view_of_all_functions
 
 from headrace.features.offline.windows import aggregate
 from headrace.features.online.postgres import open_postgres
@@ -29,12 +20,6 @@ from headrace.kernel.postgres import schema_of
 
 NOW = 1_760_000_000_000_000 + 17 * MINUTE + 123_457
 ACTIVITY = view_of_all_functions((HOUR, 15 * DAY, (DAY, 7 * DAY), (HOUR, 5 * MINUTE), LIFETIME))
-NUMBERS = view_of_all_functions(
-    (HOUR, 15 * DAY, (DAY, 7 * DAY), (HOUR, 5 * MINUTE), LIFETIME),
-    name="numbers",
-    functions=MERGED_FUNCTIONS,
-    without=("word",),
-)
 FACTS = AsOfView(
     "facts", ("user_id",), "facts", "time", (PlanField("x", "int64"), PlanField("y", "float64")), 2 * HOUR
 )

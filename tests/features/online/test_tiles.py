@@ -1,6 +1,6 @@
 from tests.features.views import DAY, HOUR, MINUTE, view_of_all_functions
 
-from headrace.features.online.tiles import Tiles
+from headrace.features.online.tiles import Tiles, pack_state, unpack_state
 
 NOW = 1_760_000_000_000_000
 
@@ -10,10 +10,10 @@ def test_unreachable_tiles_are_dropped_by_the_wall_clock():
     state, sizes = tiles.empty(), []
     for step in range(60):
         now = NOW + step * 10 * MINUTE
-        state = tiles.unpack(
-            tiles.pack(tiles.add(state, [now - MINUTE], [[step % 3], [1.5], ["a"], [1]], {0: step + 1}, now))
+        state = unpack_state(
+            pack_state(tiles.add(state, [now - MINUTE], [[step % 3], [1.5], ["a"], [1]], {0: step + 1}, now))
         )
-        sizes.append(len(tiles.pack(state)))
+        sizes.append(len(pack_state(state)))
     # The state does not grow beyond an hour's tiles and the unsettled events.
     assert max(sizes[20:]) <= max(sizes[:20])
     state = tiles.add(state, [], [[], [], [], []], {0: 61}, NOW + 2 * DAY)

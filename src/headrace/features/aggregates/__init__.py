@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 
-from headrace.features.aggregates.aggregate import Aggregate, PartsReader, TilePart, TileReader, Track
+from headrace.features.aggregates.aggregate import Aggregate, TilePart, TileReader, Track
 from headrace.features.aggregates.by_time import First, FirstN, Last, LastN
 from headrace.features.aggregates.column import SortedColumn
 from headrace.features.aggregates.counts import Count, CountDistinct
@@ -21,7 +21,6 @@ from headrace.kernel.errors import ProjectError
 __all__ = [
     "SPELLINGS",
     "Aggregate",
-    "PartsReader",
     "SortedColumn",
     "TilePart",
     "TileReader",

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import polars as pl
 
@@ -18,7 +18,7 @@ from headrace.features.aggregates.column import Ints, SortedColumn
 from headrace.features.plan import Dtype
 from headrace.kernel.time import from_micros
 
-__all__ = ["Aggregate", "PartsReader", "TilePart", "TileReader", "Track", "drop_nulls", "restore_of"]
+__all__ = ["Aggregate", "TilePart", "TileReader", "Track", "drop_nulls", "restore_of"]
 
 Track = list[list[Any]]
 """The tiles of one column at one hop as parallel lists: their begins, then one list for each part."""
@@ -37,28 +37,12 @@ class TilePart(NamedTuple):
             nulls.
         merge: merges the values of two tiles into the value of all their events.
         size: of several parts with the same name, the one with the greatest size is kept.
-        form: how the parts of several tiles are merged, if they are numbers: whole ones are added, totals are
-            exact sums of floats (exact.Total), and of others the greatest or the smallest is chosen. None for
-            anything else.
     """
 
     name: str
     make: Callable[[list[int], list[Any]], Any]
     merge: Callable[[Any, Any], Any]
     size: int = 0
-    form: Literal["sum", "total", "max", "min", "float_max", "float_min"] | None = None
-
-
-class PartsReader(NamedTuple):
-    """How a result comes from the parts of tiles, each merged over a window that has a tile.
-
-    Attributes:
-        parts: the names of the parts. Each has a form; a merged total is rounded to a float.
-        combine: the result, from the values of these parts in order; None if it is the only value.
-    """
-
-    parts: tuple[str, ...]
-    combine: Callable[..., Any] | None = None
 
 
 class Aggregate(ABC):
@@ -102,11 +86,6 @@ class Aggregate(ABC):
     @abstractmethod
     def tile_reader(self, indexes: Mapping[str, int], column: Dtype) -> TileReader:
         """The reader of the result; `indexes` gives the index of each part in a track."""
-
-    def parts_reader(self, column: Dtype) -> PartsReader | None:  # noqa: ARG002
-        """How the result comes from merged parts, if it does: the same result as `tile_reader` reads, unless a
-        total is infinite. Such results are computed for many entities at once."""
-        return None
 
 
 def drop_nulls(values: list[Any]) -> list[Any]:

@@ -8,14 +8,14 @@ from typing import Any
 
 import polars as pl
 
-from headrace.features.aggregates.aggregate import Aggregate, PartsReader, TilePart, TileReader, Track
+from headrace.features.aggregates.aggregate import Aggregate, TilePart, TileReader, Track
 from headrace.features.aggregates.column import Ints, SortedColumn
 from headrace.features.aggregates.ranges import count_distinct
 from headrace.features.plan import Dtype
 
 __all__ = ["COUNT_PART", "Count", "CountDistinct", "count_reader"]
 
-COUNT_PART = TilePart("count", lambda _, values: len(values), lambda a, b: a + b, form="sum")
+COUNT_PART = TilePart("count", lambda _, values: len(values), lambda a, b: a + b)
 
 
 class Count(Aggregate):
@@ -39,10 +39,6 @@ class Count(Aggregate):
     def tile_reader(self, indexes: Mapping[str, int], column: Dtype) -> TileReader:
         """See Aggregate."""
         return count_reader(indexes)
-
-    def parts_reader(self, column: Dtype) -> PartsReader | None:
-        """See Aggregate."""
-        return PartsReader(("count",))
 
 
 class CountDistinct(Aggregate):

@@ -9,7 +9,6 @@ import polars as pl
 
 from headrace.features.aggregates.aggregate import (
     Aggregate,
-    PartsReader,
     TilePart,
     TileReader,
     Track,
@@ -38,8 +37,7 @@ class _Extreme(Aggregate):
     def tile_parts(self, column: Dtype) -> tuple[TilePart, ...]:
         """See Aggregate."""
         choose = type(self).choose
-        form: Any = None if column == "string" else f"float_{self.name}" if column == "float64" else self.name
-        return (TilePart(self.name, lambda _, values: choose(values), choose, form=form),)
+        return (TilePart(self.name, lambda _, values: choose(values), choose),)
 
     def tile_reader(self, indexes: Mapping[str, int], column: Dtype) -> TileReader:
         """See Aggregate."""
@@ -52,10 +50,6 @@ class _Extreme(Aggregate):
             return choose(values) if restore is None else restore(choose(values))
 
         return read
-
-    def parts_reader(self, column: Dtype) -> PartsReader | None:
-        """See Aggregate."""
-        return None if column == "string" else PartsReader((self.name,), restore_of(column))
 
 
 class Min(_Extreme):

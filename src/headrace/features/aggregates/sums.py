@@ -4,19 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from itertools import chain
-from operator import truediv
 from typing import Any
 
 import polars as pl
 
-from headrace.features.aggregates.aggregate import (
-    Aggregate,
-    PartsReader,
-    TilePart,
-    TileReader,
-    Track,
-    drop_nulls,
-)
+from headrace.features.aggregates.aggregate import Aggregate, TilePart, TileReader, Track, drop_nulls
 from headrace.features.aggregates.column import Ints, SortedColumn
 from headrace.features.aggregates.counts import COUNT_PART, count_reader
 from headrace.features.aggregates.exact import mean_of, range_means, range_sums, sum_of, total_of
@@ -24,12 +16,9 @@ from headrace.features.plan import Dtype
 
 __all__ = ["CountIf", "Mean", "Sum", "check_number", "pack_whole", "sum_part", "unpack_whole", "whole_total"]
 
-_FLOAT_SUM = TilePart("sum", lambda _, values: total_of(values), lambda a, b: total_of([*a, *b]), form="total")
+_FLOAT_SUM = TilePart("sum", lambda _, values: total_of(values), lambda a, b: total_of([*a, *b]))
 _WHOLE_SUM = TilePart(
-    "sum",
-    lambda _, values: pack_whole(sum(values)),
-    lambda a, b: pack_whole(whole_total([a, b], [])),
-    form="sum",
+    "sum", lambda _, values: pack_whole(sum(values)), lambda a, b: pack_whole(whole_total([a, b], []))
 )
 
 
@@ -64,10 +53,6 @@ class Sum(Aggregate):
 
         return read
 
-    def parts_reader(self, column: Dtype) -> PartsReader | None:
-        """See Aggregate."""
-        return PartsReader(("sum",))
-
 
 class Mean(Aggregate):
     """The exact sum, rounded to a double, divided by the count; null for no values."""
@@ -99,10 +84,6 @@ class Mean(Aggregate):
 
         return read
 
-    def parts_reader(self, column: Dtype) -> PartsReader | None:
-        """See Aggregate."""
-        return PartsReader(("sum", "count"), truediv)
-
 
 class CountIf(Aggregate):
     """The number of values that are true; 0 for no values."""
@@ -128,10 +109,6 @@ class CountIf(Aggregate):
         """See Aggregate."""
         index = indexes["sum"]
         return lambda track, first, _, unsettled: whole_total(track[index][first:], drop_nulls(unsettled))
-
-    def parts_reader(self, column: Dtype) -> PartsReader | None:
-        """See Aggregate."""
-        return PartsReader(("sum",))
 
 
 def check_number(column: Dtype) -> None:

@@ -9,7 +9,7 @@ import msgspec
 
 from headrace.features.online.entries import Entry, unpack_joined_entries
 from headrace.features.online.store import RowPosition, ServedPosition, StreamPosition
-from headrace.features.online.tiles import Tiles, unpack_joined
+from headrace.features.online.tiles import Tiles, unpack_joined_states
 from headrace.features.plan import AsOfView, FeaturePlan, StoredView, WindowedView
 from headrace.kernel.errors import Unavailable
 from headrace.kernel.position import LogPosition, Position, SnapshotPosition
@@ -66,16 +66,19 @@ class WindowedReader:
     ) -> tuple[list[list[object]], Sequence[ServedPosition]]:
         """See ViewReader."""
         try:
-            entities = unpack_joined(states, count)
-            rows = self._tiles.read(entities, at)
+            entities = unpack_joined_states(states, count)
+            rows = [
+                self._tiles.nothing.copy() if state is None else self._tiles.values(state, at)
+                for state in entities
+            ]
         except Unavailable:
             raise
         except Exception as error:
             raise UnreadableState(self.view) from error
-        nothing = (
-            None if None not in entities else StreamPosition(_require(self.view, filled, LogPosition).offsets)
-        )
-        return rows, [nothing if state is None else StreamPosition(state.offsets) for state in entities]
+        return rows, [
+            StreamPosition(_require(self.view, filled, LogPosition).offsets if state is None else state.offsets)
+            for state in entities
+        ]
 
 
 class AsOfReader:
@@ -105,8 +108,8 @@ class AsOfReader:
             pass
         rows: list[list[object]] = []
         positions: list[ServedPosition] = []
-        for entries in entities:
-            row, position = self._select(entries, filled, newest, oldest)
+        for entity in entities:
+            row, position = self._select(entity, filled, newest, oldest)
             rows.append(row)
             positions.append(position)
         return rows, positions

@@ -455,7 +455,7 @@ def _field(key: PackedKey) -> bytes:
 def _in_places(keys: Sequence[PackedKey], values: Sequence[bytes | None]) -> Sequence[bytes | None]:
     """The values of the keys that are not null, in the places of their keys."""
     if None not in keys:
-        return values
+        return values[: len(keys)]  # without keys, one value was asked for
     left = iter(values)
     return [None if key is None else next(left) for key in keys]
 

@@ -7,8 +7,7 @@ are dropped, by the wall clock and never by the time of events.
 
 A track holds the tiles of one column at one hop as parallel lists: the tiles' begins, then one list for each
 part that the view's aggregations need. A state consists of plain lists, is packed as MessagePack, and gives
-the same values as the offline kernel (`offline.windows`), to the bit. Where every part is a
-number, the tracks are packed densely instead (`dense`), and many entities are read at once.
+the same values as the offline kernel (`offline.windows`), to the bit.
 
 An entity whose state cannot be computed is **broken**: a string with the reason replaces its state, because a
 state that lacks events would be served as if it were complete.
@@ -19,22 +18,18 @@ from __future__ import annotations
 import logging
 from bisect import bisect_left
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import Any, NamedTuple
 
 import msgspec
 
-from headrace.features.aggregates import PartsReader, TilePart, TileReader, Track, aggregate_of
-from headrace.features.online.dense import DenseTracks, DenseWindow, TrackShape
+from headrace.features.aggregates import TilePart, TileReader, Track, aggregate_of
 from headrace.features.online.keys import array_head
 from headrace.features.plan import Aggregation, Dtype, WindowedView
 from headrace.kernel.errors import Unavailable
 
-__all__ = ["BROKEN", "SETTLED", "EntityState", "PackedTiles", "Tiles", "unpack_joined"]
+__all__ = ["BROKEN", "SETTLED", "EntityState", "Tiles", "pack_state", "unpack_joined_states", "unpack_state"]
 
 _logger = logging.getLogger(__name__)
-
-_BATCH = 16  # entities; fewer are read sooner one by one
 
 SETTLED = 5 * 60 * 1_000_000
 """How long after its time an event is settled, microseconds."""
@@ -59,17 +54,11 @@ class EntityState(NamedTuple):
     tracks: list[Track]
 
 
-class PackedTiles(NamedTuple):
-    """A packed state: an EntityState whose tracks are lists, or else dense (then with lengths)."""
-
-    offsets: dict[int, int]
-    times: list[int]
-    values: list[list[Any]]
-    tracks: list[Track]
-    lengths: bytes = b""
-    begins: bytes = b""
-    wholes: bytes = b""
-    floats: bytes = b""
+class _TrackShape(NamedTuple):
+    column: int
+    hop: int
+    longest: int
+    parts: list[TilePart]
 
 
 class _Window(NamedTuple):
@@ -97,33 +86,24 @@ class Tiles:
         by_track: dict[tuple[str, int], list[Aggregation]] = {}
         for aggregation in view.aggregations:
             by_track.setdefault((aggregation.column, aggregation.hop), []).append(aggregation)
-        self.tracks: list[TrackShape] = []
+        self.tracks: list[_TrackShape] = []
         windows: dict[tuple[int, int, int], dict[int, list[tuple[int, TileReader]]]] = {}
-        dense: dict[tuple[int, int, int], dict[int, list[tuple[int, PartsReader]]]] = {}
-        is_dense = True
         row_indexes = {aggregation.name: index for index, aggregation in enumerate(view.aggregations)}
         for (column, hop), aggregations in by_track.items():
             parts = _parts_of(aggregations, dtypes[column])
             part_indexes = {name: index for index, name in enumerate(parts, 1)}
             for aggregation in aggregations:
-                aggregate, index = aggregate_of(aggregation.function), row_indexes[aggregation.name]
-                key, track = (aggregation.window, aggregation.hop, aggregation.offset), len(self.tracks)
-                reader = aggregate.tile_reader(part_indexes, dtypes[column])
-                windows.setdefault(key, {}).setdefault(track, []).append((index, reader))
-                parts_reader = aggregate.parts_reader(dtypes[column])
-                if parts_reader is None:
-                    is_dense = False
-                else:
-                    dense.setdefault(key, {}).setdefault(track, []).append((index, parts_reader))
+                reader = aggregate_of(aggregation.function).tile_reader(part_indexes, dtypes[column])
+                key = (aggregation.window, aggregation.hop, aggregation.offset)
+                tracks = windows.setdefault(key, {})
+                tracks.setdefault(len(self.tracks), []).append((row_indexes[aggregation.name], reader))
             longest = max(aggregation.offset + aggregation.window for aggregation in aggregations)
-            self.tracks.append(TrackShape(self._columns[column], hop, longest, list(parts.values())))
+            self.tracks.append(_TrackShape(self._columns[column], hop, longest, list(parts.values())))
         self._windows = [
             _Window(*key, [(track, self.tracks[track].column, reads) for track, reads in tracks.items()])
             for key, tracks in windows.items()
         ]
         self.nothing = self._find_nothing()
-        dense_windows = [DenseWindow(*key, list(tracks.items())) for key, tracks in dense.items()]
-        self._dense = DenseTracks(self.tracks, dense_windows, self.nothing) if is_dense else None
 
     def empty(self) -> EntityState:
         """The state of an entity without events."""
@@ -175,8 +155,8 @@ class Tiles:
         if packed is not None and packed[:1] == BROKEN:
             return packed
         try:
-            state = self.empty() if packed is None else self.unpack(packed)
-            return self.pack(self.add(state, *events, offsets, now))
+            state = self.empty() if packed is None else unpack_state(packed)
+            return pack_state(self.add(state, *events, offsets, now))
         except Exception as error:
             reason = f"{type(error).__name__}: {error}"
             _logger.exception("entity %s of view %r is broken: %s", key, self.view.name, reason)
@@ -190,50 +170,6 @@ class Tiles:
                 for index, read in readers:
                     row[index] = read(tracks[track], 0, [], [])
         return row
-
-    def pack(self, state: EntityState) -> bytes:
-        """Packs the state."""
-        dense = None if self._dense is None else self._dense.pack(*state[1:])
-        return _encode(state if dense is None else PackedTiles(*state[:3], [], *dense))
-
-    def unpack(self, packed: bytes) -> EntityState:
-        """Unpacks a state that `pack` packed.
-
-        Raises:
-            Unavailable: the entity is broken.
-            msgspec.DecodeError: the bytes are not a packed state.
-        """
-        (state,) = unpack_joined(packed, 1)
-        if state is None:
-            raise msgspec.DecodeError("there is no state")
-        return self._unpack_tracks(state)
-
-    def read(self, states: Sequence[PackedTiles | None], at: int) -> list[list[object]]:
-        """The view's features of each entity at `at` (microseconds), in order; of None those of no events."""
-        dense = [state for state in states if state is not None and state.lengths]
-        if self._dense is None or len(dense) < _BATCH:
-            return [self._read_single(state, at) for state in states]
-        try:
-            rows = iter(self._dense.values(dense, at))
-        except OverflowError:
-            return [self._read_single(state, at) for state in states]
-        return [
-            next(rows) if state is not None and state.lengths else self._read_single(state, at)
-            for state in states
-        ]
-
-    def _read_single(self, state: PackedTiles | None, at: int) -> list[object]:
-        if state is None:
-            return self.nothing.copy()
-        if state.lengths and self._dense is not None:
-            with suppress(OverflowError):
-                return self._dense.values_of(state, at)
-        return self.values(self._unpack_tracks(state), at)
-
-    def _unpack_tracks(self, state: PackedTiles) -> EntityState:
-        if not state.lengths or self._dense is None:
-            return EntityState(*state[:4])
-        return EntityState(*state[:3], self._dense.unpack(state))
 
     def values(self, state: EntityState, at: int) -> list[object]:
         """The view's features at `at` (microseconds), in order."""
@@ -260,21 +196,22 @@ class Tiles:
         return row
 
 
-def unpack_joined(packed: bytes, count: int) -> list[PackedTiles | None]:
-    """Unpacks joined states that `Tiles.pack` packed; None where there is none.
+def pack_state(state: EntityState) -> bytes:
+    """Packs the state."""
+    return _encode(state)
 
-    Args:
-        packed: the states (database.join_states).
-        count: how many there are.
+
+def unpack_state(packed: bytes) -> EntityState:
+    """Unpacks a state that `pack_state` packed.
 
     Raises:
-        Unavailable: there is one state, and its entity is broken.
-        msgspec.DecodeError: the bytes are not packed states.
+        Unavailable: the entity is broken.
+        msgspec.DecodeError: the bytes are not a packed state.
     """
     try:
-        return _decode(array_head(count) + packed)
+        return _decode(packed)
     except msgspec.DecodeError:
-        if count > 1 or packed[:1] != BROKEN:
+        if packed[:1] != BROKEN:
             raise
     raise Unavailable(
         f"an entity's online state is broken: {_decode_reason(packed)[0]}",
@@ -282,8 +219,24 @@ def unpack_joined(packed: bytes, count: int) -> list[PackedTiles | None]:
     )
 
 
+def unpack_joined_states(packed: bytes, count: int) -> list[EntityState | None]:
+    """Unpacks the joined states (database.join_states) of `count` entities; None for one without a state.
+
+    Raises:
+        Unavailable: there is one entity, and it is broken.
+        msgspec.DecodeError: the bytes are not packed states.
+    """
+    try:
+        return _decode_joined(array_head(count) + packed)
+    except msgspec.DecodeError:
+        if count == 1:
+            unpack_state(packed)
+        raise
+
+
 _encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder(list[PackedTiles | None]).decode
+_decode = msgspec.msgpack.Decoder(EntityState).decode
+_decode_joined = msgspec.msgpack.Decoder(list[EntityState | None]).decode
 _decode_reason = msgspec.msgpack.Decoder(list[str]).decode
 
 
@@ -309,7 +262,7 @@ def _merge_events(
     return [both[i] for i in order], [[column[i] for i in order] for column in columns]
 
 
-def _settle(track: Track, shape: TrackShape, times: list[int], values: list[Any]) -> None:
+def _settle(track: Track, shape: _TrackShape, times: list[int], values: list[Any]) -> None:
     """Adds events, in the order of their times, to their tiles."""
     begins, hop, count = track[0], shape.hop, len(times)
     end = 0
