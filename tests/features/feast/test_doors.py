@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 
 import pyarrow as pa
@@ -44,9 +45,9 @@ def test_materialize_get_online_features_and_serve(small: Callable[..., Project]
     events = pa.table(
         {"user_id": [1, 1], "at": pa.array([now - timedelta(hours=2)] * 2, INSTANT), "price": [1.5, 2.0]}
     )
-    state = open_online(project.settings)
-    state.prepare(plan)
-    state.fill(plan.windowed[0], events, LogPosition("clicks", "id", {0: 2}))
+    with closing(open_online(project.settings)) as state:
+        state.prepare(plan)
+        state.fill(plan.windowed[0], events, LogPosition("clicks", "id", {0: 2}))
     with TestClient(get_app(store)) as client:
         answer = client.post("/materialize", json={"disable_event_timestamp": True})
         assert answer.status_code == 200, answer.text
