@@ -103,7 +103,7 @@ def test_a_refused_table_stays_and_is_shown_with_its_failing_rows(sales: Setting
     assert code == 1
     assert "references product → products (id)" in output
     assert "FAILED" in output
-    assert "readers see the rows of the build before, 1 failing rows are kept" in output
+    assert "readers see the rows of the build before, 1 failing row kept" in output
     assert output.splitlines()[-2].split()[:2] == ["product", "price"]
     assert output.splitlines()[-1].split()[:2] == ["3", "30"]
     code, output = check("--json")
@@ -152,6 +152,7 @@ def test_a_status_shows_what_was_refused_and_what_readers_see(
     assert "references product → products (id): 1 rows have a value that is not a key" in shown
     assert "Readers see its rows of" in shown
     assert "headrace build sold" in shown
+    assert shown.count("An audit refused rows of") == 1  # not of the table of the failing rows too
     with Workspace(sales) as workspace:
         (table,) = [table for table in status(workspace).tables if table.table == "sold"]
     assert (table.rows, len(table.refused), table.refused_partitions) == (2, 1, (partition,))

@@ -238,7 +238,7 @@ def _show_rows(check: TableCheck) -> None:
         click.echo(f"{check.table}: not audited yet: headrace build {check.table}")
         return
     outcome = "readers see the rows of the build before" if check.state == "refused" else "published"
-    kept = f", {check.kept:,} failing rows are kept" if check.kept else ""
+    kept = f", {plural(check.kept, 'failing row')} kept" if check.kept else ""
     click.echo(f"{check.table}: audited {check.at:%F %T} UTC, {outcome}{kept}")
     if check.examples:
         columns = list(dict.fromkeys(name for row in check.examples for name in row))
