@@ -147,7 +147,7 @@ class TestUserCode:
         ("body", "message"),
         [
             ("return clicks.select('nothing')", "clean failed: ColumnNotFoundError"),
-            ("return 5", "returned a int, not a polars LazyFrame"),
+            ("return 5", "returned int, not a polars LazyFrame"),
             ("return clicks.select('user')", "partitioned by 'at', which its function does not return"),
             ("raise KeyError('x')", "clean failed: KeyError: 'x'"),
             ("raise pl.exceptions.PanicException('Rust')", "clean failed: PanicException: Rust"),
