@@ -161,7 +161,7 @@ def test_a_late_day_replaces_exactly_its_facts(warehouse: Warehouse) -> None:
 
 
 def test_a_day_that_lost_its_facts_leaves_the_warehouse(warehouse: Warehouse) -> None:
-    """What is published in steps is what is published at once: the dates are those of the facts that are left."""
+    """What is published in steps is what is published at once: the dates are those of the facts left."""
     plain_members(warehouse, [(1, "Bern")])
     days = [START + timedelta(days=n) for n in range(4)]
     warehouse.write_events([(day, 1, 1.0, "a") for day in days])
