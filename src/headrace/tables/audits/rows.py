@@ -73,7 +73,7 @@ def audit(table: Table, rows: pl.DataFrame) -> pl.DataFrame:
 
     Raises:
         Refused: a column is missing, has another type or is not in the schema (the error names it).
-        RowsRefused: rows break a rule (the error names the rule and how many rows break it, and has some of them).
+        RowsRefused: rows break a rule (the error names it, counts the rows, and has some of them).
     """
     where = f"table {table.name} ({table.place})"
     is_from_event = table.rowwise and isinstance(table.reads[0], Contract)
@@ -119,8 +119,8 @@ def _check_schema(table: Table, schema: type[dy.Schema], rows: pl.DataFrame, whe
     raise RowsRefused(
         f"the audit failed, the table is unchanged: {rules}",
         where=where,
-        remedy=f"headrace check tables {table.name} shows the failing rows. Correct the function or the data, or the"
-        " rule if it is wrong.",
+        remedy=f"headrace check tables {table.name} shows the failing rows. Correct the function or the data,"
+        " or the rule if it is wrong.",
         rules=rules,
         failing=details.filter(pl.any_horizontal(pl.col(list(counts)) == "invalid")).height,
         rows=pl.concat(

@@ -87,8 +87,12 @@ def add_dates(cursor: psycopg.Cursor, schema: str, times: Iterable[tuple[pl.Lazy
 
 def remove_dates(cursor: psycopg.Cursor, schema: str, span: Sequence[str]) -> None:
     """Removes the days outside of what `add_dates` returned, which no fact refers to any more."""
-    outside = " where date not between %s::date and %s::date" if span else ""
-    cursor.execute(sql.SQL("delete from {}" + outside).format(sql.Identifier(schema, DATES)), span)
+    dates = sql.Identifier(schema, DATES)
+    if span:
+        remove = sql.SQL("delete from {} where date not between %s::date and %s::date")
+        cursor.execute(remove.format(dates), span)
+    else:
+        cursor.execute(sql.SQL("delete from {}").format(dates))
 
 
 def check_views_of_others(cursor: psycopg.Cursor, schema: str, where: str) -> None:
