@@ -581,7 +581,7 @@ def test_a_function_that_returns_other_columns_for_a_partition_is_named_with_it(
     declare(project, "copies", drop_price_of_user_2, "clean", partition_by=day("at"))
     with pytest.raises(ProjectError, match=f"copies returns other columns for {others}: price"):
         build(project, lake, "copies")
-    assert lake.table("copies").current_snapshot() is None
+    assert not lake.table_exists("copies") or lake.table("copies").current_snapshot() is None
 
 
 @pytest.mark.parametrize("apart", [24, 72])  # hours: both days are made together, or apart
