@@ -86,9 +86,8 @@ def _ingest_events(settings: Settings, project: Project) -> list[int]:
     now = datetime.now(UTC)
     midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
     yesterday = midnight - timedelta(hours=1)
-    minute = min(
-        timedelta(minutes=1), (now - midnight) / 50
-    )  # today's events are of today, also after midnight
+    # Today's events are of today, also in the first hour, in which these minutes are shorter.
+    minute = min(timedelta(minutes=1), (now - midnight) / 51)
     events = [
         encode_event(now - timedelta(days=4), USER, "view", PRODUCT, 20.0),  # before the longest window
         encode_event(yesterday, 2, "view", PRODUCT, 18.0),

@@ -6,6 +6,7 @@ import os
 import signal
 from datetime import timedelta
 
+import msgspec
 import numpy as np
 import polars as pl
 import pytest
@@ -24,8 +25,10 @@ from headrace.kernel.properties import CODE, HISTORY
 from headrace.kernel.time import from_micros, micros, now
 from headrace.lake.visible import VisibleRecord, keep_snapshots, write_record
 from headrace.serving.as_of.history import History
+from headrace.serving.as_of.predictor import AsOfPredictor
+from headrace.serving.as_of.query import AsOf
 from headrace.serving.errors import NoHistory
-from headrace.serving.release import Arm
+from headrace.serving.release import Arm, history
 from headrace.training.trainers.folder import load_model
 from headrace.workspace import Workspace
 
@@ -142,6 +145,32 @@ def test_the_version_of_that_time_answers(logged, ask):
     until(lambda: live_version() == 2)
     answer = ask(predictions[-1].at, body).json()
     assert (answer["version"], answer["arm"], answer["logged"]) == (1, "champion", None)
+
+
+def test_a_release_that_answered_nobody_does_not_answer_for_the_past(logged):
+    settings, predictions, _ = logged
+    first, last = predictions[0], predictions[-1]
+    with Workspace(settings) as workspace:
+        real = next(release for release in history(workspace.log, "purchase") if release.id == first.release)
+    other = msgspec.structs.replace(real, id="never activated", at=first.at - timedelta(minutes=1))
+    body = msgspec.json.encode({"user_id": 1, "product_id": 7, "price": 9.0})
+    refused = "never activated was recorded .* last one was answered by version 1, .* &version=1"
+
+    def answer(release, moment, version=None):
+        predictor = AsOfPredictor(settings)
+        try:
+            predictor._releases["purchase"] = [release]
+            predictor._follower.poll()
+            return msgspec.json.decode(predictor.answer("purchase", AsOf(moment, version), body))["version"]
+        finally:
+            predictor.close()
+
+    with pytest.raises(NoHistory, match=refused):
+        answer(other, last.at)
+    assert answer(other, last.at, version=1) == 1
+    assert answer(other, first.at - timedelta(seconds=1)) == 1  # no request tells
+    assert answer(msgspec.structs.replace(other, at=last.at), last.at) == 1  # replicas had no time yet
+    assert answer(msgspec.structs.replace(other, id=real.id), last.at) == 1
 
 
 @pytest.mark.parametrize(

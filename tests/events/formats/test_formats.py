@@ -253,6 +253,7 @@ def test_values_against_the_contract_are_refused_in_every_format(
         ({"at": 1772366400}, "wrong_type", "at", ""),
         ({"total": "NaN"}, "out_of_range", "total", ""),
         ({"total": "1e999999999"}, "out_of_range", "total", ""),
+        ({"total": "1e-999999999"}, "out_of_range", "total", ""),  # Arrow crashes the process on it
         ({"day": "2026-02-30"}, "bad_time", "day", ""),
         ({"token": "x"}, "wrong_type", "token", ""),
         ({"place": {"city": "Köln"}}, "missing", "place", "seen"),
@@ -271,6 +272,14 @@ def test_values_that_only_json_can_hold_are_refused(
     row = judge_one(make_judge(attrs.evolve(contract_for(Order), format=format)), raw)
     assert (row["_code"], row["_field"]) == (code, field), row["_reason"]
     assert path in row["_reason"]
+
+
+@pytest.mark.parametrize(
+    ("total", "stored"),
+    [("1E+2", "100.00"), ("9999999.99000", "9999999.99"), ("0e999999999", "0.00"), ("0e-999999999", "0.00")],
+)
+def test_a_decimal_that_fits_is_stored_however_it_is_written(total: str, stored: str) -> None:
+    assert judge_one(make_judge(contract_for(Order)), plain(order(total=total)))["total"] == Decimal(stored)
 
 
 HOSTILE = [

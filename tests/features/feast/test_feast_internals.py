@@ -2,9 +2,12 @@
 
 import importlib
 import importlib.util
+import os
+import signal
 import subprocess
 import sys
 from functools import reduce
+from pathlib import Path
 
 import pytest
 from feast import Entity, FeatureService, FeatureView, Field, RequestSource, ValueType
@@ -60,3 +63,15 @@ def test_feast_imports_pytorch_only_when_it_is_needed() -> None:
         "assert response.get_torch() is sys.modules['torch']"
     )
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_feast_makes_no_folder_that_a_killed_process_would_leave(tmp_path: Path) -> None:
+    program = (
+        "import os, signal, headrace.features.feast, feast.metrics\n"
+        "feast.metrics.push_request_count.labels('source', 'online').inc()\n"
+        "assert not [name for name in os.environ if 'MULTIPROC' in name.upper()]\n"
+        "os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    environment = {name: value for name, value in os.environ.items() if "MULTIPROC" not in name.upper()}
+    killed = subprocess.run([sys.executable, "-c", program], env=environment | {"TMPDIR": str(tmp_path)})
+    assert (killed.returncode, list(tmp_path.iterdir())) == (-signal.SIGKILL, [])

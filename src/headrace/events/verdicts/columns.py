@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from decimal import Decimal
+from decimal import Context, Decimal, Inexact, InvalidOperation
+from functools import cache
 from itertools import accumulate, chain
 from operator import attrgetter
 from typing import Any
@@ -155,7 +156,13 @@ class _ColumnBuilder:
             if not value.is_finite():
                 self._refuse(at, rows, "out_of_range", path, "it is not a finite number")
                 return None
-            return value if pa.types.is_decimal(kind.arrow_type) else str(value)
+            type_ = kind.arrow_type
+            if not isinstance(type_, pa.Decimal128Type):
+                return str(value)
+            digits = _fit_decimal(value, type_.precision, type_.scale)
+            if digits is None:
+                self._refuse(at, rows, "out_of_range", path, f"{value} does not fit {type_}")
+            return digits
         if kind.category == "uuid":
             return str(value)
         try:
@@ -180,6 +187,23 @@ class _ColumnBuilder:
                     values[at] = None
             array = pa.array(values, type_)
         return array.combine_chunks() if isinstance(array, pa.ChunkedArray) else array
+
+
+def _fit_decimal(value: Decimal, precision: int, scale: int) -> Decimal | None:
+    """The value with `scale` digits after the point; None if it then is not exact, or does not fit `precision`.
+
+    Arrow must not decide this: it crashes on a very small exponent (`1e-999999999`).
+    """
+    exact, exponent = _rules_of(precision, scale)
+    try:
+        return value.quantize(exponent, context=exact)
+    except (InvalidOperation, Inexact):
+        return None
+
+
+@cache
+def _rules_of(precision: int, scale: int) -> tuple[Context, Decimal]:
+    return Context(prec=precision, traps=[InvalidOperation, Inexact]), Decimal((0, (1,), -scale))
 
 
 def _is_finite(value: Any) -> bool:

@@ -4,15 +4,18 @@ This module is imported before Feast. It imports Feast without typeguard's run-t
 of CPU instead of 4.1: Feast marks its classes for typeguard, which compiles all their methods again at
 import, in every process. `compile` reports with its place what the checks would find in a project's
 definitions. It also keeps Feast from importing PyTorch, which takes seconds where it is installed, until
-`to_tensor` needs it. If the process has imported Feast before, nothing changes.
+`to_tensor` needs it. And it keeps Feast from making a temporary folder for the metrics of its own server,
+which a killed process would leave behind. If the process has imported Feast before, nothing changes.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 import warnings
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import prometheus_client  # noqa: F401  # before the folder below is named: it then keeps values in memory
 import typeguard
 
 from headrace.kernel.foreign import check_version
@@ -88,11 +91,14 @@ INTERNALS = (
     ),
     FeastInternal("feast.saved_dataset", "SavedDatasetStorage._custom_storage_proto", "saved datasets"),
     FeastInternal("feast.saved_dataset", "_DATA_SOURCE_TO_SAVED_DATASET_STORAGE", "saved datasets"),
+    FeastInternal("feast.metrics", "_prometheus_mp_dir", "Feast makes no folder for metrics"),
     FeastInternal("feast.utils", "compute_non_entity_date_range", "features without entity_df"),
     FeastInternal("feast.type_map", "feast_value_type_to_python_type", "values of a key"),
     FeastInternal("feast.type_map", "python_values_to_proto_values", "values of an online read"),
 )
 """Used by the modules of this room."""
+
+_METRICS_FOLDERS = ("PROMETHEUS_MULTIPROCESS_DIR", "PROMETHEUS_MULTIPROC_DIR")
 
 
 def service_entries(service: FeatureService) -> list[Any]:
@@ -129,6 +135,8 @@ def _import_torch() -> Any:
 check_version("feast")
 if "feast" not in sys.modules:
     _typechecked, _has_torch = typeguard.typechecked, "torch" in sys.modules
+    _unnamed = [name for name in _METRICS_FOLDERS if name not in os.environ]
+    os.environ.update(dict.fromkeys(_unnamed, ""))
     typeguard.typechecked = _leave_unchecked
     if not _has_torch:
         sys.modules["torch"] = None  # type: ignore[assignment]  # makes its import fail at once
@@ -136,8 +144,11 @@ if "feast" not in sys.modules:
         # A dozen of Feast's modules change which warnings the process shows, which only the user should do.
         with warnings.catch_warnings():
             import feast.infra.offline_stores.offline_store
+            import feast.metrics
             import feast.online_response
     finally:
+        for _name in _unnamed:
+            del os.environ[_name]
         typeguard.typechecked = _typechecked
         if not _has_torch:
             del sys.modules["torch"]

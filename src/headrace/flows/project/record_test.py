@@ -69,9 +69,9 @@ def record_test(
     attempt = attempt_table(workspace.project, workspace.lake, table, partition=partition, limit=limit)
     expected = attempt.call()
     if expected.is_empty():
-        read = ", ".join(f"{plural(rows.height, 'row')} of {source}" for source, rows in attempt.inputs.items())
+        tried = ", ".join(f"{plural(rows.height, 'row')} of {source}" for source, rows in attempt.inputs.items())
         raise CallError(
-            f"{name} makes no rows of {read}, so there is nothing to expect",
+            f"{name} makes no rows of {tried}, so there is nothing to expect",
             where=str(table.place),
             remedy="Choose another partition, or more rows: --partition, --rows.",
         )

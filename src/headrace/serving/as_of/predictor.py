@@ -7,7 +7,7 @@ depends on how far its online store was. The features of any other request are j
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -24,7 +24,12 @@ from headrace.features.values.matrix import Matrix
 from headrace.features.values.on_demand import OnDemandError
 from headrace.serving.as_of.history import History
 from headrace.serving.as_of.query import AsOf
-from headrace.serving.as_of.replay import LoggedRequests, features_as_known, read_requests_at
+from headrace.serving.as_of.replay import (
+    LoggedRequests,
+    features_as_known,
+    find_answering_release,
+    read_requests_at,
+)
 from headrace.serving.errors import FeatureFailed, NoHistory, WrongValue, missing_features
 from headrace.serving.prediction import Value
 from headrace.serving.protocols.instances import decode_instance, decode_instances, has_instances
@@ -37,6 +42,7 @@ from headrace.training.trainers.folder import Predictor, load_model
 
 __all__ = ["AsOfPredictor", "PastPrediction"]
 
+_ACTIVATION = timedelta(seconds=10)  # in which every replica usually activates a release
 _VERSIONS = 8  # versions that stay loaded
 _NO_PLAN = FeaturePlan("", (), (), ())  # served nothing to a request that was not logged
 _NOT_LOGGED = 0  # in place of the version that answered
@@ -150,6 +156,8 @@ class AsOfPredictor:
                     field=min(given),
                     instance=index if len(instances) > 1 else None,
                 )
+        if release is not None and query.version is None and None in places:
+            self._check_activated(release, query.moment)
         predictions: dict[int, PastPrediction] = {}
         for call in self._divide(release, query, instances, places):
             predictions |= self._answer_call(model, query.moment, call, len(instances))
@@ -169,6 +177,19 @@ class AsOfPredictor:
             " to answer: &version=1.",
             field="as_of",
         )
+
+    def _check_activated(self, release: Release, moment: datetime) -> None:
+        """Raises NoHistory if the log shows that no replica had activated the release at the moment."""
+        answering = find_answering_release(
+            self._lake, release.model, release.at + _ACTIVATION, moment, release.id
+        )
+        if answering is not None:
+            raise NoHistory(
+                f"Release {release.id} was recorded before {moment.isoformat()}, but no request was answered by"
+                f" it; the last one was answered by version {answering[1]}, of release {answering[0]}. Name the"
+                f" version that is to answer: &version={answering[1]}.",
+                field="as_of",
+            )
 
     def _load_version(self, model: str, version: int) -> _Version:
         bundle = self._registry.bundle(model, version)

@@ -24,7 +24,7 @@ from headrace.kernel.errors import CallError
 from headrace.lake import Lake
 from headrace.serving.prediction import TABLE
 
-__all__ = ["LoggedRequests", "features_as_known", "read_requests", "read_requests_at"]
+__all__ = ["LoggedRequests", "features_as_known", "find_answering_release", "read_requests", "read_requests_at"]
 
 _COLUMNS = (
     "id",
@@ -97,6 +97,22 @@ def read_requests_at(lake: Lake, model: str, moment: datetime) -> list[LoggedReq
     rows = _scan_answered(lake, model).filter(pl.col("at") == moment).select(_COLUMNS).collect()
     groups = rows.sort("instance", "id").partition_by("release", "arm", maintain_order=True)
     return [_decode_requests(group) for group in groups]
+
+
+def find_answering_release(
+    lake: Lake, model: str, since: datetime, until: datetime, release: str
+) -> tuple[str, int] | None:
+    """The release, and its version, that answered the last request between these moments.
+
+    None: there was no request, or the given release answered one of them.
+    """
+    if not lake.table_exists(TABLE):
+        return None
+    logged = _scan_answered(lake, model).filter(pl.col("at").is_between(since, until))
+    last = logged.group_by("release").agg(pl.col("at", "version").sort_by("at").last()).collect().sort("at")
+    if last.is_empty() or release in last["release"]:
+        return None
+    return last["release"][-1], last["version"][-1]
 
 
 def _scan_answered(lake: Lake, model: str) -> pl.LazyFrame:
