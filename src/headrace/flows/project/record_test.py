@@ -69,7 +69,8 @@ def record_test(
     attempt = attempt_table(workspace.project, workspace.lake, table, partition=partition, limit=limit)
     expected = attempt.call()
     if expected.is_empty():
-        tried = ", ".join(f"{plural(rows.height, 'row')} of {source}" for source, rows in attempt.inputs.items())
+        rows = attempt.inputs.items()
+        tried = ", ".join(f"{plural(frame.height, 'row')} of {source}" for source, frame in rows)
         raise CallError(
             f"{name} makes no rows of {tried}, so there is nothing to expect",
             where=str(table.place),
