@@ -170,6 +170,9 @@ def _serve_without(settings: Settings, pipe: Connection) -> None:
     with ExitStack() as stack:
         for owner, name in ((SpoolingPredictor, "_append_to_spool"), (Metrics, "count_answer")):
             stack.enter_context(mock.patch.object(owner, name, _SILENT))
+        stack.enter_context(
+            mock.patch.object(SpoolingPredictor, "_complete_each", lambda _, call: list(call.predictions))
+        )
         stack.enter_context(mock.patch.object(Metrics, "arm", _SILENT))
         endpoint = Endpoint(Models(settings), settings.place("serving"), "127.0.0.1")
         with serve(endpoint.app, "127.0.0.1", 0) as server:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import httpx
@@ -27,17 +31,29 @@ from tests.serving.small_project import (
 from tests.until import until
 
 from headrace import log
-from headrace.config.settings import Settings
+from headrace.config.serving import ServingSettings
+from headrace.config.settings import Settings, load_settings
 from headrace.http.serve import bind
-from headrace.kernel.errors import Unavailable
+from headrace.kernel.errors import ProjectError, Unavailable
 from headrace.serving import deployment as deployments
+from headrace.serving.deployment import processes, ray_serve
+from headrace.serving.deployment.ray_driver import find_scaling
 from headrace.serving.prediction import TOPIC
 from headrace.serving.release import Arm
+from headrace.serving.slots import REPLICAS, count_slots
 
 pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="processes are listed from /proc"),
     pytest.mark.filterwarnings(RAY_WARNINGS),
 ]
+
+
+SCALING = """max_replicas = 3
+target_ongoing_requests = 4
+upscale_delay = 0
+downscale_delay = 4
+"""
+SLOW = 12  # requests at a time: more than two replicas should have in progress
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +82,10 @@ def ray_serve_only(kind: str) -> None:
 def settings(kind: str, boosters: dict[int, bytes], tmp_path_factory: pytest.TempPathFactory) -> Settings:
     """A project with versions 1 and 2, version 1 released, and two replicas."""
     project = make_project(tmp_path_factory.mktemp(kind) / "project")
+    if kind == "ray_serve":
+        path = project.root / "headrace.toml"
+        path.write_text(path.read_text() + SCALING)
+        project = load_settings(project.root)
     for version in (1, 2):
         put_bundle(project, boosters, version, plan_of())
     put_features(project, plan_of(), {7: (9.5, 190)})
@@ -208,6 +228,24 @@ def test_a_port_in_use_is_an_error(settings: Settings) -> None:
         deployments.start(settings, port=taken.getsockname()[1])
 
 
+def test_replicas_that_are_processes_do_not_follow_the_load(settings: Settings) -> None:
+    with pytest.raises(ProjectError, match=r"max_replicas: .* does not follow the load"):
+        processes.start(settings.with_values(max_replicas=3), port=0)
+
+
+def test_the_most_replicas_are_not_fewer_than_the_least(settings: Settings) -> None:
+    with pytest.raises(ProjectError, match="max_replicas: it is 1, and replicas, the least number, is 2"):
+        ray_serve.start(settings.with_values(max_replicas=1), port=0)
+
+
+@pytest.mark.parametrize(("downscale_delay", "look_back"), [(4.0, 2.0), (600.0, 30.0)])
+def test_a_load_is_forgotten_when_a_replica_ends(downscale_delay: float, look_back: float) -> None:
+    serving = ServingSettings(Path(), max_replicas=2, downscale_delay=downscale_delay)
+    scaling = find_scaling(serving)["autoscaling_config"]
+    assert scaling["look_back_period_s"] == look_back
+    assert look_back + 2 * scaling["metrics_interval_s"] <= downscale_delay
+
+
 @pytest.mark.usefixtures("processes_only")
 def test_a_killed_replica_is_replaced_and_reported(running: SupervisedDeployment) -> None:
     scrapes = [read_answers(running)]
@@ -276,6 +314,57 @@ def test_while_all_replicas_are_suspended_the_answer_is_503(
     assert list(running.deployment.processes.values()) == pids
 
 
+def find_settled(running: SupervisedDeployment, least: int) -> tuple[int, int] | None:
+    """How many replicas have ended and started, once as many, and at least so many; None: not yet."""
+    ended, started = running.count_replicas()
+    return (ended, started) if ended == started >= least else None
+
+
+def post_slowly(port: int, seconds: float) -> int:
+    """The status of a prediction whose body arrives within so many seconds: it is in progress meanwhile."""
+    body = json.dumps({"instances": [INSTANCE]}).encode()
+    with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=60)) as connection:
+        connection.putrequest("POST", "/predict/purchase")
+        connection.putheader("Content-Type", "application/json")
+        connection.putheader("Content-Length", str(len(body)))
+        connection.endheaders(body[:1])
+        time.sleep(seconds)
+        connection.send(body[1:])
+        answer = connection.getresponse()
+        answer.read()
+        return answer.status
+
+
+@pytest.mark.usefixtures("ray_serve_only")
+def test_replicas_follow_the_requests_in_progress(running: SupervisedDeployment, settings: Settings) -> None:
+    """No request is lost and no counter falls as they come and go, and none comes again without a reason."""
+    rolls = running.reports.count("the replicas are deployed again")
+    ended, started = until(lambda: find_settled(running, 2 * rolls), "a rolling restart has not ended")
+    replicas = settings.place("serving", REPLICAS)
+    is_busy, statuses, scrapes = True, [], [read_answers(running)]
+
+    def send() -> None:
+        while is_busy:
+            statuses.append(post_slowly(running.port, seconds=3))
+
+    with ThreadPoolExecutor(SLOW) as threads:
+        senders = [threads.submit(send) for _ in range(SLOW)]
+        try:
+            until(lambda: running.count_replicas() == (ended, started + 1), "no replica started", seconds=120)
+            until(lambda: count_slots(replicas) == 3)
+            scrapes += [read_answers(running) for _ in range(8)]
+        finally:
+            is_busy = False
+        for sender in senders:
+            sender.result()
+    until(lambda: running.count_replicas() == (ended + 1, started + 1), "no replica ended", seconds=120)
+    scrapes += [read_answers(running) for _ in range(8)]
+    assert scrapes == sorted(scrapes)
+    assert scrapes[-1] - scrapes[0] >= len(statuses) >= SLOW
+    assert set(statuses) == {200}
+    assert count_slots(replicas) == 2
+
+
 @pytest.mark.usefixtures("ray_serve_only")
 def test_a_replica_and_a_balancer_of_ray_that_died_are_replaced_and_reported(
     running: SupervisedDeployment,
@@ -283,9 +372,9 @@ def test_a_replica_and_a_balancer_of_ray_that_died_are_replaced_and_reported(
     ((_, driver),) = running.deployment.processes.items()
 
     rolls = running.reports.count("the replicas are deployed again")
-    until(lambda: running.count_replicas() == (2 * rolls, 2 * rolls), "a rolling restart has not ended")
+    ended, started = until(lambda: find_settled(running, 2 * rolls), "a rolling restart has not ended")
     os.kill(find_processes(driver, b"ray::ServeReplica")[0], signal.SIGKILL)
-    until(lambda: running.count_replicas() == (2 * rolls + 1, 2 * rolls + 1))
+    until(lambda: running.count_replicas() == (ended + 1, started + 1))
     until(running.is_answering)
     (balancer,) = find_processes(driver, b"bin/haproxy")
     os.kill(balancer, signal.SIGKILL)

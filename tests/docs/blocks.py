@@ -4,7 +4,10 @@ A block with a title is a file; in the language `diff` it is an edit of the file
 after `$ ` is a command, and the lines below it are its output; where a page shows no output, none is compared.
 In the output `...` stands for any text within a line, and alone on a line for any lines. Seconds, ports and
 spaces may differ, and an id stands for the id that the reader gets. In a command, ID is the id of the newest
-prediction.
+prediction. A command whose output begins with `error:` must fail. The Python blocks of a page run in one
+process and share their names; a block in an HTML comment runs too, so a page may define what it need not show.
+
+A block below the comment `<!-- not run: REASON -->` is not run.
 """
 
 from __future__ import annotations
@@ -15,15 +18,18 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import click
+from tests.docs.python_session import PythonSession
 from tests.until import until
 
 BLOCK = re.compile(r"^```(\w+)(?: title=\"(.*?)\")?\n(.*?)^```", re.MULTILINE | re.DOTALL)
+NOT_RUN = re.compile(r"^<!-- not run: ([^\n]+) -->\n```.*?^```", re.MULTILINE | re.DOTALL)
 PORT = re.compile(r"http://127\.0\.0\.1:(\d+)")
 PORTS = ("8100", "8101", "8102")  # where a page does not show them
+PORT_VARIABLES = ("HEADRACE_PREDICT_PORT", "HEADRACE_COLLECTOR_PORT", "HEADRACE_CONSOLE_PORT")
 ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 
 
@@ -60,11 +66,13 @@ class Reader:
 
     Args:
         folder: an empty folder.
+        instead: command of a page → the command to run instead, such as one with less data.
         environment: variables of the commands' environment, beside those of this process.
     """
 
-    def __init__(self, folder: Path, **environment: str) -> None:
+    def __init__(self, folder: Path, instead: Mapping[str, str] | None = None, **environment: str) -> None:
         self.folder = folder
+        self._instead = instead or {}
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         self._environment = {**os.environ, "PATH": path, **environment}
         self._ports: dict[str, str] = {}  # port in the pages → port of the server
@@ -72,20 +80,32 @@ class Reader:
         self._newest_id = "ID"
         self._server: subprocess.Popen[bytes] | None = None
         self._log = folder / "up.log"
+        self._python: PythonSession | None = None
 
-    def follow(self, page: Path) -> None:
+    def follow(self, page: Path, *more: str) -> None:
         """Does what the page says.
+
+        Args:
+            page: the page.
+            more: further languages to run: `sh`, commands whose output is not shown.
 
         Raises:
             AssertionError: a command fails, or prints something else than the page shows.
         """
-        for language, title, block in BLOCK.findall(page.read_text()):
+        is_begun = False
+        for language, title, block in BLOCK.findall(NOT_RUN.sub("", page.read_text())):
             if title and language == "diff":
                 edit_file(self.folder / title, block)
             elif title:
                 (self.folder / title).write_text(block)
-            elif language == "console":
-                for command, output in split_commands(block):
+            elif language == "python":
+                python = self._open_python()
+                if not is_begun:
+                    python.begin_page()
+                is_begun = True
+                python.run(self._replace(block))
+            elif language == "console" or language in more:
+                for command, output in split_commands(block) if language == "console" else split_lines(block):
                     self.run(command, output, page.name)
 
     def which(self, program: str) -> Path:
@@ -93,7 +113,9 @@ class Reader:
         return Path(self._print(f"command -v {program}", program).strip())
 
     def stop(self) -> int | None:
-        """Ends the server that a page started; returns its exit code."""
+        """Ends the server that a page started, and Python; returns the server's exit code."""
+        if self._python is not None:
+            self._python.close()
         if self._server is None:
             return None
         self._server.send_signal(signal.SIGINT)
@@ -105,10 +127,7 @@ class Reader:
         Raises:
             AssertionError: the command fails, or prints something else.
         """
-        command = ID.sub(lambda match: self._ids.get(match[0], match[0]), command)
-        command = re.sub(r"\bID\b", self._newest_id, command)
-        for shown, used in self._ports.items():
-            command = command.replace(f"localhost:{shown}", f"localhost:{used}")
+        command = self._replace(self._instead.get(command, command))
         if command.startswith("cd "):
             self.folder = (self.folder / command.removeprefix("cd ")).resolve()
         elif command == "headrace up":
@@ -117,31 +136,47 @@ class Reader:
             where = f"{page}: {command}"
             # An answer follows an event within a second or so: a reader would ask again.
             deadline = time.monotonic() + (30 if command.startswith("headrace predict") else 0)
-            while not self._matches(printed := self._print(command, where), output):
+            fails = output.startswith("error:")
+            while not self._matches(printed := self._print(command, where, fails), output):
                 assert time.monotonic() < deadline, f"{where}\nprinted:\n{printed}\nshown:\n{output}"
-            for newest in re.findall(rf"^id +({ID.pattern})$", printed, re.MULTILINE):
+            for newest in re.findall(rf"^id +({ID.pattern}) *$", printed, re.MULTILINE):
                 self._newest_id = newest
 
-    def _print(self, command: str, where: str) -> str:
+    def _replace(self, text: str) -> str:
+        """The command or Python with the reader's own ids and ports."""
+        text = ID.sub(lambda match: self._ids.get(match[0], match[0]), text)
+        text = re.sub(r"\bID\b", self._newest_id, text)
+        for shown, used in self._ports.items():
+            text = text.replace(f"localhost:{shown}", f"localhost:{used}")
+        return text
+
+    def _open_python(self) -> PythonSession:
+        if self._python is None:
+            self._python = PythonSession(self.folder, self._environment)
+        return self._python
+
+    def _print(self, command: str, where: str, fails: bool = False) -> str:
         done = subprocess.run(
             ["/bin/bash", "-c", command],
             cwd=self.folder,
             env=self._environment,
             capture_output=True,
             text=True,
-            timeout=300,
+            timeout=900,
             check=False,
         )
-        assert done.returncode == 0, f"{where}\n{done.stdout}{done.stderr}"
-        return done.stdout
+        assert (done.returncode != 0) == fails, f"{where}\n{done.stdout}{done.stderr}"
+        return done.stderr if fails else done.stdout
 
     def _start(self, output: str) -> None:
+        if self._server is not None:  # of a page before
+            return
         with self._log.open("wb") as log:
-            self._server = subprocess.Popen(
+            server = self._server = subprocess.Popen(
                 [self.which("headrace"), "up"], cwd=self.folder, env=self._environment, stdout=log, stderr=log
             )
         last = output.splitlines()[-1] if output.strip() else "Stop it with Ctrl-C."
-        until(lambda: last in self._log.read_text(), "up does not answer")
+        until(lambda: last in self._log.read_text() or server.poll() is not None, "up does not answer", 180)
         printed = self._log.read_text()
         assert self._matches(printed, output), f"headrace up\nprinted:\n{printed}\nshown:\n{output}"
         self._ports = dict(zip(PORT.findall(output) or PORTS, PORT.findall(printed), strict=True))
@@ -160,6 +195,14 @@ def split_commands(block: str) -> Iterator[tuple[str, str]]:
     for part in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
         command, _, output = part.partition("\n")
         yield command, output
+
+
+def split_lines(block: str) -> Iterator[tuple[str, str]]:
+    """Each command of a block `sh`, whose output is not shown."""
+    for line in block.replace("\\\n", " ").splitlines():
+        command = re.sub(r"\s+# .*", "", line).strip()
+        if command:
+            yield command, ""
 
 
 def normalise(text: str) -> str:

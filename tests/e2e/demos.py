@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.docs.blocks import Reader, find_blocks, make_pattern, normalise, split_commands
+from tests.docs.blocks import PORT_VARIABLES, Reader, find_blocks, make_pattern, normalise, split_commands
 
 __all__ = [
     "EXAMPLES",
@@ -23,12 +23,12 @@ __all__ = [
     "follow_readme",
     "plots_of",
     "processes_of",
+    "run_commands",
     "run_demo",
 ]
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 HEADRACE = Path(sys.executable).with_name("headrace")
-PORT_VARIABLES = ("HEADRACE_PREDICT_PORT", "HEADRACE_COLLECTOR_PORT", "HEADRACE_CONSOLE_PORT")
 AUTHOR = {f"GIT_{role}_{part}": "a" for role in ("AUTHOR", "COMMITTER") for part in ("NAME", "EMAIL")}
 
 
@@ -104,6 +104,18 @@ def check_readme(run: DemoRun, readme: Path) -> int:
     return compared
 
 
+def run_commands(reader: Reader, readme: Path) -> None:
+    """Runs each command of the README but `headrace demo`, one after the other; compares no output.
+
+    Raises:
+        AssertionError: a command fails.
+    """
+    for block in find_blocks(readme.read_text(), "console"):
+        for command, _ in split_commands(block):
+            if not command.startswith("headrace demo"):
+                reader.run(command, "", readme.parent.name)
+
+
 def follow_readme(readme: Path, folder: Path) -> None:
     """Runs each command of the README, one after the other, in the project that its first ones make.
 
@@ -112,10 +124,7 @@ def follow_readme(readme: Path, folder: Path) -> None:
     """
     reader = Reader(folder, **dict.fromkeys(PORT_VARIABLES, "0"), DVC_NO_ANALYTICS="1", **AUTHOR)
     try:
-        for block in find_blocks(readme.read_text(), "console"):
-            for command, _ in split_commands(block):
-                if not command.startswith("headrace demo"):
-                    reader.run(command, "", readme.parent.name)
+        run_commands(reader, readme)
     finally:
         code = reader.stop()
     assert code == 0

@@ -96,14 +96,14 @@ def test_a_refused_table_stays_and_is_shown_with_its_failing_rows(sales: Setting
         *(False, []),
     )
     write_sales(sales, 1, 2, 3)
-    with pytest.raises(Refused, match="1 rows have a value that is not a key of products, such as 3"):
+    with pytest.raises(Refused, match="1 row has a value that is not a key of products, such as 3"):
         run(sales)
     assert products_in(sales, "sold") == [1, 2]
     code, output = check("sold")
     assert code == 1
     assert "references product → products (id)" in output
     assert "FAILED" in output
-    assert "readers see the rows of the build before, 1 failing row kept" in output
+    assert "readers see the rows of the build before, 1 failing row is kept" in output
     assert output.splitlines()[-2].split()[:2] == ["product", "price"]
     assert output.splitlines()[-1].split()[:2] == ["3", "30"]
     code, output = check("--json")
@@ -149,7 +149,7 @@ def test_a_status_shows_what_was_refused_and_what_readers_see(
     shown = show_status(sales, capsys)
     (partition,) = headrace.project(sales.root).failing_rows("sold").to_polars()["_partition"]
     assert f"An audit refused rows of sold (partition {partition}):" in shown
-    assert "references product → products (id): 1 rows have a value that is not a key" in shown
+    assert "references product → products (id): 1 row has a value that is not a key" in shown
     assert "Readers see its rows of" in shown
     assert "headrace build sold" in shown
     assert shown.count("An audit refused rows of") == 1  # not of the table of the failing rows too

@@ -12,3 +12,8 @@ from headrace.kernel.counts import plural
 )
 def test_a_noun_stands_in_the_plural_but_for_one(number: int, text: str) -> None:
     assert plural(number, "row") == text
+
+
+@pytest.mark.parametrize(("number", "text"), [(0, "0 rows have"), (1, "1 row has"), (2, "2 rows have")])
+def test_a_verb_agrees_with_its_number(number: int, text: str) -> None:
+    assert plural(number, "row", "has", "have") == text

@@ -1,7 +1,6 @@
 """Large requests, which a process beside the replica answers: as the replica itself would, and nobody waits."""
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -94,6 +93,16 @@ def test_a_large_request_has_the_answers_that_the_replica_gives(client, project,
     assert {own[id_].positions["facts"]["snapshot"] for id_ in ids} == {41}
 
 
+def test_the_last_large_request_is_copied_to_the_shadows_before_the_replica_ends(project):
+    put_features(project, plan_of(), {n: (n / 7, n % 250) for n in range(0, COUNT, 2)})
+    put_release(project, Arm(1), Arm(2, shadow=True, name="shadow"))
+    with run_endpoint(project) as client:
+        start_worker(client)
+        answer = ask(client, {"instances": instances(5 * COUNT)})
+    ids = {prediction["id"] for prediction in answer.json()["predictions"]}
+    assert sum(prediction.shadow_of in ids for prediction in ship_predictions(project)) == len(ids) == 5 * COUNT
+
+
 def test_single_requests_and_probes_are_answered_while_a_large_one_is(client):
     worker = start_worker(client)
     with ThreadPoolExecutor(1) as thread, suspend(worker):
@@ -128,7 +137,7 @@ def test_a_large_request_is_answered_by_the_release_in_force(client, project):
 
 
 def test_what_the_process_cannot_load_the_replica_answers_itself(client, project):
-    shutil.rmtree(registry.open(project).bundle_folder("purchase", 1))
+    (registry.open(project).bundle_folder("purchase", 1) / "plan.json").write_bytes(b"{}")
     worker = start_worker(client)
     assert {prediction["version"] for prediction in ask(client).json()["predictions"]} == {1}
     with suspend(worker), ThreadPoolExecutor(1) as thread:

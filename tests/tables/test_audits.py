@@ -125,7 +125,7 @@ class TestReferences:
             with pytest.raises(Refused, match="published rows do not hold"):
                 build(project, lake, "clean")
         arrive((at(2), 1), arrived=at(6))
-        with pytest.raises(Refused, match="1 rows have a value"):  # also when another day is made
+        with pytest.raises(Refused, match="1 row has a value"):  # also when another day is made
             build(project, lake, "clean")
         write_people(project, 1, 2)
         build(project, lake, "people")
@@ -145,7 +145,7 @@ class TestReferences:
         declare(project, "people", references("name", "people", key="user"))
         assert build(project, lake, "people").rows == 3
         (project.settings.root / "data" / "names.csv").write_text("user,name\n1,2\n3,1\n")
-        with pytest.raises(Refused, match="1 rows have a value that is not a key of people, such as 2"):
+        with pytest.raises(Refused, match="1 row has a value that is not a key of people, such as 2"):
             build(project, lake, "people")
 
     def test_a_referenced_table_without_rows_is_named(
@@ -432,7 +432,7 @@ class TestRules:
         arrive((at(1), 1), (at(1), 2), arrived=at(6))
         build(project, lake, "clean")
         arrive((at(2), 2), (at(2), 3), arrived=at(6))
-        with pytest.raises(Refused, match=r"unique user: 1 keys are in several partitions, .*\{'user': 2\}"):
+        with pytest.raises(Refused, match=r"unique user: 1 key is in several partitions, .*\{'user': 2\}"):
             build(project, lake, "clean")
         assert failing_users(lake, "clean") == [2, 2]
 

@@ -193,7 +193,7 @@ def test_rows_without_a_day_are_refused(project: Project, lake: Lake, arrive: Ar
     object.__setattr__(project.table("clean"), "schema", None)
     nowhere = pl.lit(None, pl.Datetime("us", "UTC")).alias("at")
     object.__setattr__(project.table("clean"), "function", lambda clicks: clicks.with_columns(nowhere))
-    with pytest.raises(Refused, match="1 of 1 rows have no 'at'"):
+    with pytest.raises(Refused, match="column 'at' is null in 1 row of 1"):
         build(project, lake, "clean")
 
 

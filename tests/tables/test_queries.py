@@ -167,7 +167,7 @@ def test_a_row_without_a_cursor_and_a_key_that_is_there_twice_are_refused(shop: 
     orders = query("orders", SQL, database="shop", cursor="version", overlap=0)
     shop.build(orders)
     shop.execute("insert into orders values (3, null, 'c')")
-    with pytest.raises(Refused, match="1 rows of the query have no version"):
+    with pytest.raises(Refused, match="column version is null in 1 row of the query"):
         shop.build(orders)
     assert len(shop.rows(orders)) == 2
 

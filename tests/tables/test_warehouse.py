@@ -208,7 +208,7 @@ def test_facts_without_a_member_are_refused_and_readers_keep_the_last_state(ware
     ("rows", "message"),
     [
         ([(1, "a"), (1, "a")], r"dim_user has \(1,\) twice"),
-        ([(None, "a")], "1 rows of dim_user have no user"),
+        ([(None, "a")], "column user is null in 1 row of dim_user"),
     ],
 )
 def test_a_dimension_has_one_row_for_each_member(warehouse: Warehouse, rows: list[Row], message: str) -> None:

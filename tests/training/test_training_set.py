@@ -262,7 +262,7 @@ def test_rows_that_serving_refuses_are_left_out_and_infinite_features_are_named(
 
     facts.overwrite(facts.scan().with_columns(mood=pl.lit(None, pl.Float64)).collect().to_arrow())
     training_rows = training_set.make(project, full_lake, model, plan)
-    with pytest.raises(Refused, match="all 2,970 labelled rows lack a feature"):
+    with pytest.raises(Refused, match="of 2,970 labelled rows none has every feature"):
         training_set.read(full_lake, training_rows, refusing, "bought")
 
 

@@ -73,7 +73,7 @@ class Rows:
         rows = self.lazy().select(names).head(_SHOWN).collect()
         notes = [f"columns: {', '.join(f'{name} {schema[name]}' for name in names)}"]
         if len(schema) > len(names):
-            notes.append(f"{len(schema) - len(names):,} more columns")
+            notes.append(plural(len(schema) - len(names), "more column"))
         title = f"{self.name}: {plural(self.height, 'row')}, snapshot {self.snapshot} of {self._at:%F %T} UTC"
         return html_table(title, names, rows.iter_rows(), notes=notes)
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from datetime import date
 
 import click
 from msgspec import Struct
 
 from headrace.cli.call import Call, command
+from headrace.cli.live import show_live
 from headrace.flows.build import BuildReport, StageReport
 from headrace.flows.build import build as run_build
 from headrace.kernel.counts import plural
@@ -79,24 +79,17 @@ class _Printer(Struct):
     """
 
     is_announced: bool
-    _width: int = 0
 
     def print_stage(self, stage: StageReport) -> None:
         """Prints a finished stage; of a running one, how far it is, on one line of a terminal."""
         if stage.seconds is not None:
-            self._show("")
+            show_live("")
             rows = "" if stage.rows is None else plural(stage.rows, "row")
             click.echo(f"  {stage.stage:<26} {rows:>16} {stage.seconds:8.2f} s  {stage.what}")
         elif self.is_announced and stage.what.startswith("will make"):
             click.echo(f"{stage.stage}: {stage.what}")
         else:
-            self._show(f"  {stage.stage:<26} {stage.what}")
-
-    def _show(self, line: str) -> None:
-        """Replaces the line of the running stage."""
-        if sys.stderr.isatty() and (line or self._width):
-            click.echo(f"\r{line:<{self._width}}" if line else f"\r{'':<{self._width}}\r", nl=False, err=True)
-            self._width = len(line)
+            show_live(f"  {stage.stage:<26} {stage.what}")
 
 
 def _print(report: BuildReport) -> None:

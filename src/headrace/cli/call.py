@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from msgspec import Struct
 
+from headrace.cli.live import show_live
 from headrace.kernel.errors import HeadraceError
 
 if TYPE_CHECKING:
@@ -151,6 +152,7 @@ def print_error(call: Call, error: BaseException) -> None:
     traceback."""
     from headrace.kernel.secrets import clean_text
 
+    show_live("")
     if call.debug:
         import traceback
 

@@ -56,7 +56,7 @@ def parity(call: Call, model: str | None, limit: int) -> int:
             if report.code_changed:
                 click.echo(
                     f"  {name}: a rowwise function was edited since this version was trained; its values for"
-                    f" {report.code_changed:,} predictions are not compared"
+                    f" {plural(report.code_changed, 'prediction', 'is', 'are')} not compared"
                 )
     return 1 if any(report.values_differing for report in reports.values()) else 0
 
@@ -133,7 +133,7 @@ def leakage(call: Call, model: str, bound: float, moments: int) -> int:
         for score in report.features
     ]
     show.table(None, ["feature", "score", "rows with a value", ""], rows)
-    click.echo(f"  score: {report.measure}, on {report.rows:,} labelled rows; bound {report.bound:g}")
+    click.echo(f"  score: {report.measure}, on {plural(report.rows, 'labelled row')}; bound {report.bound:g}")
     if report.future is not None:
         _show_future(report.future)
     return 1 if report.finds_leaks else 0
@@ -238,7 +238,7 @@ def _show_rows(check: TableCheck) -> None:
         click.echo(f"{check.table}: not audited yet: headrace build {check.table}")
         return
     outcome = "readers see the rows of the build before" if check.state == "refused" else "published"
-    kept = f", {plural(check.kept, 'failing row')} kept" if check.kept else ""
+    kept = f", {plural(check.kept, 'failing row', 'is', 'are')} kept" if check.kept else ""
     click.echo(f"{check.table}: audited {check.at:%F %T} UTC, {outcome}{kept}")
     if check.examples:
         columns = list(dict.fromkeys(name for row in check.examples for name in row))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from headrace.cli.call import Call, command
+from headrace.cli.live import show_live
 
 if TYPE_CHECKING:
     from headrace.demo.demo import DemoReport, Step
@@ -49,10 +50,10 @@ def demo(call: Call, example: str, rows: int | None, seed: int, data: Path | Non
 
     def print_progress(step: Step | None, name: str) -> None:
         if step is None:
-            show.working(name)
+            show_live(name and f"{name} ...")
         else:
             count = "" if step.rows is None else f"{step.rows:,}"
-            show.working("")
+            show_live("")
             click.echo(f"{step.name:<26}{count:>10}  {step.seconds:7.2f} s  {step.what}", err=call.json)
 
     report = run_demo(

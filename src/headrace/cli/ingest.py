@@ -110,7 +110,9 @@ def _print(report: IngestReport) -> None:
     show.table(None, ["topic", "events", "good", "refused", "why"], rows)
     for topic in report.topics.values():
         if topic.lost:
-            lost = click.style(f"{topic.topic}: up to {topic.lost:,} events are lost", fg="red", bold=True)
+            lost = click.style(
+                f"{topic.topic}: up to {plural(topic.lost, 'event', 'is', 'are')} lost", fg="red", bold=True
+            )
             click.echo(f"{lost}: the log deleted them (its retention) before they were read.")
         if topic.extra:
             click.echo(

@@ -12,6 +12,7 @@ from keyword import iskeyword
 import click
 
 from headrace.cli.call import OPTIONS, Call, print_error
+from headrace.cli.live import show_live
 from headrace.kernel.errors import CallError, HeadraceError
 from headrace.kernel.private import set_private_umask
 
@@ -130,6 +131,7 @@ def _exit_code(arguments: list[str]) -> int:
         print_error(call, HeadraceError(error.format_message()))
         return error.exit_code
     except (KeyboardInterrupt, click.Abort):
+        show_live("")
         click.echo("interrupted", err=True)
         return 130
     except BrokenPipeError:  # `headrace status | head`

@@ -119,8 +119,8 @@ def replay(call: Call, topic: str, limit: int | None, dry_run: bool, **selection
         _print_replay(done, dry_run=dry_run, narrowed=any(selection.values()))
     if done.too_large:
         raise Refused(
-            f"{len(done.too_large):,} of the selected events are larger than the topic accepts now"
-            " and stay in quarantine",
+            f"{plural(len(done.too_large), 'event', 'stays', 'stay')} in quarantine: larger than the topic"
+            " accepts now",
             where=f"topic {topic}: {', '.join(f'{p}:{o}' for p, o in done.too_large[:_NAMED])}",
             remedy="Raise the topic's max.message.bytes, then replay them.",
         )

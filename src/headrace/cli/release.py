@@ -5,15 +5,14 @@ from __future__ import annotations
 import click
 from click.core import ParameterSource
 
-from headrace.cli import show
 from headrace.cli.call import Call, command
+from headrace.cli.release_text import print_release
 from headrace.flows.models.canary import start
 from headrace.flows.models.release import release as divide
 from headrace.kernel.errors import CallError
 from headrace.serving.canary import Better
-from headrace.serving.release import Release
 
-__all__ = ["print_release", "release"]
+__all__ = ["release"]
 
 
 @command(
@@ -100,18 +99,3 @@ def _parse_steps(text: str) -> list[float]:
         return [float(part[:-1]) / 100 if part.endswith("%") else float(part) for part in parts]
     except ValueError as error:
         raise CallError(f"{text!r} are not valid steps", remedy="Write them as 1%,5%,25%,100%") from error
-
-
-def print_release(call: Call, release: Release) -> None:
-    """Prints a release: its arms, who released it, and why."""
-    if call.json:
-        show.json(release)
-        return
-    click.echo(
-        f"Release {release.id} of {release.model}, by {release.by}"
-        + (f": {release.why}" if release.why else "")
-    )
-    rows = [
-        (arm.name, arm.version, "shadow" if arm.shadow else f"{100 * arm.weight:.6g}%") for arm in release.arms
-    ]
-    show.table(None, ["arm", "version", "share"], rows)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from headrace.cli.call import Call, command
-from headrace.cli.release import print_release
+from headrace.cli.release_text import print_release
 from headrace.flows.models.release import rollback as go_back
 
 __all__ = ["rollback"]

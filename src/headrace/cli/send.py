@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from datetime import timedelta
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import click
 
 from headrace.cli import show
 from headrace.cli.call import Call, command
+from headrace.cli.live import show_live
 from headrace.flows.events.send import send as send_file
 from headrace.kernel.counts import plural
 from headrace.kernel.errors import Refused
@@ -52,8 +52,8 @@ def send(
     """
 
     def print_sent(sent: int) -> None:
-        if sys.stderr.isatty() and not call.json:
-            click.echo(f"\r  {plural(sent, 'event')}", nl=False, err=True)
+        if not call.json:
+            show_live(f"  {plural(sent, 'event')}")
 
     report = send_file(
         call.workspace(),
@@ -66,11 +66,10 @@ def send(
         live=live,
         progress=print_sent,
     )
-    if sys.stderr.isatty() and not call.json:
-        click.echo(err=True)
     if call.json:
         show.json(report)
     else:
+        show_live("")
         moved = f", moved by {report.shifted}" if report.shifted is not None else ""
         events = plural(report.events, "event")
         click.echo(f"Sent {events} to {topic} in {report.seconds:.1f} s{moved}.")
@@ -83,8 +82,8 @@ def send(
         numbers = ", ".join(map(str, report.too_large[:_NAMED]))
         more = ", ..." if len(report.too_large) > _NAMED else ""
         raise Refused(
-            f"{len(report.too_large):,} events are larger than topic {topic!r} accepts and were not sent:"
-            f" event {numbers}{more} of the file",
+            f"{plural(len(report.too_large), 'event')} not sent, larger than topic {topic!r} accepts:"
+            f" number {numbers}{more} of the file",
             where=str(file),
             remedy="All others were sent. Make these smaller, or raise the topic's max.message.bytes.",
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Sequence
 from json import dumps
 from typing import Any
@@ -14,7 +13,7 @@ from rich.table import Table
 
 from headrace.cli.call import Call
 
-__all__ = ["json", "line", "number", "readable", "seconds", "table", "working"]
+__all__ = ["json", "line", "number", "readable", "seconds", "table"]
 
 
 def json(value: Any) -> None:
@@ -81,10 +80,3 @@ def _cell(value: object) -> str:
 
 def _numeric(text: str) -> bool:
     return not text or text.removesuffix(" s").replace(",", "").replace(".", "", 1).lstrip("-").isdigit()
-
-
-def working(text: str) -> None:
-    """Shows the current step on a line that the next call replaces; only on a terminal."""
-    if sys.stderr.isatty():
-        sys.stderr.write(f"\r\x1b[K{text and text + ' ...'}")
-        sys.stderr.flush()

@@ -209,12 +209,14 @@ def _print_lineage(state: Status) -> None:
     if state.lineage is None:
         return
     if state.lineage.dropped:
-        click.echo(f"Lineage: {state.lineage.dropped:,} events were dropped: {state.lineage.reason}\n")
+        dropped = plural(state.lineage.dropped, "event", "was", "were")
+        click.echo(f"Lineage: {dropped} dropped: {state.lineage.reason}\n")
     for endpoint in state.lineage.endpoints:
         if endpoint.failure or endpoint.refused:
             refused = f", {endpoint.refused:,} refused" if endpoint.refused else ""
             why = f": {endpoint.failure}" if endpoint.failure else ""
-            click.echo(f"Lineage to {endpoint.url}: {endpoint.waiting:,} events wait{refused}{why}\n")
+            waiting = plural(endpoint.waiting, "event", "waits", "wait")
+            click.echo(f"Lineage to {endpoint.url}: {waiting}{refused}{why}\n")
 
 
 def _print_topics(state: Status) -> None:
@@ -239,7 +241,8 @@ def _print_topics(state: Status) -> None:
 def _running(state: Status) -> str:
     parts = []
     if state.up is not None:
-        parts.append(f"up (process {state.up.pid}): predict {state.up.predict}, collector {state.up.collector}")
+        predict = f"{state.up.predict} ({plural(state.replicas, 'replica')})"
+        parts.append(f"up (process {state.up.pid}): predict {predict}, collector {state.up.collector}")
     if state.building is not None:
         parts.append(f"a build runs (process {state.building})")
     return "; ".join(parts) or "nothing runs"

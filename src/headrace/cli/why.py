@@ -127,7 +127,7 @@ def _print_view(view: ViewWhy) -> None:
     columns = ["feature", "served", "recomputed", "", "events"]
     show.table(f"{view.name} ({view.kind})", columns, features)
     if view.events:
-        click.echo(f"  {view.total:,} raw events; the newest:")
+        click.echo(f"  {plural(view.total, 'raw event')}; the newest:")
         events = [
             (
                 f"{event.partition}:{event.offset}",

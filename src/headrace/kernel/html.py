@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from html import escape
 
+from headrace.kernel.counts import plural
+
 __all__ = ["LIMIT", "html_pairs", "html_table", "html_text"]
 
 LIMIT = 50_000
@@ -54,7 +56,7 @@ def html_table(
         else:
             parts.append(text)
     if left_out:
-        end += f"<p>{left_out:,} more rows</p>"
+        end += f"<p>{plural(left_out, 'more row')}</p>"
     return "".join([*parts, end])
 
 

@@ -22,6 +22,7 @@ import msgspec
 from headrace.http.asgi import App, Receive, Scope, Send
 from headrace.http.middleware import GuardMiddleware
 from headrace.http.responses import HttpError, error_body, send_body
+from headrace.kernel.private import make_private
 from headrace.serving.handler import RequestHandler
 from headrace.serving.metrics import Metrics, to_text
 from headrace.serving.metrics_slot import MetricsSlot
@@ -31,6 +32,7 @@ from headrace.serving.predictor import SpoolingPredictor
 from headrace.serving.protocols import PROTOCOLS
 from headrace.serving.protocols.port import JSON, PostRoute, PredictRoute, ReadRoute, Route
 from headrace.serving.protocols.status import to_response_error
+from headrace.serving.slots import REPLICAS, take_slot
 from headrace.serving.spool import MAX_BYTES, measure_spool
 from headrace.serving.tracing import RequestTracer
 
@@ -73,6 +75,7 @@ class Endpoint:
         tracer: RequestTracer | None = None,
     ) -> None:
         self._models = models
+        self._replica_lock, _ = take_slot(make_private(folder / REPLICAS))
         self._slot, self._spool_folder = MetricsSlot(folder / "metrics"), folder / "spool"
         self._metrics, self._tracer = Metrics(self._slot.counts), tracer
         self._predictor = SpoolingPredictor(
@@ -104,6 +107,7 @@ class Endpoint:
         self._predictor.close()
         self._models.close()
         self._slot.close(self._metrics.counts)
+        self._replica_lock.close()
         if self._tracer is not None:
             self._tracer.close()
 

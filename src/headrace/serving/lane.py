@@ -61,14 +61,33 @@ class Lane:
         """
         return await asyncio.get_running_loop().run_in_executor(self._thread, self._ask, message)
 
-    def close(self) -> None:
-        """Ends the process."""
+    def close(self, grace: float = 0.0) -> bool:
+        """Ends the process. Returns whether it had completed its work.
+
+        Args:
+            grace: seconds that it has to complete what it still does after its last answer.
+        """
         self._is_closed = True
+        is_complete = True
+        try:
+            self._thread.submit(self._await_end).result(grace)
+        except TimeoutError:
+            is_complete = False
         process = self._process
         if process is not None:
             process.kill()
         self._thread.shutdown()
         self._discard()
+        return is_complete
+
+    def _await_end(self) -> None:
+        """Closes the process's standard input, and waits until it has ended."""
+        process = self._process
+        if process is not None:
+            assert process.stdin is not None
+            with suppress(BrokenPipeError):
+                process.stdin.close()
+            process.wait()
 
     def _ask(self, message: bytes) -> bytes:
         process = self._process

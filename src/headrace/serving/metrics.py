@@ -34,7 +34,7 @@ class ArmCounts(Struct):
 
     Attributes:
         model, version, arm: the arm.
-        predictions: how many were made.
+        predictions: how many were made and logged.
         errors: code → instances that the arm failed to answer.
         missing: feature → how often it was missing.
         lookup, latency: seconds of the lookup, and of lookup and model, of each call.
@@ -164,7 +164,7 @@ class ArmMetrics:
         lookup_seconds: float | None,
         missing: Sequence[Iterable[str]],
     ) -> None:
-        """Counts predictions that were made together.
+        """Counts predictions that were made together, and are logged.
 
         Args:
             seconds: what lookup and model took.
@@ -259,7 +259,7 @@ class Metrics:
 def to_text(counts: ReplicaCounts, behind: Mapping[tuple[str, int, str], int], spool_bytes: int = 0) -> bytes:
     """The counts, the gauges of Metrics.behind, and the size of the spool, in Prometheus' text format."""
     arms = sorted(counts.arms, key=lambda arm: arm.key)
-    lines = [*metric_head("predictions_total", "counter", "Predictions that were made.")]
+    lines = [*metric_head("predictions_total", "counter", "Predictions that were made and logged.")]
     lines += [f"headrace_predictions_total{{{arm.labels.rstrip(',')}}} {arm.predictions}" for arm in arms]
     lines += metric_head("prediction_errors_total", "counter", "Instances that the arm failed to answer.")
     for arm in arms:

@@ -8,17 +8,15 @@ counted twice. What a killed replica counted since its file was last written is 
 from __future__ import annotations
 
 import logging
-import shutil
 import threading
 from pathlib import Path
-from typing import IO
 
 import msgspec
 
 from headrace.kernel.files import write_file
-from headrace.kernel.lock import try_lock
 from headrace.kernel.private import make_private
 from headrace.serving.metrics import ReplicaCounts
+from headrace.serving.slots import take_slot
 
 __all__ = ["MetricsSlot", "clear_metrics"]
 
@@ -28,9 +26,12 @@ _decoder = msgspec.json.Decoder(ReplicaCounts)
 
 
 def clear_metrics(folder: Path) -> None:
-    """Removes the counts of all slots. Call it before the first replica starts."""
-    if folder.is_dir():
-        shutil.rmtree(folder)
+    """Removes the counts of all slots. Call it before the first replica starts.
+
+    A replica that a killed `up` left on a Ray of somebody else may still write there until Serve ends it.
+    """
+    for path in folder.glob("*"):
+        path.unlink(missing_ok=True)
 
 
 class MetricsSlot:
@@ -45,7 +46,8 @@ class MetricsSlot:
 
     def __init__(self, folder: Path) -> None:
         make_private(folder)
-        self._lock, self._path = _take_slot(folder)
+        self._lock, number = take_slot(folder)
+        self._path = folder / f"{number}.json"
         self.counts = _read(self._path) or ReplicaCounts()
         self._written = _encode(self.counts)
         self._mutex = threading.Lock()
@@ -89,14 +91,6 @@ class MetricsSlot:
             else:
                 self._written = content
             return self._written
-
-
-def _take_slot(folder: Path) -> tuple[IO[str], Path]:
-    """The lock and the file of the first slot that no replica holds."""
-    number = 1
-    while (lock := try_lock(folder / f"{number}.lock")) is None:
-        number += 1
-    return lock, folder / f"{number}.json"
 
 
 def _read(path: Path) -> ReplicaCounts | None:

@@ -12,13 +12,14 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from headrace.features.online.lookup import ViewRead
 from headrace.features.online.store import StoreUnavailable
 from headrace.features.values.on_demand import OnDemandError
 from headrace.kernel.errors import HeadraceError, Unavailable
 from headrace.kernel.ids import new_id
 from headrace.kernel.time import from_micros, now_micros
 from headrace.serving.errors import FeatureFailed, OversizedPrediction, RequestError, missing_features
-from headrace.serving.metrics import Metrics
+from headrace.serving.metrics import ArmMetrics, Metrics
 from headrace.serving.models import ReleasedModel
 from headrace.serving.prediction import Prediction
 from headrace.serving.release import Arm
@@ -48,6 +49,32 @@ class SingleRequest(NamedTuple):
     instance: Mapping[str, Any]
     version: str | None
     context: Context
+
+
+class _ArmCall(NamedTuple):
+    """A call of an arm for one or more instances.
+
+    Attributes:
+        predictions: one for each instance.
+        metrics: those of the arm.
+        seconds, lookup_seconds: what lookup and model took, and the lookup alone.
+        views: what each view gave and cost.
+        at: the moment of the lookup, microseconds.
+    """
+
+    predictions: list[Prediction]
+    metrics: ArmMetrics
+    seconds: float
+    lookup_seconds: float
+    views: Mapping[str, ViewRead]
+    at: int
+
+    def add_to_metrics(self, predictions: Sequence[Prediction]) -> None:
+        """Counts the call, with those of its predictions that are in the spool."""
+        self.metrics.count(
+            self.seconds, self.lookup_seconds, [prediction.missing for prediction in predictions]
+        )
+        self.metrics.views.count(self.at, self.views, [prediction.positions for prediction in predictions])
 
 
 class SpoolingPredictor:
@@ -106,13 +133,12 @@ class SpoolingPredictor:
         if version is not None:
             arm, servable = model.find_arm_of_version(version)
             indexes = None if len(instances) == 1 else range(len(instances))
-            predictions = self._predict_arm(model, arm, servable, instances, indexes)
+            call = self._predict_arm(model, arm, servable, instances, indexes)
         elif len(instances) == 1:
-            predictions = self._predict_arm(model, *model.find_arm(instances[0]), instances, None)
+            call = self._predict_arm(model, *model.find_arm(instances[0]), instances, None)
         else:
-            predictions = self._predict_arms(model, instances)
-        self._append_to_spool(predictions)
-        return predictions
+            return self._predict_arms(model, instances)
+        return self._complete(call)
 
     def predict_together(
         self, model: ReleasedModel, requests: Sequence[SingleRequest]
@@ -153,7 +179,7 @@ class SpoolingPredictor:
         if len(requests) > 1:
             try:
                 contexts = [request.context for request in requests]
-                predictions = self._predict_by_servable(
+                call = self._predict_by_servable(
                     model, arm, servable, instances, [0] * len(instances), None, now_micros(), contexts
                 )
             except StoreUnavailable as error:  # of none of them in particular: alone, each would wait again
@@ -163,15 +189,12 @@ class SpoolingPredictor:
             except Exception as error:
                 _log.info("%d requests are answered one by one: %s", len(requests), type(error).__name__)
             else:
-                return self._append_each(predictions)
+                return self._complete_each(call)
         answers: list[Prediction | Exception] = []
         for request in requests:
             try:
-                predictions = request.context.run(
-                    self._predict_arm, model, arm, servable, [request.instance], None
-                )
-                self._append_to_spool(predictions)
-                answers += predictions
+                call = request.context.run(self._predict_arm, model, arm, servable, [request.instance], None)
+                answers += self._complete(call)
             except Exception as error:
                 answers.append(error)
         return answers
@@ -207,9 +230,7 @@ class SpoolingPredictor:
     ) -> None:
         for arm, servable in model.shadows:
             try:
-                self._append_to_spool(
-                    self._predict_arm(model, arm, servable, instances, None, shadow_of=predictions)
-                )
+                self._complete(self._predict_arm(model, arm, servable, instances, None, shadow_of=predictions))
             except Exception as error:  # also one of the model's library, such as torch's RuntimeError
                 self._metrics.count_failed_shadow()
                 _log.warning("shadow %s of %s: %s", arm.version, model.release.model, error)
@@ -221,25 +242,29 @@ class SpoolingPredictor:
             OversizedPrediction: the record of a prediction is larger than `max_bytes`.
             Unavailable: the spool cannot be written.
         """
+        self._append_to_spool(predictions)
         if predictions:
             first = predictions[0]  # they were made together
             metrics = self._metrics.arm(first.model, first.version, first.arm)
             metrics.count(first.latency_ms / 1_000, None, [()] * len(predictions))
-        self._append_to_spool(predictions)
 
     def _predict_arms(self, model: ReleasedModel, instances: Instances) -> list[Prediction]:
-        """Groups the instances by their arms, and predicts each group at once."""
+        """Groups the instances by their arms, and predicts each group at once. All are spooled, or none is."""
         groups: dict[str, tuple[Arm, Servable, list[int]]] = {}
         for index, instance in enumerate(instances):
             arm, servable = model.find_arm(instance)
             groups.setdefault(arm.name, (arm, servable, []))[2].append(index)
-        predictions: dict[int, Prediction] = {}
+        by_index: dict[int, Prediction] = {}
+        calls = []
         for arm, servable, indexes in groups.values():
             group = [instances[index] for index in indexes]
-            predictions.update(
-                zip(indexes, self._predict_arm(model, arm, servable, group, indexes), strict=True)
-            )
-        return [predictions[index] for index in range(len(instances))]
+            calls.append(self._predict_arm(model, arm, servable, group, indexes))
+            by_index.update(zip(indexes, calls[-1].predictions, strict=True))
+        predictions = [by_index[index] for index in range(len(instances))]
+        self._append_to_spool(predictions)
+        for call in calls:
+            call.add_to_metrics(call.predictions)
+        return predictions
 
     def _predict_arm(
         self,
@@ -249,8 +274,8 @@ class SpoolingPredictor:
         instances: Instances,
         indexes: Sequence[int] | None,
         shadow_of: Sequence[Prediction] | None = None,
-    ) -> list[Prediction]:
-        """Predicts instances by one arm.
+    ) -> _ArmCall:
+        """Predicts instances by one arm. Errors are counted and logged; the predictions not yet.
 
         Args:
             indexes: the index of each instance in the request; None if they are the whole request.
@@ -280,7 +305,7 @@ class SpoolingPredictor:
         shadow_of: Sequence[Prediction] | None,
         at: int,
         contexts: Sequence[Context] | None = None,
-    ) -> list[Prediction]:
+    ) -> _ArmCall:
         """Predicts instances by one arm, as of `at`.
 
         Args:
@@ -302,9 +327,6 @@ class SpoolingPredictor:
         if self._tracer is not None:
             _trace(self._tracer, seconds, lookup_seconds, name, arm, len(instances), contexts)
         moment, entities = from_micros(at), model.entities
-        metrics = self._metrics.arm(name, arm.version, arm.name)
-        metrics.count(seconds, lookup_seconds, answers.missing)
-        metrics.views.count(at, answers.views, answers.positions)
         predictions = []
         for row, (instance, features) in enumerate(zip(instances, answers.values, strict=True)):
             predictions.append(
@@ -329,25 +351,27 @@ class SpoolingPredictor:
                     probabilities=None if probabilities is None else probabilities[row],
                 )
             )
-        return predictions
+        metrics = self._metrics.arm(name, arm.version, arm.name)
+        return _ArmCall(predictions, metrics, seconds, lookup_seconds, answers.views, at)
+
+    def _complete(self, call: _ArmCall) -> list[Prediction]:
+        """Appends the predictions of a call to the spool, and counts them."""
+        self._append_to_spool(call.predictions)
+        call.add_to_metrics(call.predictions)
+        return call.predictions
 
     def _append_to_spool(self, predictions: Sequence[Prediction]) -> None:
         _append_records(self._spool, [_encode_record(prediction, self.max_bytes) for prediction in predictions])
 
-    def _append_each(self, predictions: Sequence[Prediction]) -> list[Prediction | Exception]:
-        """Appends the predictions of several requests: for each it returns the prediction, or the error."""
-        answers: list[Prediction | Exception] = []
-        records = []
-        for prediction in predictions:
-            try:
-                records.append(_encode_record(prediction, self.max_bytes))
-                answers.append(prediction)
-            except OversizedPrediction as error:
-                answers.append(error)
+    def _complete_each(self, call: _ArmCall) -> list[Prediction | Exception]:
+        """Appends the predictions of several requests to the spool, and counts them. Returns the prediction of
+        each request, or its error."""
+        answers, records = _encode_each(call.predictions, self.max_bytes)
         try:
             _append_records(self._spool, records)
         except Unavailable as error:
             return [error if isinstance(answer, Prediction) else answer for answer in answers]
+        call.add_to_metrics([answer for answer in answers if isinstance(answer, Prediction)])
         return answers
 
 
@@ -361,6 +385,21 @@ def _encode_record(prediction: Prediction, max_bytes: int) -> bytes:
             details={"instance": prediction.instance},
         )
     return record
+
+
+def _encode_each(
+    predictions: Sequence[Prediction], max_bytes: int
+) -> tuple[list[Prediction | Exception], list[bytes]]:
+    """Each prediction, or the error of one whose record is too large; and the records of the others."""
+    answers: list[Prediction | Exception] = []
+    records = []
+    for prediction in predictions:
+        try:
+            records.append(_encode_record(prediction, max_bytes))
+            answers.append(prediction)
+        except OversizedPrediction as error:
+            answers.append(error)
+    return answers, records
 
 
 def _append_records(spool: Spool, records: Sequence[bytes]) -> None:

@@ -15,6 +15,7 @@ import polars as pl
 from headrace.declare.event import Contract
 from headrace.declare.partitioning import Grain, Partitioning, number_of, start_of
 from headrace.declare.table import Table
+from headrace.kernel.counts import plural
 from headrace.kernel.errors import ProjectError, Refused
 from headrace.lake import Lake
 from headrace.lake.changes import PartitionColumn
@@ -127,8 +128,8 @@ class RestrictedInput:
         missing = per_number.pop(None, 0)
         if missing:
             raise Refused(
-                f"{missing:,} rows of {self.name} have no {self.column!r}, so they belong to no"
-                f" {self.partitioning.grain} of table {self.table.name}",
+                f"column {self.column!r} is null in {plural(missing, 'row')} of {self.name}: such a row belongs"
+                f" to no {self.partitioning.grain} of table {self.table.name}",
                 where=str(self.table.place),
                 remedy=f"Fill the column in {self.name}, or drop such rows there.",
             )

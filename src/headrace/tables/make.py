@@ -15,6 +15,7 @@ import polars as pl
 
 from headrace.declare.partitioning import Partitioning, name_partition
 from headrace.declare.table import Table
+from headrace.kernel.counts import plural
 from headrace.kernel.errors import ProjectError, Refused
 from headrace.tables.call import call_function, collect_frames, concat_results
 from headrace.tables.partitions import input_numbers, is_key, is_moment, select_partitions
@@ -193,8 +194,8 @@ def check_partition_column(table: Table, partitioning: Partitioning, rows: pl.Da
     missing = rows[column].null_count()
     if missing:
         raise Refused(
-            f"{missing:,} of {rows.height:,} rows have no {column!r}, so they belong to no"
-            f" {_kind(partitioning)}",
+            f"column {column!r} is null in {plural(missing, 'row')} of {rows.height:,}: such a row belongs"
+            f" to no {_kind(partitioning)}",
             where=where,
             remedy="Fill the column, or drop such rows in the function.",
         )
@@ -326,9 +327,9 @@ def _refusal(
         )
     remedies.append("If they are not wanted, drop them in the function.")
     return Refused(
-        f"{sum(rows.values()):,} rows of its function are {'on' if partitioning.grain == 'day' else 'in'}"
-        f" {_kind(partitioning)}s that are not made from the input they come from, and would be lost"
-        f" ({kept:,} rows would be kept): {_plurals(partitioning, rows)}",
+        f"{plural(sum(rows.values()), 'row')} of its function {'on' if partitioning.grain == 'day' else 'in'}"
+        f" {_kind(partitioning)}s that are not made from the input they come from would be lost"
+        f" ({plural(kept, 'row')} would be kept): {_plurals(partitioning, rows)}",
         where=f"table {table.name} ({table.place})",
         remedy="\n".join(remedies),
     )

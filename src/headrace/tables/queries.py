@@ -240,7 +240,8 @@ def _check_keys(table: Table, query: Query, rows: pl.LazyFrame) -> None:
     missing = rows.select(pl.col(query.cursor).is_null().sum()).collect().item()
     if missing:
         raise Refused(
-            f"{missing:,} rows of the query have no {query.cursor}: they could not be read incrementally",
+            f"column {query.cursor} is null in {plural(missing, 'row')} of the query: without it no row can be"
+            " read incrementally",
             where=str(table.place),
             remedy="Leave them out in the query, or read it without cursor=.",
         )

@@ -15,6 +15,7 @@ from msgspec import Struct
 from numpy.typing import NDArray
 
 from headrace.declare.metrics import Task
+from headrace.kernel.counts import plural
 from headrace.kernel.errors import Refused
 from headrace.training.evaluation import evaluator_for
 
@@ -70,7 +71,7 @@ def score_features(
     truth = np.asarray(evaluator.encode(rows[target], evaluator.classes(rows[target])), np.float64)
     if len(truth) < _LEAST_ROWS or any(len(np.unique(truth[half::2])) < 2 for half in (0, 1)):
         raise Refused(
-            f"{len(truth):,} labelled rows are too few to score single features",
+            f"{plural(len(truth), 'labelled row', 'is', 'are')} too few to score single features",
             remedy=f"At least {_LEAST_ROWS} are needed, with several values of the target in each half.",
         )
     scores = []

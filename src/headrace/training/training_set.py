@@ -178,7 +178,8 @@ def read(lake: Lake, rows: TrainingSet, plan: FeaturePlan, target: str) -> Label
     complete = frame.filter(matrix.complete(frame)) if plan.missing == "refuse" else frame
     if complete.is_empty() and len(frame):
         raise Refused(
-            f'all {len(frame):,} labelled rows lack a feature, and missing="refuse" leaves such rows out',
+            f"of {plural(len(frame), 'labelled row')} none has every feature, and "
+            'missing="refuse" leaves such rows out',
             where=f"model {rows.model}",
             remedy='Ingest the data that the features are made from, or declare missing="model" or defaults.',
         )

@@ -100,7 +100,7 @@ def test_all_rows_of_a_group_are_in_one_part(groups: list[int], seed: int) -> No
 
 def test_a_group_split_that_is_not_possible_is_refused() -> None:
     rows = labels([0, 1] * 20, ["only"] * 40)
-    with pytest.raises(Refused, match=r"part of 1 groups by customer is empty"):
+    with pytest.raises(Refused, match=r"part of 1 group by customer is empty"):
         divide(rows, ByGroup("customer"), "churned")
     with pytest.raises(ProjectError, match="column 'household' of the split ByGroup does not exist") as error:
         divide(rows, ByGroup("household"), "churned")

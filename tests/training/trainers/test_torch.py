@@ -183,7 +183,7 @@ def test_a_value_out_of_its_range_is_refused(options: dict[str, object], message
 def test_too_few_rows_are_refused() -> None:
     data = make_data(200)
     tiny = msgspec.structs.replace(data, train=Examples(data.train.matrix[:1], data.train.target[:1]))
-    with pytest.raises(Refused, match="1 rows of the train part are too few"):
+    with pytest.raises(Refused, match="the train part has 1 row: too few"):
         fit(SMALL, tiny)
 
 
@@ -272,7 +272,7 @@ def test_two_workers_fit_one_model_and_the_same_one_again(
     with connect(project.settings):
         first, second = fit_folds((data, data), declared, {}, tmp_path, seed=4)
         tiny = Examples(data.train.matrix[:3], data.train.target[:3])
-        with pytest.raises(Refused, match="3 rows of the train part are too few for 2 workers"):
+        with pytest.raises(Refused, match="the train part has 3 rows: too few for 2 workers"):
             fit_folds((msgspec.structs.replace(data, train=tiny),), declared, {}, tmp_path, seed=4)
     assert first.files == second.files
     assert first.parameters["workers"] == 2

@@ -23,6 +23,7 @@ from headrace.events.contracts.shape import shape_of
 from headrace.events.files import check_file, read_events
 from headrace.events.shift import TimeShift
 from headrace.events.verdicts.keys import key_reader
+from headrace.kernel.counts import plural
 from headrace.kernel.digest import digest_file
 from headrace.kernel.errors import CallError, HeadraceError
 from headrace.kernel.properties import HISTORY
@@ -161,7 +162,8 @@ class _Sending(Struct):
                 if self.shift is not None:  # with --shift-to-now the rest would be moved by another distance
                     options += f" --shift-by {self.shift.by // _SECOND}"
                 state = (
-                    f"The first {count:,} events of {self.file.name} are on the topic: continue with {options}."
+                    f"The first {plural(count, 'event')} of {self.file.name} {'is' if count == 1 else 'are'}"
+                    f" on the topic: continue with {options}."
                 )
             else:
                 state = f"Nothing of {self.file.absolute().name} has been sent."

@@ -13,7 +13,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import msgspec
-from msgspec import Struct
 
 from headrace.features.plan import decode_plan
 from headrace.flows.models.aliases import aliases_of
@@ -27,17 +26,12 @@ from headrace.serving import release as releases
 from headrace.serving.release import Arm, Release
 from headrace.serving.trial import try_release
 from headrace.training.files import PLAN, REPORT
-from headrace.training.report import TrainingSet
 from headrace.workspace import Workspace
 
 __all__ = ["check_model", "parse_arm", "put_in_force", "release", "rollback", "set_aliases", "try_arms"]
 
 _ARM = re.compile(r"(?P<name>[a-z][a-z0-9_-]*)=(?P<version>[1-9][0-9]*)(:(?P<share>[0-9.]+))?")
 _ROWS_TRIED = 20  # of each version
-
-
-class _TrainingRecord(Struct):
-    training_set: TrainingSet | None = None
 
 
 def parse_arm(text: str) -> tuple[str, int, float | None]:
@@ -124,7 +118,8 @@ def rollback(workspace: Workspace, model: str, *, by: str | None = None, why: st
     try:
         new = releases.make_rollback(workspace.log, model, by=by or getpass.getuser(), why=why or "rollback")
     except CallError:
-        check_model(workspace, model)
+        if releases.find_current(workspace.log, model) is None:
+            check_model(workspace, model)
         raise
     return put_in_force(workspace, new)
 
@@ -188,10 +183,12 @@ def _check_version(workspace: Workspace, model: str, arm: Arm, override: bool) -
 
 def _read_instances(workspace: Workspace, model: str, version: int) -> list[dict[str, Any]]:
     """Instances from rows of the version's training set; empty if this lake does not have these rows."""
+    from headrace.training.report import TrainingSet  # it loads Polars, which a rollback does without
+
     bundle = workspace.registry.bundle(model, version)
     plan = decode_plan((bundle / PLAN).read_bytes())
-    record = msgspec.json.decode((bundle / REPORT).read_bytes(), type=_TrainingRecord)
-    training_set = record.training_set
+    record = msgspec.json.decode((bundle / REPORT).read_bytes())
+    training_set = msgspec.convert(record.get("training_set"), TrainingSet | None)
     if training_set is None:
         return []
     names = [*(key.join_key for key in plan.entities), *(field.name for field in plan.request)]

@@ -178,7 +178,7 @@ def _run_check(what: str, check: Callable[[], str]) -> Diagnosis:
 
 
 def _log(workspace: Workspace) -> str:
-    topics = f"{len(workspace.log.topics())} topics"
+    topics = plural(len(workspace.log.topics()), "topic")
     if urlsplit(workspace.settings.log.url).scheme != "kafka":
         return topics
     protocol = os.environ.get("HEADRACE_KAFKA_SECURITY_PROTOCOL", "PLAINTEXT").upper()
@@ -289,6 +289,6 @@ def _check_channels(settings: Settings) -> Iterator[Diagnosis]:
     for channel in opened:
         state = ledger.state_of(channel)
         refused = f", {state.refused:,} refused" if state.refused else ""
-        outcome = state.failure or f"{state.delivered:,} changes of alerts delivered{refused}"
+        outcome = state.failure or f"delivered {plural(state.delivered, 'change')} of alerts{refused}"
         remedy = None if state.failure is None else "Delivery is retried while `headrace up` runs."
         yield Diagnosis(f"alerts {channel.name}", state.failure is None, outcome, remedy)

@@ -41,6 +41,7 @@ from headrace.projects.running import Up, find_up
 from headrace.serving.mlflow_models.model_set import ModelSet, ModelSetFollower
 from headrace.serving.models import ReleaseFailure
 from headrace.serving.release import Release, ReleaseFollower
+from headrace.serving.slots import REPLICAS, count_slots
 from headrace.serving.spool import check_spool, find_oversized
 from headrace.tables.audits.report import failing_table
 from headrace.workspace import Workspace
@@ -86,6 +87,7 @@ class Status(Struct, frozen=True):
             interrupted. Traffic follows the release, not the alias.
         failed_releases: model → the release that the running endpoint could not activate; the previous one
             answers.
+        replicas: how many replicas of the predict endpoint there are.
         endpoint_error: why the endpoint of the running `up` does not answer, or None.
         champion_mismatches: champions that are not the version that the last build of this commit released.
         lineage: dropped events, and endpoints that do not accept events (lineage.Store.health); None: nothing
@@ -111,6 +113,7 @@ class Status(Struct, frozen=True):
     deployed: tuple[DeployedStatus, ...]
     moved_aliases: tuple[MovedAlias, ...]
     failed_releases: dict[str, ReleaseFailure]
+    replicas: int
     endpoint_error: str | None
     champion_mismatches: tuple[ChampionMismatch, ...]
     lineage: Health | None
@@ -187,6 +190,7 @@ def status(workspace: Workspace, *, load_features: bool = True) -> Status:
         deployed=read_deployed(settings, on_log.deployed, is_running=up is not None),
         moved_aliases=_find_moved_aliases(workspace, releases),
         failed_releases=failed_releases,
+        replicas=count_slots(settings.place("serving", REPLICAS)),
         endpoint_error=endpoint_error,
         champion_mismatches=tuple(find_champion_mismatches(settings, built)),
         lineage=health,

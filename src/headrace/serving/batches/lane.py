@@ -29,6 +29,7 @@ __all__ = ["BatchLane"]
 
 _log = logging.getLogger("headrace.serving")
 _LONGEST = 60.0  # seconds that an answer may take
+_GRACE = 4.0  # seconds in which it may complete its work; a replica has 10 to end
 
 
 class BatchLane:
@@ -81,8 +82,9 @@ class BatchLane:
             asyncio.run_coroutine_threadsafe(self._prepare(), self._loop)
 
     def close(self) -> None:
-        """Ends the process."""
-        self._lane.close()
+        """Ends the process, once it has copied the last request to the shadows."""
+        if not self._lane.close(_GRACE):
+            _log.warning("the process for large requests was killed after %g s of its last work", _GRACE)
 
     async def _prepare(self) -> None:
         """Starts the process unless it runs, and makes it activate new releases."""

@@ -89,7 +89,9 @@ def serve_environment(folder: Path, fallback_port: int) -> dict[str, str]:
         "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
         # By default its access log goes to UDP port 514; no process listens on a socket of this name.
         "RAY_SERVE_HAPROXY_LOG_TARGET": str(below / "none"),
-        "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": "5",
+        # Each time replicas come or go, another HAProxy takes over; the old one still gets the answers that its
+        # clients wait for, and a replica may take so long to answer a large request.
+        "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": "60",
     }
 
 

@@ -21,7 +21,7 @@ from headrace.http.responses import HttpError, send_error
 from headrace.http.serve import HttpServer, bind, serve, url_of
 from headrace.http.token import check_tokens
 from headrace.kernel.children import Child
-from headrace.kernel.errors import Unavailable
+from headrace.kernel.errors import ProjectError, Unavailable
 from headrace.serving.metrics_slot import clear_metrics
 from headrace.serving.shipper import run_shipper
 
@@ -163,6 +163,12 @@ def start(
 ) -> ProcessDeployment:
     """Starts the replicas and returns when one answers; see serving.deployment.start."""
     check_tokens(settings.http.host, settings.token_paths)
+    if settings.serving.max_replicas is not None:
+        raise ProjectError(
+            "the number of replicas that are processes of this machine does not follow the load",
+            where="headrace.toml: max_replicas",
+            remedy='Set replicas alone, or serving = "ray_serve".',
+        )
     with ExitStack() as stack:
         deployment = ProcessDeployment(settings, models, port, stack)
         deployment.await_ready(stop)

@@ -18,11 +18,13 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 from headrace.cluster import connection as cluster
 from headrace.cluster.folder import runtime_folder
 from headrace.cluster.internals import find_dead_daemons, keep_replica_on_loopback, set_version
+from headrace.config.serving import ServingSettings
 from headrace.config.settings import Settings, load_settings
 from headrace.http.asgi import App
 from headrace.http.serve import stop_on_signals, url_of
@@ -38,7 +40,7 @@ from headrace.serving.mlflow_models.ray_deployments import bind_model, find_prob
 from headrace.serving.mlflow_models.served import FollowedModelSet, ServedModels
 from headrace.serving.mlflow_models.states import read_problems, write_problems
 
-__all__ = ["RayServeReplica", "run_driver"]
+__all__ = ["RayServeReplica", "find_scaling", "run_driver"]
 
 _APPLICATION = "predict"
 _LONGEST_START = 60.0  # seconds within which the endpoint must answer
@@ -47,6 +49,9 @@ _SHORTEST_RETRY, _LONGEST_RETRY = 15.0, 240.0  # seconds between two attempts at
 _INTERVAL = 2.0  # seconds between two checks that the endpoint answers
 _DAEMON_INTERVAL = 0.5  # seconds between two checks that Ray's daemons run
 _SETTLED = 1.5  # seconds for which one connection must keep answering
+_LONGEST_LOOK_BACK = 30.0  # seconds over which the requests in progress are averaged
+_METRICS_INTERVAL = 1.0  # seconds between two reports of a replica; Serve's default is 10
+_GRACE = 10.0  # seconds that a replica has to answer what it accepted, as in deployment.processes
 _QUIET = {"log_level": "WARNING", "enable_access_log": False}
 
 
@@ -206,11 +211,11 @@ def _deploy(
 
     deployment = serve.deployment(
         name=ENDPOINT,
-        num_replicas=settings.serving.replicas,
+        **find_scaling(settings.serving),
         max_ongoing_requests=settings.serving.max_requests + _MORE_ONGOING,
         ray_actor_options={"num_cpus": 0},  # a build at the same time may use the whole machine
         health_check_period_s=1,  # by default a dead replica is noticed after up to 10 s
-        graceful_shutdown_timeout_s=2,
+        graceful_shutdown_timeout_s=_GRACE,
         graceful_shutdown_wait_loop_s=0.1,
         logging_config=_QUIET,
         max_surge_percent=100,  # an old replica answers until the new one does
@@ -224,6 +229,28 @@ def _deploy(
         target = serve.RunTarget(application, name=_APPLICATION, route_prefix="/")
         # A model that does not start must not delay the others.
         serve.run_many([target], wait_for_applications_running=False)
+
+
+def find_scaling(serving: ServingSettings) -> dict[str, Any]:
+    """The options of Serve's deployment for the number of replicas.
+
+    Serve compares the mean of the requests in progress over a look-back period. The period must have passed
+    when a replica ends: otherwise the load that it was started for is still in the mean, and it is started
+    again.
+    """
+    if serving.max_replicas is None:
+        return {"num_replicas": serving.replicas}
+    return {
+        "autoscaling_config": {
+            "min_replicas": serving.replicas,
+            "max_replicas": serving.max_replicas,
+            "target_ongoing_requests": serving.target_ongoing_requests,
+            "upscale_delay_s": serving.upscale_delay,
+            "downscale_delay_s": serving.downscale_delay,
+            "look_back_period_s": min(_LONGEST_LOOK_BACK, serving.downscale_delay / 2),
+            "metrics_interval_s": _METRICS_INTERVAL,
+        }
+    }
 
 
 def _report_problems(settings: Settings, deployed: ModelSet, attempts: Attempts) -> bool:

@@ -19,6 +19,7 @@ from headrace.config.settings import Settings
 from headrace.http.serve import url_of
 from headrace.http.token import check_tokens
 from headrace.kernel.children import Child
+from headrace.kernel.errors import ProjectError
 from headrace.serving.metrics_slot import clear_metrics
 from headrace.serving.shipper import run_shipper
 
@@ -103,4 +104,10 @@ def start(
 ) -> RayServeDeployment:
     """Starts Ray Serve and returns when the endpoint answers; see serving.deployment.start."""
     check_tokens(settings.http.host, settings.token_paths)
+    serving = settings.serving
+    if serving.max_replicas is not None and serving.max_replicas < serving.replicas:
+        raise ProjectError(
+            f"it is {serving.max_replicas}, and replicas, the least number, is {serving.replicas}",
+            where="headrace.toml: max_replicas",
+        )
     return RayServeDeployment(settings, models, port, stop)

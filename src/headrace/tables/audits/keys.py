@@ -9,6 +9,7 @@ from __future__ import annotations
 import polars as pl
 
 from headrace.declare.table import Table
+from headrace.kernel.counts import plural
 from headrace.tables.audits.port import MAX_FAILING_ROWS, AuditScope, RuleFailure, is_made_in_parts
 
 __all__ = ["check_unique_keys", "spread_key"]
@@ -35,5 +36,5 @@ def check_unique_keys(scope: AuditScope) -> RuleFailure | None:
     first = twice.head(MAX_FAILING_ROWS).select(key).lazy()
     rows = scope.all_rows.join(first, on=key, how="semi", nulls_equal=True).head(MAX_FAILING_ROWS)
     where = "in several rows" if scope.table.partition_by is None else "in several partitions"
-    what = f"{len(twice):,} keys are {where}, such as {examples}"
+    what = f"{plural(len(twice), 'key', 'is', 'are')} {where}, such as {examples}"
     return RuleFailure(what, int(twice["len"].sum()), rows.collect(engine="streaming"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import polars as pl
 
 from headrace.declare.audits import References
+from headrace.kernel.counts import plural
 from headrace.kernel.errors import ProjectError
 from headrace.tables.audits.port import AuditScope, RuleFailure, collect_failing, failing_partitions, find_type
 
@@ -50,7 +51,7 @@ def check_references(audit: References, scope: AuditScope) -> RuleFailure | None
         return None
     values = sample.select(audit.columns).unique(maintain_order=True).head(_EXAMPLES)
     examples = ", ".join(_spell(row) for row in values.iter_rows())
-    what = f"{count:,} rows have a value that is not a key of {other}, such as {examples}"
+    what = f"{plural(count, 'row', 'has', 'have')} a value that is not a key of {other}, such as {examples}"
     return RuleFailure(what, count, sample, failing_partitions(table, failing))
 
 

@@ -7,6 +7,7 @@ import psycopg
 from psycopg import sql
 
 from headrace.declare.publish import Dimension, Publication
+from headrace.kernel.counts import plural
 from headrace.kernel.errors import ProjectError, Refused
 from headrace.tables.warehouse.copy import copy_rows, read_rows, sql_type
 
@@ -32,7 +33,8 @@ def dimension_rows(dimension: Dimension, frame: pl.LazyFrame, where: str) -> pl.
             raise ProjectError(f"{dimension.name} has no column {column!r}", where=where)
         if rows[column].null_count():
             raise Refused(
-                f"{rows[column].null_count():,} rows of {dimension.name} have no {column}", where=where
+                f"column {column} is null in {plural(rows[column].null_count(), 'row')} of {dimension.name}",
+                where=where,
             )
     if not (rows.schema[key].is_integer() or rows.schema[key] == pl.String):
         raise ProjectError(f"the key {key!r} of {dimension.name} must be whole numbers or texts", where=where)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from headrace.declare.splits import ByGroup
+from headrace.kernel.counts import plural
 from headrace.kernel.errors import ProjectError, Refused
 from headrace.training.splits.hashing import random_of
 from headrace.training.splits.port import MOMENT, Fold, LabelledFrame, Parts
@@ -29,7 +30,7 @@ def divide_by_group(frame: LabelledFrame, split: ByGroup) -> Parts:
     masks = number >= train_from, (number >= split.test) & (number < train_from), number < split.test
     fold = Fold(*(rows.filter(mask) for mask in masks))
     for name, part in fold.named:
-        where = f"the {name} part of {rows[split.column].n_unique():,} groups by {split.column}"
+        where = f"the {name} part of {plural(rows[split.column].n_unique(), 'group')} by {split.column}"
         if part.is_empty():
             raise Refused(f"{where} is empty", remedy="Declare a larger share for it, or another seed.")
         check_classes(where, name, part[frame.target], frame.classes)

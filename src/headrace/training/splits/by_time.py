@@ -35,7 +35,7 @@ def divide_by_time(frame: LabelledFrame, split: ByTime) -> Parts:
     rows = frame.rows.sort(MOMENT, maintain_order=True)
     if len(rows) < 3:
         raise Refused(
-            f"{len(rows)} labelled rows cannot be split into three parts",
+            f"{plural(len(rows), 'labelled row')} cannot be split into three parts",
             remedy="At least three are needed, at different times.",
         )
     first, second = int(len(rows) * (1 - split.validation - split.test)), int(len(rows) * (1 - split.test))

@@ -13,6 +13,7 @@ import numpy as np
 
 from headrace.declare.metrics import Task
 from headrace.declare.trainers import Torch
+from headrace.kernel.counts import plural
 from headrace.kernel.errors import Refused
 from headrace.kernel.extras import require
 from headrace.training.trainers.network import (
@@ -162,7 +163,7 @@ def _fit_module(data: _Tensors, declared: Torch, seed: int, device: Any) -> tupl
     rows = len(data.train[0])
     batch = min(declared.batch_size, rows) // processes * processes
     if batch < 2 * processes:
-        raise Refused(f"{rows} rows of the train part are too few for {processes} workers")
+        raise Refused(f"the train part has {plural(rows, 'row')}: too few for {plural(processes, 'worker')}")
     steps = rows // batch
     module = make_module(declared.module, data.scale.means.size, data.sizes, max(1, len(data.source.classes)))
     module.to(device)

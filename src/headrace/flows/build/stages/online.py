@@ -48,7 +48,7 @@ class OnlineStage(Stage):
             fills = [view for plan in plans for view in fill(project, context.lake, plan, store, at=at)]
         context.pointers.write(self.out, {view.view: msgspec.to_builtins(view.position) for view in fills})
         counts = {view.view: view.entities for view in fills if view.rows}
-        words = ", ".join(f"{view} {entities:,} entities" for view, entities in counts.items())
+        words = ", ".join(f"{view} {_count(entities)}" for view, entities in counts.items())
         left_out = dict.fromkeys(view.left_out for view in fills if view.left_out)
         words = "; ".join([words, *left_out]) if words else ""
         return StageResult(words or "was up to date", sum(view.rows for view in fills))
@@ -82,3 +82,7 @@ def _is_lost(store: OnlineStore, view: StoredView, snapshots: Mapping[str, int])
     return not isinstance(position, SnapshotPosition) or position.snapshot_id != snapshots.get(
         view.name, position.snapshot_id
     )
+
+
+def _count(entities: int) -> str:
+    return "1 entity" if entities == 1 else f"{entities:,} entities"

@@ -99,7 +99,8 @@ def _describe_split(report: TrainingReport) -> str:
 
 def _describe_omissions(report: TrainingReport) -> str:
     """The rows and values of the training set that the model did not use."""
-    text = f"; {report.incomplete:,} rows that serving would refuse are left out" if report.incomplete else ""
+    incomplete = plural(report.incomplete, "row")
+    text = f"; left out {incomplete} that serving would refuse" if report.incomplete else ""
     if report.infinite:
         counts = ", ".join(f"{name} in {plural(count, 'row')}" for name, count in report.infinite.items())
         text += f"; infinite, and so missing: {counts}"

@@ -57,7 +57,7 @@ class TrainingSetStage(LakeStage):
         model = project.model(self.subject)
         rows = make(project, context.lake, model, plan, inputs=context.inputs(self.subject), twin=twin)
         context.pointers.write(self.out, msgspec.to_builtins(rows))
-        unknown = f"; {rows.refused:,} labels are not known yet" if rows.refused else ""
+        unknown = f"; {plural(rows.refused, 'label', 'is', 'are')} not known yet" if rows.refused else ""
         count = (
             "1 row that a function fails on"
             if rows.failed == 1

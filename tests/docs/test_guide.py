@@ -1,0 +1,56 @@
+"""The pages of the guide, followed one after the other in the project of the example that they stand on."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.cli.terminal import render
+from tests.docs.blocks import BLOCK, NOT_RUN, PORT_VARIABLES, Reader
+from tests.e2e.demos import EXAMPLES, run_commands
+
+GUIDE = Path(__file__).parents[2] / "docs" / "guide"
+PAGES = sorted(GUIDE.glob("*.md"))
+READ_ONLY = {"csv", "json", "toml", "yaml", "sql", "mermaid", "promql"}
+SCREEN = "build.screen"
+TERMINAL = Path(__file__).parents[1] / "cli" / "terminal.py"
+LESS_OF_THE_SHOP = {
+    "python generate.py": "sed -i.bak s/n_trials=12/n_trials=2/ shop/models.py"
+    " && python generate.py --events 40000",
+    "headrace build": f"python {TERMINAL} {SCREEN} headrace build",
+}
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reader]:
+    """A reader who has followed the shop's README, with fewer events and trials, and has the shop running."""
+    reader = Reader(tmp_path_factory.mktemp("guide"), LESS_OF_THE_SHOP, **dict.fromkeys(PORT_VARIABLES, "0"))
+    try:
+        run_commands(reader, EXAMPLES / "shop" / "README.md")
+        yield reader
+    finally:
+        code = reader.stop()
+    assert code == 0
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_a_page_of_the_guide_works_as_it_is_written(shop: Reader, page: Path) -> None:
+    shop.follow(page, "sh")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_each_command_of_a_page_stands_in_a_block_that_is_run(page: Path) -> None:
+    """Or in one that says why it is not."""
+    text = NOT_RUN.sub("", page.read_text())
+    assert re.findall(r"^(?:\$ .*|headrace .*)", BLOCK.sub("", text), re.MULTILINE) == []
+    languages = {language for language, _, _ in BLOCK.findall(text)}
+    assert languages <= {"console", "sh", "python", "diff", *READ_ONLY}
+
+
+def test_a_build_shows_on_a_terminal_what_it_does(shop: Reader) -> None:
+    written = (shop.folder / SCREEN).read_text()
+    for shown in ("train-purchase", "trial 1 of 2", "trial 2 of 2"):
+        assert shown in written
+    assert "trial" not in "\n".join(render(written))
