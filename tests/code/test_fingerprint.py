@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -326,6 +327,125 @@ def test_import_effects_count_for_the_object_they_change(
     edit(effects, file, old, new)
     after = {name: pieces_of(effects, name) for name in functions}
     assert {name for name in functions if before[name] != after[name]} == {function}
+
+
+DEFINITION_EFFECTS = {
+    "__init__.py": "",
+    "base.py": """
+import functools
+RATES = {}
+NAMES = []
+CAP = 1
+
+class Registry:
+    rules = {}
+    @classmethod
+    def add(cls, function):
+        cls.rules[function.__name__] = function
+        return function
+
+@functools.singledispatch
+def size(value): return 0
+
+class Setting:
+    factor = 1
+
+class Base:
+    kinds = []
+    def __init_subclass__(cls): Base.kinds.append(cls)
+
+class Kept(type):
+    known = []
+    def __init__(cls, name, bases, body): Kept.known.append(cls)
+
+class Root(metaclass=Kept): pass
+class Plain: pass
+
+def rounded(value): return value
+def late(): return 0
+""",
+    "patch.py": """
+from shop import base
+from shop.base import CAP, NAMES, RATES, Base, Plain, Registry, Root, Setting, size
+RATES |= {"eur": 2}
+NAMES += ["x"]
+NAMES[0:0] = ["y"]
+CAP += 3
+
+@Registry.add
+def rule(frame): return frame + 4
+
+@size.register(int)
+def _(value): return 5
+
+def size_of_text(value): return 6
+size.register(str, size_of_text)
+
+Setting.factor = 7
+
+class Middle(Base): pass
+class Kind(Middle): value = 8
+class Known(Root): value = 9
+class Other(Plain): value = 10
+
+def replaced(): return 11
+base.late = replaced
+""",
+    "tables.py": """
+from functools import partial
+from shop import base
+from shop.base import rounded, Plain
+rounded = partial(rounded, 12)
+
+def start():
+    global STARTED
+    STARTED = 13
+start()
+
+def rates(): return base.RATES
+def names(): return base.NAMES
+def cap(): return base.CAP
+def rules(): return base.Registry.rules
+def sizes(): return base.size(1)
+def setting(): return base.Setting.factor
+def kinds(): return base.Base.kinds
+def known(): return base.Kept.known
+def late(): return base.late()
+def wrapped(): return rounded()
+def started(): return STARTED
+def plain(): return Plain()
+""",
+}
+
+
+@pytest.mark.parametrize(
+    ("function", "file", "old", "new"),
+    [
+        ("rates", "patch.py", '"eur": 2', '"eur": 3'),
+        ("names", "patch.py", '["x"]', '["z"]'),
+        ("names", "patch.py", '["y"]', '["z"]'),
+        ("rules", "patch.py", "frame + 4", "frame - 4"),
+        ("sizes", "patch.py", "return 5", "return -5"),
+        ("sizes", "patch.py", "return 6", "return -6"),
+        ("setting", "patch.py", "factor = 7", "factor = -7"),
+        ("kinds", "patch.py", "value = 8", "value = -8"),
+        ("known", "patch.py", "value = 9", "value = -9"),
+        ("late", "patch.py", "return 11", "return -11"),
+        ("wrapped", "base.py", "return value", "return -value"),
+        ("started", "tables.py", "STARTED = 13", "STARTED = -13"),
+        (None, "patch.py", "value = 10", "value = -10"),
+    ],
+)
+def test_import_effects_count_for_functions_and_classes_and_for_imported_names(
+    tmp_path: Path, function: str | None, file: str, old: str, new: str
+) -> None:
+    for name, text in DEFINITION_EFFECTS.items():
+        (tmp_path / name).write_text(text)
+    functions = re.findall(r"def (\w+)\(\): return", DEFINITION_EFFECTS["tables.py"])
+    before = {name: pieces_of(tmp_path, name) for name in functions}
+    edit(tmp_path, file, old, new)
+    after = {name: pieces_of(tmp_path, name) for name in functions}
+    assert [name for name in functions if before[name] != after[name]] == [function] * (function is not None)
 
 
 def test_star_imports_in_a_circle_end(effects: Path) -> None:

@@ -273,7 +273,9 @@ def test_refused_rows_are_kept_wherever_they_were_audited(project: Project, lake
     build(project, lake, "clean")
     with pytest.raises(RowsRefused, match="price: max") as refused:
         build(project, lake, "cheap")
+    assert "{'at'" not in str(refused.value)
     assert refused.value.failing == 1
+    assert [row["price"] for row in refused.value.examples] == [9.0]
     assert refused.value.rows is not None
     assert refused.value.rows["price"].to_list() == [9.0]
     assert lake.table("headrace_failing_cheap").scan().collect()["price"].to_list() == [9.0]

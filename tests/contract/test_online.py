@@ -149,6 +149,27 @@ def test_batches_of_several_entities_in_several_columns(store):
     assert result.positions[0] == {"activity": StreamPosition({0: 1000}), "facts": RowPosition(7, None)}
 
 
+def test_each_row_of_a_lookup_belongs_to_its_key(store):
+    """In the order of the keys: an unknown entity, a null key, one key twice, and one with pushed rows."""
+    plan = plan_of(ACTIVITY, FACTS)
+    store.prepare(plan)
+    store.fill(ACTIVITY, events_frame([(3, NOW - 1, 1, 1.5, "a", True)]).to_arrow(), at_offset(1))
+    store.load(FACTS, facts([(user, NOW, user, 0.5) for user in (1, 2, 3)]), SnapshotPosition("facts", 7))
+    store.push(FACTS, facts([(2, NOW - 1, 9, 0.9)]))
+    users = [3, 99, None, 2, 3, 1]
+    result = store.lookup(plan, [{"user_id": user} for user in users], NOW)
+    assert [(row[0], *row[-2:]) for row in result.rows] == [
+        (1, 3, 0.5),
+        (0, None, None),
+        (0, None, None),
+        (0, 2, 0.5),
+        (1, 3, 0.5),
+        (0, 1, 0.5),
+    ]
+    assert [position["facts"].time for position in result.positions] == [NOW, None, None, NOW, NOW, NOW]
+    assert store.lookup(plan, [], NOW).rows == []
+
+
 fact_times = st.one_of(
     st.integers(NOW - 4 * HOUR, NOW + HOUR),
     st.sampled_from([NOW, NOW - 1, NOW + 1, NOW - 2 * HOUR, NOW - 2 * HOUR - 1]),

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 from pyiceberg.catalog import load_catalog
 from tests.faults.online import compare_online_state
-from tests.faults.poison import GOOD, PRICE, number_of
+from tests.faults.poison import DIGITS, GOOD, PRICE, number_of
 
 if TYPE_CHECKING:
     from tests.faults.setup import Setup
@@ -42,6 +42,8 @@ def audit(setup: Setup, edited: bool) -> dict[str, Any]:
     bad = {n for n, kind in sent.kinds.items() if kind not in GOOD}
     expected_good = {n for n in sent.acked if sent.kinds[n] in GOOD}
     prices = dict(rows.filter("_valid").select("user", "price").iter_rows())
+    extra = rows.filter("_valid").select("user", "_extra").iter_rows()
+    extras = {user: f'{{"exact":{DIGITS}}}' if sent.kinds[user] == "odd decimals" else None for user in prices}
     return {
         "acknowledged": len(sent.places),
         "unacknowledged": sum(sent.in_doubt.values()),
@@ -60,6 +62,7 @@ def audit(setup: Setup, edited: bool) -> dict[str, Any]:
         "good duplicated": sum(n - 1 for n in good.values()),
         "broken admitted as good": len(bad & good.keys()),
         "other content": sum(price != PRICE[sent.kinds[n]] for n, price in prices.items() if n not in bad),
+        "digits lost": sum(text != extras[user] for user, text in extra),
         **compare_online_state(setup.settings, setup.contract(fixed=True), rows.filter("_valid"), edited),
         "replays admitted twice": sum(n - 1 for n in firsts.values()),
         "sink lost": len(good.keys() - in_sink.keys()),

@@ -62,8 +62,8 @@ from headrace.log.sqlite import member as sqlite_member
 __all__ = ["ROLES", "tune", "warm"]
 
 CHUNK = 20  # events an append
-BRIEF = 20_000_000  # microseconds after which a write that has begun is no longer committed
-GRACE = timedelta(seconds=45)  # longer than BRIEF, and longer than any process hangs here
+BRIEF = 60_000_000  # microseconds after which a write that has begun is no longer committed
+GRACE = timedelta(seconds=100)  # longer than BRIEF, and longer than any process hangs here
 
 
 def tune() -> None:
@@ -78,7 +78,7 @@ def tune() -> None:
         # other, and none gets past its compaction.
         (lease, {"SECONDS": 5.0}),
         (write, {"BRIEF": BRIEF}),
-        (compaction, {"BRIEF": BRIEF}),
+        (compaction, {"BRIEF": BRIEF, "_FILES": 50}),
         (catalog, {"BUSY_SECONDS": 1}),
         (sqlite_connection, {"BUSY_SECONDS": 1}),
         (online_sqlite, {"_WAIT": 1.0}),

@@ -12,16 +12,25 @@ from tests.events.clicks import NOON
 from tests.faults.online import FAILS_ON
 from tests.faults.setup import UNJUDGED, UNSTORED
 
-__all__ = ["GOOD", "POISON", "PRICE", "TOO_LARGE", "event", "number_of"]
+__all__ = ["DIGITS", "GOOD", "POISON", "PRICE", "TOO_LARGE", "event", "number_of"]
 
 TOO_LARGE = "too large for the log"
 """Refused by the log when it is appended, so no event of the topic."""
 
 _MARK = re.compile(rb"#(\d+)#")
 _BLOCK = random.Random(1).randbytes(4096)
-PRICE = {"good": 1.5, "mendable": -1.0, "huge float": 1e308, "function fails": 2.5}
+PRICE = {
+    "good": 1.5,
+    "mendable": -1.0,
+    "huge float": 1e308,
+    "large float": 1e52,
+    "odd decimals": 0.3,
+    "function fails": 2.5,
+}
 """Kind of event that is admitted, at once or once the contract is fixed → its price."""
 GOOD = PRICE.keys()
+DIGITS = "12345678901234567890.123456789012345678"
+"""A number of more digits than a float has, in a field that the contract does not name."""
 
 
 def _click(number: int, **fields: object) -> bytes:
@@ -31,6 +40,11 @@ def _click(number: int, **fields: object) -> bytes:
     note = f"#{number}#".ljust(15, "-") + "\ud7ff" * (number % 50 == 0) + "."
     values = {"at": at.isoformat(), "user": number, "page": "home", "note": note, **fields}
     return json.dumps(values).encode()
+
+
+def _odd_decimals(number: int) -> bytes:
+    exact = b'"price": 0.30000000000000001, "exact": %s}' % DIGITS.encode()
+    return _click(number, price="").replace(b'"price": ""}', exact)
 
 
 def _garbage(number: int) -> bytes:
@@ -48,6 +62,8 @@ POISON: dict[str, Callable[[int], bytes]] = {
     "before year 1 in UTC": lambda n: _click(n, at="0001-01-01T00:00:00+14:00"),
     "after year 9999 in UTC": lambda n: _click(n, at="9999-12-31T23:59:59-12:00"),
     "huge float": lambda n: _click(n, price=PRICE["huge float"]),
+    "large float": lambda n: _click(n, price=PRICE["large float"]),
+    "odd decimals": _odd_decimals,
     "function fails": lambda n: _click(n, price=PRICE["function fails"], note=f"#{n}# {FAILS_ON}"),
     "not judged": lambda n: _click(n, price=1.5, note=f"#{n}# {UNJUDGED}"),
     "not stored": lambda n: _click(n, price=1.5, note=f"#{n}# {UNSTORED}"),

@@ -23,6 +23,7 @@ VIOLATIONS = (
     "good duplicated",
     "broken admitted as good",
     "other content",
+    "digits lost",
     "replays admitted twice",
     "sink lost",
     "sink duplicated",

@@ -152,6 +152,7 @@ def test_a_status_shows_what_was_refused_and_what_readers_see(
     assert "references product → products (id): 1 row has a value that is not a key" in shown
     assert "Readers see its rows of" in shown
     assert "headrace build sold" in shown
+    assert shown.count("An audit refused rows of") == 1  # not of the table of the failing rows too
     with Workspace(sales) as workspace:
         (table,) = [table for table in status(workspace).tables if table.table == "sold"]
     assert (table.rows, len(table.refused), table.refused_partitions) == (2, 1, (partition,))

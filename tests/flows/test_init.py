@@ -41,7 +41,7 @@ def test_an_empty_project_says_what_to_write_first(tmp_path: Path) -> None:
     first = project.folder / "turnstile" / "events.py"
     declared = first.read_text().replace("\n# ", "\n").replace("\n#", "\n")
     first.write_text(declared)  # the example in it, without its comment signs, is a valid contract
-    assert list(load_project(load_settings(project.folder)).contracts) == ["turnstile"]
+    assert list(load_project(load_settings(project.folder)).contracts) == ["clicks"]
 
 
 def test_an_empty_project_has_nothing_to_build(tmp_path: Path) -> None:

@@ -59,7 +59,7 @@ def test_a_range_is_announced_and_the_rest_is_made_by_the_next_build(dated: Sett
     assert run(dated) == {"table-per_day": "made 1 day: a build of a range left out 2026-11-01"}
     assert run(dated) == {}
     planned = run(dated, ["per_day"], RANGE, dry_run=True)
-    assert planned == {"table-per_day": "all of it from 2026-11-02 to 2026-11-30 was asked for"}
+    assert planned == {"table-per_day": "2026-11-02 to 2026-11-30 was asked for"}
     assert run(dated, ["per_day"], BuildRange()) == {"table-per_day": "made all of it: all of it was asked for"}
     assert run(dated) == {}
 

@@ -375,3 +375,11 @@ def test_status_reports_an_endpoint_that_does_not_answer(small):
 def test_status_reports_an_alias_moved_by_hand_without_loading_models(small):
     registries.open(small).set_alias("purchase", "champion", 2)
     assert status(Workspace(small)).moved_aliases == (MovedAlias("purchase", "champion", 2, 1),)
+
+
+def test_status_reports_that_aliases_cannot_be_compared_while_mlflow_is_away(small):
+    url = "http://127.0.0.1:1"
+    state = status(Workspace(small.with_values(mlflow=url)))
+    assert state.moved_aliases == ()
+    assert [url in problem for problem in state.problems] == [True]
+    assert state.releases["purchase"].arms[0].version == 1

@@ -341,6 +341,39 @@ def test_complete_requests_have_their_answers_before_what_follows_is_refused(
     assert send_requests(server, 1) == [200]
 
 
+@pytest.mark.parametrize(
+    ("rest", "last"),
+    [(b"", None), (WHOLE[:9], None), (HEAD + b"[1,", 400), (b"\x00\r\n\r\n", 400)],
+    ids=["nothing", "head", "body", "junk"],
+)
+def test_a_client_that_has_closed_its_half_of_the_connection_has_its_answers(
+    server: HttpServer, app: App, rest: bytes, last: int | None
+) -> None:
+    wait = HEAD.replace(b"/ ", b"/wait ", 1) + b"[1,2,3,4]"
+    with connect_clients(server, 1, wait + WHOLE + rest) as (client,):
+        until(lambda: app.waiting == 1)
+        client.shutdown(socket.SHUT_WR)
+        assert send_requests(server, 3) == [200] * 3
+        app.finish.set()
+        answers = read_answers(client)
+    assert answers[:2] == [(200, {"got": 9}), (200, {"got": 0})]
+    assert [status for status, _ in answers[2:]] == ([] if last is None else [last])
+
+
+@pytest.mark.parametrize(
+    "sent", [b"", WHOLE[:9], HEAD + b"[1,", WHOLE], ids=["nothing", "head", "body", "idle"]
+)
+def test_a_client_that_closes_its_half_while_nothing_is_asked_is_disconnected(
+    server: HttpServer, sent: bytes
+) -> None:
+    with connect_clients(server, 1, sent) as (client,):
+        if sent == WHOLE:
+            read_response(client)
+        client.shutdown(socket.SHUT_WR)
+        assert read_all(client) == b""
+        until(lambda: not server._server.server_state.connections)
+
+
 def test_after_the_last_request_junk_has_no_answer(server: HttpServer) -> None:
     with connect_clients(server, 1, LAST + b"\x00\r\n\r\n") as (client,):
         assert read_answers(client) == [(200, {"got": 0})]

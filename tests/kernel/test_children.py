@@ -53,6 +53,29 @@ def test_a_child_that_does_not_get_ready_is_killed_and_started_again(tmp_path: P
     assert messages[0] == "work hangs: it was not ready within 0.2 s, and is killed"
 
 
+@pytest.mark.parametrize(
+    ("end", "reason"), [("os.kill(os.getpid(), 9)", "it was killed"), ("sys.exit('no room')", "no room")]
+)
+def test_a_killed_child_is_not_said_to_have_ended_for_what_it_wrote_last(
+    tmp_path: Path, end: str, reason: str
+) -> None:
+    work = f"import os, sys; print('ingested 7 events', file=sys.stderr, flush=True); {end}"
+    log = tmp_path / "work" / "log"
+    child = Child("work", [sys.executable, "-c", work], log, os.environ)
+    messages = list[str]()
+
+    def has_reported() -> bool:
+        child.supervise(messages.append)
+        return bool(messages)
+
+    try:
+        until(has_reported)
+    finally:
+        child.end(0.0)
+    code = "signal 9" if "kill" in end else "exit 1"
+    assert messages == [f"work ended ({code}): {reason} ({log}); it is started again"]
+
+
 def test_what_a_child_reports_is_reported_with_its_name(tmp_path: Path) -> None:
     work = WORK.replace("report_ready()\n", "report_ready()\nreport_event('a replica ended')\n", 1).replace(
         "import end_with_parent", "import end_with_parent, report_event"
@@ -239,7 +262,7 @@ def test_a_child_whose_log_was_removed_is_supervised(tmp_path: Path) -> None:
         child.process.kill()
         child.process.wait()
         child.supervise(reports.append)
-        assert reports == [f"work ended (signal 9): its log is empty ({log}); it is started again"]
+        assert reports == [f"work ended (signal 9): it was killed ({log}); it is started again"]
         child.supervise(reports.append)
         until(lambda: child.ready)
         assert child.last_log_line == f"line 2999 of a library that prints ({log})"

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import pyarrow as pa
@@ -26,6 +27,7 @@ from headrace.lake import Lake, LakeTable, commit, compaction, expiry, lease, ma
 from headrace.lake import files as lake_files
 from headrace.lake.files import APPENDED, conform, write_files
 from headrace.lake.lease import Lease
+from headrace.lake.pyiceberg_internals import read_files
 from headrace.lake.table_state import rows_snapshot_ids
 
 AT_ONCE = timedelta(microseconds=-1)
@@ -134,6 +136,27 @@ class TestCompaction:
         assert lake.maintain(local_table).compacted == 40
         assert len(local_table.snapshots()) == before + 3
         assert values(local_table) == sorted([1, 2, 3, 4, 5] * 8)
+
+    def test_that_takes_longer_than_a_commit_may_gets_done(
+        self, local_table: LakeTable, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """However many small files there are: each commit replaces few, so the time of none runs out."""
+        reading = 1_000_000  # microseconds that each file takes to read, on this clock
+        clock = [now_micros()]
+
+        def read_slowly(*arguments: Any) -> pa.Table:
+            clock[0] += reading
+            return read_files(*arguments)
+
+        monkeypatch.setattr(compaction, "read_files", read_slowly)
+        monkeypatch.setattr(compaction, "_FILES", 10)
+        monkeypatch.setattr(compaction, "BRIEF", 15 * reading)
+        for module in (compaction, commit):
+            monkeypatch.setattr(module, "now_micros", lambda: clock[0])
+        for n in range(30):
+            local_table.append(rows(1, n))
+        assert lake.maintain(local_table).compacted == 30
+        assert values(local_table) == list(range(30))
 
     def test_leaves_a_file_of_a_row_group_alone(
         self, local_table: LakeTable, monkeypatch: pytest.MonkeyPatch

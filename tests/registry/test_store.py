@@ -4,6 +4,7 @@ import errno
 import os
 import shutil
 import signal
+import socket
 import socketserver
 import sqlite3
 import subprocess
@@ -265,3 +266,11 @@ def test_a_server_that_does_not_answer_is_unavailable_at_once(settings, answers)
         if answers:
             server.shutdown()
             assert server.requests == 1  # MLflow itself, which would try again and again, was not started
+
+
+def test_a_database_that_does_not_answer_is_unavailable_after_a_time_limit(settings, monkeypatch):
+    monkeypatch.setattr("headrace.registry.client._ANSWER_SECONDS", 2.0)  # psycopg's shortest
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        away = settings.with_values(mlflow=f"postgresql+psycopg://anna@127.0.0.1:{silent.getsockname()[1]}/m")
+        with pytest.raises(Unavailable, match=r"MLflow failed: .*timeout"):
+            registry.open(away).client  # noqa: B018  it connects

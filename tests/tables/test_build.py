@@ -124,7 +124,10 @@ class TestAudit:
         arrive((at(2), -1), (at(2), 5), arrived=at(6))  # user -1 pays 0
         with pytest.raises(Refused, match=r"price: min_exclusive \(1 of 2 rows\)") as refused:
             build(project, lake, "clean")
-        assert "'user': -1" in str(refused.value)
+        assert "'user': -1" not in str(refused.value)  # errors go to logs and lineage
+        assert "headrace check tables clean" in str(refused.value)
+        (row,) = lake.table("headrace_failing_clean").scan().collect().to_dicts()
+        assert (row["user"], row["_rule"]) == (-1, "price: min_exclusive")
         head = lake.table("clean").current_snapshot()
         assert head is not None
         assert head.id == before.snapshot
@@ -147,7 +150,7 @@ class TestUserCode:
         ("body", "message"),
         [
             ("return clicks.select('nothing')", "clean failed: ColumnNotFoundError"),
-            ("return 5", "returned a int, not a polars LazyFrame"),
+            ("return 5", "returned int, not a polars LazyFrame"),
             ("return clicks.select('user')", "partitioned by 'at', which its function does not return"),
             ("raise KeyError('x')", "clean failed: KeyError: 'x'"),
             ("raise pl.exceptions.PanicException('Rust')", "clean failed: PanicException: Rust"),

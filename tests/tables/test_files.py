@@ -214,6 +214,18 @@ def test_a_column_that_is_text_in_one_csv_file_alone_is_refused(project: Project
     assert rows["code"].to_list() == ["870", None, "0870"]
 
 
+@pytest.mark.parametrize("without_cells", ["code,v\n", "code,v\n,\n"])
+@pytest.mark.parametrize("name", ["a.csv", "z.csv"])
+def test_a_csv_file_without_cells_decides_no_type(
+    project: Project, folder: Path, name: str, without_cells: str
+) -> None:
+    (folder / "m.csv").write_text("code,v\nx,1\n")
+    (folder / name).write_text(without_cells)
+    rows = read_files(project, declare(project)).collect()
+    assert dict(rows.schema) == {"code": pl.String, "v": pl.Int64}
+    assert rows.drop_nulls().rows() == [("x", 1)]
+
+
 @pytest.mark.parametrize(
     ("cells", "odd", "row"),
     [

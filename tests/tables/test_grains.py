@@ -563,22 +563,23 @@ def test_all_parts_are_made_if_too_many_rows_changed_to_compare_them(
     check(lake, ["users"], [*((at(0), user) for user in range(9)), (at(1), 3)])
 
 
+@pytest.mark.parametrize(
+    ("apart", "others"), [(24, r"some rows than for others \(.*\)"), (48, "2024-04-01 than for earlier ones")]
+)  # hours: both days are made together, or apart
 def test_a_function_that_returns_other_columns_for_a_partition_is_named_with_it(
-    project: Project, lake: Lake, arrive: Arrive
+    project: Project, lake: Lake, arrive: Arrive, apart: int, others: str
 ) -> None:
     declare_all(project)
-    arrive((at(0), 1), (at(48), 2), arrived=at(99))  # the days are made apart
+    arrive((at(0), 1), (at(apart), 2), arrived=at(99))
     build(project, lake, "clean")
 
     def drop_price_of_user_2(clicks: pl.LazyFrame) -> pl.LazyFrame:
         return clicks.drop("price") if 2 in clicks.collect()["user"] else clicks
 
     declare(project, "copies", drop_price_of_user_2, "clean", partition_by=day("at"))
-    with pytest.raises(
-        ProjectError, match="copies returns other columns for 2024-04-01 than for earlier ones: price"
-    ):
+    with pytest.raises(ProjectError, match=f"copies returns other columns for {others}: price"):
         build(project, lake, "copies")
-    assert lake.table("copies").current_snapshot() is None
+    assert not lake.table_exists("copies") or lake.table("copies").current_snapshot() is None
 
 
 @pytest.mark.parametrize("apart", [24, 72])  # hours: both days are made together, or apart

@@ -198,7 +198,9 @@ def test_rows_for_which_a_function_returns_other_columns_are_refused(fragile: Pr
         return rows.rename({"user": f"user_{len(users) and users[0]}"})
 
     object.__setattr__(table, "function", function)
-    with pytest.raises(ProjectError, match="whole returns other columns or types for some rows"):
+    with pytest.raises(
+        ProjectError, match="whole returns other columns for some rows than for others: user_1, user_2"
+    ):
         RowwiseCalls(table, table.reads[0], 2).call(pl.DataFrame({"user": [1, 2]}))
 
 

@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import attrs
 import polars as pl
 import psycopg
 import pytest
@@ -157,6 +158,20 @@ def test_a_late_day_replaces_exactly_its_facts(warehouse: Warehouse) -> None:
     assert [row[2] for row in warehouse.facts()] == ["late", "new", "b"]
     assert warehouse.query("select ctid, xmin::text from shop.fact_events where note = 'b'") == kept
     assert warehouse.query("select count(*) from shop.dim_date") == [(4,)]
+
+
+def test_a_day_that_lost_its_facts_leaves_the_warehouse(warehouse: Warehouse) -> None:
+    """What is published in steps is what is published at once: the dates are those of the facts left."""
+    plain_members(warehouse, [(1, "Bern")])
+    days = [START + timedelta(days=n) for n in range(4)]
+    warehouse.write_events([(day, 1, 1.0, "a") for day in days])
+    warehouse.publish(declare())
+    for left in (days[1:3], []):
+        warehouse.write_events([(day, 1, 1.0, "a") for day in left], days=days)
+        warehouse.publish(declare())
+        assert [row[0] for row in warehouse.facts()] == left
+        dates = warehouse.query("select date_key from shop.dim_date order by 1")
+        assert dates == [(date_key(day),) for day in left]
 
 
 def test_a_changed_member_keeps_its_surrogate_key(warehouse: Warehouse) -> None:
@@ -393,6 +408,9 @@ def test_what_cannot_be_published_is_named(warehouse: Warehouse) -> None:
     warehouse.write_events([(START, 1, 1.0, "a")])
     with pytest.raises(ProjectError, match="there is no column 'nope'"):
         warehouse.publish(declare(columns=["nope"]))
+    no_time = Fact("fact_events", EVENTS, time="when", references={"user": PLAIN})
+    with pytest.raises(ProjectError, match="there is no column 'when'"):
+        warehouse.publish(attrs.evolve(declare(), facts=(no_time,)))
     with pytest.raises(ProjectError, match="published to PostgreSQL, not to sqlite"):
         warehouse.publish(declare(), url="sqlite:///x.db")
     with pytest.raises(Unavailable, match="went away"):

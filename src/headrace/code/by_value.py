@@ -21,7 +21,7 @@ from typing import Any
 
 import attrs
 
-from headrace.code.effects import changes_in, walk_executed
+from headrace.code.effects import changes_in, stores_in, walk_executed
 from headrace.code.param_names import reads_params
 from headrace.code.reader import (
     Import,
@@ -304,7 +304,7 @@ def _names_changed_by(statement: ast.stmt) -> Iterator[str]:
     """The names whose values a statement at the top of a module changes: CODES["a"] = 1, CODES.update(...)."""
     if not isinstance(statement, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
         for node in walk_executed(statement):
-            yield from (chain[0] for chain in changes_in(node) if chain)
+            yield from (chain[0] for chain in (*stores_in(node), *changes_in(node)) if chain)
 
 
 def _differ(here: Any, there: Any) -> bool:

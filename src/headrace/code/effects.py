@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 
 from headrace.code.reader import Chain, chain_of
 
-__all__ = ["arguments_in", "changes_in", "walk_executed"]
+__all__ = ["arguments_in", "changes_in", "stores_in", "walk_executed"]
 
 _CHANGE_AND_RETURN = {"setdefault", "pop", "popitem"}  # methods that change their object and return a value
 
@@ -32,11 +32,17 @@ def walk_executed(node: ast.AST, decorators: Iterable[ast.expr] = ()) -> Iterato
             yield from walk_executed(child, getattr(child, "decorator_list", ()))
 
 
-def changes_in(node: ast.AST) -> Iterator[Chain]:
-    """The names of the objects that this node itself changes: `RATES["eur"] = 2`, `RATES.update(...)`."""
+def stores_in(node: ast.AST) -> Iterator[Chain]:
+    """The names that this node itself assigns to: `RATES["eur"] = 2`, `Helper.factor = 3`, `RATES |= more`."""
     if isinstance(node, (ast.Attribute, ast.Subscript)) and isinstance(node.ctx, (ast.Store, ast.Del)):
         yield _innermost_chain(node)
-    elif isinstance(node, ast.Call) and getattr(node.func, "attr", None) in _CHANGE_AND_RETURN:
+    elif isinstance(node, ast.AugAssign):
+        yield chain_of(node.target)
+
+
+def changes_in(node: ast.AST) -> Iterator[Chain]:
+    """The names of the objects whose methods this node itself calls to change them: `RATES.update(...)`."""
+    if isinstance(node, ast.Call) and getattr(node.func, "attr", None) in _CHANGE_AND_RETURN:
         yield _innermost_chain(node.func)
     call = _find_unused_call(node)
     if call is not None and isinstance(call.func, ast.Attribute):

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from headrace.code.effects import arguments_in, changes_in, walk_executed
+from headrace.code.effects import arguments_in, changes_in, stores_in, walk_executed
 from headrace.code.param_names import find_param_names
 from headrace.code.reader import (
     Chain,
@@ -34,6 +34,7 @@ __all__ = ["CodeIndex"]
 
 _DECLARERS = "headrace"  # the package whose decorators make declarations
 _SOURCE = "headrace.source"  # the function that makes one too
+_METACLASSES = {("type",), ("EnumMeta",), ("EnumType",), ("ABCMeta",)}
 
 
 class _Ref(NamedTuple):
@@ -50,8 +51,8 @@ class _Statement(NamedTuple):
     node: ast.stmt
 
 
-class CodeIndex:
-    """The modules of a project, read from their files when they are first needed.
+class _ProjectNames:
+    """The modules of a project, read from their files when they are first needed, and what names in them mean.
 
     Args:
         files: module name → file (projects.loader.project_files).
@@ -60,6 +61,94 @@ class CodeIndex:
     def __init__(self, files: Mapping[str, Path]) -> None:
         self._files = files
         self._modules: dict[str, SourceModule] = {}
+
+    def _module(self, name: str) -> SourceModule:
+        if name not in self._modules:
+            self._modules[name] = SourceModule(name, self._files[name])
+        return self._modules[name]
+
+    def _variables(self, module: SourceModule, chains: Iterable[Chain]) -> set[_Ref]:
+        """The variables of the project's modules, or the modules themselves, among the names."""
+        return {ref for ref in self._refs(module, chains) if not self._is_definition(ref)}
+
+    def _changed(self, module: SourceModule, chains: Iterable[Chain]) -> set[_Ref]:
+        """The objects of the project among the names: variables, and functions and classes whose attributes are
+        named (`Registry.add`, `size.register`)."""
+        chains = [chain for chain in chains if chain]
+        owners = self._functions(module, [chain[:-1] for chain in chains])
+        return self._variables(module, chains) | (owners & self._functions(module, chains))
+
+    def _functions(self, module: SourceModule, chains: Iterable[Chain]) -> set[_Ref]:
+        """The functions and classes of the project among the names."""
+        return {ref for ref in self._refs(module, chains) if self._is_definition(ref)}
+
+    def _refs(self, module: SourceModule, chains: Iterable[Chain]) -> set[_Ref]:
+        refs: set[_Ref | str | None] = set()
+        for chain in filter(None, chains):
+            refs.add(self._resolve(module, chain, {}))
+            if chain[0] in module.bindings:  # `RATES |= more` of an imported name changes its object
+                refs.add(self._resolve_import(module, chain))
+        return {ref for ref in refs if isinstance(ref, _Ref)}
+
+    def _is_definition(self, ref: _Ref) -> bool:
+        statements = self._module(ref.module).bindings.get(ref.name, ())
+        definitions = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+        return any(isinstance(statement, definitions) for statement in statements)
+
+    def _resolve(
+        self, module: SourceModule, chain: Chain, local: Mapping[str, str], path: tuple[str, ...] = ()
+    ) -> _Ref | str | None:
+        """Resolves a dotted name: to a piece of the project, to a dotted name outside it, or to None for a
+        builtin.
+
+        Args:
+            module: the module that uses the name.
+            chain: the name.
+            local: local name → dotted name, of imports within the statement.
+            path: the modules whose star imports led here.
+        """
+        first = chain[0]
+        if first in local:
+            return self._resolve_dotted([*local[first].split("."), *chain[1:]])
+        if first in module.bindings:
+            return _Ref(module.name, first)
+        return self._resolve_import(module, chain, path)
+
+    def _resolve_import(
+        self, module: SourceModule, chain: Chain, path: tuple[str, ...] = ()
+    ) -> _Ref | str | None:
+        """As `_resolve`, by the module's imports alone."""
+        first = chain[0]
+        if first in module.imports:
+            return self._resolve_dotted([*module.imports[first].split("."), *chain[1:]])
+        for star in module.star_imports:
+            if star in self._files and star not in path:
+                target = self._resolve(self._module(star), chain, {}, (*path, module.name))
+                if target is not None:
+                    return target
+        return None
+
+    def _resolve_dotted(self, parts: list[str]) -> _Ref | str:
+        for length in range(len(parts), 0, -1):
+            name = ".".join(parts[:length])
+            if name not in self._files:
+                continue
+            if length == len(parts):
+                return _Ref(name, "")
+            target = self._resolve(self._module(name), tuple(parts[length:]), {})
+            return target if target is not None else _Ref(name, parts[length])
+        return ".".join(parts)
+
+
+class CodeIndex(_ProjectNames):
+    """The pieces of a project's code.
+
+    Args:
+        files: module name → file (projects.loader.project_files).
+    """
+
+    def __init__(self, files: Mapping[str, Path]) -> None:
+        super().__init__(files)
         self._changed_by_function: dict[_Ref, set[_Ref]] = {}
         self._effects_by_ref: dict[_Ref, list[_Statement]] | None = None
 
@@ -118,7 +207,8 @@ class CodeIndex:
             if key in digests:
                 continue
             digests[key] = ""
-            texts: list[str] = []
+            imported, texts = self._imported(ref)
+            pending += sorted(imported)
             for statement in self._statements(ref):
                 source, node = self._module(statement.module), statement.node
                 if ref == first:
@@ -170,20 +260,16 @@ class CodeIndex:
         pending, seen = [first], {first}
         while pending:
             ref = pending.pop()
+            refs, _ = self._imported(ref)
             for statement in self._statements(ref):
                 source, node = self._module(statement.module), statement.node
                 if ref == first and without:
                     node = _KeywordRemover(without).visit(copy.deepcopy(node))
                 names |= find_param_names(source, node)
-                refs = self._names_in(source, node)[0] - seen
-                seen |= refs
-                pending += [target for target in refs if not self._is_declaration(target)]
+                refs |= self._names_in(source, node)[0]
+            pending += [target for target in refs - seen if not self._is_declaration(target)]
+            seen |= refs
         return names
-
-    def _module(self, name: str) -> SourceModule:
-        if name not in self._modules:
-            self._modules[name] = SourceModule(name, self._files[name])
-        return self._modules[name]
 
     # --- the statements of a piece ---
 
@@ -210,6 +296,15 @@ class CodeIndex:
             self._effects_by_ref = effects
         return self._effects_by_ref
 
+    def _imported(self, ref: _Ref) -> tuple[set[_Ref], list[str]]:
+        """What a name that the module binds was imported as (`net = cache(net)`): a piece of the project, or a
+        dotted name outside it."""
+        module = self._module(ref.module)
+        target = self._resolve_import(module, (ref.name,)) if ref.name in module.bindings else None
+        if isinstance(target, _Ref):
+            return {target}, []
+        return set(), [target] if target is not None else []
+
     def _changes_of_statement(self, module: SourceModule, statement: ast.stmt) -> set[_Ref]:
         """The pieces that a top-level statement changes, itself or through what it calls."""
         changed: set[_Ref] = set()
@@ -221,14 +316,42 @@ class CodeIndex:
         ]
         # An object's decorator (`@registry.add("x")`) changes that object: it registers the function.
         targets = [chain_of(decorator_target(decorator)) for decorator in decorators]
-        changed |= self._variables(module, targets)
+        changed |= self._changed(module, targets)
         for node in walk_executed(statement, decorators):
-            changed |= self._variables(module, [*changes_in(node), *arguments_in(node)])
+            changed |= self._refs(module, stores_in(node))
+            changed |= self._changed(module, changes_in(node)) | self._variables(module, arguments_in(node))
             if isinstance(node, ast.Name | ast.Attribute):
                 called |= self._functions(module, [chain_of(node)])
+            elif isinstance(node, ast.ClassDef):
+                family = self._family(module, node)
+                called |= family
+                changed |= {ref for ref in family if self._sees_new_classes(ref)}
         for ref in called:
             changed |= self._changes_of_call(ref, ())
         return changed
+
+    def _family(self, module: SourceModule, definition: ast.ClassDef) -> set[_Ref]:
+        """The classes of the project that a class derives from, and their metaclasses."""
+        family: set[_Ref] = set()
+        pending = [(module, definition)]
+        while pending:
+            module, definition = pending.pop()
+            parts = [*definition.bases, *(keyword.value for keyword in definition.keywords)]
+            for ref in self._functions(module, map(chain_of, parts)) - family:
+                family.add(ref)
+                home = self._module(ref.module)
+                pending += [(home, node) for node in home.bindings[ref.name] if isinstance(node, ast.ClassDef)]
+        return family
+
+    def _sees_new_classes(self, ref: _Ref) -> bool:
+        """Whether a class may register the classes that derive from it, or whose metaclass it is."""
+        for node in self._module(ref.module).bindings[ref.name]:
+            if isinstance(node, ast.ClassDef):
+                methods = {part.name for part in node.body if isinstance(part, ast.FunctionDef)}
+                is_metaclass = any(chain_of(base)[-1:] in _METACLASSES for base in node.bases)
+                if "__init_subclass__" in methods or is_metaclass:
+                    return True
+        return False
 
     def _changes_of_call(self, ref: _Ref, path: tuple[_Ref, ...]) -> set[_Ref]:
         """The pieces that a call of a function or class changes, itself or through what it calls.
@@ -245,10 +368,14 @@ class CodeIndex:
             nodes = list(ast.walk(statement))
             declared_global = {name for node in nodes if isinstance(node, ast.Global) for name in node.names}
             outer = names_used_by(statement) | declared_global
-            changed |= {_Ref(ref.module, name) for name in declared_global if name in module.bindings}
+            changed |= {_Ref(ref.module, name) for name in declared_global}
             for node in nodes:
-                chains = [*changes_in(node), *arguments_in(node)]
-                changed |= self._variables(module, [chain for chain in chains if chain and chain[0] in outer])
+                stores, changes, arguments = (
+                    [chain for chain in find(node) if chain and chain[0] in outer]
+                    for find in (stores_in, changes_in, arguments_in)
+                )
+                changed |= self._refs(module, stores)
+                changed |= self._changed(module, changes) | self._variables(module, arguments)
                 chain = chain_of(node.func) if isinstance(node, ast.Call) else ()
                 if chain and chain[0] in outer:
                     for called in self._functions(module, [chain]) - {ref}:
@@ -257,24 +384,7 @@ class CodeIndex:
             self._changed_by_function[ref] = changed
         return changed
 
-    # --- the meaning of a name ---
-
-    def _variables(self, module: SourceModule, chains: Iterable[Chain]) -> set[_Ref]:
-        """The variables of the project's modules, or the modules themselves, among the names."""
-        return {ref for ref in self._refs(module, chains) if not self._is_definition(ref)}
-
-    def _functions(self, module: SourceModule, chains: Iterable[Chain]) -> set[_Ref]:
-        """The functions and classes of the project among the names."""
-        return {ref for ref in self._refs(module, chains) if self._is_definition(ref)}
-
-    def _refs(self, module: SourceModule, chains: Iterable[Chain]) -> set[_Ref]:
-        refs = (self._resolve(module, chain, {}) for chain in chains if chain)
-        return {ref for ref in refs if isinstance(ref, _Ref)}
-
-    def _is_definition(self, ref: _Ref) -> bool:
-        statements = self._module(ref.module).bindings.get(ref.name, ())
-        definitions = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
-        return any(isinstance(statement, definitions) for statement in statements)
+    # --- the names in a statement ---
 
     def _names_in(self, module: SourceModule, statement: ast.AST) -> tuple[set[_Ref], list[str]]:
         """The pieces of the project that a statement names, and the dotted names outside the project."""
@@ -301,43 +411,6 @@ class CodeIndex:
                 if chain and ".".join([module.imports.get(chain[0], ""), *chain[1:]]) == _SOURCE:
                     return True
         return False
-
-    def _resolve(
-        self, module: SourceModule, chain: Chain, local: Mapping[str, str], path: tuple[str, ...] = ()
-    ) -> _Ref | str | None:
-        """Resolves a dotted name: to a piece of the project, to a dotted name outside it, or to None for a
-        builtin.
-
-        Args:
-            module: the module that uses the name.
-            chain: the name.
-            local: local name → dotted name, of imports within the statement.
-            path: the modules whose star imports led here.
-        """
-        first = chain[0]
-        if first in local:
-            return self._resolve_dotted([*local[first].split("."), *chain[1:]])
-        if first in module.bindings:
-            return _Ref(module.name, first)
-        if first in module.imports:
-            return self._resolve_dotted([*module.imports[first].split("."), *chain[1:]])
-        for star in module.star_imports:
-            if star in self._files and star not in path:
-                target = self._resolve(self._module(star), chain, {}, (*path, module.name))
-                if target is not None:
-                    return target
-        return None
-
-    def _resolve_dotted(self, parts: list[str]) -> _Ref | str:
-        for length in range(len(parts), 0, -1):
-            name = ".".join(parts[:length])
-            if name not in self._files:
-                continue
-            if length == len(parts):
-                return _Ref(name, "")
-            target = self._resolve(self._module(name), tuple(parts[length:]), {})
-            return target if target is not None else _Ref(name, parts[length])
-        return ".".join(parts)
 
 
 def _without_arguments(module: SourceModule, statement: ast.stmt, keywords: frozenset[str]) -> ast.stmt:

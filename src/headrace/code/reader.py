@@ -69,7 +69,8 @@ class SourceModule:
         path: the file.
         package: the package that relative imports are relative to.
         statements: its top-level statements, in order.
-        bindings: name → the statements that bind it, imports aside.
+        bindings: name → the statements that bind it, imports aside; none for a name that only functions bind
+            (`global x`).
         imports: name → the dotted name that it refers to, for each name that an import in the module binds.
         star_imports: the modules that it imports everything from, in order.
 
@@ -93,6 +94,9 @@ class SourceModule:
         for statement in self.statements:
             for bound in names_bound_by(statement):
                 self.bindings.setdefault(bound, []).append(statement)
+            for node in ast.walk(statement):
+                for bound in node.names if isinstance(node, ast.Global) else ():
+                    self.bindings.setdefault(bound, [])
             for imported in self.imports_in(statement):
                 if imported.local == "*":
                     self.star_imports.append(imported.module)

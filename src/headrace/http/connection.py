@@ -155,6 +155,16 @@ class Connection(HttpToolsProtocol):
         if not self._awaits_head:
             self._start_timer(_IDLE_SECONDS, self.transport.abort)
 
+    def eof_received(self) -> bool:  # type: ignore[override]  # asyncio lets it keep the connection open
+        """The client sends no more. Returns whether its requests are still to be answered, before the end."""
+        if self._is_idle() or (self.cycle.more_body and not self.pipeline):
+            return False
+        if self.cycle.more_body:
+            self._refuse(400, "bad_request", "The request is not complete.")
+        elif self._refusal is None:
+            self.cycle.keep_alive = False
+        return True
+
     def connection_lost(self, exc: Exception | None) -> None:
         self._cancel_timer()
         self._cancel_write_timer()

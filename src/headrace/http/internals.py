@@ -12,6 +12,7 @@ INTERNALS = {
         "connections",
         "cycle",
         "data_received",
+        "eof_received",
         "headers",
         "loop",
         "on_body",
@@ -27,7 +28,11 @@ INTERNALS = {
         "transport",
         "url",
     ),
-    "uvicorn.protocols.http.httptools_impl.RequestResponseCycle": ("more_body", "response_complete"),
+    "uvicorn.protocols.http.httptools_impl.RequestResponseCycle": (
+        "keep_alive",
+        "more_body",
+        "response_complete",
+    ),
     "uvicorn.server.Server": ("servers", "should_exit", "shutdown", "startup"),
 }
 """Class → the methods and attributes that headrace.http.connection and headrace.http.serve override or read."""

@@ -111,7 +111,9 @@ class Child:
             return True
         code = self.process.poll()
         if code is not None:
-            raise Unavailable(f"{self.name} does not start ({_describe_end(code)}): {self.last_log_line}")
+            raise Unavailable(
+                f"{self.name} does not start ({_describe_end(code)}): {self.find_end_reason(code)}"
+            )
         silence = self._describe_silence()
         if silence:
             raise Unavailable(f"{self.name} {silence}: {self.last_log_line}")
@@ -170,7 +172,7 @@ class Child:
             return
         self._due = time.monotonic() + self._pause
         again = "it is started again" + (f" in {self._pause:.1f} s" if self._pause else "")
-        report(f"{self.name} ended ({_describe_end(code)}): {self.last_log_line}; {again}")
+        report(f"{self.name} ended ({_describe_end(code)}): {self.find_end_reason(code)}; {again}")
         self._pause = self._backoff.next_pause()
 
     def _describe_silence(self) -> str | None:
@@ -180,6 +182,12 @@ class Child:
         if self._beat is not None and time.monotonic() - self._beat > _SILENT:
             return f"sent no heartbeat for {_SILENT:g} s"
         return None
+
+    def find_end_reason(self, code: int) -> str:
+        """Why it ended, and its log's path."""
+        if code == -signal.SIGKILL:  # the last line of its log says nothing about that
+            return f"it was killed ({self._log})"
+        return self.last_log_line
 
     @property
     def last_log_line(self) -> str:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
-from itertools import islice
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import pyarrow as pa
 from pyiceberg.manifest import DataFile, ManifestEntry
@@ -32,6 +31,7 @@ SMALL = 16 * 1024 * 1024  # bytes: a file below this size, and below a row group
 TOGETHER = 64 * 1024 * 1024  # bytes of small files that become one file
 _FEWEST = 8  # the fewest small files of one partition that are worth a compaction
 _GROUPS = 16  # files that one commit writes
+_FILES = 500  # files that one commit replaces: it must end long before BRIEF and the end of the lease
 _MANIFESTS = 60
 
 
@@ -44,9 +44,8 @@ def compact(table: LakeTable, small: int, lease: Lease) -> int:
         lease: renewed before and after each commit.
     """
     iceberg = table.iceberg()
-    groups = _groups(iceberg, small)
     replaced = 0
-    while batch := list(islice(groups, _GROUPS)):
+    for batch in _batches(_groups(iceberg, small)):
         lease.renew()
         replaced += _replace(table, iceberg, batch)
         lease.renew(now=True)  # removes the mark for which other writers wait
@@ -85,8 +84,23 @@ def _replace(table: LakeTable, iceberg: Table, groups: list[list[ManifestEntry]]
     return len(removed)
 
 
+def _batches(groups: Iterable[list[ManifestEntry]]) -> Iterator[list[list[ManifestEntry]]]:
+    """The groups of each commit: at most _GROUPS, of at most _FILES files together."""
+    batch: list[list[ManifestEntry]] = []
+    for group in groups:
+        if batch and (len(batch) == _GROUPS or sum(map(len, batch)) + len(group) > _FILES):
+            yield batch
+            batch = []
+        batch.append(group)
+    if batch:
+        yield batch
+
+
 def _groups(iceberg: Table, small: int) -> Iterator[list[ManifestEntry]]:
-    """Groups of small files of one partition, at most TOGETHER bytes each, in the order of their rows."""
+    """Groups of small files of one partition, in the order of their rows.
+
+    Each has at most _FILES files, and at most TOGETHER bytes.
+    """
     partitions: dict[Record, list[ManifestEntry]] = defaultdict(list)
     for entry in live_entries(iceberg, newest_snapshot(iceberg)):
         file = entry.data_file
@@ -97,7 +111,7 @@ def _groups(iceberg: Table, small: int) -> Iterator[list[ManifestEntry]]:
         group: list[ManifestEntry] = []
         size = 0
         for entry in sorted(entries, key=_newest_sequence):
-            if group and size + entry.data_file.file_size_in_bytes > TOGETHER:
+            if group and (size + entry.data_file.file_size_in_bytes > TOGETHER or len(group) == _FILES):
                 yield from _worthwhile(group)
                 group, size = [], 0
             group.append(entry)

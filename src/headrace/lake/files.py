@@ -93,6 +93,7 @@ def conform(rows: pa.Table, table: Table) -> pa.Table:
             raise Unwritable(
                 f"column {field.name!r} does not fit type {field.type}: {error}",
                 where=f"table {table.name()[-1]}",
+                remedy="Cast the column where its rows are made, such as .dt.truncate('1us') for nanoseconds.",
             ) from error
     return pa.Table.from_arrays(columns, schema=schema)
 

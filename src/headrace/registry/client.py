@@ -29,7 +29,8 @@ __all__ = ["MlflowConnection"]
 _PACKAGES = ("mlflow", "sqlalchemy", "requests", "urllib3", "httpx")  # whose errors count as MLflow's
 _FILE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 _FULL = ("database or disk is full", "No space left on device")  # in MLflow's own errors
-_ANSWER_SECONDS = 5.0  # how long an MLflow server may take to answer
+_ANSWER_SECONDS = 5.0  # how long an MLflow server or its database may take to answer
+_WITH_TIMEOUT = frozenset({"psycopg", "psycopg2", "pymysql", "mysqldb"})  # drivers that know connect_timeout
 
 
 class MlflowConnection:
@@ -176,4 +177,6 @@ def _await_answer(url: str) -> None:
     elif path_of_sqlalchemy(url) is None and scheme != "file":
         import sqlalchemy
 
-        sqlalchemy.create_engine(url, poolclass=sqlalchemy.NullPool).connect().close()
+        driver = sqlalchemy.make_url(url).get_driver_name()
+        options = {"connect_timeout": int(_ANSWER_SECONDS)} if driver in _WITH_TIMEOUT else {}
+        sqlalchemy.create_engine(url, poolclass=sqlalchemy.NullPool, connect_args=options).connect().close()

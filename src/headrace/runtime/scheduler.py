@@ -122,12 +122,12 @@ class Scheduler:
         return snapshots
 
     def _record_end(self, schedule: Schedule, build: Child, code: int) -> None:
-        line = build.last_log_line
+        reason = build.find_end_reason(code)
         build.end(time.monotonic() + _GRACE)
         if code == 0:
             self._end_run(schedule, outcome="succeeded")
             return
-        error = f"{_describe_end(code)}: {line}"
+        error = f"{_describe_end(code)}: {reason}"
         self._end_run(schedule, outcome="failed", error=error)
         due, again = due_at(schedule, self._states[schedule.name])
         when = "never" if due is None else f"at {due:%Y-%m-%d %H:%M:%S} UTC"

@@ -14,7 +14,7 @@ from headrace.declare.table import Table
 from headrace.kernel.errors import CallError, ProjectError, Refused
 from headrace.lake import Lake
 from headrace.projects.project import Project
-from headrace.tables.audits.rows import audit
+from headrace.tables.audits.rows import RowsRefused, audit
 from headrace.tables.call import call_function, collect_frames
 from headrace.tables.partitions import partition_numbers, select_partitions
 from headrace.tables.parts import function_options
@@ -125,6 +125,8 @@ def attempt_table(
     refusal = None
     try:
         rows = audit(table, rows)
+    except RowsRefused as error:
+        refusal = "\n  ".join([f"{error.rules}, for example:", *map(str, error.examples)])
     except Refused as error:
         refusal = error.what
     stored_rows = rows

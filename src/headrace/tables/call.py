@@ -34,7 +34,7 @@ def call_function(
         rows = rows.lazy()
     if not isinstance(rows, pl.LazyFrame):
         raise ProjectError(
-            f"{table.name} returned a {type(rows).__name__}, not a polars LazyFrame",
+            f"{table.name} returned {type(rows).__name__}, not a polars LazyFrame",
             where=str(table.place),
             remedy="Return the rows from the function, as a polars LazyFrame or DataFrame.",
         )
@@ -106,8 +106,15 @@ def concat_results(table: Table, parts: Sequence[pl.DataFrame], place: str = "")
     Raises:
         ProjectError: the parts have other columns, or types that only a conversion to text would join.
     """
-    for name in parts[0].columns:
-        types = {rows.schema[name] for rows in parts if name in rows.columns} - {pl.Null()}
+    names = dict.fromkeys(name for rows in parts for name in rows.columns)
+    if lost := [name for name in names if any(name not in rows.columns for rows in parts)]:
+        raise ProjectError(
+            f"{table.name} returns other columns for some rows than for others{place}: {', '.join(lost)}",
+            where=str(table.place),
+            remedy="Return the same columns for every input.",
+        )
+    for name in names:
+        types = {rows.schema[name] for rows in parts} - {pl.Null()}
         if len({_is_text(dtype) for dtype in types}) > 1:
             raise ProjectError(
                 f"{table.name} returns column {name!r} as {' and as '.join(sorted(map(str, types)))}{place}",

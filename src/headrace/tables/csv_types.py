@@ -16,6 +16,7 @@ from headrace.kernel.errors import ProjectError
 from headrace.tables.csv_file import CsvFile
 
 __all__ = [
+    "ALL_KINDS",
     "KIND_TYPES",
     "Kind",
     "Kinds",
@@ -42,7 +43,9 @@ KIND_TYPES: dict[Kind, pl.DataType] = {
 }
 """Each kind of values, in the order in which a column takes it, and its type."""
 
-_ALL_KINDS: Kinds = frozenset(KIND_TYPES)
+ALL_KINDS: Kinds = frozenset(KIND_TYPES)
+"""The kinds of a column without cells."""
+
 _SAMPLE = 1_000
 _YEARS = (-62_135_596_800_000_000, 253_402_300_799_999_999)  # 1 to 9999, in microseconds since 1970
 
@@ -82,8 +85,8 @@ class TextFile(Protocol):
 
 def type_of_kinds(kinds: Iterable[Kinds]) -> pl.DataType:
     """The type of a column from its kinds in each file; text if the column has no cells."""
-    common = _ALL_KINDS.intersection(*kinds)
-    if common in (_ALL_KINDS, frozenset()):
+    common = ALL_KINDS.intersection(*kinds)
+    if common in (ALL_KINDS, frozenset()):
         return pl.String()
     return next(dtype for kind, dtype in KIND_TYPES.items() if kind in common)
 

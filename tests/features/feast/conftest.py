@@ -109,13 +109,16 @@ bought = Model("bought", labels=labels, target="bought", features=bought_feature
 
 
 @pytest.fixture
-def database() -> str:
-    """The database of the small project's online store and registry; empty: files. A module may replace it."""
+def database() -> str | dict[str, str]:
+    """The database of the small project's online store and registry, or setting → address; empty: files. A
+    module may replace it."""
     return ""
 
 
 @pytest.fixture
-def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, database: str) -> Callable[..., Project]:
+def small(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, database: str | dict[str, str]
+) -> Callable[..., Project]:
     """Makes the small project, with (old, new) replaced in its features or its tables, and loads it."""
 
     monkeypatch.setattr(sys, "dont_write_bytecode", True)  # an edit within a second must be seen
@@ -124,7 +127,10 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, database: str) -> Cal
         root = tmp_path / name
         package = root / "small"
         package.mkdir(parents=True, exist_ok=True)
-        settings = f'online = "{database}"\nfeast_registry = "{database}"\n' if database else ""
+        addresses = database
+        if isinstance(addresses, str):
+            addresses = {"online": addresses, "feast_registry": addresses} if addresses else {}
+        settings = "".join(f'{name} = "{address}"\n' for name, address in addresses.items())
         (root / "headrace.toml").write_text(f'[project]\nname = "small"\n[profile.local]\n{settings}')
         files: list[tuple[str, str, tuple[tuple[str, str], ...]]] = [
             ("__init__.py", "", ()),

@@ -23,7 +23,7 @@ from headrace.events.ingest.sinks import sink_schema
 from headrace.events.verdicts.judge import Judge
 from headrace.features.checks.parity import check_parity
 from headrace.features.checks.recompute import ServedPrediction
-from headrace.features.online.backfill import fill
+from headrace.features.online.backfill import fill, fill_again
 from headrace.features.online.follow import OnlineSink
 from headrace.features.online.leads import digest_events
 from headrace.kernel.errors import CallError
@@ -105,25 +105,50 @@ class Leader:
         return self._position
 
 
-def compare(project, lake, store):
+def compare(project, lake, store, users=USERS):
     """Compares both views with the table, at the same position and moment, by parity's own recomputation, and
     the last prices with plain Python."""
     at = now_micros()
-    looked_up = store.lookup(PLAN, [{"user": user} for user in USERS], at)
+    looked_up = store.lookup(PLAN, [{"user": user} for user in users], at)
     names = [f"{feature.view}__{feature.name}" for feature in PLAN.features]
     served = [
         ServedPrediction(str(user), at, {"user": user}, dict(zip(names, row, strict=True)), positions)
-        for user, row, positions in zip(USERS, looked_up.rows, looked_up.positions, strict=True)
+        for user, row, positions in zip(users, looked_up.rows, looked_up.positions, strict=True)
     ]
     report = check_parity(project, lake, PLAN, served)
-    assert (report.checked, report.differing) == (len(USERS), [])
+    assert (report.checked, report.differing) == (len(users), [])
     rows = lake.table("clicks").scan().filter(pl.col("_valid"), pl.col("price") > 1).collect()
-    for user, row in zip(USERS, looked_up.rows, strict=True):
+    for user, row in zip(users, looked_up.rows, strict=True):
         mine = rows.filter(pl.col("user") == user).sort("at")
         day_before = at - 86_400_000_000
         since = day_before // 3_600_000_000 * 3_600_000_000
         prices = mine.filter(pl.col("at").dt.epoch("us") >= since)["price"].to_list()
         assert row[1] == (sum(int(price * 100) for price in prices) if prices else None)
+
+
+def test_a_key_forgotten_before_the_commit_of_its_events_stays_forgotten(project, log, lake, store, contract):
+    """Its events in the lead are gone, as those before. Later ones count, until the view is filled again."""
+    leader = Leader(project, contract, log, lake, store)
+    send(log, clicks_until(now_micros(), 60, seed=2))
+    ahead = leader.lead()
+    others = [user for user in USERS if user != 1]
+    unknown = look_up(store, PLAN, [999], now_micros())
+    assert look_up(store, PLAN, [1], now_micros()) != unknown
+    assert store.forget([{"user": 1}]) == len(PLAN.windowed)
+    ingest(project, log, lake, leader.sink)
+    assert read_position(lake.table("clicks")).offsets == ahead.offsets
+    assert [leads_of(store.position(view)) for view in PLAN.windowed] == [{}] * 2
+    assert look_up(store, PLAN, [1], now_micros()) == unknown
+    compare(project, lake, store, others)
+    send(log, clicks_until(now_micros(), 60, seed=3))
+    ingest(project, log, lake, leader.sink)
+    counted = look_up(store, PLAN, [1], now_micros())
+    assert counted != unknown
+    compare(project, lake, store, others)
+    for view in PLAN.windowed:
+        fill_again(project, lake, view, store)
+    assert look_up(store, PLAN, [1], now_micros()) != counted
+    compare(project, lake, store)
 
 
 def test_events_are_readable_before_their_commit_and_count_once_after_it(project, log, lake, store, contract):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import msgspec
 
@@ -13,19 +13,20 @@ from headrace.features.plan import StoredView
 from headrace.kernel.position import Position
 
 __all__ = [
+    "NO_STATE",
     "EntityGroup",
     "MissingView",
     "ReadStates",
     "StateDatabase",
-    "StateRow",
     "StatesRead",
     "decode_views",
+    "join_states",
 ]
 
 _decode_view = msgspec.json.Decoder(StoredView).decode
 
-StateRow = tuple[Any, ...]
-"""An entity's packed key, and its packed state in each requested view; None if it has none there."""
+NO_STATE = b"\xc0"
+"""The place of an entity without a state among joined states: MessagePack's nil."""
 
 
 class MissingView(Exception):
@@ -51,12 +52,13 @@ class StatesRead(NamedTuple):
     """What a reader has read.
 
     Attributes:
-        rows: for each group, packed key → its row; an entity without states may be left out.
+        states: for each group and view of it, the joined states of the entities, in the order of their keys, as
+            `join_states` joins them.
         positions: for each group, the positions of its views at the same moment; None if every entity that was
             asked for has a state in every view.
     """
 
-    rows: Sequence[Mapping[PackedKey, StateRow]]
+    states: Sequence[Sequence[bytes]]
     positions: Sequence[Sequence[Position | None]] | None
 
 
@@ -131,6 +133,11 @@ class StateDatabase(Protocol):
 
     def close(self) -> None:
         """Closes the connections."""
+
+
+def join_states(states: Iterable[bytes | None]) -> bytes:
+    """Joins packed states, each one MessagePack value, so that all of them are decoded in one call."""
+    return b"".join([NO_STATE if state is None else state for state in states])
 
 
 def decode_views(records: Iterable[tuple[str, str | bytes]]) -> list[StoredView]:

@@ -12,7 +12,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING
 
 from headrace.features.online.batches import entries_by_entity, events_by_entity, pack_rows
-from headrace.features.online.database import EntityGroup, MissingView, StateDatabase, StateRow, StatesRead
+from headrace.features.online.database import EntityGroup, MissingView, StateDatabase, StatesRead
 from headrace.features.online.entries import (
     PUSHED,
     Entry,
@@ -192,26 +192,45 @@ class EntityStore:
         """See OnlineStore."""
         try:
             try:
-                lookup, read = self._read(plan, keys)
+                lookup, states = self._read(plan, keys)
             except MissingView:  # another process dropped it, or added it again
                 self._lookups.pop(plan.digest, None)
-                lookup, read = self._read(plan, keys)
+                lookup, states = self._read(plan, keys)
         except Unavailable as error:
             raise StoreUnavailable(error.what, where=error.where, remedy=error.remedy) from error
-        return lookup.values(keys, *read, at)
+        try:
+            return lookup.values(len(keys), states, at)
+        except UnreadableState as error:
+            if len(keys) == 1:
+                raise self._unreadable(error, keys[0]) from error
+        # The joined states cannot say whose is unreadable: one at a time, it is named.
+        singles = [self.lookup(plan, [key], at) for key in keys]
+        return LookupResult(
+            [row for single in singles for row in single.rows],
+            [position for single in singles for position in single.positions],
+            singles[0].costs,
+        )
 
     def close(self) -> None:
         """See OnlineStore."""
         self._database.close()
 
-    def _read(
-        self, plan: FeaturePlan, keys: Sequence[Mapping[str, object]]
-    ) -> tuple[_PlanLookup, tuple[list[list[PackedKey]], StatesRead]]:
+    def _read(self, plan: FeaturePlan, keys: Sequence[Mapping[str, object]]) -> tuple[_PlanLookup, StatesRead]:
         """The plan's lookup, and what it has read."""
         lookup = self._lookups.get(plan.digest)
         if lookup is None:
             lookup = self._lookups[plan.digest] = _PlanLookup(self._database, plan)
         return lookup, lookup.read(keys)
+
+    def _unreadable(self, error: UnreadableState, key: Mapping[str, object]) -> Unavailable:
+        entity = ", ".join(f"{name}={key[name]!r}" for name in error.view.keys)
+        cause = error.__cause__
+        return Unavailable(
+            f"the online state of {entity} in view {error.view.name!r} is unreadable:"
+            f" {type(cause).__name__}: {cause}",
+            where=self._database.where,
+            remedy="Stop headrace, delete the online store, and run headrace build, which fills it again.",
+        )
 
     def _tiles_of(self, view: WindowedView) -> Tiles:
         if view.digest not in self._tiles:
@@ -255,99 +274,52 @@ class _PlanLookup:
     """Looks up one plan in one read."""
 
     def __init__(self, database: StateDatabase, plan: FeaturePlan) -> None:
-        self._width = len(plan.looked_up)
-        readers: dict[KeySchema, list[ViewReader]] = {}
-        for reader in readers_of(plan):
-            readers.setdefault(_keys_of(database, reader.view), []).append(reader)
-        self._groups = [_KeyGroup(database.where, keys, group) for keys, group in readers.items()]
-        self._read = database.reader(
-            [EntityGroup(keys, [reader.view for reader in group]) for keys, group in readers.items()]
-        )
+        readers = readers_of(plan)
+        groups: dict[KeySchema, list[StoredView]] = {}
+        self._readers: list[
+            tuple[str, ViewReader, int, int]
+        ] = []  # in the plan's order, and where its states are
+        for reader in readers:
+            keys = _keys_of(database, reader.view)
+            views = groups.setdefault(keys, [])
+            self._readers.append((reader.view.name, reader, list(groups).index(keys), len(views)))
+            views.append(reader.view)
+        self._packers = [_packer_of(keys) for keys in groups]
+        self._read = database.reader([EntityGroup(keys, views) for keys, views in groups.items()])
 
-    def read(self, keys: Sequence[Mapping[str, object]]) -> tuple[list[list[PackedKey]], StatesRead]:
-        """The packed keys of each group, and the states of these entities."""
-        packed_keys = [group.pack_keys(keys) for group in self._groups]
-        return packed_keys, self._read(packed_keys)
+    def read(self, keys: Sequence[Mapping[str, object]]) -> StatesRead:
+        """The states of these entities."""
+        return self._read([pack(keys) for pack in self._packers])
 
-    def values(
-        self,
-        keys: Sequence[Mapping[str, object]],
-        packed_keys: list[list[PackedKey]],
-        states: StatesRead,
-        at: int,
-    ) -> LookupResult:
-        """See OnlineStore.lookup."""
-        rows: list[list[object]] = [[None] * self._width for _ in keys]
-        positions: list[dict[str, ServedPosition]] = [{} for _ in keys]
+    def values(self, count: int, read: StatesRead, at: int) -> LookupResult:
+        """See OnlineStore.lookup. Raises UnreadableState as ViewReader.read."""
+        rows: list[list[object]] = []
+        positions: list[dict[str, ServedPosition]] = []
         costs: dict[str, ViewCost] = {}
-        for index, group in enumerate(self._groups):
-            filled = None if states.positions is None else states.positions[index]
-            group.read(keys, packed_keys[index], states.rows[index], filled, at, rows, positions, costs)
+        for name, reader, group, column in self._readers:
+            started = perf_counter()
+            states = read.states[group][column]
+            filled = None if read.positions is None else read.positions[group][column]
+            view_rows, view_positions = reader.read(states, count, filled, at)
+            if rows:
+                for row, values, served, position in zip(
+                    rows, view_rows, positions, view_positions, strict=True
+                ):
+                    row += values
+                    served[name] = position
+            else:
+                rows, positions = view_rows, [{name: position} for position in view_positions]
+            costs[name] = ViewCost(perf_counter() - started, len(states))
         return LookupResult(rows, positions, costs)
 
 
-class _KeyGroup:
-    """The views of a plan that share their join keys."""
-
-    def __init__(self, where: str, keys: KeySchema, readers: list[ViewReader]) -> None:
-        self._where = where
-        self._names = tuple(name for name, _ in keys.columns)
-        self._pack = keys.packer()
-        self._only_number = self._names[0] if keys.kind == "int64" else None
-        self._readers = readers
-        self._absent = (None,) * (len(readers) + 1)
-
-    def pack_keys(self, keys: Sequence[Mapping[str, object]]) -> list[PackedKey]:
-        """The packed key of each entity."""
-        names, pack = self._names, self._pack
-        if self._only_number is not None:
-            only = self._only_number
-            return [key[only] for key in keys]  # type: ignore[misc]  # what `pack` makes of a whole number
-        return [pack(tuple([key[name] for name in names])) for key in keys]
-
-    def read(
-        self,
-        keys: Sequence[Mapping[str, object]],
-        packed_keys: Sequence[PackedKey],
-        states: Mapping[PackedKey, StateRow],
-        filled: Sequence[Position | None] | None,
-        at: int,
-        rows: list[list[object]],
-        positions: list[dict[str, ServedPosition]],
-        costs: dict[str, ViewCost],
-    ) -> None:
-        """Writes the group's values and their positions into the rows.
-
-        Args:
-            keys, packed_keys: the entities.
-            states: what was read.
-            filled: the position of each view, which entities without a state have.
-            at: the moment of the lookup.
-            rows, positions: a row, and the positions of its values, for each entity.
-            costs: what each view cost.
-        """
-        entities = [states.get(packed_key, self._absent) for packed_key in packed_keys]
-        for column, reader in enumerate(self._readers):
-            started = perf_counter()
-            packed = [entity[column + 1] for entity in entities]
-            position = None if filled is None else filled[column]
-            try:
-                reader.read(packed, position, at, rows, positions)
-            except UnreadableState as error:
-                raise self._unreadable(reader.view, keys[error.index], error.__cause__) from error
-            size = sum(map(len, filter(None, packed)))
-            costs[reader.view.name] = ViewCost(perf_counter() - started, size)
-
-    def _unreadable(
-        self, view: StoredView, key: Mapping[str, object], error: BaseException | None
-    ) -> Unavailable:
-        entity = ", ".join(f"{name}={key[name]!r}" for name in view.keys)
-        return Unavailable(
-            f"the online state of {entity} in view {view.name!r} is unreadable:"
-            f" {type(error).__name__}: {error}",
-            where=self._where,
-            remedy="Stop headrace, delete the online store, and run headrace build, which fills it again.",
-        )
+def _packer_of(schema: KeySchema) -> Callable[[Sequence[Mapping[str, object]]], list[PackedKey]]:
+    """A function that packs the keys of entities."""
+    names, pack = tuple(name for name, _ in schema.columns), schema.packer()
+    if schema.kind == "int64":
+        (only,) = names
+        return lambda keys: [key[only] for key in keys]  # type: ignore[misc]  # what `pack` makes of a number
+    return lambda keys: [pack(tuple([key[name] for name in names])) for key in keys]
 
 
 def _merge_pushed(

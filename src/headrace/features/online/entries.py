@@ -7,33 +7,48 @@ from typing import Any
 
 import msgspec
 
+from headrace.features.online.keys import array_head
 from headrace.features.online.tiles import SETTLED
 from headrace.features.plan import AsOfView
 
-__all__ = ["PUSHED", "Entry", "merge_entries", "pack_entries", "select_pushed", "unpack_entries"]
+__all__ = [
+    "PUSHED",
+    "Entry",
+    "merge_entries",
+    "pack_entries",
+    "select_pushed",
+    "unpack_entries",
+    "unpack_joined_entries",
+]
 
 Entry = tuple[int, int | None, list[Any]]
 """A row: its time (microseconds), the snapshot that it was read from (None if it was pushed), its features."""
 
-PUSHED = b"\xc3"
-"""The first byte of a packed state that has pushed rows: a database finds these without reading others."""
+PUSHED = b"\xdd"
+"""The first byte of a packed state that has pushed rows: a database finds these without reading others. It
+begins MessagePack's longest form of an array, which no encoder chooses for so few items."""
 
-_PUSHED = PUSHED[0]
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(list[Entry]).decode
+_decode_joined = msgspec.msgpack.Decoder(list[list[Entry] | None]).decode
 
 
 def pack_entries(entries: list[Entry]) -> bytes:
     """Packs entries, in order of time."""
     for _, snapshot, _ in entries:
         if snapshot is None:
-            return PUSHED + _encode(entries)
+            return PUSHED + len(entries).to_bytes(4, "big") + b"".join(map(_encode, entries))
     return _encode(entries)
 
 
 def unpack_entries(packed: bytes) -> list[Entry]:
     """Unpacks the entries that `pack_entries` packed. Raises msgspec.DecodeError for any other bytes."""
-    return _decode(packed if packed[0] != _PUSHED else packed[1:])
+    return _decode(packed)
+
+
+def unpack_joined_entries(packed: bytes, count: int) -> list[list[Entry] | None]:
+    """Unpacks the joined states (database.join_states) of `count` entities; None for one without a state."""
+    return _decode_joined(array_head(count) + packed)
 
 
 def select_pushed(packed: bytes) -> list[Entry]:

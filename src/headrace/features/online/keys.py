@@ -16,7 +16,7 @@ from headrace.kernel.errors import CallError, ProjectError
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["Key", "KeySchema", "PackedKey", "PackedState"]
+__all__ = ["Key", "KeySchema", "PackedKey", "PackedState", "array_head"]
 
 Key = tuple[Any, ...]
 """The values of an entity's join keys, in their order."""
@@ -98,6 +98,11 @@ class KeySchema(Struct, frozen=True, array_like=True):
     @property
     def _is_number(self) -> bool:
         return len(self.columns) == 1 and self.columns[0][1] == "int64"
+
+
+def array_head(count: int) -> bytes:
+    """What MessagePack has before the items of an array of this length."""
+    return bytes((0x90 | count,)) if count < 16 else b"\xdd" + count.to_bytes(4, "big")
 
 
 def _only(key: Key) -> PackedKey:

@@ -25,9 +25,9 @@ from headrace.features.online.database import (
     EntityGroup,
     MissingView,
     ReadStates,
-    StateRow,
     StatesRead,
     decode_views,
+    join_states,
 )
 from headrace.features.online.keys import KeySchema, PackedKey
 from headrace.features.plan import StoredView
@@ -165,7 +165,10 @@ class PostgresDatabase:
                 result = self._pool.run(lambda connection: connection.fetch(statement, arguments, _READ))
             except (errors.UndefinedTable, errors.InvalidSchemaName) as error:
                 raise MissingView from error
-            rows: list[dict[PackedKey, StateRow]] = [{} for _ in widths]
+            states: list[list[list[bytes | None]]] = [
+                [[None] * len(keys) for _ in range(width)]
+                for width, keys in zip(widths, packed_keys, strict=True)
+            ]
             positions: list[Position | None] = []
             value = result.get_value
             for row in range(result.ntuples):
@@ -175,10 +178,11 @@ class PostgresDatabase:
                     positions = [None if text is None else decode_position(text) for text in texts]
                     continue
                 index, group = divmod(place, len(widths))
-                key = packed_keys[group][index]
-                rows[group][key] = (key, *[value(row, column) for column in range(1, widths[group] + 1)])
+                for column, view_states in enumerate(states[group], 1):
+                    view_states[index] = value(row, column)
             left = iter(positions)
-            return StatesRead(rows, [[next(left) for _ in range(width)] for width in widths])
+            joined = [[join_states(view_states) for view_states in group_states] for group_states in states]
+            return StatesRead(joined, [[next(left) for _ in range(width)] for width in widths])
 
         return read
 

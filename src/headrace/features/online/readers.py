@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol, TypeVar
 
-from headrace.features.online.entries import Entry, unpack_entries
+import msgspec
+
+from headrace.features.online.entries import Entry, unpack_joined_entries
 from headrace.features.online.store import RowPosition, ServedPosition, StreamPosition
-from headrace.features.online.tiles import Tiles, unpack_state
+from headrace.features.online.tiles import Tiles, unpack_joined_states
 from headrace.features.plan import AsOfView, FeaturePlan, StoredView, WindowedView
 from headrace.kernel.errors import Unavailable
 from headrace.kernel.position import LogPosition, Position, SnapshotPosition
 
 __all__ = ["AsOfReader", "UnreadableState", "ViewReader", "WindowedReader", "readers_of"]
 
+_NEVER = -(1 << 63)  # before every moment
 _Kind = TypeVar("_Kind", LogPosition, SnapshotPosition)
 
 
@@ -21,121 +24,109 @@ class UnreadableState(Exception):
     """A state is not one that was packed; the cause is the error.
 
     Args:
-        index: the index of the state.
+        view: the view of the state.
     """
 
-    def __init__(self, index: int) -> None:
-        super().__init__(index)
-        self.index = index
+    def __init__(self, view: StoredView) -> None:
+        super().__init__(view.name)
+        self.view = view
 
 
 class ViewReader(Protocol):
-    """Reads one view of a plan into rows."""
+    """Reads one view of a plan."""
 
     view: StoredView
 
     def read(
-        self,
-        states: Sequence[bytes | None],
-        filled: Position | None,
-        at: int,
-        rows: Sequence[list[object]],
-        positions: Sequence[dict[str, ServedPosition]],
-    ) -> None:
-        """Writes the values of entities into their rows, and their positions under the view's name.
+        self, states: bytes, count: int, filled: Position | None, at: int
+    ) -> tuple[list[list[object]], Sequence[ServedPosition]]:
+        """The view's values, a new list for each entity, and their positions.
 
         Args:
-            states: each entity's packed state; None if it has none.
+            states: the joined states of the entities (database.join_states).
+            count: how many entities there are.
             filled: the view's position; it may be None if every entity has a state.
             at: the moment, microseconds.
-            rows, positions: a row of nulls, and a dict, for each entity.
 
         Raises:
-            UnreadableState: a state is not one that was packed.
-            Unavailable: an entity is broken, or the view is not filled.
+            UnreadableState: a state is not one that was packed; or, of several entities, one is broken.
+            Unavailable: the only entity is broken, or the view is not filled.
         """
 
 
 class WindowedReader:
     """Reads a windowed view."""
 
-    def __init__(self, view: WindowedView, index: int) -> None:
+    def __init__(self, view: WindowedView) -> None:
         self.view: StoredView = view
-        self._name = view.name
         self._tiles = Tiles(view)
-        self._indexes = slice(index, index + len(view.aggregations))
 
     def read(
-        self,
-        states: Sequence[bytes | None],
-        filled: Position | None,
-        at: int,
-        rows: Sequence[list[object]],
-        positions: Sequence[dict[str, ServedPosition]],
-    ) -> None:
+        self, states: bytes, count: int, filled: Position | None, at: int
+    ) -> tuple[list[list[object]], Sequence[ServedPosition]]:
         """See ViewReader."""
-        name, indexes, values_at = self._name, self._indexes, self._tiles.values
-        nothing = (
-            None if None not in states else StreamPosition(_require(self.view, filled, LogPosition).offsets)
-        )
-        index = 0
         try:
-            for index, packed in enumerate(states):
-                if packed is None:
-                    rows[index][indexes] = self._tiles.nothing
-                    positions[index][name] = nothing  # type: ignore[assignment]  # there is a position
-                    continue
-                state = unpack_state(packed)
-                rows[index][indexes] = values_at(state, at)
-                positions[index][name] = StreamPosition(state.offsets)
+            entities = unpack_joined_states(states, count)
+            rows = [
+                self._tiles.nothing.copy() if state is None else self._tiles.values(state, at)
+                for state in entities
+            ]
         except Unavailable:
             raise
         except Exception as error:
-            raise UnreadableState(index) from error
+            raise UnreadableState(self.view) from error
+        return rows, [
+            StreamPosition(_require(self.view, filled, LogPosition).offsets if state is None else state.offsets)
+            for state in entities
+        ]
 
 
 class AsOfReader:
     """Reads an as-of view."""
 
-    def __init__(self, view: AsOfView, index: int, *, strict: bool) -> None:
+    def __init__(self, view: AsOfView, *, strict: bool) -> None:
         self.view: StoredView = view
-        self._name = view.name
+        self._width = len(view.features)
         self._ttl = view.ttl
         self._delay = 1 if strict else 0  # a row of this exact moment is not visible yet
-        self._indexes = slice(index, index + len(view.features))
 
     def read(
-        self,
-        states: Sequence[bytes | None],
-        filled: Position | None,
-        at: int,
-        rows: Sequence[list[object]],
-        positions: Sequence[dict[str, ServedPosition]],
-    ) -> None:
+        self, states: bytes, count: int, filled: Position | None, at: int
+    ) -> tuple[list[list[object]], Sequence[ServedPosition]]:
         """See ViewReader."""
-        name, indexes, newest = self._name, self._indexes, at - self._delay
-        oldest = None if self._ttl is None else at - self._ttl
-        nothing = None
-        if None in states:
-            nothing = RowPosition(_require(self.view, filled, SnapshotPosition).snapshot_id, None)
-        index = 0
+        newest, oldest = at - self._delay, _NEVER if self._ttl is None else at - self._ttl
         try:
-            for index, packed in enumerate(states):
-                if packed is None:
-                    positions[index][name] = nothing  # type: ignore[assignment]  # there is a position
-                    continue
-                entries = unpack_entries(packed)
-                visible = (
-                    entries[-1] if entries and entries[-1][0] <= newest else _find_visible(entries, newest)
-                )
-                if visible is None or (oldest is not None and visible[0] < oldest):
-                    snapshots = [snapshot for _, snapshot, _ in entries if snapshot is not None]
-                    positions[index][name] = RowPosition(snapshots[-1] if snapshots else None, None)
-                    continue
-                time, snapshot, rows[index][indexes] = visible
-                positions[index][name] = RowPosition(snapshot, time)
-        except Exception as error:
-            raise UnreadableState(index) from error
+            entities = unpack_joined_entries(states, count)
+        except msgspec.DecodeError as error:
+            raise UnreadableState(self.view) from error
+        try:
+            entries = [entry for (entry,) in entities]  # type: ignore[misc]  # the usual case: one row each
+            times = [time for time, _, _ in entries]
+            if oldest <= min(times) and max(times) <= newest:
+                return [values for _, _, values in entries], [RowPosition(s, time) for time, s, _ in entries]
+        except (TypeError, ValueError):  # an entity has no state, or several rows
+            pass
+        rows: list[list[object]] = []
+        positions: list[ServedPosition] = []
+        for entity in entities:
+            row, position = self._select(entity, filled, newest, oldest)
+            rows.append(row)
+            positions.append(position)
+        return rows, positions
+
+    def _select(
+        self, entries: list[Entry] | None, filled: Position | None, newest: int, oldest: int
+    ) -> tuple[list[object], RowPosition]:
+        """The values that an entity's rows have between two moments, and their position."""
+        if entries is None:
+            snapshot: int | None = _require(self.view, filled, SnapshotPosition).snapshot_id
+            return [None] * self._width, RowPosition(snapshot, None)
+        visible = _find_visible(entries, newest)
+        if visible is None or visible[0] < oldest:
+            snapshots = [snapshot for _, snapshot, _ in entries if snapshot is not None]
+            return [None] * self._width, RowPosition(snapshots[-1] if snapshots else None, None)
+        time, snapshot, values = visible
+        return values, RowPosition(snapshot, time)
 
 
 def _find_visible(entries: list[Entry], newest: int) -> Entry | None:
@@ -151,13 +142,10 @@ def _require(view: StoredView, filled: Position | None, kind: type[_Kind]) -> _K
 
 
 def readers_of(plan: FeaturePlan) -> list[ViewReader]:
-    """A reader for each stored view of the plan, which writes to the view's indexes in `plan.looked_up`."""
-    readers: list[ViewReader] = []
-    index = 0
-    for view in plan.stored:
-        if isinstance(view, WindowedView):
-            readers.append(WindowedReader(view, index))
-        else:
-            readers.append(AsOfReader(view, index, strict=plan.is_strict(view)))
-        index += len(view.features)
-    return readers
+    """A reader for each stored view of the plan."""
+    return [
+        WindowedReader(view)
+        if isinstance(view, WindowedView)
+        else AsOfReader(view, strict=plan.is_strict(view))
+        for view in plan.stored
+    ]

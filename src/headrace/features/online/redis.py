@@ -29,9 +29,9 @@ from headrace.features.online.database import (
     EntityGroup,
     MissingView,
     ReadStates,
-    StateRow,
     StatesRead,
     decode_views,
+    join_states,
 )
 from headrace.features.online.keys import KeySchema, PackedKey
 from headrace.features.plan import StoredView
@@ -247,27 +247,26 @@ class RedisDatabase:
         packers = [_packer(keys) for keys, _ in groups]
 
         def read(packed_keys: Sequence[Sequence[PackedKey]]) -> StatesRead:
-            commands, asked = [positions], []
+            commands = [positions]
             for views, keys, pack in zip(heads, packed_keys, packers, strict=True):
                 present = [key for key in keys if key is not None] if None in keys else keys
                 fields = [pack(key) for key in present] or [b""]
-                asked.append(present)
                 commands += [pack_command((*head, *fields)) for head in views]
             commands.append(positions)
             texts, *states = self._lookups.run(lambda connection: _read_at_once(connection, commands))
             if None in texts:
                 raise MissingView(digests[texts.index(None)])
             columns = iter(states)
-            rows: list[Mapping[PackedKey, StateRow]] = []
+            joined: list[list[bytes]] = []
             is_complete = True
-            for views, keys in zip(heads, asked, strict=True):
-                group = [next(columns) for _ in views]
+            for views, keys in zip(heads, packed_keys, strict=True):
+                group = [_in_places(keys, next(columns)) for _ in views]
                 is_complete = is_complete and not any(None in column for column in group)
-                rows.append({row[0]: row for row in zip(keys, *group, strict=False)})
-            if is_complete and all(len(a) == len(b) for a, b in zip(asked, packed_keys, strict=True)):
-                return StatesRead(rows, None)
+                joined.append([join_states(column) for column in group])
+            if is_complete:
+                return StatesRead(joined, None)
             left = iter([decode_position(text) if text else None for text in texts])
-            return StatesRead(rows, [[next(left) for _ in views] for views in heads])
+            return StatesRead(joined, [[next(left) for _ in views] for views in heads])
 
         return read
 
@@ -451,6 +450,14 @@ def _field(key: PackedKey) -> bytes:
     """The field of an entity in a view's hash."""
     assert key is not None
     return key if isinstance(key, bytes) else b"%d" % key
+
+
+def _in_places(keys: Sequence[PackedKey], values: Sequence[bytes | None]) -> Sequence[bytes | None]:
+    """The values of the keys that are not null, in the places of their keys."""
+    if None not in keys:
+        return values[: len(keys)]  # without keys, one value was asked for
+    left = iter(values)
+    return [None if key is None else next(left) for key in keys]
 
 
 def _packer(keys: KeySchema) -> Callable[[Any], bytes]:

@@ -18,12 +18,13 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from headrace.features.online.database import (
+    NO_STATE,
     EntityGroup,
     MissingView,
     ReadStates,
-    StateRow,
     StatesRead,
     decode_views,
+    join_states,
 )
 from headrace.features.online.keys import KeySchema, PackedKey
 from headrace.features.plan import StoredView
@@ -40,7 +41,6 @@ __all__ = ["SqliteDatabase", "open_database", "open_sqlite"]
 
 _CHUNK = 500  # keys in one statement
 _WAIT = 60.0  # seconds to wait for another writer's transaction
-_NO_STATES = (None,)
 _WHAT = "the online store"
 _TYPES = {"int64": "integer", "bytes": "blob"}
 _SCHEMA = """
@@ -185,13 +185,13 @@ class SqliteDatabase:
         def read(packed_keys: Sequence[Sequence[PackedKey]]) -> StatesRead:
             db = self._db()
             try:
-                rows, is_complete = _select_rows(db, selects, packed_keys)
+                states, is_complete = _select_states(db, selects, packed_keys)
                 if is_complete:
-                    return StatesRead(rows, None)
+                    return StatesRead(states, None)
                 db.execute("begin")
                 try:
                     positions = self.positions()
-                    rows, _ = _select_rows(db, selects, packed_keys)
+                    states, _ = _select_states(db, selects, packed_keys)
                 finally:
                     db.execute("commit")
             except sqlite3.OperationalError as error:
@@ -199,15 +199,25 @@ class SqliteDatabase:
                     raise MissingView from error
                 self._abandon(db)
                 raise name_error(error, _WHAT, self.where) from error
-            return StatesRead(rows, [[positions.get(view.digest) for view in views] for _, views in groups])
+            return StatesRead(states, [[positions.get(view.digest) for view in views] for _, views in groups])
 
         return read
 
     def read_states(self, view: StoredView, keys: Sequence[PackedKey]) -> dict[PackedKey, bytes]:
         """See StateDatabase."""
-        select = _Select(self._table(view)[1], [view])
+        table, column = self._table(view)[0], _column(view)
+        states: dict[PackedKey, bytes] = {}
         with self._answering() as db:
-            return {key: row[1] for key, row in select.rows(db, keys).items() if row[1] is not None}
+            for first in range(0, len(keys), _CHUNK):
+                chunk = keys[first : first + _CHUNK]
+                marks = "?," * (len(chunk) - 1)
+                states.update(
+                    db.execute(
+                        f"select key, {column} from {table} where key in ({marks}?) and {column} is not null",
+                        chunk,
+                    )
+                )
+        return states
 
     def find_states(self, view: StoredView, prefix: bytes) -> Iterator[tuple[PackedKey, bytes]]:
         """See StateDatabase."""
@@ -285,38 +295,51 @@ class SqliteDatabase:
 
 
 class _Select:
-    """Reads the rows of entities in views that have the same join keys."""
+    """Reads the states of entities in views that have the same join keys.
+
+    SQLite joins the states itself: a row for each entity would cost Python as much as finding it costs SQLite.
+    """
 
     def __init__(self, keys: KeySchema, views: Sequence[StoredView]) -> None:
-        columns = ", ".join(_column(view) for view in views)
-        self._select = f"select key, {columns} from entities_{keys.digest} where key"
-        self._select_single = f"{self._select} = ?"
+        table, columns = f"entities_{keys.digest}", [_column(view) for view in views]
+        self._views = len(columns)
+        self._select_single = f"select {', '.join(columns)} from {table} where key = ?"
+        counts = ", ".join(f"count({column})" for column in columns)
+        joined = ", ".join(
+            f"cast(group_concat(ifnull({column}, x'{NO_STATE.hex()}'), '') as blob)" for column in columns
+        )
+        # The outer table of a left join is the outer loop: the states have the order of the keys.
+        self._select = (
+            f"select {counts}, {joined} from asked left join {table} stored on stored.key = asked.key"
+        )
 
-    def rows(self, db: sqlite3.Connection, keys: Sequence[PackedKey]) -> dict[PackedKey, StateRow]:
-        """Packed key → its row, for those that have one."""
+    def read(self, db: sqlite3.Connection, keys: Sequence[PackedKey]) -> tuple[list[bytes], bool]:
+        """The joined states in each view, and whether each entity has one in each."""
         if len(keys) == 1:
             row = db.execute(self._select_single, keys).fetchone()
-            return {} if row is None else {row[0]: row}
-        rows: dict[PackedKey, StateRow] = {}
+            if row is None or None in row:
+                return [join_states([state]) for state in row or [None] * self._views], False
+            return row, True
+        chunks, views, is_complete = [], self._views, True
         for first in range(0, len(keys), _CHUNK):
             chunk = keys[first : first + _CHUNK]
-            marks = "?," * (len(chunk) - 1)
-            rows |= {row[0]: row for row in db.execute(f"{self._select} in ({marks}?)", chunk)}
-        return rows
+            marks = "(?)," * (len(chunk) - 1)
+            row = db.execute(f"with asked (key) as (values {marks}(?)) {self._select}", chunk).fetchone()
+            is_complete = is_complete and min(row[:views]) == len(chunk)
+            chunks.append(row[views:])
+        return [b"".join([chunk[view] for chunk in chunks]) for view in range(views)], is_complete
 
 
-def _select_rows(
+def _select_states(
     db: sqlite3.Connection, selects: Sequence[_Select], packed_keys: Sequence[Sequence[PackedKey]]
-) -> tuple[list[dict[PackedKey, StateRow]], bool]:
-    """The rows of each group, and whether each entity has a state in each view."""
-    rows, is_complete = [], True
+) -> tuple[list[list[bytes]], bool]:
+    """The joined states of each group, and whether each entity has a state in each view."""
+    groups, is_complete = [], True
     for select, keys in zip(selects, packed_keys, strict=True):
-        states = select.rows(db, keys)
-        rows.append(states)
-        for key in keys:
-            if None in states.get(key, _NO_STATES):
-                is_complete = False
-    return rows, is_complete
+        states, has_all = select.read(db, keys)
+        groups.append(states)
+        is_complete = is_complete and has_all
+    return groups, is_complete
 
 
 def _column(view: StoredView) -> str:

@@ -46,7 +46,7 @@ _DATABASES = {
 """Scheme of an address → the module of this package whose `open_database` opens the store."""
 
 
-class StreamPosition(Struct, frozen=True, tag_field="kind", tag="stream"):
+class StreamPosition(Struct, frozen=True, gc=False, tag_field="kind", tag="stream"):
     """The position of a windowed view's value, which is computed from exactly the entity's events before it.
 
     Attributes:
@@ -56,7 +56,7 @@ class StreamPosition(Struct, frozen=True, tag_field="kind", tag="stream"):
     offsets: dict[int, int]
 
 
-class RowPosition(Struct, frozen=True, tag_field="kind", tag="row"):
+class RowPosition(Struct, frozen=True, gc=False, tag_field="kind", tag="row"):
     """The position of an as-of view's value: the row that it comes from, if there is one.
 
     Attributes:

@@ -23,10 +23,11 @@ from typing import Any, NamedTuple
 import msgspec
 
 from headrace.features.aggregates import TilePart, TileReader, Track, aggregate_of
+from headrace.features.online.keys import array_head
 from headrace.features.plan import Aggregation, Dtype, WindowedView
 from headrace.kernel.errors import Unavailable
 
-__all__ = ["BROKEN", "SETTLED", "EntityState", "Tiles", "pack_state", "unpack_state"]
+__all__ = ["BROKEN", "SETTLED", "EntityState", "Tiles", "pack_state", "unpack_joined_states", "unpack_state"]
 
 _logger = logging.getLogger(__name__)
 
@@ -218,8 +219,24 @@ def unpack_state(packed: bytes) -> EntityState:
     )
 
 
+def unpack_joined_states(packed: bytes, count: int) -> list[EntityState | None]:
+    """Unpacks the joined states (database.join_states) of `count` entities; None for one without a state.
+
+    Raises:
+        Unavailable: there is one entity, and it is broken.
+        msgspec.DecodeError: the bytes are not packed states.
+    """
+    try:
+        return _decode_joined(array_head(count) + packed)
+    except msgspec.DecodeError:
+        if count == 1:
+            unpack_state(packed)
+        raise
+
+
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(EntityState).decode
+_decode_joined = msgspec.msgpack.Decoder(list[EntityState | None]).decode
 _decode_reason = msgspec.msgpack.Decoder(list[str]).decode
 
 

@@ -78,6 +78,11 @@ class Aggregation(Struct, frozen=True):
         return (at - self.offset) // self.hop * self.hop if self.offset else at
 
 
+_LAYOUT = 2
+"""The version of the form in which online stores keep states. A view is stored under its digest, so a store in
+another form is filled anew, and never misread."""
+
+
 class _Digested(Struct, frozen=True, dict=True):
     @cached_property
     def digest(self) -> str:
@@ -85,7 +90,15 @@ class _Digested(Struct, frozen=True, dict=True):
         return digest_of(self)
 
 
-class AsOfView(_Digested, frozen=True, tag="as_of"):
+class _Stored(Struct, frozen=True, dict=True):
+    @cached_property
+    def digest(self) -> str:
+        """The digest of everything that the view's values depend on, and of the form of its states: 32 hex
+        digits."""
+        return digest_of((_LAYOUT, self))
+
+
+class AsOfView(_Stored, frozen=True, tag="as_of"):
     """A plain feature view: its value at t is the newest row of the entity that is not after t, within ttl.
 
     Attributes:
@@ -118,7 +131,7 @@ class AsOfView(_Digested, frozen=True, tag="as_of"):
         return next((column for column, mapped in self.field_mapping.items() if mapped == name), name)
 
 
-class WindowedView(_Digested, frozen=True, tag="windowed"):
+class WindowedView(_Stored, frozen=True, tag="windowed"):
     """A feature view with aggregations.
 
     Attributes:

@@ -129,7 +129,8 @@ def table_status(
         failing: the state of the table of its failing rows; None if there is none.
     """
     why = (waiting or {}).get(name)
-    report = last_report(state.properties.get(AUDIT) for state in (head, failing) if state is not None)
+    states = (head, failing) if declared else ()  # the table of failing rows has the report of the declared one
+    report = last_report(state.properties.get(AUDIT) for state in states if state is not None)
     status = TableStatus(name, declared, None, None, None, None, is_known=is_known, waiting=why)
     if report is not None and report.stops:
         status = structs.replace(

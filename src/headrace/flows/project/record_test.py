@@ -11,6 +11,7 @@ from pathlib import Path
 import polars as pl
 from msgspec import Struct
 
+from headrace.kernel.counts import plural
 from headrace.kernel.errors import CallError, ProjectError
 from headrace.kernel.files import write_file
 from headrace.tables.attempt import Attempt, attempt_table
@@ -68,8 +69,10 @@ def record_test(
     attempt = attempt_table(workspace.project, workspace.lake, table, partition=partition, limit=limit)
     expected = attempt.call()
     if expected.is_empty():
+        rows = attempt.inputs.items()
+        tried = ", ".join(f"{plural(frame.height, 'row')} of {source}" for source, frame in rows)
         raise CallError(
-            f"{name} makes no rows of {limit} rows of its input",
+            f"{name} makes no rows of {tried}, so there is nothing to expect",
             where=str(table.place),
             remedy="Choose another partition, or more rows: --partition, --rows.",
         )

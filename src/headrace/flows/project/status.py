@@ -71,7 +71,7 @@ class Status(Struct, frozen=True):
 
     Attributes:
         project, profile: their names.
-        problems: why the log or the catalog cannot be reached; what depends on it is empty.
+        problems: why the log, the catalog or another service cannot be reached; what depends on it is empty.
         stale: what a build would run, in order.
         blocked: why that is unknown (no events yet, a source has no files, ...), or None.
         waiting: model → when it will take the newer inputs that its refresh delays.
@@ -170,6 +170,7 @@ def status(workspace: Workspace, *, load_features: bool = True) -> Status:
     _try(problems, lambda: check_spool(settings.place("serving", "spool"), settings.serving.spool_limit))
     health = _try(problems, lambda: _lineage_health(workspace))
     releases = dict(on_log.releases or {})
+    moved_aliases = _try(problems, lambda: find_moved_aliases(workspace, releases.values()))
     built = [releases[model] for model in declared.models if model in releases]
     up, names = find_up(settings), [*declared.topics.values(), *declared.tables]
     failed_releases, endpoint_error = _ask_endpoint(settings, up)
@@ -188,7 +189,7 @@ def status(workspace: Workspace, *, load_features: bool = True) -> Status:
         releases=releases,
         canaries=_review_canaries(workspace, releases),
         deployed=read_deployed(settings, on_log.deployed, is_running=up is not None),
-        moved_aliases=_find_moved_aliases(workspace, releases),
+        moved_aliases=tuple(moved_aliases or ()),
         failed_releases=failed_releases,
         replicas=count_slots(settings.place("serving", REPLICAS)),
         endpoint_error=endpoint_error,
@@ -343,13 +344,6 @@ def _ask_endpoint(settings: Settings, up: Up | None) -> tuple[dict[str, ReleaseF
         return describe(settings, up).failed, None
     except (ProjectError, Unavailable) as error:
         return {}, error.what
-
-
-def _find_moved_aliases(workspace: Workspace, releases: Mapping[str, Release]) -> tuple[MovedAlias, ...]:
-    try:
-        return tuple(find_moved_aliases(workspace, releases.values()))
-    except Unavailable:  # MLflow cannot be reached: doctor reports that, and a status must not fail
-        return ()
 
 
 def _lineage_health(workspace: Workspace) -> Health | None:

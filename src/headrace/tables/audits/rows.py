@@ -28,7 +28,8 @@ class RowsRefused(Refused):
     """Rows of a table do not satisfy its schema.
 
     Args:
-        what, where, remedy: see HeadraceError.
+        what, where, remedy: see HeadraceError. No rows are in them: errors go to logs, lineage and the status.
+        rules: the rules that rows break, each with how many rows break it.
         failing: how many rows break a rule.
         rows: at most MAX_FAILING_ROWS of them for each rule, with the rule in the column `_rule`.
     """
@@ -39,16 +40,25 @@ class RowsRefused(Refused):
         *,
         where: str | None = None,
         remedy: str | None = None,
+        rules: str = "",
         failing: int = 0,
         rows: pl.DataFrame | None = None,
     ) -> None:
         super().__init__(what, where=where, remedy=remedy)
+        self.rules = rules
         self.failing = failing
         self.rows = rows
 
     def __reduce__(self) -> tuple[object, ...]:
         rebuild = partial(type(self), where=self.where, remedy=self.remedy)
-        return (partial(rebuild, failing=self.failing, rows=self.rows), (self.what,))
+        return (partial(rebuild, rules=self.rules, failing=self.failing, rows=self.rows), (self.what,))
+
+    @property
+    def examples(self) -> list[dict[str, object]]:
+        """Some of the rows."""
+        if self.rows is None:
+            return []
+        return self.rows.drop(RULE).unique(maintain_order=True).head(_EXAMPLES).to_dicts()
 
 
 def audit(table: Table, rows: pl.DataFrame) -> pl.DataFrame:
@@ -63,7 +73,7 @@ def audit(table: Table, rows: pl.DataFrame) -> pl.DataFrame:
 
     Raises:
         Refused: a column is missing, has another type or is not in the schema (the error names it).
-        RowsRefused: rows break a rule (the error names the rule, how many rows break it, and some of them).
+        RowsRefused: rows break a rule (the error names it, counts the rows, and has some of them).
     """
     where = f"table {table.name} ({table.place})"
     is_from_event = table.rowwise and isinstance(table.reads[0], Contract)
@@ -106,13 +116,12 @@ def _check_schema(table: Table, schema: type[dy.Schema], rows: pl.DataFrame, whe
     )
     details, columns = failure.details(), rows.columns
     failing = {rule: details.filter(pl.col(rule) == "invalid").select(columns) for rule in sorted(counts)}
-    examples = "\n  ".join(
-        str(row) for row in pl.concat(failing.values()).unique(maintain_order=True).head(_EXAMPLES).to_dicts()
-    )
     raise RowsRefused(
-        f"the audit refused the rows: {rules}. The table is unchanged. For example:\n  {examples}",
+        f"the audit failed, the table is unchanged: {rules}",
         where=where,
-        remedy="Correct the function, or the rule if it is wrong.",
+        remedy=f"headrace check tables {table.name} shows the failing rows. Correct the function or the data,"
+        " or the rule if it is wrong.",
+        rules=rules,
         failing=details.filter(pl.any_horizontal(pl.col(list(counts)) == "invalid")).height,
         rows=pl.concat(
             part.head(MAX_FAILING_ROWS).with_columns(pl.lit(spell_rule(rule)).alias(RULE))

@@ -203,8 +203,7 @@ class TableAudit:
         """Keeps the rows that the audit of the rows has refused, and records the result."""
         assert self.table.schema is not None
         rule = f"schema {self.table.schema.__name__}"
-        what = refused.what.partition(". The table is unchanged")[0].partition("refused the rows: ")[2]
-        result = AuditResult(rule, "schema", "error", False, what, refused.failing)
+        result = AuditResult(rule, "schema", "error", False, refused.rules, refused.failing)
         report = AuditReport(now_micros(), [result], self.code, dict(self.references))
         frames = {} if refused.rows is None else {rule: refused.rows}
         self._record(keep_failing_rows(self.lake, self.table, report, frames), None)

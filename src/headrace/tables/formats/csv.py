@@ -12,6 +12,7 @@ import polars as pl
 from headrace.declare.source import Source
 from headrace.tables.csv_file import CsvFile, check_csv
 from headrace.tables.csv_types import (
+    ALL_KINDS,
     Kinds,
     as_type,
     check_types,
@@ -66,7 +67,8 @@ def _common_type(column: str, kinds: Mapping[Path, Kinds]) -> pl.DataType:
     """
     common = type_of_kinds(kinds.values())
     if common == pl.String:
-        for path, other in combinations(kinds, 2):
+        with_cells = [path for path, of_file in kinds.items() if of_file != ALL_KINDS]
+        for path, other in combinations(with_cells, 2):
             if not kinds[path] & kinds[other] and (kinds[path] or kinds[other]):
                 here, there = (str(type_of_kinds([kinds[file]])) for file in (other, path))
                 raise conflict(column, here, str(other), there, str(path))

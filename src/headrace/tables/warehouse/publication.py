@@ -28,6 +28,7 @@ from headrace.tables.warehouse.schema import (
     copy_grants,
     create_dates,
     create_views,
+    remove_dates,
     swap,
 )
 
@@ -174,15 +175,17 @@ class _Star:
             keys[dimension.name] = table.keys(rows.schema[dimension.key])
             tables.append(table)
         loaded, replaced = 0, list[str]()
-        for fact in publication.facts:
-            frame = self._frames[fact.reads.name]
-            fact_table = FactTable(fact, publication, schema, self._cursor)
-            columns = fact_table.columns(frame.collect_schema())
+        facts = [FactTable(fact, publication, schema, self._cursor) for fact in publication.facts]
+        frames = [self._frames[fact.reads.name] for fact in publication.facts]
+        names = [table.columns(frame.collect_schema()) for table, frame in zip(facts, frames, strict=True)]
+        times = [fact.time for fact in publication.facts]
+        days = add_dates(self._cursor, schema, zip(frames, times, strict=True))
+        for fact_table, frame, columns in zip(facts, frames, names, strict=True):
+            fact = fact_table.fact
             if before is None:
                 fact_table.create(columns)
             snapshot = None if before is None else before.get(fact.reads.name)
             partitions = fact_table.stale_partitions(self._lake, snapshot, self._at[fact.reads.name])
-            add_dates(self._cursor, schema, frame.select(fact.time), fact.time)
             loaded += fact_table.load(frame, partitions, keys, list(columns))
             grain = "" if fact.reads.partition_by is None else fact.reads.partition_by.grain
             count = "all" if partitions is None else f"{len(partitions)} {grain}{'s' * (len(partitions) != 1)}"
@@ -192,4 +195,5 @@ class _Star:
                     table.move_facts(fact_table.name, fact.time)
         for table in tables:
             table.remove_gone()
+        remove_dates(self._cursor, schema, days)
         return loaded, f"replaced {', '.join(replaced)}"

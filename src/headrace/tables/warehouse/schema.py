@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import polars as pl
 import psycopg
@@ -11,7 +11,15 @@ from psycopg import sql
 from headrace.kernel.errors import Refused
 from headrace.tables.warehouse.facts import DATES
 
-__all__ = ["add_dates", "check_views_of_others", "copy_grants", "create_dates", "create_views", "swap"]
+__all__ = [
+    "add_dates",
+    "check_views_of_others",
+    "copy_grants",
+    "create_dates",
+    "create_views",
+    "remove_dates",
+    "swap",
+]
 
 _DATES = """
 create table {} (
@@ -55,14 +63,36 @@ def create_views(cursor: psycopg.Cursor, schema: str, views: Mapping[str, str]) 
     cursor.execute("reset search_path")
 
 
-def add_dates(cursor: psycopg.Cursor, schema: str, times: pl.LazyFrame, time: str) -> None:
-    """Adds every UTC day from the first of these times to the last."""
-    first, last = (
-        times.select(pl.col(time).min().alias("first"), pl.col(time).max().alias("last")).collect().row(0)
-    )
-    if first is not None:
-        days = [f"{moment:%Y-%m-%d}" for moment in (first, last)]
-        cursor.execute(sql.SQL(_ADD_DATES).format(sql.Identifier(schema, DATES)), days)
+def add_dates(cursor: psycopg.Cursor, schema: str, times: Iterable[tuple[pl.LazyFrame, str]]) -> list[str]:
+    """Adds every UTC day from the first of all facts to the last.
+
+    Args:
+        cursor: the cursor of the transaction.
+        schema: the schema of the dimension.
+        times: the rows of each table of facts, and the column with their time.
+
+    Returns:
+        The first day and the last one; none if there are no facts.
+    """
+    days = set()
+    for rows, time in times:
+        day = pl.col(time).cast(pl.Date)
+        days |= set(rows.select(day.min().alias("first"), day.max().alias("last")).collect().row(0)) - {None}
+    if not days:
+        return []
+    span = [f"{day:%Y-%m-%d}" for day in (min(days), max(days))]
+    cursor.execute(sql.SQL(_ADD_DATES).format(sql.Identifier(schema, DATES)), span)
+    return span
+
+
+def remove_dates(cursor: psycopg.Cursor, schema: str, span: Sequence[str]) -> None:
+    """Removes the days outside of what `add_dates` returned, which no fact refers to any more."""
+    dates = sql.Identifier(schema, DATES)
+    if span:
+        remove = sql.SQL("delete from {} where date not between %s::date and %s::date")
+        cursor.execute(remove.format(dates), span)
+    else:
+        cursor.execute(sql.SQL("delete from {}").format(dates))
 
 
 def check_views_of_others(cursor: psycopg.Cursor, schema: str, where: str) -> None:

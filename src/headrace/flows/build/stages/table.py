@@ -107,8 +107,8 @@ class TableStage(LakeStage):
         reasons, context = super().stale_reasons(preview), preview.context
         only, pending = context.only.get(self.subject), self.count_pending(context)
         if only is not None:
-            days = "" if only.is_whole else f" from {only.first} to {only.last}"
-            reasons.append(StaleReason("state", f"all of it{days} was asked for"))
+            what = "all of it" if only.is_whole else f"{only.first} to {only.last}"
+            reasons.append(StaleReason("state", f"{what} was asked for"))
         elif pending:
             count = plural(pending, "partition")
             reasons.append(StaleReason("state", f"a build of a range left out {count}"))
