@@ -86,6 +86,21 @@ def test_a_declared_type_is_read_from_the_text_of_a_value(tmp_path: Path) -> Non
     ]
 
 
+EXACT = ["1e-18", "-1.5E+3", "12345678901234567890.123456789012345678", "1000e-21", "0.0e-30", "1.10"]
+
+
+def test_a_declared_decimal_reads_numbers_with_an_exponent_exactly(tmp_path: Path) -> None:
+    lines = "".join(f'{{"v":{number}}}\n' for number in EXACT)
+    rows = read(write(tmp_path, "a.ndjson", lines), schema={"v": pl.Decimal(38, 18)})
+    assert rows["v"].to_list() == [Decimal(number) for number in EXACT]
+
+
+@pytest.mark.parametrize("number", ["1e-19", "1.5e-18", "1e20", "1e-999999999", "1e999999999", "1e9999999999"])
+def test_a_number_that_a_declared_decimal_does_not_hold_is_refused(tmp_path: Path, number: str) -> None:
+    with pytest.raises(ProjectError, match="Decimal"):
+        read(write(tmp_path, "a.ndjson", f'{{"v":{number}}}'), schema={"v": pl.Decimal(38, 18)})
+
+
 def test_texts_that_mean_no_value_are_null(tmp_path: Path) -> None:
     file = write(tmp_path, "a.ndjson", '{"v":"n/a"}\n{"v":1.5}\n')
     assert read(file, null_values=("n/a",))["v"].to_list() == [None, 1.5]

@@ -125,11 +125,24 @@ def _value(text: pl.Expr, dtype: pl.DataType) -> pl.Expr:
         return pl.coalesce(_instants(text), _datetimes(text).dt.replace_time_zone("UTC"))
     number = text.cast(dtype, strict=False)
     if isinstance(dtype, pl.Decimal):
-        digits = rf"\.[0-9]{{1,{dtype.scale}}}0*" if dtype.scale else r"\.0*"  # more would be rounded away
-        return pl.when(text.str.contains(f"^[+-]?[0-9]+({digits})?$")).then(number)
+        return pl.when(_has_decimals(text, dtype.scale)).then(number)
     if dtype.is_float():
         return pl.when(number.is_finite() | text.str.contains("(?i)^[+-]?(nan|inf)")).then(number)
     return number
+
+
+_SCIENTIFIC = r"^[+-]?([0-9]+)(?:\.([0-9]+))?[eE]([+-]?[0-9]{1,9})$"
+
+
+def _has_decimals(text: pl.Expr, scale: int) -> pl.Expr:
+    """Whether the text is a number of at most `scale` decimals: the cast would round any others away."""
+    fraction = rf"\.[0-9]{{1,{scale}}}0*" if scale else r"\.0*"
+    is_plain = text.str.contains(f"^[+-]?[0-9]+({fraction})?$")
+    scientific = pl.when(~is_plain).then(text)  # few, if any: the rest is null, which costs nothing
+    whole, decimals, exponent = (scientific.str.extract(_SCIENTIFIC, group) for group in (1, 2, 3))
+    significant = (whole + decimals.fill_null("")).str.strip_chars_end("0")
+    needed = significant.str.len_bytes().cast(pl.Int64) - whole.str.len_bytes() - exponent.cast(pl.Int64)
+    return is_plain | (significant == "") | (needed <= scale)
 
 
 def check_types(file: TextFile, declared: Mapping[str, pl.DataType]) -> None:

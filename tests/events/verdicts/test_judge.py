@@ -14,6 +14,7 @@ import attrs
 import msgspec
 import msgspec.structs
 import numpy as np
+import polars as pl
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
@@ -534,3 +535,34 @@ def test_events_that_arrived_before_history_until_are_history() -> None:
         judge = Judge(contract_for(Click), history_until=until)
         (row,) = judge.judge(batch([click(1)], arrived)).rows.to_pylist()
         assert row["_known_at"] == (known or row["at"])
+
+
+SAME_NUMBER = [
+    b"0.3",
+    b"0.30",
+    b'"0.3"',
+    b"3e-1",
+    b"0.30000000000000001",
+    b"0",
+    b"-0.00",
+    b"1e2",
+    b"100",
+    b"null",
+]
+
+
+def test_decimals_of_equal_value_are_one_identity() -> None:
+    @event(topic="payments", time="at", identity=["amount"], dedup_within="1d")
+    class Payment(Struct):
+        amount: Decimal | None
+        at: datetime
+
+    raw = [b'{"amount":%s,"at":"2026-03-01T12:00:00Z"}' % number for number in SAME_NUMBER]
+    first = [True, False, False, False, True, True, False, True, False, True]
+    verdicts = Judge(contract_for(Payment)).judge(batch(raw))
+    admitted = verdicts.good_rows["_log_offset"].to_pylist()
+    assert admitted == [place for place, is_first in enumerate(first) if is_first]
+    # Also against the rows of the table, after a restart.
+    restarted = Judge(contract_for(Payment))
+    restarted.remember(pl.DataFrame(pl.from_arrow(verdicts.good_rows)))
+    assert restarted.judge(batch(raw, first=len(raw))).good == 0

@@ -7,6 +7,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from datetime import datetime, timedelta
+from decimal import MAX_EMAX, MAX_PREC, MIN_EMIN, Context, Decimal
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,7 @@ FirstPosition = tuple[int, int]
 
 _FIRST_POSITION_FORM = re.compile(rb"(\d{1,9}):(\d{1,18})")
 _MICROSECOND = timedelta(microseconds=1)
+_EXACT = Context(prec=MAX_PREC, Emin=MIN_EMIN, Emax=MAX_EMAX, traps=[])  # rounds no number
 _META_OF_GOOD = ("_log_partition", "_log_offset", "_arrived_at", "_known_at")
 
 
@@ -105,6 +107,13 @@ class Judge:
         self.contract = contract
         self.watermarks = watermarks or Watermarks()
         self._shape = shape_of(contract)
+        self._decimal_texts = [
+            field.name
+            for field in self._shape.fields
+            if field.name in contract.identity
+            and field.kind.core is Decimal
+            and field.kind.arrow_type == pa.string()
+        ]
         self._decoder = BatchDecoder(contract, self._shape, format or formats.open(contract))
         self._find_admitted = find_admitted
         self._history_until = EARLIEST if history_until is None else micros(history_until)
@@ -126,7 +135,7 @@ class Judge:
         if self._identities is not None:
             times = good[self.contract.time].to_physical().to_numpy()
             partitions = good["_log_partition"].to_numpy()
-            self._identities.remember(good.select(self.contract.identity), times, partitions)
+            self._identities.remember(self._identities_of(good), times, partitions)
 
     def judge(self, batch: Batch, unwritable: Mapping[int, Refusal] | None = None) -> Verdicts:
         """Judges each event of a batch. No event raises.
@@ -262,13 +271,28 @@ class Judge:
         identity = table.select(self.contract.identity)
         if refusals:
             identity, times, places = identity.filter(pa.array(good)), times[good], places[good]
-        frame = pl.DataFrame(pl.from_arrow(identity))
+        frame = self._identities_of(pl.DataFrame(pl.from_arrow(identity)))
         admitted = identities.admit(frame, times, batch.arrived_at[places], batch.partitions[places])
         duplicates = np.flatnonzero(good)[~admitted].tolist()
         good[duplicates] = False
         reason = f"an event with the same {', '.join(self.contract.identity)} was admitted"
         for row in duplicates:
             refusals[row] = Refusal("duplicate", None, reason)
+
+    def _identities_of(self, rows: pl.DataFrame) -> pl.DataFrame:
+        """The identity's columns. Decimals that are stored as text are written in one way for each value."""
+        identities = rows.select(self.contract.identity)
+        return identities.with_columns(
+            pl.Series(name, map(_normalize, identities[name]), pl.String()) for name in self._decimal_texts
+        )
+
+
+def _normalize(text: str | None) -> str | None:
+    """The text of a decimal number without trailing zeros: equal numbers have equal texts."""
+    if text is None:
+        return None
+    number = _EXACT.create_decimal(text)
+    return str(_EXACT.normalize(number)) if number else "0"
 
 
 def _to_micros(span: timedelta) -> int:
