@@ -16,7 +16,7 @@ from pathlib import Path
 
 __all__ = ["render", "run_on_terminal"]
 
-CONTROLS = re.compile(r"\x1b\[K|\x1b\[[0-9;]*m|.", re.DOTALL)
+CONTROLS = re.compile(r"\x1b\[[AK]|\x1b\[[0-9;]*m|.", re.DOTALL)
 
 
 def run_on_terminal(
@@ -62,6 +62,8 @@ def render(written: str, columns: int = 100) -> list[str]:
             row, column = row + 1, 0
         elif control == "\x1b[K":
             lines[row] = lines[row][:column]
+        elif control == "\x1b[A":
+            row = max(row - 1, 0)
         elif not control.startswith("\x1b"):
             if column == columns:
                 row, column = row + 1, 0
@@ -74,5 +76,7 @@ def render(written: str, columns: int = 100) -> list[str]:
 
 if __name__ == "__main__":  # FILE COMMAND...: writes to the file what the command writes to its terminal
     code, text = run_on_terminal(sys.argv[2:], Path.cwd())
-    Path(sys.argv[1]).write_text(text)
+    Path(sys.argv[1]).write_bytes(text.encode())
+    if code:
+        sys.stderr.write(text)
     sys.exit(code)

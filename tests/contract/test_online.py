@@ -149,6 +149,14 @@ def test_batches_of_several_entities_in_several_columns(store):
     assert result.positions[0] == {"activity": StreamPosition({0: 1000}), "facts": RowPosition(7, None)}
 
 
+@pytest.mark.parametrize("count", [0, 1, 2])
+def test_a_plan_without_stored_views_has_an_empty_row_for_each_key(store, count):
+    """Its features are computed from the request alone."""
+    plan, keys = plan_of(), [{"user_id": user} for user in range(count)]
+    store.prepare(plan)
+    assert store.lookup(plan, keys, NOW) == ([[] for _ in keys], [{} for _ in keys], {})
+
+
 def test_each_row_of_a_lookup_belongs_to_its_key(store):
     """In the order of the keys: an unknown entity, a null key, one key twice, and one with pushed rows."""
     plan = plan_of(ACTIVITY, FACTS)

@@ -183,6 +183,9 @@ def _callbacks(tune: Tune, progress: Progress | None) -> list[Any]:
             self.done += 1
             report("trials", self.done, tune.number_of_trials)
 
+        def __reduce__(self) -> Any:  # Ray stores its callbacks with the search: not what they report to
+            return ray_tune.Callback, ()
+
     return [TrialCount()]
 
 

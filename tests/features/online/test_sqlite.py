@@ -9,12 +9,26 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
-from tests.features.online.stores import ACTIVITY, FACTS, NOW, PLAN, Clock, at_offset, fill, plan_of
-from tests.features.views import events_frame
+from tests.features.online.stores import (
+    ACTIVITY,
+    FACTS,
+    NOW,
+    PLAN,
+    Clock,
+    at_offset,
+    facts,
+    fill,
+    look_up,
+    plan_of,
+)
+from tests.features.views import HOUR, events_frame
 
 from headrace.features.online import OnlineStore
-from headrace.features.online.sqlite import open_sqlite
+from headrace.features.online.entity_store import EntityStore
+from headrace.features.online.sqlite import SqliteDatabase, open_sqlite
+from headrace.features.online.store import StoreUnavailable
 from headrace.kernel.errors import Unavailable
+from headrace.kernel.position import SnapshotPosition
 from headrace.kernel.time import now_micros
 
 
@@ -66,6 +80,43 @@ def test_a_damaged_file_is_unavailable(tmp_path: Path, sound: int) -> None:
     with pytest.raises(Unavailable, match=r"the online store (is damaged|cannot be)") as error:
         open_sqlite(path)
     assert error.value.where == str(path)
+
+
+def test_a_file_that_is_damaged_while_it_is_open_is_unavailable(tmp_path: Path) -> None:
+    path = tmp_path / "online.db"
+    with closing(open_sqlite(path, clock=Clock())) as store:
+        fill(store)
+    content = path.read_bytes()
+    with closing(open_sqlite(path, clock=Clock())) as store:
+        assert look_up(store, [8]).rows[0][-2:] == [8, 0.5]
+        path.write_bytes(content[:16384] + b"\xff" * (len(content) - 16384))
+        with pytest.raises(StoreUnavailable, match="the online store is damaged"):
+            look_up(store, [1500])
+
+
+def test_a_lookup_of_many_entities_sees_one_moment(tmp_path: Path) -> None:
+    """A writer commits before the second statement of a lookup that takes several."""
+    path, plan, users, begun = tmp_path / "online.db", plan_of(FACTS), range(1_200), []
+    old, new = ([(user, NOW - HOUR, number, 0.5) for user in users] for number in (1, 2))
+    database = SqliteDatabase(path)
+    with (
+        closing(open_sqlite(path, clock=Clock())) as writer,
+        closing(EntityStore(database, clock=Clock())) as store,
+    ):
+        writer.prepare(plan)
+        writer.load(FACTS, facts(old), SnapshotPosition("facts", 1))
+
+        def note(statement: str) -> None:
+            if " from asked " in statement:
+                begun.append(statement)
+                if len(begun) == 2:
+                    writer.load(FACTS, facts(new), SnapshotPosition("facts", 2))
+
+        database._db().set_trace_callback(note)
+        rows = store.lookup(plan, [{"user_id": user} for user in users], NOW).rows
+        assert len(begun) > 2
+        assert {row[0] for row in rows} == {1}
+        assert writer.position(FACTS) == SnapshotPosition("facts", 2)
 
 
 def test_a_forgotten_key_is_no_longer_in_the_file(tmp_path: Path) -> None:

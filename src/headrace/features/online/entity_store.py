@@ -289,6 +289,8 @@ class _PlanLookup:
 
     def read(self, keys: Sequence[Mapping[str, object]]) -> StatesRead:
         """The states of these entities."""
+        if not self._readers:  # every feature of the plan is computed from the request
+            return StatesRead([], None)
         return self._read([pack(keys) for pack in self._packers])
 
     def values(self, count: int, read: StatesRead, at: int) -> LookupResult:
@@ -296,6 +298,8 @@ class _PlanLookup:
         rows: list[list[object]] = []
         positions: list[dict[str, ServedPosition]] = []
         costs: dict[str, ViewCost] = {}
+        if not self._readers:
+            rows, positions = [[] for _ in range(count)], [{} for _ in range(count)]
         for name, reader, group, column in self._readers:
             started = perf_counter()
             states = read.states[group][column]

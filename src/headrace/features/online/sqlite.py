@@ -31,7 +31,7 @@ from headrace.features.plan import StoredView
 from headrace.kernel.addresses import path_of
 from headrace.kernel.position import Position, decode_position, encode_position
 from headrace.kernel.private import make_private
-from headrace.kernel.sqlite import name_error, name_errors, open_shared
+from headrace.kernel.sqlite import name_errors, open_shared, transaction
 from headrace.kernel.time import now_micros
 
 if TYPE_CHECKING:
@@ -170,8 +170,8 @@ class SqliteDatabase:
 
     def positions(self) -> dict[str, Position]:
         """See StateDatabase."""
-        rows = self._query("select digest, position from views where position is not null")
-        return {digest: decode_position(text) for digest, text in rows}
+        with self._answering() as db:
+            return _select_positions(db)
 
     def set_position(self, view: StoredView, position: Position) -> None:
         """See StateDatabase."""
@@ -185,20 +185,17 @@ class SqliteDatabase:
         def read(packed_keys: Sequence[Sequence[PackedKey]]) -> StatesRead:
             db = self._db()
             try:
-                states, is_complete = _select_states(db, selects, packed_keys)
-                if is_complete:
-                    return StatesRead(states, None)
-                db.execute("begin")
-                try:
-                    positions = self.positions()
-                    states, _ = _select_states(db, selects, packed_keys)
-                finally:
-                    db.execute("commit")
-            except sqlite3.OperationalError as error:
+                with transaction(db, write=False):  # every statement sees the same states
+                    states, is_complete = _select_states(db, selects, packed_keys)
+                    positions = {} if is_complete else _select_positions(db)
+            except sqlite3.DatabaseError as error:
                 if str(error).startswith("no such column"):  # that of a view that was dropped
                     raise MissingView from error
                 self._abandon(db)
-                raise name_error(error, _WHAT, self.where) from error
+                with name_errors(_WHAT, self.where):
+                    raise
+            if is_complete:
+                return StatesRead(states, None)
             return StatesRead(states, [[positions.get(view.digest) for view in views] for _, views in groups])
 
         return read
@@ -340,6 +337,11 @@ def _select_states(
         groups.append(states)
         is_complete = is_complete and has_all
     return groups, is_complete
+
+
+def _select_positions(db: sqlite3.Connection) -> dict[str, Position]:
+    rows = db.execute("select digest, position from views where position is not null")
+    return {digest: decode_position(text) for digest, text in rows}
 
 
 def _column(view: StoredView) -> str:

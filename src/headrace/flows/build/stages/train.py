@@ -13,6 +13,7 @@ from headrace.flows.build.plots import metrics_file, plots_of, write_metrics, wr
 from headrace.flows.build.pointers import Pointers
 from headrace.flows.build.project_code import ProjectCode
 from headrace.flows.build.reasons import LOCK, Parameter, user_parameters
+from headrace.flows.build.report import StageReport
 from headrace.flows.build.stage import Stage, StageResult
 from headrace.kernel.counts import plural
 from headrace.kernel.files import move_into_place, write_file
@@ -54,6 +55,9 @@ class TrainStage(Stage):
         from headrace import registry
         from headrace.training.job import train
 
+        def show(counted: str, done: int, total: int) -> None:
+            context.progress(StageReport(self.name, f"{counted}: {done} of {total} done"))
+
         name, project = self.subject, context.project()
         champion = context.champion(name)
         trained = train(
@@ -64,6 +68,7 @@ class TrainStage(Stage):
             code=context.code.training_digest(name),
             champion=None if champion is None else registry.open(context.settings).bundle(name, champion),
             inputs=context.inputs(name),
+            progress=show,
         )
         root, report = context.settings.root, trained.report
         _copy_bundle(trained.bundle, root / bundle_folder(name))
