@@ -283,7 +283,7 @@ REFUSALS: dict[str, tuple[dict[str, Any], str]] = {
         {"content": "broken"},
         "model tiny does not start (exit 1): RuntimeError: the model file is broken",
     ),
-    "killed": ({"content": "die"}, "model killed does not start (signal 9): its log is empty"),
+    "killed": ({"content": "die"}, "model killed does not start (signal 9): it was killed"),
     "greedy": ({"content": "allocate"}, "model greedy does not start (exit 1): MemoryError"),
     "writer": ({"content": "write"}, "the model changes files of its artefact when it is loaded"),
     "absent": ({"requirements": ("mlflow-skinny", "catboost==99")}, "there is no version of catboost==99"),
