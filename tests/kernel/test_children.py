@@ -36,6 +36,18 @@ threading.Event().wait()
 """
 
 
+def await_report(child: Child) -> list[str]:
+    """Supervises the child until something is reported, and returns that."""
+    messages = list[str]()
+
+    def has_reported() -> bool:
+        child.supervise(messages.append)
+        return bool(messages)
+
+    until(has_reported)
+    return messages
+
+
 def test_a_child_that_does_not_get_ready_is_killed_and_started_again(tmp_path: Path) -> None:
     log = tmp_path / "work" / "log"
     child = Child("work", [sys.executable, "-c", "input()"], log, os.environ, longest_start=0.2)
@@ -62,14 +74,8 @@ def test_a_killed_child_is_not_said_to_have_ended_for_what_it_wrote_last(
     work = f"import os, sys; print('ingested 7 events', file=sys.stderr, flush=True); {end}"
     log = tmp_path / "work" / "log"
     child = Child("work", [sys.executable, "-c", work], log, os.environ)
-    messages = list[str]()
-
-    def has_reported() -> bool:
-        child.supervise(messages.append)
-        return bool(messages)
-
     try:
-        until(has_reported)
+        messages = await_report(child)
     finally:
         child.end(0.0)
     code = "signal 9" if "kill" in end else "exit 1"
@@ -81,14 +87,8 @@ def test_what_a_child_reports_is_reported_with_its_name(tmp_path: Path) -> None:
         "import end_with_parent", "import end_with_parent, report_event"
     )
     child = Child("work", [sys.executable, "-c", work], tmp_path / "work" / "log", os.environ)
-    messages = list[str]()
-
-    def has_reported() -> bool:
-        child.supervise(messages.append)
-        return bool(messages)
-
     try:
-        until(has_reported)
+        messages = await_report(child)
     finally:
         child.process.kill()
         child.end(0.0)
@@ -104,14 +104,8 @@ report_ready()
 input()
 """
     child = Child("work", [sys.executable, "-c", work], tmp_path / "work" / "log", os.environ)
-    messages = list[str]()
-
-    def has_reported() -> bool:
-        child.supervise(messages.append)
-        return bool(messages)
-
     try:
-        until(has_reported)
+        messages = await_report(child)
         assert messages == ["work: first ready ."]
         assert not child.ready
         assert child.process.stdin is not None

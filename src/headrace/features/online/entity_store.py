@@ -276,9 +276,8 @@ class _PlanLookup:
     def __init__(self, database: StateDatabase, plan: FeaturePlan) -> None:
         readers = readers_of(plan)
         groups: dict[KeySchema, list[StoredView]] = {}
-        self._readers: list[
-            tuple[str, ViewReader, int, int]
-        ] = []  # in the plan's order, and where its states are
+        # Name and reader of each view in the plan's order, and the group and the column of its states.
+        self._readers: list[tuple[str, ViewReader, int, int]] = []
         for reader in readers:
             keys = _keys_of(database, reader.view)
             views = groups.setdefault(keys, [])
