@@ -30,6 +30,7 @@ NOT_RUN = re.compile(r"^<!-- not run: ([^\n]+) -->\n```.*?^```", re.MULTILINE | 
 PORT = re.compile(r"http://127\.0\.0\.1:(\d+)")
 PORTS = ("8100", "8101", "8102")  # where a page does not show them
 PORT_VARIABLES = ("HEADRACE_PREDICT_PORT", "HEADRACE_COLLECTOR_PORT", "HEADRACE_CONSOLE_PORT")
+FOLLOWS_EVENTS = ("headrace predict", "headrace shadows")
 ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 
 
@@ -134,10 +135,10 @@ class Reader:
             self._start(output)
         else:
             where = f"{page}: {command}"
-            # An answer follows an event within a second or so: a reader would ask again.
-            deadline = time.monotonic() + (30 if command.startswith("headrace predict") else 0)
+            # What is asked follows an event within a second or so: a reader would ask again.
+            deadline = time.monotonic() + (60 if command.startswith(FOLLOWS_EVENTS) else 0)
             fails = output.startswith("error:")
-            while not self._matches(printed := self._print(command, where, fails), output):
+            while not self._matches(printed := self._print(command, where, fails, deadline), output):
                 assert time.monotonic() < deadline, f"{where}\nprinted:\n{printed}\nshown:\n{output}"
             for newest in re.findall(rf"^id +({ID.pattern}) *$", printed, re.MULTILINE):
                 self._newest_id = newest
@@ -155,7 +156,8 @@ class Reader:
             self._python = PythonSession(self.folder, self._environment)
         return self._python
 
-    def _print(self, command: str, where: str, fails: bool = False) -> str:
+    def _print(self, command: str, where: str, fails: bool = False, deadline: float = 0) -> str:
+        """What the command prints, on stderr if it is to fail; until the deadline it may end otherwise."""
         done = subprocess.run(
             ["/bin/bash", "-c", command],
             cwd=self.folder,
@@ -165,8 +167,9 @@ class Reader:
             timeout=900,
             check=False,
         )
-        assert (done.returncode != 0) == fails, f"{where}\n{done.stdout}{done.stderr}"
-        return done.stderr if fails else done.stdout
+        is_expected = (done.returncode != 0) == fails
+        assert is_expected or time.monotonic() < deadline, f"{where}\n{done.stdout}{done.stderr}"
+        return done.stderr if fails or not is_expected else done.stdout
 
     def _start(self, output: str) -> None:
         if self._server is not None:  # of a page before

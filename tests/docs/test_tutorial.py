@@ -1,23 +1,70 @@
-"""The tutorial, followed as a reader would: what it shows is printed, and its end is the example `minimal`."""
+"""The tutorial and then the how-to pages, followed as a reader would, in the project that the tutorial makes."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
-from tests.docs.blocks import Reader
+import polars as pl
+import pytest
+from tests.docs.blocks import PORT_VARIABLES, Reader
+
+import headrace
 
 ROOT = Path(__file__).parents[2]
-PAGES = ["index", "events", "tables", "features", "model", "predictions", "why"]
+DOCS = ROOT / "docs"
+TUTORIAL = ["index", "events", "tables", "features", "model", "predictions", "why"]
+HOW_TO = ["add_a_feature", "roll_back", "change_a_contract", "backfill", "debug_a_stale_build"]
 
 
-def test_the_tutorial_works_as_it_is_written(tmp_path: Path) -> None:
-    reader = Reader(tmp_path, HEADRACE_PREDICT_PORT="0", HEADRACE_COLLECTOR_PORT="0", HEADRACE_CONSOLE_PORT="0")
+@dataclass(frozen=True)
+class Followed:
+    """The tutorial, followed to its end.
+
+    Attributes:
+        reader: the reader, in the project's folder; nothing runs any more.
+        files: the files that the reader wrote, at the end of the tutorial: path in the project → text.
+    """
+
+    reader: Reader
+    files: dict[str, str]
+
+
+@pytest.fixture(scope="module")
+def followed(tmp_path_factory: pytest.TempPathFactory) -> Followed:
+    reader = Reader(tmp_path_factory.mktemp("tutorial"), **dict.fromkeys(PORT_VARIABLES, "0"))
     try:
-        for page in PAGES:
-            reader.follow(ROOT / "docs" / "tutorial" / f"{page}.md")
+        for page in TUTORIAL:
+            reader.follow(DOCS / "tutorial" / f"{page}.md")
     finally:
         code = reader.stop()
     assert code == 0
-    example = ROOT / "examples" / "minimal"
-    for file in (path for path in example.rglob("*") if path.is_file() and path.suffix in {".py", ".toml"}):
-        assert (reader.folder / file.relative_to(example)).read_text() == file.read_text(), file
+    return Followed(reader, read_files(reader.folder))
+
+
+def read_files(project: Path) -> dict[str, str]:
+    """The Python and settings of a project: path → text."""
+    files = [project / "headrace.toml", *project.glob("*.py"), *project.glob("payments/*.py")]
+    return {str(file.relative_to(project)): file.read_text() for file in files}
+
+
+def test_the_tutorial_works_as_it_is_written_and_ends_as_minimal(followed: Followed) -> None:
+    assert followed.files == read_files(ROOT / "examples" / "minimal")
+
+
+def test_the_how_to_pages_work_as_they_are_written(followed: Followed) -> None:
+    reader = followed.reader
+    for page in HOW_TO:
+        reader.follow(DOCS / "how-to" / f"{page}.md")
+    folder = reader.folder
+    before = headrace.project(folder, profile="local")
+    reader.follow(DOCS / "how-to" / "back_up_and_restore.md")
+    assert reader.folder != folder
+    after = headrace.project(reader.folder, profile="local")
+    assert list(after.tables) == list(before.tables)
+    for name in before.tables:
+        old, new = before.table(name), after.table(name)
+        assert (new.snapshot, new.to_polars().equals(old.to_polars())) == (old.snapshot, True), name
+    frame = pl.DataFrame({"card": range(400), "amount": [20.0] * 400})
+    moments = frame.with_columns(event_timestamp=before.table("payments").to_polars()["paid_at"].max())
+    assert after.score("refusal", moments).equals(before.score("refusal", moments))

@@ -7,7 +7,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -104,27 +104,44 @@ def check_readme(run: DemoRun, readme: Path) -> int:
     return compared
 
 
-def run_commands(reader: Reader, readme: Path) -> None:
+def run_commands(reader: Reader, readme: Path, *, shown: bool = True) -> None:
     """Runs each command of the README but `headrace demo`, one after the other; compares no output.
+
+    Without `shown` it leaves out those whose output the README shows, which `check_readme` runs.
 
     Raises:
         AssertionError: a command fails.
     """
     for block in find_blocks(readme.read_text(), "console"):
-        for command, _ in split_commands(block):
-            if not command.startswith("headrace demo"):
+        for command, output in split_commands(block):
+            if not command.startswith("headrace demo") and (shown or not output.strip()):
                 reader.run(command, "", readme.parent.name)
 
 
-def follow_readme(readme: Path, folder: Path) -> None:
+def follow_readme(
+    readme: Path,
+    folder: Path,
+    instead: Mapping[str, str] | None = None,
+    *,
+    shown: bool = True,
+    **environment: str,
+) -> None:
     """Runs each command of the README, one after the other, in the project that its first ones make.
+
+    Args:
+        readme: the README of an example.
+        folder: an empty folder, or the project of the example's demo.
+        instead: command of the README → the command to run instead, the first time.
+        shown: as for `run_commands`.
+        environment: further variables of the commands' environment.
 
     Raises:
         AssertionError: a command fails.
     """
-    reader = Reader(folder, **dict.fromkeys(PORT_VARIABLES, "0"), DVC_NO_ANALYTICS="1", **AUTHOR)
+    environment = {**dict.fromkeys(PORT_VARIABLES, "0"), "DVC_NO_ANALYTICS": "1", **AUTHOR, **environment}
+    reader = Reader(folder, instead, **environment)
     try:
-        run_commands(reader, readme)
+        run_commands(reader, readme, shown=shown)
     finally:
         code = reader.stop()
     assert code == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import subprocess
 from datetime import date, timedelta
 from pathlib import Path
@@ -14,6 +15,7 @@ from tests.e2e.demos import (
     DemoRun,
     call_dvc,
     check_readme,
+    follow_readme,
     plots_of,
     processes_of,
     run_demo,
@@ -22,6 +24,7 @@ from tests.examples.example import load_script
 
 import headrace
 
+README = EXAMPLES / "sales" / "README.md"
 STORES, DEPARTMENTS = 3, 12
 LAST = date(2012, 10, 26)  # the public sales end here
 
@@ -82,7 +85,16 @@ def test_dvc_shows_the_metrics_and_plots(demo: DemoRun) -> None:
 
 
 def test_readme_shows_what_is_printed(demo: DemoRun) -> None:
-    assert check_readme(demo, EXAMPLES / "sales" / "README.md") == 4
+    assert check_readme(demo, README) == 4
+
+
+def test_each_command_of_the_readme_succeeds(demo: DemoRun) -> None:
+    """In the demo's project: the commands that make the project and its files are the demo's own steps, and
+    the test above runs those whose output is shown."""
+    made = dict.fromkeys(["headrace init sales --example sales", "cd sales", "python generate.py"], "true")
+    if importlib.util.find_spec("torch") is None:  # the demo leaves the network out, too
+        made["cp -r variants/torch/sales ."] = "true"
+    follow_readme(README, demo.folder, made, shown=False)
 
 
 @pytest.fixture(scope="module")

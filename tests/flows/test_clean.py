@@ -10,7 +10,7 @@ from headrace.config.settings import Settings
 from headrace.flows.build import build, hold_build_lock
 from headrace.flows.project import clean as cleaning
 from headrace.flows.project.clean import clean
-from headrace.kernel.errors import Unavailable
+from headrace.kernel.errors import ProjectError, Unavailable
 from headrace.kernel.lock import find_holder
 from headrace.projects.running import hold_up_lock
 from headrace.workspace import Workspace
@@ -28,6 +28,17 @@ def test_clean_removes_the_state_and_the_pointers_and_leaves_code_and_data(tiny:
         "table-total",
         "table-count",
     ]
+
+
+def test_a_pipeline_of_somebody_else_is_neither_replaced_nor_deleted(tiny: Settings) -> None:
+    pipeline = {"dvc.yaml": "stages:\n  mine:\n    cmd: echo 1\n", "dvc.lock": "schema: '2.0'\n"}
+    for name, text in pipeline.items():
+        (tiny.root / name).write_text(text)
+    with pytest.raises(ProjectError, match=r"dvc\.yaml was not written by Headrace"):
+        build(Workspace(tiny))
+    tiny.make_state()
+    assert {path.name for path in clean(tiny).paths} == {"local"}
+    assert {name: (tiny.root / name).read_text() for name in pipeline} == pipeline
 
 
 def test_clean_is_refused_during_a_build_or_up_and_removes_nothing(tiny: Settings) -> None:

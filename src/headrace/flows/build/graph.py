@@ -84,10 +84,7 @@ class StageGraph:
 
     def dvc_yaml(self) -> str:
         """The graph as DVC reads it."""
-        lines = [
-            "# Written by `headrace build` from the project's declarations: edit those, not this file.",
-            "stages:",
-        ]
+        lines = ["stages:"]
         for stage in self.stages:
             lines += [f"  {stage.name}:", f"    cmd: headrace run-stage {stage.name}"]
             if stage.deps:

@@ -10,9 +10,10 @@ import attrs
 
 from headrace.flows.build.context import BuildContext
 from headrace.flows.build.drift import find_drift, record_state, remove_void_pointers, table_snapshots
+from headrace.flows.build.dvc_yaml import check_dvc_yaml, write_dvc_yaml
 from headrace.flows.build.lost_columns import check_lost_columns
 from headrace.flows.build.pipeline import Pipeline, init
-from headrace.flows.build.pointers import Pointers, write_if_changed
+from headrace.flows.build.pointers import Pointers
 from headrace.flows.build.remake import remake_tables
 from headrace.flows.build.report import Progress, StageReport
 from headrace.flows.build.revisions import fetch_revisions
@@ -41,6 +42,7 @@ def run_build(context: BuildContext, targets: Sequence[str], progress: Progress)
     them become visible; then the first problem is raised.
     """
     settings, graph = context.settings, context.graph
+    check_dvc_yaml(settings.root)
     check_lost_columns(context)
     init(settings.root)
     selected = graph.select(targets)
@@ -58,7 +60,7 @@ def run_build(context: BuildContext, targets: Sequence[str], progress: Progress)
         remove_void_pointers(context.workspace, graph.stages)
         _remove_lost_pointers(context, selected)
         drift = find_drift(context.workspace, graph.stages)
-        write_if_changed(settings.root / "dvc.yaml", graph.dvc_yaml().encode())
+        write_dvc_yaml(settings.root, graph.dvc_yaml())
         pipeline = Pipeline(settings.root)
         tables, readers = _split(selected)
         with pipeline.lock():

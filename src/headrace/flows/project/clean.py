@@ -9,6 +9,7 @@ from msgspec import Struct
 
 from headrace.config.settings import Settings
 from headrace.flows.build import hold_build_lock
+from headrace.flows.build.dvc_yaml import is_own_dvc_yaml
 from headrace.flows.build.plots import metrics_file, plots_folder
 from headrace.flows.build.pointers import CODE, Pointers
 from headrace.kernel.faults import reach
@@ -16,7 +17,8 @@ from headrace.projects.running import hold_up_lock
 
 __all__ = ["Leftovers", "clean", "find_leftovers"]
 
-_POINTERS = ("pointers", "dvc.lock", "dvc.yaml", "models")
+_POINTERS = ("pointers", "models")
+_PIPELINE = ("dvc.lock", "dvc.yaml")
 
 
 class Leftovers(Struct, frozen=True):
@@ -28,7 +30,8 @@ class Leftovers(Struct, frozen=True):
 
 def find_leftovers(settings: Settings) -> Leftovers:
     """What `clean` would delete."""
-    files = (*_POINTERS, *_files_of_models(settings))
+    pipeline = _PIPELINE if is_own_dvc_yaml(settings.root) else ()
+    files = (*_POINTERS, *pipeline, *_files_of_models(settings))
     places = (*(settings.root / name for name in files), settings.state, _trash(settings))
     paths = tuple(path for path in places if path.exists())
     return Leftovers(paths, sum(_size(path) for path in paths))
