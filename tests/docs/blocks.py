@@ -111,7 +111,9 @@ class Reader:
 
     def which(self, program: str) -> Path:
         """The file of a program that the commands call."""
-        return Path(self._print(f"command -v {program}", program).strip())
+        done = self._call(f"command -v {program}")
+        assert done.returncode == 0, program
+        return Path(done.stdout.strip())
 
     def stop(self) -> int | None:
         """Ends the server that a page started, and Python; returns the server's exit code."""
@@ -134,12 +136,16 @@ class Reader:
         elif command == "headrace up":
             self._start(output)
         else:
-            where = f"{page}: {command}"
+            where, fails = f"{page}: {command}", output.startswith("error:")
             # What is asked follows an event within a second or so: a reader would ask again.
             deadline = time.monotonic() + (60 if command.startswith(FOLLOWS_EVENTS) else 0)
-            fails = output.startswith("error:")
-            while not self._matches(printed := self._print(command, where, fails, deadline), output):
-                assert time.monotonic() < deadline, f"{where}\nprinted:\n{printed}\nshown:\n{output}"
+            while True:
+                done = self._call(command)
+                printed = done.stderr if fails else done.stdout
+                if (done.returncode != 0) == fails and self._matches(printed, output):
+                    break
+                both = done.stdout + done.stderr
+                assert time.monotonic() < deadline, f"{where}\nprinted:\n{both}\nshown:\n{output}"
             for newest in re.findall(rf"^id +({ID.pattern}) *$", printed, re.MULTILINE):
                 self._newest_id = newest
 
@@ -156,9 +162,8 @@ class Reader:
             self._python = PythonSession(self.folder, self._environment)
         return self._python
 
-    def _print(self, command: str, where: str, fails: bool = False, deadline: float = 0) -> str:
-        """What the command prints, on stderr if it is to fail; until the deadline it may end otherwise."""
-        done = subprocess.run(
+    def _call(self, command: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
             ["/bin/bash", "-c", command],
             cwd=self.folder,
             env=self._environment,
@@ -167,9 +172,6 @@ class Reader:
             timeout=900,
             check=False,
         )
-        is_expected = (done.returncode != 0) == fails
-        assert is_expected or time.monotonic() < deadline, f"{where}\n{done.stdout}{done.stderr}"
-        return done.stderr if fails or not is_expected else done.stdout
 
     def _start(self, output: str) -> None:
         if self._server is not None:  # of a page before

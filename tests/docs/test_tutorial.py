@@ -1,4 +1,4 @@
-"""The tutorial and then the how-to pages, followed as a reader would, in the project that the tutorial makes."""
+"""The tutorial and then the how-to pages, followed as a reader would, in the project of the tutorial."""
 
 from __future__ import annotations
 

@@ -15,6 +15,7 @@ from typing import Any
 from tests.docs.blocks import PORT_VARIABLES, Reader, find_blocks, make_pattern, normalise, split_commands
 
 __all__ = [
+    "AUTHOR",
     "EXAMPLES",
     "HEADRACE",
     "DemoRun",

@@ -34,6 +34,16 @@ def test_a_profile_that_only_other_projects_have_does_not_matter(
     assert init(tmp_path / "other", example="minimal").name == "payments"
 
 
+def test_a_folder_is_not_in_the_repository_that_its_path_leaves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repository = tmp_path / "repository"
+    (repository / ".git").mkdir(parents=True)
+    monkeypatch.chdir(repository)
+    assert init(Path("../clicks_outside")).folder == tmp_path / "clicks_outside"
+    assert load_settings(Path("../clicks_outside")).root == tmp_path / "clicks_outside"
+
+
 def test_an_empty_project_says_what_to_write_first(tmp_path: Path) -> None:
     # a name that no other test imports: init refuses the name of a package that Python finds
     project = init(tmp_path / "turnstile")

@@ -39,7 +39,16 @@ from headrace.kernel.files import write_file
 from headrace.kernel.private import make_private
 from headrace.kernel.secrets import mask_secrets
 
-__all__ = ["FILE", "PARTS", "Settings", "find_root", "has_project", "load_settings", "make_settings"]
+__all__ = [
+    "FILE",
+    "PARTS",
+    "Settings",
+    "find_root",
+    "has_project",
+    "load_settings",
+    "make_absolute",
+    "make_settings",
+]
 
 FILE = "headrace.toml"
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
@@ -188,9 +197,14 @@ def make_settings(
     return Settings(root, project, profile, state, typed, schedules, **parts)  # type: ignore[arg-type]
 
 
+def make_absolute(folder: Path) -> Path:
+    """The folder's absolute path. One with `..` is resolved: its parents would be folders that it is not in."""
+    return folder.resolve() if ".." in folder.parts else folder.absolute()
+
+
 def has_project(start: Path | None = None) -> bool:
     """Whether `start` (default: the working folder) or a folder above it has a headrace.toml."""
-    return _search_upwards((start or Path.cwd()).absolute()) is not None
+    return _search_upwards(make_absolute(start or Path.cwd())) is not None
 
 
 def _search_upwards(start: Path) -> Path | None:
@@ -203,7 +217,7 @@ def find_root(start: Path | None = None) -> Path:
     Raises:
         ProjectError: no folder does.
     """
-    start = (start or Path.cwd()).absolute()
+    start = make_absolute(start or Path.cwd())
     folder = _search_upwards(start)
     if folder is not None:
         return folder
@@ -223,7 +237,7 @@ def load_settings(root: Path | None = None, profile: str | None = None) -> Setti
         ProjectError: no headrace.toml, no valid TOML, an unknown block, setting or profile, a value
             of the wrong type. The error names the file and the setting, or the environment variable.
     """
-    root = find_root(root) if root is None or not (root / FILE).is_file() else root.absolute()
+    root = find_root(root) if root is None or not (root / FILE).is_file() else make_absolute(root)
     path = root / FILE
     document = _read(path)
     name = profile or os.environ.get("HEADRACE_PROFILE") or "local"

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from headrace.config.settings import FILE
+from headrace.config.settings import FILE, make_absolute
 from headrace.kernel.errors import CallError
 from headrace.kernel.files import write_file
 
@@ -80,12 +80,13 @@ def init(folder: Path, example: str | None = None) -> NewProject:
         CallError: the folder is not empty, the example does not exist, or the folder's name is not a valid
             project name.
     """
-    folder = folder.absolute()
+    folder = make_absolute(folder)
     if folder.exists() and not (folder.is_dir() and {path.name for path in folder.iterdir()} <= {".git"}):
         raise CallError(
             "the folder is not empty",
             where=str(folder),
-            remedy="Name a folder that does not exist yet.",
+            remedy="Name a folder that does not exist yet. To make a project of this one, write headrace.toml and a "
+            "package of the project's name into it (docs/how-to/move_from_dvc.md).",
         )
     if example is None:
         _empty(folder)
