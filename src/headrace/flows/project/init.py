@@ -85,8 +85,8 @@ def init(folder: Path, example: str | None = None) -> NewProject:
         raise CallError(
             "the folder is not empty",
             where=str(folder),
-            remedy="Name a folder that does not exist yet. To make a project of this one, write headrace.toml and a "
-            "package of the project's name into it (docs/how-to/move_from_dvc.md).",
+            remedy="Name a folder that does not exist yet. To make a project of this one, write headrace.toml "
+            "and a package of the project's name into it (docs/how-to/move_from_dvc.md).",
         )
     if example is None:
         _empty(folder)
