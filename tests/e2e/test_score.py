@@ -203,7 +203,9 @@ def test_a_project_lists_what_it_has(project: OpenProject) -> None:
     assert list(project.models) == ["refusal"]
     model = project.models.refusal
     assert list(model.versions) == ["1", "champion"]
-    assert model.versions["champion"].version == 1
+    assert model.versions["champion"].version == model.versions[1].version == 1
+    with pytest.raises(CallError, match="no arm is named"):
+        project.release("refusal")
     assert list(project.feature_services) == ["refusal"]
     assert project.feature_services["refusal"].name == "refusal"
     with pytest.raises(KeyError):

@@ -39,7 +39,8 @@ class Listing(Mapping[str, T], Generic[T]):
         self._kind, self._list_names, self._open_item = kind, list_names, open_item
         self._remedy, self._describe = remedy, describe
 
-    def __getitem__(self, name: str) -> T:
+    def __getitem__(self, name: str | int) -> T:
+        name = str(name)  # versions["2"] and versions[2] are the same
         names = self._list_names()
         if name not in names:
             listed = f"There are: {', '.join(names)}." if names else self._remedy or None
@@ -61,7 +62,7 @@ class Listing(Mapping[str, T], Generic[T]):
         return len(self._list_names())
 
     def __contains__(self, name: object) -> bool:
-        return name in self._list_names()
+        return str(name) in self._list_names()
 
     def __dir__(self) -> list[str]:
         return [name for name in self._list_names() if name.isidentifier()]

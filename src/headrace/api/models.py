@@ -35,7 +35,7 @@ class OpenModel:
 
     @property
     def versions(self) -> Listing[Version]:
-        """The registered versions by number and alias, the newest first: `versions["2"]`,
+        """The registered versions by number and alias, the newest first: `versions[2]`,
         `versions["champion"]`."""
         return Listing(
             f"version of {self.name}",

@@ -36,7 +36,7 @@ def find_prediction(workspace: Workspace, prediction_id: str) -> tuple[Predictio
         CallError: the id is not valid, or no prediction has it.
     """
     try:
-        text = str(UUID(prediction_id))
+        text = str(UUID(str(prediction_id)))
         time = id_time(text)
     except ValueError:
         raise CallError(

@@ -137,6 +137,8 @@ def check_model(workspace: Workspace, model: str) -> None:
 def _parse_arms(workspace: Workspace, model: str, texts: Sequence[str]) -> list[Arm]:
     """The arms, the champion first. If the texts name no champion, the present one is added."""
     parsed = [parse_arm(text) for text in texts]
+    if not parsed:
+        raise CallError("no arm is named", remedy="Name one, such as champion=3")
     if not any(name == "champion" for name, _, _ in parsed):
         current = releases.find_current(workspace.log, model)
         if current is None:
