@@ -407,10 +407,11 @@ def test_workers_that_share_a_topic_keep_one_view_level(project, lake, store):
             break
         assert monotonic() < deadline
         sleep(0.1)
-    send(sender, [(user, now_micros() - 3 * DAY, 5.0) for user in users[:-1]])  # in no window any more
-    while store.position(view).offsets != sender.end("clicks"):
-        assert monotonic() < deadline
-        sleep(0.05)
+    for old in ([], [(user, now_micros() - 3 * DAY, 5.0) for user in users[:-1]]):  # in no window any more
+        send(sender, old)
+        while store.position(view).offsets != sender.end("clicks"):
+            assert monotonic() < deadline
+            sleep(0.05)
     stop.set()
     for thread in threads:
         thread.join(60)
