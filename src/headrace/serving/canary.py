@@ -80,13 +80,16 @@ class StepObservations:
 
     Attributes:
         failed: for each request of another entity, whether the arm failed to answer it.
-        latencies: milliseconds of the answer to each request.
+        latencies: milliseconds of the answer to each request of another entity, of as many instances as are
+            usual.
         scores: for each known outcome of another entity, how good it is: True or False, or a number.
+        requests: how many requests the arm answered, of any entity and size.
     """
 
     failed: Observed
     latencies: Observed
     scores: Observed
+    requests: int
 
 
 @frozen
@@ -164,8 +167,8 @@ def decide(plan: CanaryPlan, observations: Sequence[Observations]) -> Decision:
     doubtful = [comparison for comparison in comparisons if comparison.evidence >= _DOUBT]
     if doubtful:
         return Decision("hold", f"{_describe(doubtful[0])}: in doubt", comparisons)
-    last = observations[-1].canary if observations else StepObservations([], [], [])
-    answered, known = len(last.latencies), len(last.scores)
+    last = observations[-1].canary if observations else StepObservations([], [], [], 0)
+    answered, known = last.requests, len(last.scores)
     if answered < plan.min_requests or known < plan.min_outcomes:
         requests = f"{answered:,} of {plural(plan.min_requests, 'request')}"
         why = f"{requests} and {known:,} of {plan.min_outcomes:,} outcomes so far"
