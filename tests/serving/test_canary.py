@@ -151,3 +151,23 @@ def test_numbers_are_compared_with_the_champions_median():
 
     assert scored(1.0).action == "hold"
     assert (scored(1.5).action, scored(1.5).why[:9]) == ("roll back", "outcomes:")
+
+
+@pytest.mark.parametrize(("factor", "more", "action"), [(1.1, 0.05, "hold"), (1.3, 0.05, "roll back")])
+def test_an_arm_that_is_asked_rarely_may_be_a_little_slower(factor, more, action):
+    rng = np.random.default_rng(8)
+    champion, canary = rng.lognormal(-1, 0.3, 15_000), rng.lognormal(-1, 0.3, 5_000) * factor + more
+    plan = msgspec.structs.replace(PLAN, min_requests=10**9)
+    arms = StepObservations([], champion, [], 15_000), StepObservations([], canary, [], 5_000)
+    assert decide(plan, [Observations(0.25, *arms)]).action == action
+
+
+def test_the_numbers_of_a_rollback_are_those_that_decided():
+    """The canary's median is doubled, its slowest answers are not slower."""
+    rng = np.random.default_rng(9)
+    champion, canary = rng.uniform(0, 10, 15_000), rng.uniform(5, 10, 5_000)
+    arms = StepObservations([], champion, [], 15_000), StepObservations([], canary, [], 5_000)
+    latency = decide(PLAN, [Observations(0.25, *arms)]).comparisons[1]
+    assert latency.canary_bad > latency.champion_bad + 0.3
+    limit = np.median(champion[:500])
+    assert latency.what == f"over {limit:.3g} ms (the canary: {limit * 1.1 + 0.05:.3g} ms)"

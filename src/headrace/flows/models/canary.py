@@ -128,10 +128,19 @@ def review(workspace: Workspace, model: str) -> CanaryReview:
     if release is None:
         check_model(workspace, model)
         raise CallError(
-            f"model {model!r} has no canary",
+            f"model {model!r} has no canary{_describe_last(releases.history(workspace.log, model))}",
             remedy=f"headrace release {model} canary=VERSION --steps 1%,5%,25%,100%",
         )
     return _review(workspace, release)
+
+
+def _describe_last(history: Sequence[Release]) -> str:
+    """How the last canary ended, of a model that has none now; empty if it never had one."""
+    last = max((index for index, release in enumerate(history) if release.canary is not None), default=None)
+    if last is None:
+        return ""
+    end = history[last + 1]
+    return f"; the last one was ended by {end.by} at {end.at:%F %T} UTC: {end.why or 'a release'}"
 
 
 def review_each(workspace: Workspace, canaries: Iterable[Release]) -> dict[str, CanaryReview | str]:
