@@ -225,7 +225,7 @@ def test_a_canary_is_rolled_back_or_advances_by_what_was_ingested(shop: TracedSh
             assert (current.by, current.why.startswith(action)) == ("canary", True)
             if action == "roll back":
                 assert (current.restores, current.arms, current.canary) == (before.id, before.arms, None)
-                with pytest.raises(CallError, match=r"no canary; .* ended by canary at .* UTC: roll back: outc"):
+                with pytest.raises(CallError, match=r"no canary; .* ended by canary at .* UTC: roll back: o"):
                     review(workspace, "purchase")
             else:
                 assert current.canary == msgspec.structs.replace(plan, step=1)
