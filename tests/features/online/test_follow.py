@@ -417,8 +417,8 @@ def test_workers_that_share_a_topic_keep_one_view_level(project, lake, store):
         thread.join(60)
     at = now_micros()
     assert look_up(store, plan, users, at) == offline(project, lake, view, users, at)
-    # Each value has exactly the events of its entity before its position, in both log partitions. An event that no
-    # window can reach changes no state, so a state's position may be before it.
+    # Each value has exactly the events of its entity before its position, in both log partitions. An event that
+    # no window can reach changes no state, so a state's position may be before it.
     positions = store.lookup(plan, [{"user": user} for user in users], at).positions
     for user, position in zip(users, positions, strict=True):
         after = pl.any_horizontal(

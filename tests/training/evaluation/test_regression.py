@@ -53,12 +53,12 @@ def test_a_value_that_is_not_finite_has_no_metric() -> None:
 )
 def test_a_metric_that_is_not_finite_is_refused(target: list[float], outputs: list[float], wrong: str) -> None:
     """In a report it would be null, which no later command could read as a number."""
-    with pytest.raises(Refused, match=f"^{wrong} would be NaN or infinite"):
+    with pytest.raises(Refused, match=rf"^{wrong} would be NaN or infinite"):
         REGRESSION.evaluate(target, outputs)
 
 
 def test_a_searched_metric_that_is_not_finite_is_refused() -> None:
-    with pytest.raises(Refused, match="^rmse would be NaN or infinite"):
+    with pytest.raises(Refused, match=r"^rmse would be NaN or infinite"):
         REGRESSION.metric("rmse", [1.0, 2.0], [1e200, 2.0])
     assert REGRESSION.metric("mae", [1.0, 2.0], [1e200, 2.0]) == 5e199
 

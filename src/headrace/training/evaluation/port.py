@@ -92,7 +92,7 @@ def check_metrics(metrics: dict[str, float]) -> dict[str, float]:
     if wrong:
         raise Refused(
             f"{', '.join(wrong)} would be NaN or infinite",
-            remedy="The target or the model's outputs are too large: check the target and the trainer's parameters.",
+            remedy="The target or the model's outputs are too large: check it and the trainer's parameters.",
         )
     return metrics
 
