@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextvars import Context
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -167,14 +167,10 @@ class SpoolingPredictor:
                 groups.setdefault(arm.name, (arm, servable, []))[2].append(index)
         calls: list[_ArmCall] = []
         for arm, servable, indexes in groups.values():
-            places = iter(indexes)
-            for outcome in self._call_arm(model, arm, servable, [requests[index] for index in indexes]):
-                if isinstance(outcome, _ArmCall):
-                    calls.append(outcome)
-                    for prediction in outcome.predictions:
-                        answers[next(places)] = prediction
-                else:
-                    answers[next(places)] = outcome
+            outcomes = self._call_arm(model, arm, servable, [requests[index] for index in indexes])
+            calls += [outcome for outcome in outcomes if isinstance(outcome, _ArmCall)]
+            for index, answer in zip(indexes, _list_answers(outcomes), strict=True):
+                answers[index] = answer
         self._complete_together(calls, answers)
         return answers
 
@@ -183,14 +179,10 @@ class SpoolingPredictor:
     ) -> list[_ArmCall | Exception]:
         """One call for all requests. If it fails, the call of each request, or its error."""
         if len(requests) > 1:
-            instances = [request.instance for request in requests]
-            contexts = [request.context for request in requests]
+            instances, contexts = [r.instance for r in requests], [r.context for r in requests]
+            indexes, at, predict = [0] * len(requests), now_micros(), self._predict_by_servable
             try:
-                return [
-                    self._predict_by_servable(
-                        model, arm, servable, instances, [0] * len(instances), None, now_micros(), contexts
-                    )
-                ]
+                return [predict(model, arm, servable, instances, indexes, None, at, contexts)]
             except StoreUnavailable as error:  # of none of them in particular: alone, each would wait again
                 metrics = self._metrics.arm(model.release.model, arm.version, arm.name)
                 metrics.count_errors(_code_of(error), len(requests))
@@ -375,15 +367,7 @@ class SpoolingPredictor:
 
         The error of a prediction that is not in the spool takes its place among the answers.
         """
-        records: dict[str, bytes] = {}
-        for index, answer in enumerate(answers):
-            if isinstance(answer, Prediction):
-                try:
-                    records[answer.id] = _encode_record(answer, self.max_bytes)
-                except OversizedPrediction as error:
-                    answers[index] = error
-        if not records:
-            return
+        records = _encode_each(answers, self.max_bytes)
         try:
             _append_records(self._spool, list(records.values()))
         except Unavailable as error:
@@ -393,6 +377,15 @@ class SpoolingPredictor:
             spooled = [prediction for prediction in call.predictions if prediction.id in records]
             if spooled:
                 call.add_to_metrics(spooled)
+
+
+def _list_answers(outcomes: Sequence[_ArmCall | Exception]) -> Iterator[Prediction | Exception]:
+    """The predictions of the calls, and the errors between them."""
+    for outcome in outcomes:
+        if isinstance(outcome, _ArmCall):
+            yield from outcome.predictions
+        else:
+            yield outcome
 
 
 def _encode_record(prediction: Prediction, max_bytes: int) -> bytes:
@@ -405,6 +398,18 @@ def _encode_record(prediction: Prediction, max_bytes: int) -> bytes:
             details={"instance": prediction.instance},
         )
     return record
+
+
+def _encode_each(answers: list[Prediction | Exception], max_bytes: int) -> dict[str, bytes]:
+    """Prediction id → record. In the place of a prediction whose record is too large is the error."""
+    records = {}
+    for index, answer in enumerate(answers):
+        if isinstance(answer, Prediction):
+            try:
+                records[answer.id] = _encode_record(answer, max_bytes)
+            except OversizedPrediction as error:
+                answers[index] = error
+    return records
 
 
 def _append_records(spool: Spool, records: Sequence[bytes]) -> None:
