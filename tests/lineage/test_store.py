@@ -125,6 +125,50 @@ def test_the_name_of_a_job_does_not_depend_on_its_parent(store: Store) -> None:
         assert "parent" not in event["run"]["facets"]
 
 
+def test_a_job_names_its_datasets_from_its_start_and_if_it_fails(
+    store: Store, check_event: Callable[[dict[str, Any]], None]
+) -> None:
+    # Marquez takes an event without outputs for a job that writes nothing, and cuts its graph there.
+    before = Dataset("table", "clicks", SnapshotPosition("clicks", 6), {"schema": {"user": "int64"}})
+    plain_topic = Dataset("topic", "clicks")
+    ids = []
+    for fails in (False, True):
+        with store.recorder() as recorder, record_with(recorder), contextlib.suppress(ValueError):  # noqa: SIM117
+            with run("load clicks", reads=[plain_topic], writes=[before]) as r:
+                ids.append(r.id)
+                if fails:
+                    raise ValueError
+                r.add_input(TOPIC)
+                r.add_output(TABLE)
+
+    versions = []
+    for event in [event for run_id in ids for event in store.events(run_id)]:
+        check_event(event)
+        assert [dataset["name"] for dataset in event["inputs"]] == ["topic/clicks"], event["eventType"]
+        (output,) = event["outputs"]
+        versions.append((event["eventType"], output["name"], output["facets"]["version"]["datasetVersion"]))
+    assert versions == [
+        ("START", "table/clicks", "6"),
+        ("COMPLETE", "table/clicks", "7"),
+        ("START", "table/clicks", "6"),
+        ("FAIL", "table/clicks", "6"),
+    ]
+    completed, failed = map(store.run, ids)
+    assert completed is not None
+    assert failed is not None
+    assert (completed.inputs, completed.outputs) == ((TOPIC,), (TABLE,))
+    assert (failed.inputs, failed.outputs) == ((), ())
+
+
+def test_a_model_that_has_no_version_yet_is_the_dataset_of_its_versions(store: Store) -> None:
+    with store.recorder() as recorder, record_with(recorder):  # noqa: SIM117
+        with run("register buy", writes=[Dataset("model", "buy")]) as r:
+            pass
+    (output,) = store.events(r.id)[-1]["outputs"]
+    assert output["name"] == "model/buy"
+    assert "version" not in output["facets"]
+
+
 def test_a_job_that_moves_no_data_is_recorded_without_events(store: Store) -> None:
     with store.recorder() as recorder, record_with(recorder), run("build") as build:
         pass

@@ -7,7 +7,7 @@ openlineage-python is not used: its import takes half a second, and every comman
 from __future__ import annotations
 
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -41,6 +41,8 @@ class RunRecord(Struct, frozen=True):
         outputs: what the run has written so far.
         facts: the run's facts so far.
         error: the message and traceback of a FAIL.
+        reads: what the job reads, as far as that is known before the run has read it.
+        writes: what the job writes, in the same way, as it was before the run.
     """
 
     outcome: Outcome
@@ -53,6 +55,8 @@ class RunRecord(Struct, frozen=True):
     outputs: tuple[Dataset, ...]
     facts: Mapping[str, Any]
     error: tuple[str, str] | None
+    reads: tuple[Dataset, ...] = ()
+    writes: tuple[Dataset, ...] = ()
 
 
 def copy_event(event: RunEvent) -> RunRecord:
@@ -70,14 +74,20 @@ def copy_event(event: RunEvent) -> RunRecord:
         job=run.job,
         run=run.id,
         parents=tuple(parents),
-        inputs=tuple(_clean(dataset, secrets) for dataset in run.inputs),
-        outputs=tuple(_clean(dataset, secrets) for dataset in run.outputs),
+        inputs=_clean(run.inputs, secrets),
+        outputs=_clean(run.outputs, secrets),
         facts=clean(run.facts, secrets),
         error=None if event.error is None else _describe(event.error, secrets),
+        reads=_clean(run.reads, secrets),
+        writes=_clean(run.writes, secrets),
     )
 
 
-def _clean(dataset: Dataset, secrets: Sequence[str]) -> Dataset:
+def _clean(datasets: Iterable[Dataset], secrets: Sequence[str]) -> tuple[Dataset, ...]:
+    return tuple(_clean_dataset(dataset, secrets) for dataset in datasets)
+
+
+def _clean_dataset(dataset: Dataset, secrets: Sequence[str]) -> Dataset:
     facts = clean(dataset.facts, secrets)
     facts |= {name: dict(dataset.facts[name]) for name in _COLUMNS if name in dataset.facts}
     return Dataset(dataset.kind, clean_text(dataset.name, secrets), dataset.position, facts)
@@ -103,6 +113,8 @@ def openlineage_event(
     if name is None:
         return None
     job = {"namespace": names.project, "name": name, "facets": _job_facets(record.job, checkout)}
+    inputs = _add_missing(record.inputs, record.reads, names)
+    outputs = _add_missing(record.outputs, record.writes, names)
     return {
         "eventTime": record.time.astimezone(UTC).isoformat().replace("+00:00", "Z"),
         "eventType": record.outcome,
@@ -110,9 +122,18 @@ def openlineage_event(
         "schemaURL": f"{SPEC}/2-0-2/OpenLineage.json#/$defs/RunEvent",
         "run": {"runId": record.run, "facets": _run_facets(record, name, names, process)},
         "job": job,
-        "inputs": [openlineage_dataset(dataset, names, "input") for dataset in record.inputs],
-        "outputs": [openlineage_dataset(dataset, names, "output", record.inputs) for dataset in record.outputs],
+        "inputs": [openlineage_dataset(dataset, names, "input") for dataset in inputs],
+        "outputs": [openlineage_dataset(dataset, names, "output", inputs) for dataset in outputs],
     }
+
+
+def _add_missing(datasets: Sequence[Dataset], declared: Iterable[Dataset], names: Names) -> list[Dataset]:
+    """The datasets, and those declared ones that are not among them.
+
+    Tools take an event without outputs for a job that writes nothing, and cut their graph there.
+    """
+    present = {names.dataset(dataset) for dataset in datasets}
+    return [*datasets, *(dataset for dataset in declared if names.dataset(dataset) not in present)]
 
 
 def _job_facets(job: str, checkout: Checkout | None) -> dict[str, Any]:
