@@ -11,6 +11,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from headrace.kernel.position import LogPosition, SnapshotPosition
@@ -286,6 +287,29 @@ def test_failure_keeps_its_message_without_secrets(
     stored = b"".join(p.read_bytes() for p in store.path.parent.iterdir())
     for secret in (b"k-123", b"pw-456", b"t-789", b"hunter2-from-env", b"s3cr3t"):
         assert secret not in stored
+
+
+def test_a_text_that_a_receiver_cannot_store_is_made_legible(
+    store: Store, check_event: Callable[[dict[str, Any]], None]
+) -> None:
+    # PostgreSQL, and so Marquez, stores no NUL; a name of a file in Latin-1 has a surrogate.
+    with store.recorder() as recorder, record_with(recorder), contextlib.suppress(ValueError):  # noqa: SIM117
+        with run("load", [Dataset("file", "caf\udce9.csv", facts={"schema": {"a\0": "int64"}})]) as r:
+            r.add_facts(seen=["\0", {"\ud800": 1}])
+            raise ValueError("not valid: 'a\0b\ud800'" + "x" * 1_000_000)
+
+    assert recorder.dropped == 0
+    row = store.run(r.id)
+    assert row is not None
+    assert row.inputs[0].name == "caf\ufffd.csv"
+    assert row.facts == {"seen": ["\ufffd", {"\ufffd": 1}]}
+    assert row.error is not None
+    assert row.error.startswith("not valid: 'a\ufffdb\ufffd'x")
+    for event in store.events(r.id):
+        check_event(event)
+        text = msgspec.json.encode(event)
+        assert b"\\u0000" not in text
+        assert len(text) < 200_000
 
 
 def test_an_interrupt_is_an_abort(store: Store) -> None:

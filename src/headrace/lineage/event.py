@@ -6,6 +6,7 @@ openlineage-python is not used: its import takes half a second, and every comman
 
 from __future__ import annotations
 
+import re
 import traceback
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -24,6 +25,8 @@ from headrace.projects.checkout import Checkout
 
 __all__ = ["RunRecord", "copy_event", "openlineage_event"]
 
+_UNSTORABLE = re.compile("[\\x00\\ud800-\\udfff]")  # JSON, or the PostgreSQL of Marquez, cannot hold them
+_MAX_ERROR = 50_000  # characters
 _COLUMNS = ("schema", "columns")  # facts whose keys are columns: a column called `token` is not a secret
 
 
@@ -76,7 +79,7 @@ def copy_event(event: RunEvent) -> RunRecord:
         parents=tuple(parents),
         inputs=_clean(run.inputs, secrets),
         outputs=_clean(run.outputs, secrets),
-        facts=clean(run.facts, secrets),
+        facts=_storable(clean(run.facts, secrets)),
         error=None if event.error is None else _describe(event.error, secrets),
         reads=_clean(run.reads, secrets),
         writes=_clean(run.writes, secrets),
@@ -90,12 +93,25 @@ def _clean(datasets: Iterable[Dataset], secrets: Sequence[str]) -> tuple[Dataset
 def _clean_dataset(dataset: Dataset, secrets: Sequence[str]) -> Dataset:
     facts = clean(dataset.facts, secrets)
     facts |= {name: dict(dataset.facts[name]) for name in _COLUMNS if name in dataset.facts}
-    return Dataset(dataset.kind, clean_text(dataset.name, secrets), dataset.position, facts)
+    name = _storable(clean_text(dataset.name, secrets))
+    return Dataset(dataset.kind, name, dataset.position, _storable(facts))
 
 
 def _describe(error: BaseException, secrets: Sequence[str]) -> tuple[str, str]:
-    lines = traceback.format_exception(error)
-    return clean_text(str(error) or type(error).__name__, secrets), clean_text("".join(lines), secrets)
+    message, trace = str(error) or type(error).__name__, "".join(traceback.format_exception(error))
+    message, trace = (_storable(clean_text(text, secrets)[:_MAX_ERROR]) for text in (message, trace))
+    return message, trace
+
+
+def _storable(value: Any) -> Any:
+    """The value with each character replaced that a receiver cannot store, such as NUL."""
+    if isinstance(value, str):
+        return _UNSTORABLE.sub("\ufffd", value)
+    if isinstance(value, Mapping):
+        return {_storable(key): _storable(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_storable(item) for item in value]
+    return value
 
 
 def openlineage_event(
