@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from socketserver import TCPServer
@@ -59,7 +60,8 @@ class Endpoint(Serving):
                     self.send_header("Location", "/elsewhere")
                 self.send_header("Content-Length", str(len(outer.text)))
                 self.end_headers()
-                self.wfile.write(outer.text)
+                with contextlib.suppress(ConnectionError):  # a client need not read all of it
+                    self.wfile.write(outer.text)
 
             def log_message(self, format: str, *args: object) -> None:
                 pass
