@@ -659,8 +659,9 @@ class TestReport:
         with record_with(Recorder()):
             build(project, lake, "clean")
         columns = lake.table("clean").schema().names
-        made, audited = ("table clean", str(built.snapshot), columns), ("audit clean", str(built.snapshot), [])
-        assert events == [made, audited, made, made, audited]
+        build_event = ("table clean", str(built.snapshot), columns)
+        audit_event = ("audit clean", str(built.snapshot), [])
+        assert events == [build_event, audit_event, build_event, build_event, audit_event]
 
 
 class TestDeclaration:
