@@ -129,7 +129,7 @@ def train(
             model.gate,
             report.test.metrics,
             report.champion,
-            lacking=report.champion_lacks,
+            problem=report.champion_problem,
             baseline=report.baseline or None,
         )
         report = msgspec.structs.replace(report, gate=gate)
@@ -196,7 +196,7 @@ def _train(
         validation=evaluator.evaluate(validation.target, fitted.validation, classes),
         test=evaluation,
         champion=rival.metrics,
-        champion_lacks=rival.lacking,
+        champion_problem=rival.problem,
         importance=dict(fitted.importance),
         incomplete=rows.incomplete,
         infinite=rows.infinite,
