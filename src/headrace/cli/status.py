@@ -148,6 +148,8 @@ def _print_releases(state: Status) -> None:
             f"Release {failure.release} of {model} could not be activated; the previous one stays in force.\n"
             f"  {failure.why}\n  To go back: headrace rollback {model}\n"
         )
+    for model, why in state.unfilled.items():
+        click.echo(f"Model {model} answers 503.\n  {why}\n")
     for mismatch in state.champion_mismatches:
         model, built = mismatch.model, mismatch.built
         click.echo(
