@@ -88,7 +88,7 @@ def test_a_release_is_filled_again_after_the_layout_of_states_has_changed(settin
     with run_endpoint(settings) as client:
         answer = client.post("/predict/purchase", json=REQUEST)
         assert answer.status_code == 503
-        for probe in ("/v2/models/purchase/ready", "/v2/health/ready"):
+        for probe in ("/v2/models/purchase/ready", "/v2/health/ready", "/v1/models/purchase"):
             assert client.get(probe).status_code == 503, probe
         why = client.get("/models").json()["unfilled"]["purchase"]
         assert "view 'facts' holds no values yet" in why
@@ -124,7 +124,7 @@ def test_a_view_that_cannot_be_filled_does_not_stop_the_build(settings, tmp_path
     put_bundle(settings, {1: fit_booster(1)}, 2, plan, slope=1)
     put_release(settings, Arm(2))
     assert run_stage(settings) == (
-        "was up to date; view facts of purchase@1 was not filled: table 'facts' does not exist; "
+        "was up to date; view facts of purchase@1 was not filled: table 'facts' does not exist in the lake; "
         "view clicked of purchase@2 was not filled: the function of its table clean was edited since"
     )
     assert online.filled_views(settings) == []

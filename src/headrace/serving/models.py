@@ -208,6 +208,16 @@ class Models:
             )
         return model
 
+    def check_ready(self, name: str) -> None:
+        """Checks that the model can answer.
+
+        Raises:
+            UnknownModel, Unavailable: as `find`, or a view of its release has no values.
+        """
+        self.find(name)
+        if name in self.unfilled:
+            raise Unavailable(self.unfilled[name])
+
     def find_only(self) -> ReleasedModel | ServedModel:
         """The only model.
 

@@ -264,8 +264,7 @@ def _read_model(models: Models, names: Mapping[str, str]) -> bytes:
 
 def _read_model_ready(models: Models, names: Mapping[str, str]) -> bytes:
     _find_versions(models, names)
-    if names["model"] in models.unfilled:
-        raise Unavailable(models.unfilled[names["model"]])
+    models.check_ready(names["model"])
     return _encode({"name": names["model"], "ready": True})
 
 
