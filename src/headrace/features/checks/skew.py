@@ -385,16 +385,16 @@ def _find_offsets(events: pl.LazyFrame, moments: Sequence[int]) -> tuple[list[di
     )
     ends = dict(ranges.group_by(_PARTITION).agg(pl.col("last").max() + 1).rows())
     places = np.searchsorted(instants, moments).tolist()
-    found: list[dict[int, int]] = [{} for _ in moments]
+    offsets_at: list[dict[int, int]] = [{} for _ in moments]
     for partition, end in ends.items():
         firsts = np.full(len(instants) + 1, end, np.int64)
         members = ranges.filter(pl.col(_PARTITION) == partition)
         firsts[members["passed"].to_numpy()] = members["first"].to_numpy()
         # An event that arrived later may have a smaller offset.
         before = np.minimum.accumulate(firsts[::-1])[::-1].tolist()
-        for offsets, place in zip(found, places, strict=True):
+        for offsets, place in zip(offsets_at, places, strict=True):
             offsets[partition] = before[place + 1]
-    return found, ends
+    return offsets_at, ends
 
 
 def _only(plan: FeaturePlan, view: WindowedView) -> FeaturePlan:

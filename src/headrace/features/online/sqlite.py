@@ -336,9 +336,9 @@ class _Select:
     def _join(self, db: sqlite3.Connection, keys: Sequence[PackedKey]) -> tuple[list[bytes], bool]:
         """As `read`, for an SQLite that cannot join bytes."""
         marks = "?," * (len(keys) - 1)
-        found = {key: states for key, *states in db.execute(f"{self._select_rows} ({marks}?)", keys)}
+        stored = {key: states for key, *states in db.execute(f"{self._select_rows} ({marks}?)", keys)}
         nothing = [None] * self._views
-        rows = [found.get(key, nothing) for key in keys]
+        rows = [stored.get(key, nothing) for key in keys]
         return [join_states(column) for column in zip(*rows, strict=True)], all(None not in row for row in rows)
 
 
