@@ -95,9 +95,15 @@ def test_a_model_that_refuses_missing_features_names_them(project, boosters):
         answer = client.post("/predict/purchase", json={**INSTANCE, "product_id": 404})
         assert answer.status_code == 422
         assert answer.json()["error"]["missing"] == ["facts__mean_price", "facts__views"]
-    answered, failed = ship_predictions(project)
+        products = (7, 404, 8, 405)
+        several = {"instances": [{**INSTANCE, "product_id": product} for product in products]}
+        error = client.post("/predict/purchase", json=several).json()["error"]
+        assert (error["field"], error["instances"]) == ("instances[1]", [1, 3])
+    answered, failed, *causes = ship_predictions(project)
     assert (answered.error, failed.error, failed.value) == (None, "missing_features", None)
     assert (failed.version, failed.arm, failed.entity["product_id"]) == (3, "champion", 404)
+    # An arm that answers more instances of a request than another one has no more failures for that.
+    assert [(cause.instance, cause.entity["product_id"]) for cause in causes] == [(1, 404), (3, 405)]
 
 
 @pytest.mark.parametrize(

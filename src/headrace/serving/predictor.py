@@ -434,8 +434,11 @@ def _make_failures(
     latency_ms: float,
     error: Exception,
 ) -> list[Prediction]:
-    """The records of instances that an arm failed to answer, so that arms can be compared by their errors."""
-    code = _code_of(error)
+    """The records of instances that an arm failed to answer, so that arms can be compared by their errors.
+
+    The others of a call are in none of them: how many there are depends on the arm's share of the instances.
+    """
+    code, causes = _code_of(error), _find_causes(error)
     return [
         Prediction(
             id=new_id(),
@@ -457,7 +460,16 @@ def _make_failures(
             error=code,
         )
         for row, instance in enumerate(instances)
+        if causes is None or (row if indexes is None else indexes[row]) in causes
     ]
+
+
+def _find_causes(error: Exception) -> Sequence[int] | None:
+    """The instances of the request that the error names as its cause; None: it names none."""
+    if not isinstance(error, RequestError) or error.instance is None:
+        return None
+    instances: Sequence[int] = error.details.get("instances", [error.instance])
+    return instances
 
 
 def _code_of(error: Exception) -> str:
