@@ -149,6 +149,8 @@ def _print_releases(state: Status) -> None:
             " one before, or with 503 if that cannot be activated either.\n"
             f"  {failure.why}\n  To go back: headrace rollback {model}\n"
         )
+    for model, why in state.unfilled.items():
+        click.echo(f"Model {model} answers 503.\n  {why}\n")
     for mismatch in state.champion_mismatches:
         model, built = mismatch.model, mismatch.built
         click.echo(

@@ -137,6 +137,7 @@ class Models:
         waits: whether a prediction waits for another server, the online store.
         released: model → its release in force. The mapping is replaced, never changed.
         failed: model → its last release, if it could not be activated; the release before it stays in force.
+        unfilled: model → why it cannot answer: the online store holds no values of a view of its release.
     """
 
     def __init__(
@@ -162,12 +163,15 @@ class Models:
         self._attempts: dict[str, tuple[str, float]] = {}  # model → release, time of the attempt (monotonic)
         self.released: dict[str, ReleasedModel] = {}
         self.failed: dict[str, ReleaseFailure] = {}
+        self.unfilled: dict[str, str] = {}
+        self._next_check = 0.0  # of `unfilled`, monotonic
         self._kept = _read_releases(self._file)
         self._poll_releases()
         self._latest = self._kept | self._latest  # the log may be away, or new
         self._activate_latest()
         for name in self.failed:
             self._activate_earlier(name)
+        self._check_filled()
 
     @property
     def names(self) -> list[str]:
@@ -203,6 +207,16 @@ class Models:
                 details={"models": self.names},
             )
         return model
+
+    def check_ready(self, name: str) -> None:
+        """Checks that the model can answer.
+
+        Raises:
+            UnknownModel, Unavailable: as `find`, or a view of its release has no values.
+        """
+        self.find(name)
+        if name in self.unfilled:
+            raise Unavailable(self.unfilled[name])
 
     def find_only(self) -> ReleasedModel | ServedModel:
         """The only model.
@@ -270,7 +284,10 @@ class Models:
         if self._served is not None:
             self._served.poll()
         self._poll_releases()
-        return self._activate_latest()
+        changed = self._activate_latest()
+        if changed or time.monotonic() >= self._next_check:
+            self._check_filled()
+        return changed
 
     def max_record_bytes(self, topic: str) -> int | None:
         """The largest record that the topic accepts; None while the log is unavailable."""
@@ -322,6 +339,22 @@ class Models:
             _log.warning("the releases cannot be read, the last ones stay in force: %s", error.what)
             return
         self._latest = self._latest | self._releases.in_force
+
+    def _check_filled(self) -> None:
+        """Finds the models whose views have no values; while the store does not answer, nothing changes."""
+        self._next_check = time.monotonic() + _RETRY
+        unfilled = {}
+        try:
+            filled = self._store.positions()
+        except HeadraceError:
+            return
+        for name, model in self.released.items():
+            try:
+                for _, servable in model.answering:
+                    check_filled(filled, servable.plan)
+            except Unavailable as error:
+                unfilled[name] = str(error)
+        self.unfilled = unfilled
 
     def _activate_latest(self) -> bool:
         """Activates the latest release of each model. Returns whether anything changed."""
@@ -380,7 +413,7 @@ class Models:
         for version in {arm.version for arm in release.arms} - servables.keys():
             servable = load_servable(self._registry, self._store, release.model, version)
             if has_working:
-                check_filled(self._store, servable.plan)
+                check_filled(self._store.positions(), servable.plan)
             servables[version] = servable
         return servables
 
