@@ -40,7 +40,7 @@ from headrace.serving.mlflow_models.ray_deployments import bind_model, find_prob
 from headrace.serving.mlflow_models.served import FollowedModelSet, ServedModels
 from headrace.serving.mlflow_models.states import read_problems, write_problems
 
-__all__ = ["RayServeReplica", "find_scaling", "run_driver"]
+__all__ = ["RayServeReplica", "await_answer", "find_scaling", "run_driver"]
 
 _APPLICATION = "predict"
 _LONGEST_START = 60.0  # seconds within which the endpoint must answer
@@ -106,7 +106,7 @@ def run_driver(root: str, profile: str, port: int, models: Sequence[str], stop: 
         signal.signal(signal.SIGUSR1, lambda *_: roll.set())
         generation, deployed, attempts = new_id(), followed.current, Attempts()
         _deploy(settings, models, deployed, generation, attempts)
-        _await_answer(settings.http.host, port)
+        await_answer(settings.http.host, port)
         report_ready()
         watch = EndpointWatch()
         while not stop.wait(_INTERVAL):
@@ -274,7 +274,7 @@ def _convert_errors(settings: Settings) -> Iterator[None]:
         ) from error
 
 
-def _await_answer(host: str, port: int) -> None:
+def await_answer(host: str, port: int) -> None:
     """Returns when /healthz answers over one connection that stays open for a while.
 
     Each time Serve's controller reports a change, HAProxy is reloaded, which closes its connections.
