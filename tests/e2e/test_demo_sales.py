@@ -91,10 +91,10 @@ def test_readme_shows_what_is_printed(demo: DemoRun) -> None:
 def test_each_command_of_the_readme_succeeds(demo: DemoRun) -> None:
     """In the demo's project: the commands that make the project and its files are the demo's own steps, and
     the test above runs those whose output is shown."""
-    made = dict.fromkeys(["headrace init sales --example sales", "cd sales", "python generate.py"], "true")
+    replaced = dict.fromkeys(["headrace init sales --example sales", "cd sales", "python generate.py"], "true")
     if importlib.util.find_spec("torch") is None:  # the demo leaves the network out, too
-        made["cp -r variants/torch/sales ."] = "true"
-    follow_readme(README, demo.folder, made, shown=False)
+        replaced["cp -r variants/torch/sales ."] = "true"
+    follow_readme(README, demo.folder, replaced, shown=False)
 
 
 @pytest.fixture(scope="module")
