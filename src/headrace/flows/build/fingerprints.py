@@ -12,6 +12,7 @@ from headrace import __version__
 from headrace.code.external import ExternalDigests, external_digests
 from headrace.code.fingerprint import fingerprint, values_digest
 from headrace.code.index import CodeIndex
+from headrace.code.reader import file_text
 from headrace.code.source_files import LOCK_FILES, PARAMS_FILE
 from headrace.config.settings import Settings
 from headrace.declare.event import Contract
@@ -29,6 +30,7 @@ from headrace.flows.build.project_code import (
     rename_pieces,
 )
 from headrace.kernel.digest import digest_value, short_digest
+from headrace.kernel.errors import ProjectError
 from headrace.projects.loader import project_files
 from headrace.projects.project import Project
 
@@ -44,9 +46,7 @@ _OTHER_STAGES = frozenset({"labels", "features"})  # arguments of a Model that d
 
 def source_digest(settings: Settings) -> str:
     """The digest of the project's source: its modules without comments, its params.yaml and its lock."""
-    files = project_files(settings)
-    index = CodeIndex(files)
-    code = {name: index.pieces(name, "") for name in files}
+    code = {name: digest_value(file_text(path)) for name, path in project_files(settings).items()}
     return digest_value([__version__, code, _param_digest(read_params(settings.root)), _lock_digest(settings)])
 
 
@@ -67,9 +67,17 @@ def fingerprint_project(project: Project, settings: Settings, digest: str) -> Pr
         digest: the source_digest of the files that it was loaded from.
 
     Raises:
-        ProjectError: a file is not valid Python, or Feast objects cannot be compiled.
+        ProjectError: a file is not valid Python, a module declares one name twice, or Feast objects cannot be
+            compiled.
     """
-    index = CodeIndex(project_files(settings))
+    files = project_files(settings)
+    index = CodeIndex(files)
+    for module, name, first, second in index.find_redeclared():
+        raise ProjectError(
+            f"{name!r} is declared twice in one module, so the declaration in line {first} is lost",
+            where=f"{files[module]}:{second}",
+            remedy="Give one of them another name, or remove it.",
+        )
     external = external_digests(
         settings.root,
         files=[path for table in project.tables.values() for path in table.reads_files],

@@ -13,9 +13,10 @@ import pyarrow as pa
 from headrace.declare.table import Table
 from headrace.kernel.errors import ProjectError
 from headrace.lake import Lake, LakeTable
-from headrace.lake.files import WrittenFile
+from headrace.lake.files import Unwritable, WrittenFile
 from headrace.projects.project import Project
 from headrace.tables.failures import FailedRow
+from headrace.tables.joining import can_join
 from headrace.tables.parts import ComputedPart, Piece, compute_piece
 from headrace.tables.plan import RebuildPlan, spell_partitions
 from headrace.tables.twin import RowsDigest
@@ -107,7 +108,11 @@ def write_piece(
             stored = prepare(part)
         schema = schema or stored.schema()
         _check_types(job.table, piece, part.rows.schema, schema)
-        files += stored.write([part.rows])
+        try:
+            files += stored.write([part.rows])
+        except Unwritable as error:
+            what = f"{error.what} (in {_describe(job.table, piece)})"
+            raise Unwritable(what, where=error.where, remedy=error.remedy) from error
         failed += part.failed
         read += part.rows_read
         digest = None if digest is None else digest.add(part.rows)
@@ -131,25 +136,20 @@ def _check_columns(table: Table, piece: Piece, rows: pa.Table, columns: Sequence
 
 
 def _check_types(table: Table, piece: Piece, schema: pa.Schema, stored: pa.Schema) -> None:
-    """Refuses rows with text where the rows before them have another type, and the reverse: they would be
-    converted.
+    """Refuses rows with a column of a type that cannot join that of the rows before them (tables.joining).
 
     Raises:
         ProjectError: a column has such a type.
     """
-    for column in schema:
-        before = stored.field(column.name).type
-        if not pa.types.is_null(column.type) and _is_text(column.type) != _is_text(before):
+    before = pl.DataFrame(stored.empty_table()).schema
+    for name, dtype in pl.DataFrame(schema.empty_table()).schema.items():
+        if not can_join(dtype, before[name]):
             raise ProjectError(
-                f"{table.name} returns column {column.name!r} as {column.type} for {_describe(table, piece)},"
-                f" and as {before} for earlier ones",
+                f"{table.name} returns column {name!r} as {dtype} for {_describe(table, piece)},"
+                f" and as {before[name]} for earlier ones",
                 where=str(table.place),
                 remedy="Return one type for every input: cast the column in the function.",
             )
-
-
-def _is_text(dtype: pa.DataType) -> bool:
-    return pa.types.is_string(dtype) or pa.types.is_large_string(dtype) or pa.types.is_dictionary(dtype)
 
 
 def _describe(table: Table, piece: Piece) -> str:
