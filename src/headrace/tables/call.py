@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from itertools import combinations, starmap
 from typing import Any
@@ -15,7 +15,7 @@ from headrace.declare.table import Table
 from headrace.kernel.errors import HeadraceError, ProjectError
 from headrace.tables.joining import can_join, find_lost_digits
 
-__all__ = ["call_function", "collect_batches", "collect_frames", "concat_results"]
+__all__ = ["call_function", "collect_frames", "concat_results"]
 
 
 def call_function(
@@ -72,27 +72,6 @@ def collect_frames(table: Table, frames: Sequence[pl.LazyFrame]) -> list[pl.Data
         raise
     except (Exception, PanicException) as error:
         raise _failure(table, error) from error
-
-
-def collect_batches(table: Table, frame: pl.LazyFrame, rows: int) -> Iterator[pl.DataFrame]:
-    """Reads an input in batches of at least so many rows, except the last, in its order; at least one batch.
-
-    Raises:
-        ProjectError: polars failed.
-    """
-    gathered: list[pl.DataFrame] = [frame.collect_schema().to_frame()]
-    try:
-        for batch in frame.collect_batches(chunk_size=rows, maintain_order=True):
-            gathered.append(batch)
-            if sum(len(part) for part in gathered) >= rows:
-                yield pl.concat(gathered)
-                gathered = []
-    except HeadraceError:
-        raise
-    except (PolarsError, PanicException) as error:
-        raise _failure(table, error) from error
-    if gathered:
-        yield pl.concat(gathered)
 
 
 def concat_results(table: Table, parts: Sequence[pl.DataFrame], place: str = "") -> pl.DataFrame:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import polars as pl
+from polars.datatypes import DataTypeClass
 
 __all__ = ["can_join", "find_lost_digits"]
 
@@ -24,10 +25,10 @@ def can_join(first: pl.DataType, second: pl.DataType) -> bool:
     if isinstance(first, pl.Null) or isinstance(second, pl.Null):
         return True
     if isinstance(first, pl.List) and isinstance(second, pl.List):
-        return can_join(_inner(first), _inner(second))
+        return can_join(_instance(first.inner), _instance(second.inner))
     if isinstance(first, pl.Struct) and isinstance(second, pl.Struct):
-        types = dict(second)
-        return all(can_join(dtype, types[name]) for name, dtype in first if name in types)
+        types = {name: _instance(dtype) for name, dtype in second}
+        return all(can_join(_instance(dtype), types[name]) for name, dtype in first if name in types)
     if isinstance(first, pl.Datetime) and isinstance(second, pl.Datetime):
         return (first.time_zone is None) == (second.time_zone is None)
     if first.is_numeric() and second.is_numeric():
@@ -46,9 +47,8 @@ def find_lost_digits(columns: Sequence[pl.Series]) -> int | None:
     return None
 
 
-def _inner(dtype: pl.List) -> pl.DataType:
-    inner = dtype.inner
-    return inner() if isinstance(inner, type) else inner
+def _instance(dtype: DataTypeClass | pl.DataType) -> pl.DataType:
+    return dtype if isinstance(dtype, pl.DataType) else dtype()
 
 
 def _is_text(dtype: pl.DataType) -> bool:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -72,12 +73,7 @@ def fingerprint_project(project: Project, settings: Settings, digest: str) -> Pr
     """
     files = project_files(settings)
     index = CodeIndex(files)
-    for module, name, first, second in index.find_redeclared():
-        raise ProjectError(
-            f"{name!r} is declared twice in one module, so the declaration in line {first} is lost",
-            where=f"{files[module]}:{second}",
-            remedy="Give one of them another name, or remove it.",
-        )
+    _refuse_redeclared(index, files)
     external = external_digests(
         settings.root,
         files=[path for table in project.tables.values() for path in table.reads_files],
@@ -121,6 +117,16 @@ def fingerprint_project(project: Project, settings: Settings, digest: str) -> Pr
             name: rename_pieces(name, table.renames) for name, table in project.tables.items() if table.renames
         },
     )
+
+
+def _refuse_redeclared(index: CodeIndex, files: Mapping[str, Path]) -> None:
+    """Raises ProjectError if a module declares one name twice: the first declaration would be lost."""
+    for module, name, first, second in index.find_redeclared():
+        raise ProjectError(
+            f"{name!r} is declared twice in one module, so the declaration in line {first} is lost",
+            where=f"{files[module]}:{second}",
+            remedy="Give one of them another name, or remove it.",
+        )
 
 
 def _params_by_reader(project: Project, index: CodeIndex) -> dict[str, list[str]]:

@@ -85,38 +85,30 @@ def write_piece(
     prepare: Prepare | None = None,
     frames: Sequence[pl.LazyFrame] | None = None,
 ) -> WrittenPart:
-    """Computes a piece and writes its rows, a part in memory at a time.
+    """Computes a piece and writes its rows.
 
     Args:
         job: the table.
         piece: the piece.
         prepare: for the first piece; None: the table is prepared.
         frames: its inputs, if they were read already.
+
+    Raises:
+        Unwritable: a value that the table cannot hold; else as Compute.
     """
-    stored, columns = None if prepare else job.lake.table(job.table.name), job.columns
-    schema: pa.Schema | None = None
+    part = compute_piece(job.project, job.lake, job.table, job.plan, piece, frames)
+    columns = job.columns or part.rows.column_names
+    _check_columns(job.table, piece, part.rows, columns)
+    stored = prepare(part) if prepare else job.lake.table(job.table.name)
+    _check_types(job.table, piece, part.rows.schema, stored.schema())
+    try:
+        files = stored.write([part.rows])
+    except Unwritable as error:
+        what = f"{error.what} (in {_describe(job.table, piece)})"
+        raise Unwritable(what, where=error.where, remedy=error.remedy) from error
     has_digest = job.plan.whole and job.plan.clock is None
-    files: list[WrittenFile] = []
-    failed: list[FailedRow] = []
-    digest = RowsDigest() if has_digest else None
-    read = 0
-    for part in compute_piece(job.project, job.lake, job.table, job.plan, piece, frames):
-        columns = columns or part.rows.column_names
-        _check_columns(job.table, piece, part.rows, columns)
-        if stored is None:
-            assert prepare is not None, "a table that is not prepared must be"
-            stored = prepare(part)
-        schema = schema or stored.schema()
-        _check_types(job.table, piece, part.rows.schema, schema)
-        try:
-            files += stored.write([part.rows])
-        except Unwritable as error:
-            what = f"{error.what} (in {_describe(job.table, piece)})"
-            raise Unwritable(what, where=error.where, remedy=error.remedy) from error
-        failed += part.failed
-        read += part.rows_read
-        digest = None if digest is None else digest.add(part.rows)
-    return WrittenPart(piece.numbers, files, columns, failed, read, digest)
+    digest = RowsDigest().add(part.rows) if has_digest else None
+    return WrittenPart(piece.numbers, files, columns, part.failed, part.rows_read, digest)
 
 
 def _check_columns(table: Table, piece: Piece, rows: pa.Table, columns: Sequence[str]) -> None:
