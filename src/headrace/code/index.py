@@ -63,6 +63,20 @@ class _ProjectNames:
         self._files = files
         self._modules: dict[str, SourceModule] = {}
 
+    def find_redeclared(self) -> Iterator[tuple[str, str, int, int]]:
+        """Each name that two decorated declarations of one module bind, so that the first is lost: the
+        module, the name, and the lines of the two.
+
+        Raises:
+            ProjectError: a file is not valid Python.
+        """
+        for name in self._files:
+            module = self._module(name)
+            for bound, statements in module.bindings.items():
+                lines = [statement.lineno for statement in statements if _has_declarer(module, statement)]
+                for first, second in pairwise(lines):
+                    yield name, bound, first, second
+
     def _module(self, name: str) -> SourceModule:
         if name not in self._modules:
             self._modules[name] = SourceModule(name, self._files[name])
@@ -178,20 +192,6 @@ class CodeIndex(_ProjectNames):
             ProjectError: a file is not valid Python.
         """
         return self._reach([_Ref(module, name)], without)
-
-    def find_redeclared(self) -> Iterator[tuple[str, str, int, int]]:
-        """Each name that two decorated declarations of one module bind, so that the first is lost: the
-        module, the name, and the lines of the two.
-
-        Raises:
-            ProjectError: a file is not valid Python.
-        """
-        for name in self._files:
-            module = self._module(name)
-            for bound, statements in module.bindings.items():
-                lines = [statement.lineno for statement in statements if _has_declarer(module, statement)]
-                for first, second in pairwise(lines):
-                    yield name, bound, first, second
 
     def lambda_pieces(self, module: str, line: int) -> dict[str, str]:
         """As `pieces`, of the lambdas at the top of the module that begin in a line of its file.
