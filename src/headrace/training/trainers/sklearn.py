@@ -43,6 +43,7 @@ class SklearnTrainer:
     name = "sklearn"
     declaration = Sklearn
     is_batch_invariant = False
+    libraries = ("skops.io",)
 
     def prepare(self, data: TrainingData) -> TrainingData:
         """The data as they are."""

@@ -47,6 +47,7 @@ class TorchTrainer:
     name = "torch"
     declaration = Torch
     is_batch_invariant = False
+    libraries = ("torch",)
 
     def prepare(self, data: TrainingData) -> _Tensors:
         """The data as tensors, with numbers imputed and scaled."""
