@@ -3,7 +3,7 @@
     python bench/steady.py [--json] [--rate R] [--seconds 4] [--swaps 6] [--replicas 1]
 
 One process runs the endpoint, another one records the releases, and this one sends single requests at a steady
-rate over 8 connections: half of the endpoint's peak with that kind of model, unless a rate is given. A request's
+rate over 8 connections: half of the peak with that kind of model, unless a rate is given. A request's
 latency counts from the moment that it was due, so that a server that stands still is seen in every request that
 waited for it. Each figure compares the p99 in such a time with the p99 just before it:
 
