@@ -59,7 +59,7 @@ def main() -> None:
 
 
 def compare_on_and_off(folder: Path, seconds: float, rounds: int) -> None:
-    """Split, log, metrics and traces (a tenth of the requests, as is the default) on, and all of them off."""
+    """Split, log, metrics and traces (of the share that is the default) on, and all of them off."""
     whole = _make(folder / "on", *ARMS)
     with ExitStack() as stack:
         off = stack.enter_context(run_process(_serve_without, _make(folder / "off", Arm(1))))
@@ -168,11 +168,13 @@ def _serve_without(settings: Settings, pipe: Connection) -> None:
 
     shorten_turns()
     with ExitStack() as stack:
-        for owner, name in ((SpoolingPredictor, "_append_to_spool"), (Metrics, "count_answer")):
-            stack.enter_context(mock.patch.object(owner, name, _SILENT))
-        stack.enter_context(
-            mock.patch.object(SpoolingPredictor, "_complete_each", lambda _, call: list(call.predictions))
+        silenced = (
+            (SpoolingPredictor, "_append_to_spool"),
+            (SpoolingPredictor, "_complete_together"),
+            (Metrics, "count_answer"),
         )
+        for owner, name in silenced:
+            stack.enter_context(mock.patch.object(owner, name, _SILENT))
         stack.enter_context(mock.patch.object(Metrics, "arm", _SILENT))
         endpoint = Endpoint(Models(settings), settings.place("serving"), "127.0.0.1")
         with serve(endpoint.app, "127.0.0.1", 0) as server:

@@ -1,13 +1,14 @@
 """The latency of single requests while the champion is replaced, and beside large batches.
 
-    python bench/steady.py [--json] [--rate 400] [--seconds 4] [--swaps 6] [--replicas 1]
+    python bench/steady.py [--json] [--rate R] [--seconds 4] [--swaps 6] [--replicas 1]
 
-One process runs the endpoint, and this one sends single requests at a steady rate over 8 connections. The
-latency of a request counts from the moment that it was due, so that a server that stands still is seen in every
-request that waited for it. Each figure compares the p99 in such a time with the p99 just before it:
+One process runs the endpoint, another one records the releases, and this one sends single requests at a steady
+rate over 8 connections: half of the peak with that kind of model, unless a rate is given. A request's
+latency counts from the moment that it was due, so that a server that stands still is seen in every request that
+waited for it. Each figure compares the p99 in such a time with the p99 just before it:
 
 - while a release is activated: from the record on the log until half a second after the first answer by the new
-  version; versions of XGBoost, and one of scikit-learn, which the replica has not loaded before;
+  version; of XGBoost, of scikit-learn, and the first one of scikit-learn beside XGBoost;
 - while another process sends requests of 10,000 instances, one after the other, over one connection.
 
 A request that is not answered with 200 ends the benchmark with an error.
@@ -26,6 +27,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import metadata
+from multiprocessing.connection import Connection
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -47,18 +49,19 @@ from headrace.serving.release import Arm
 from headrace.training.trainers.folder import save_model
 from headrace.training.trainers.port import ModelMeta
 from serving import NAMES, make_project, run_ours
-from workloads.requests import Answer, Load, encode_request, measure_pace, p99, read_answer, send
+from workloads.requests import Answer, Load, encode_request, measure_pace, measure_rate, p99, read_answer, send
 
 CONNECTIONS = 8
 BATCH = 10_000  # instances
 AFTER = 0.5  # seconds after the first answer by a new version
 DEADLINE = 20.0
+_LITTLE = 50.0  # requests a second, which any version can answer
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--json", action="store_true", help="taken by every benchmark")
-    parser.add_argument("--rate", type=float, default=400.0)
+    parser.add_argument("--rate", type=float, help="requests a second; by default half of the peak")
     parser.add_argument("--seconds", type=float, default=4.0)
     parser.add_argument("--swaps", type=int, default=6)
     parser.add_argument("--replicas", type=int, default=1)
@@ -68,15 +71,29 @@ def main() -> None:
         settings = make_project(folder / "project").with_values(replicas=options.replicas)
         copy_version(settings, 2)
         _put_sklearn_version(settings, 3)
-        with run_ours(settings) as server:
+        _put_sklearn_version(settings, 4)
+        swaps, seconds = options.swaps // 2, options.seconds
+        with run_ours(settings) as server, run_releaser(settings) as releaser:
             load = Load(server)
-            measure_pace(load, options.rate, 1.0)
-            pace = load, options.rate, options.seconds
-            report(measure_swaps(settings, *pace, [2, 1] * (options.swaps // 2)))
-            report(measure_swaps(settings, *pace, [3], ", scikit-learn"))
-            report(measure_beside_batches(*pace))
+            rate = options.rate or _half_peak(load, seconds)
+            report(measure_swaps(releaser, load, rate, seconds, [2, 1] * swaps))
+            report(measure_beside_batches(load, rate, seconds))
+            measure_swaps(releaser, load, _LITTLE, 0.5, [3])
+            rate = options.rate or _half_peak(load, seconds)
+            report(measure_swaps(releaser, load, rate, seconds, [4, 3] * swaps, ", scikit-learn"))
+            measure_swaps(releaser, load, _LITTLE, 0.5, [1])
+        with run_ours(settings) as server, run_releaser(settings) as releaser:
+            load = Load(server)
+            _half_peak(load, seconds)  # the rate of scikit-learn's versions stays: they are slower
+            report(measure_swaps(releaser, load, rate, seconds, [3], ", the first of scikit-learn"))
     finally:
         shutil.rmtree(folder)
+
+
+def _half_peak(load: Load, seconds: float) -> float:
+    """Half of the endpoint's peak in requests a second, once it is warm."""
+    measure_rate(load, 0.5)
+    return measure_rate(load, seconds / 2).rate / 2
 
 
 def version_of(answer: Answer) -> int:
@@ -90,7 +107,7 @@ def report(figure: dict[str, Any]) -> None:
 
 
 def measure_swaps(
-    settings: Settings, load: Load, rate: float, seconds: float, versions: list[int], kind: str = ""
+    releaser: Connection, load: Load, rate: float, seconds: float, versions: list[int], kind: str = ""
 ) -> dict[str, Any]:
     """Makes each version champion under load. The p99 of all requests while one was activated and, as the
     peer, of those just before."""
@@ -98,7 +115,7 @@ def measure_swaps(
     during: list[float] = []
     for version in versions:
         started = time.perf_counter()
-        answers, released = asyncio.run(_swap(settings, load, rate, seconds, version))
+        answers, released = asyncio.run(_swap(releaser, load, rate, seconds, version))
         first = min(
             answer.due for answer in answers if version_of(answer) == version and answer.due >= released
         )
@@ -109,19 +126,22 @@ def measure_swaps(
         "unit": "ms",
         "ours": p99(during),
         "peer": p99(before),
+        "p50": 1_000 * median(during),
+        "p50 before": 1_000 * median(before),
+        "rate": rate,
         "requests": len(during),
         "slowest": 1_000 * max(during),
     }
 
 
 async def _swap(
-    settings: Settings, load: Load, rate: float, seconds: float, version: int
+    releaser: Connection, load: Load, rate: float, seconds: float, version: int
 ) -> tuple[list[Answer], float]:
     answers: list[Answer] = []
     sending = asyncio.create_task(send(load, rate, time.perf_counter() + DEADLINE, answers, CONNECTIONS))
     await asyncio.sleep(seconds)
     released = time.perf_counter()
-    await asyncio.to_thread(_release, settings, version)
+    releaser.send(version)
     while not any(version_of(answer) == version for answer in answers[-CONNECTIONS:]):
         if sending.done() or time.perf_counter() > released + DEADLINE:
             with urlopen(f"{load.server.url}/models") as models:
@@ -171,9 +191,24 @@ async def _repeat_batches_on_one_connection(url: str) -> None:
         await read_answer(reader)
 
 
-def _release(settings: Settings, version: int) -> None:
+@contextmanager
+def run_releaser(settings: Settings) -> Iterator[Connection]:
+    """Runs a process that makes each version champion that it is sent, so that the load is not slowed by it."""
+    context = multiprocessing.get_context("spawn")
+    receiving, sending = context.Pipe(duplex=False)
+    process = context.Process(target=_release_versions, args=(settings, receiving))
+    process.start()
+    try:
+        yield sending
+    finally:
+        sending.send(None)
+        process.join()
+
+
+def _release_versions(settings: Settings, pipe: Connection) -> None:
     topics = log.open(settings.log.url)
-    release.append(topics, release.make("purchase", [Arm(version)], by="bench", why="bench"))
+    while (version := pipe.recv()) is not None:
+        release.append(topics, release.make("purchase", [Arm(version)], by="bench", why="bench"))
     topics.close()
 
 

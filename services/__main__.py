@@ -1,6 +1,6 @@
 """Starts one server in the foreground, until Ctrl-C or for a command that uses it.
 
-python -m services kafka [--folder DIR] [-- COMMAND...]
+python -m services [--folder DIR] kafka [-- COMMAND...]
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from socketserver import TCPServer
@@ -37,11 +38,16 @@ class Post(NamedTuple):
 
 
 class Endpoint(Serving):
-    """A web server that keeps what is posted to it. It answers with the statuses in `answers`, then `usual`."""
+    """A web server that keeps what is posted to it. It answers with the statuses in `answers`, then `usual`.
+
+    Attributes:
+        text: what each of its answers says.
+    """
 
     def __init__(self, usual: int = 200) -> None:
         self.got: list[Post] = []
         self.answers: list[int] = []
+        self.text = b""
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -52,8 +58,10 @@ class Endpoint(Serving):
                 self.send_response(status)
                 if status == 302:
                     self.send_header("Location", "/elsewhere")
-                self.send_header("Content-Length", "0")
+                self.send_header("Content-Length", str(len(outer.text)))
                 self.end_headers()
+                with contextlib.suppress(ConnectionError):  # a client need not read all of it
+                    self.wfile.write(outer.text)
 
             def log_message(self, format: str, *args: object) -> None:
                 pass

@@ -564,6 +564,33 @@ def test_two_plans_live_side_by_side_and_one_is_dropped(store):
         store.lookup(plan_of(other), key, NOW)
 
 
+def test_a_view_that_another_process_keeps_dropping_during_a_lookup_is_an_error_of_ours(home, monkeypatch):
+    plan, key = plan_of(FACTS), [{"user_id": 1}]
+    with home.open() as store, home.open() as other:
+        other.prepare(plan)
+        other.load(FACTS, facts([(1, NOW - HOUR, 7, 0.5)]), SnapshotPosition("facts", 1))
+        make_reader = store._database.reader
+
+        def make_dropping_reader(groups):
+            read = make_reader(groups)
+
+            def read_dropped(packed_keys):
+                other.drop(FACTS.digest)
+                try:
+                    return read(packed_keys)
+                finally:
+                    other.prepare(plan)
+
+            return read_dropped
+
+        monkeypatch.setattr(store._database, "reader", make_dropping_reader)
+        with pytest.raises(CallError, match="a view of the plan of 'm' was dropped from the online store"):
+            store.lookup(plan, key, NOW)
+        monkeypatch.undo()
+        with pytest.raises(Unavailable, match="no values yet"):
+            store.lookup(plan, key, NOW)
+
+
 def test_an_unfilled_view_raises_instead_of_giving_zeros(store):
     with pytest.raises(CallError, match="not in the online store"):
         store.lookup(plan_of(ACTIVITY), [{"user_id": 1}], NOW)

@@ -197,13 +197,16 @@ def test_a_second_build_names_the_process_of_the_first(tiny: Settings) -> None:
 
 def test_a_function_that_fails_leaves_its_table_unchanged(tiny: Settings) -> None:
     run_build(tiny)
-    edit(tiny, 'doubled.select(pl.col("price").sum())', 'doubled.select(pl.col("cost").sum())')
+    wrong = 'pl.col("postgresql://joe:s3cr3t@db/cost")'
+    edit(tiny, 'doubled.select(pl.col("price").sum())', f"doubled.select({wrong}.sum())")
     out = call(tiny, "build")
     assert out.returncode == 2
-    assert "cost" in out.stderr
+    assert "postgresql://joe:***@db/cost" in out.stdout
+    assert "postgresql://joe:***@db/cost" in out.stderr
+    assert "s3cr3t" not in out.stdout + out.stderr
     assert "tables.py" in out.stderr
     assert total(tiny) == 6
-    edit(tiny, 'pl.col("cost")', 'pl.col("price")')
+    edit(tiny, wrong, 'pl.col("price")')
     assert run_build(tiny) == []
 
 

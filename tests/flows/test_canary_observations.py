@@ -5,9 +5,11 @@ from __future__ import annotations
 import random
 from datetime import UTC, datetime, timedelta
 
+import numpy as np
 import polars as pl
 
-from headrace.flows.models.canary import _observations_of
+from headrace.flows.models.canary import _to_observations
+from headrace.serving.canary import CanaryPlan, decide
 
 BEGIN = datetime(2026, 3, 1, tzinfo=UTC)
 
@@ -35,22 +37,84 @@ def make_predictions(seed):
     return predictions
 
 
-def test_a_request_counts_once_for_each_arm_that_answers_a_part_of_it():
+def find_latencies(predictions):
+    """Step → arm → the latencies that are compared, from the definition."""
+    calls = {}
+    for p in predictions:
+        if p["error"] is None:
+            calls.setdefault((p["release"], p["arm"], p["at"]), []).append(p)
+    sizes = [len(parts) for (_, arm, _), parts in calls.items() if arm == "champion"][:500]
+    usual = min(sizes, key=lambda size: (-sizes.count(size), size))
+    latencies, seen = {}, set()
+    for (step, arm, _), parts in calls.items():
+        unit = step, parts[0]["unit"]
+        if len(parts) == usual and unit not in seen:
+            seen.add(unit)
+            latencies.setdefault(step, {}).setdefault(arm, []).append(parts[0]["latency_ms"])
+    return latencies
+
+
+def test_what_is_observed_of_an_arm_is_that_of_the_definition():
     predictions = make_predictions(3)
     rows = pl.DataFrame(predictions, schema_overrides={"error": pl.String})
     first = rows.unique(["release", "unit"], keep="first", maintain_order=True)
     scores = first.filter(pl.col("error").is_null()).select("release", "arm", score=pl.lit(1.0))
+    latencies = find_latencies(predictions)
     are_mixed = 0
-    for step in ("first", "second"):
+    for step, observations in zip(
+        ("first", "second"), _to_observations(rows, scores, {"first": 0.25, "second": 0.5}), strict=True
+    ):
         for arm in ("champion", "canary"):
+            observed = getattr(observations, arm)
             own = [p for p in predictions if (p["release"], p["arm"]) == (step, arm)]
             failed = {}
             for prediction in own:
                 failed.setdefault(prediction["unit"], prediction["error"] is not None)
-            calls = {p["at"]: p["latency_ms"] for p in own if p["error"] is None}
-            observed = _observations_of(rows, first, scores, step, arm)
             assert list(observed.failed) == list(failed.values())
-            assert list(observed.latencies) == list(calls.values())
+            assert list(observed.latencies) == latencies[step][arm]
+            assert observed.requests == len({p["at"] for p in own if p["error"] is None})
             assert len(observed.scores) == list(failed.values()).count(False)
-            are_mixed += len(own) > len(calls)
+            are_mixed += len(own) > observed.requests
     assert are_mixed == 4
+
+
+def decide_about(columns, shares):
+    """The decision about predictions in two steps with these shares."""
+    count = len(columns["unit"])
+    moments = BEGIN + np.arange(count) * timedelta(seconds=1)
+    rows = pl.DataFrame({"at": moments, "id": np.arange(count), "error": [None] * count} | columns)
+    scores = pl.DataFrame(schema={"release": pl.String, "arm": pl.String, "score": pl.Float64})
+    plan = CanaryPlan("c", 1, 2, [*shares.values(), 1.0], len(shares) - 1, 10**9, 0, "right", "before")
+    return decide(plan, _to_observations(rows, scores, shares))
+
+
+def test_an_arm_that_answers_more_instances_of_each_request_is_not_slower():
+    rng = np.random.default_rng(1)
+    columns = {"release": [], "arm": [], "at": [], "unit": [], "latency_ms": []}
+    for number in range(3_000):
+        step, share = ("first", 0.5) if number < 1_500 else ("second", 0.75)
+        of_canary = rng.binomial(10, share)
+        for arm, size in (("champion", 10 - of_canary), ("canary", of_canary)):
+            columns["release"] += [step] * size
+            columns["arm"] += [arm] * size
+            columns["at"] += [BEGIN + timedelta(seconds=number)] * size
+            columns["unit"] += [str(unit) for unit in rng.integers(10**9, size=size)]
+            columns["latency_ms"] += [(0.3 + 0.1 * size) * rng.lognormal(0, 0.1)] * size
+    assert decide_about(columns, {"first": 0.5, "second": 0.75}).action == "hold"
+
+
+def test_entities_that_ask_often_do_not_decide_about_the_latency():
+    """Each entity has a latency of its own, which its arm inherits."""
+    decisions = []
+    for seed in range(6):
+        rng = np.random.default_rng(seed)
+        factor, is_canary = rng.lognormal(0, 0.5, 500), rng.random(500) < 0.25
+        unit = rng.integers(0, 500, 20_000)
+        columns = {
+            "release": ["first"] * 20_000,
+            "arm": np.where(is_canary[unit], "canary", "champion"),
+            "unit": unit.astype(str),
+            "latency_ms": factor[unit] * rng.lognormal(0, 0.2, 20_000),
+        }
+        decisions.append(decide_about(columns, {"first": 0.25}).action)
+    assert decisions == ["hold"] * 6

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from tests.flows.processes import descendants
 from tests.serving.mlflow_models.artifact import write_artifact
@@ -204,6 +205,33 @@ def test_models_are_removed_by_prune_alone(place: Place) -> None:
     assert place.in_force == {"a": 1, "b": 1}
     with pytest.raises(CallError, match="there is no earlier set of models"):
         place.roll_back()
+
+
+def test_lineage_has_a_job_for_each_model_that_a_deployment_changes(place: Place) -> None:
+    place.register("a")
+    place.register("b")
+    place.deploy()
+    place.register("b", content="good b")
+    place.deploy()
+    with Workspace(place.settings) as workspace:
+        store = workspace.lineage
+        events = [msgspec.json.decode(body) for _, body in store.unsent("http://127.0.0.1:9", 100)]
+        runs = [run.job for run in store.runs()]
+    done = [event for event in events if event["eventType"] == "COMPLETE"]
+    names = [
+        (event["job"]["name"], [[d["name"], d["facets"]["version"]["datasetVersion"]] for d in event[side]])
+        for event in done
+        for side in ("inputs", "outputs")
+    ]
+    assert names == [
+        ("deploy.a", [["model/a", "1"]]),
+        ("deploy.a", [["endpoint/a", "1"]]),
+        ("deploy.b", [["model/b", "1"]]),
+        ("deploy.b", [["endpoint/b", "1"]]),
+        ("deploy.b", [["model/b", "2"]]),
+        ("deploy.b", [["endpoint/b", "2"]]),
+    ]
+    assert sorted(runs) == ["deploy a", "deploy b", "deploy b", "deployment", "deployment"]
 
 
 def test_what_neither_set_needs_is_removed(place: Place, environment: Path) -> None:

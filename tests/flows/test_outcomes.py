@@ -6,7 +6,7 @@ import html
 import shutil
 import threading
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 
 import httpx
@@ -24,7 +24,6 @@ from headrace.declare.event import Contract, contract_of
 from headrace.events.ingest.ingest import Ingest
 from headrace.flows.models.canary import (
     CanaryReview,
-    _observations_of,
     _score,
     find_canaries,
     review,
@@ -226,6 +225,8 @@ def test_a_canary_is_rolled_back_or_advances_by_what_was_ingested(shop: TracedSh
             assert (current.by, current.why.startswith(action)) == ("canary", True)
             if action == "roll back":
                 assert (current.restores, current.arms, current.canary) == (before.id, before.arms, None)
+                with pytest.raises(CallError, match=r"no canary; .* ended by canary at .* UTC: roll back: o"):
+                    review(workspace, "purchase")
             else:
                 assert current.canary == msgspec.structs.replace(plan, step=1)
                 assert current.arms == [Arm(other)]
@@ -278,22 +279,6 @@ def test_outcomes_of_several_classes_are_compared_with_the_probabilities(
 )
 def test_a_right_answer_is_judged_by_the_task(task, value, outcome, score) -> None:
     assert _score(value, outcome, "right", task, 0.5) == score
-
-
-def test_a_request_with_many_instances_has_one_latency() -> None:
-    moments = [datetime(2026, 1, 1, tzinfo=UTC) + timedelta(seconds=second) for second in (0, 0, 0, 1, 2, 3)]
-    rows = pl.DataFrame(
-        {
-            "release": "step",
-            "arm": ["canary"] * 5 + ["champion"],
-            "at": moments,
-            "latency_ms": [2.0, 2.0, 2.0, 2.0, 9.0, 7.0],
-            "error": [None] * 4 + ["internal", None],
-            "score": 1.0,
-        }
-    )
-    canary = _observations_of(rows, rows, rows, "step", "canary")
-    assert (canary.latencies.tolist(), canary.failed.tolist()) == ([2.0, 2.0], [False] * 4 + [True])
 
 
 def test_a_release_by_a_person_ends_a_canary(workspace: Workspace) -> None:

@@ -20,7 +20,7 @@ from headrace.kernel.ids import new_id
 from headrace.kernel.run import record_with, run
 from headrace.kernel.time import now
 from headrace.lake.catalog import open_catalog
-from headrace.lineage.forward import send
+from headrace.lineage.forward import Sender
 from headrace.serving.shipper import ship
 from headrace.serving.spool import Spool
 from headrace.workspace import Workspace
@@ -127,11 +127,11 @@ def test_doctor_shows_lineage_events_that_an_endpoint_refused(tiny: Settings) ->
 
     server.answers = [422, 422]
     with httpx.Client() as client:
-        send(store, server.url, client)
+        Sender(store, server.url, client).send()
         assert diagnosis() == (False, "it answered 422: ; it has refused 2 events")
         with store.recorder() as recorder, record_with(recorder), run("work"):
             pass
-        send(store, server.url, client)
+        Sender(store, server.url, client).send()
     assert diagnosis() == (True, "it accepts events; it has refused 2 events")
     store.close()
     server.close()

@@ -25,8 +25,10 @@ from headrace import log as logs
 from headrace.config.settings import Settings, load_settings
 from headrace.features import online
 from headrace.features.applied.registry import is_registry_as_applied
+from headrace.flows.project.status import status
 from headrace.lineage.graph import downstream, upstream
 from headrace.serving import release
+from headrace.workspace import Workspace
 
 SHOP = Path(__file__).parents[2] / "examples" / "shop"
 TABLES = ("clean_events", "departments", "product_facts", "view_outcomes", "training_purchase")
@@ -233,6 +235,11 @@ def test_a_build_fills_an_online_store_that_was_deleted(plain_shop: Path) -> Non
     settings = load_settings(plain_shop)
     for file in settings.state.glob("online.db*"):
         file.unlink()
+    with Workspace(settings) as workspace:
+        stale = {stage.stage: stage.reasons for stage in status(workspace, load_features=False).stale}
+    names = ("user_activity", "product_facts")
+    reasons = tuple(("state", f"the online store has no values of view {name}") for name in names)
+    assert stale == {"online": reasons}
     assert "online" in succeed(plain_shop, "build").split()
     assert len(online.filled_views(settings)) == 2
     assert "Nothing to do" in succeed(plain_shop, "build")

@@ -1,6 +1,7 @@
 """The server and its middleware: which requests are answered, which are refused, and how it stops."""
 
 import asyncio
+import contextlib
 import http.client
 import json
 import os
@@ -10,9 +11,11 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from functools import partial
 
 import httpx
 import pytest
+from tests.until import until
 
 from headrace.http import connection
 from headrace.http.asgi import Receive, Scope, Send
@@ -278,3 +281,28 @@ def test_a_signal_stops_the_server(number: signal.Signals) -> None:
         process.send_signal(number)
         assert process.stdout.readline() == "stopped\n"
         assert process.wait(20) == 0
+
+
+def test_large_bodies_that_arrive_slowly_do_not_use_up_the_memory() -> None:
+    size = 100_000
+    head = (
+        b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+        % size
+    )
+    app = GuardMiddleware(echo, "127.0.0.1", max_body=size)
+    with serve(app, "127.0.0.1", 0) as server, contextlib.ExitStack() as stack:
+        ask = partial(httpx.post, server.url, content=b" " * size, headers=JSON, timeout=60)
+        clients = [
+            stack.enter_context(socket.create_connection((server.host, server.port), timeout=60))
+            for _ in range(16)
+        ]
+        for client in clients:
+            client.sendall(head + b" " * (size - 1))
+        until(lambda: ask().status_code == 429)
+        refused = ask()
+        assert (refused.json()["error"]["code"], refused.headers["retry-after"]) == ("busy", "1")
+        assert httpx.post(server.url, content=b"[1,2]", headers=JSON).status_code == 200
+        for client in clients:
+            client.sendall(b" ")
+            assert client.recv(1 << 16).startswith(b"HTTP/1.1 200 ")
+        assert ask().status_code == 200

@@ -36,13 +36,23 @@ def test_ordinary_keys(key: str) -> None:
         ("https://host/a?api_key=abc&n=1", "https://host/a?api_key=***&n=1"),
         ("Authorization: Bearer abcdefgh1234", "Authorization: *** ***"),
         ("it sent Bearer abcdefgh1234", "it sent Bearer ***"),
+        ("https://host/a?next=b%26token=abc", "https://host/a?next=b%26token=***"),
+        ("1postgresql://joe:pw@host", "1postgresql://joe:***@host"),
+        ("_9password=abc", "_9password=***"),
         ("rows=5, at 12:30", "rows=5, at 12:30"),
+        ("it failed: password=a=b&n=1", "it failed: password=***&n=1"),
+        ("password: token=abc", "password: ***"),
         ('["slack+https://chat.example/T0/B0/x1"]', '["slack+https://chat.example/***"]'),
         ("see https://hooks.slack.com/services/T0/x1 there", "see https://hooks.slack.com/*** there"),
     ],
 )
 def test_texts_are_cleaned(text: str, cleaned: str) -> None:
     assert clean_text(text) == cleaned
+
+
+@pytest.mark.parametrize("word", ["x" * 1_000_000, "x." * 500_000, "x" * 1_000_000 + "://y"])
+def test_a_long_word_is_cleaned_at_once(word: str) -> None:  # in minutes if each of its letters begins a try
+    assert clean_text(f"{word} is not valid: password=abc") == f"{word} is not valid: password=***"
 
 
 def test_the_folder_that_the_shell_is_in_is_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:

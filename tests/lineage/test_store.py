@@ -11,6 +11,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from headrace.kernel.position import LogPosition, SnapshotPosition
@@ -123,6 +124,50 @@ def test_the_name_of_a_job_does_not_depend_on_its_parent(store: Store) -> None:
     for event in (*store.events(alone.id), *store.events(in_build.id)):
         assert event["job"]["name"] == "table.a"
         assert "parent" not in event["run"]["facets"]
+
+
+def test_a_job_names_its_datasets_from_its_start_and_if_it_fails(
+    store: Store, check_event: Callable[[dict[str, Any]], None]
+) -> None:
+    # Marquez takes an event without outputs for a job that writes nothing, and cuts its graph there.
+    before = Dataset("table", "clicks", SnapshotPosition("clicks", 6), {"schema": {"user": "int64"}})
+    plain_topic = Dataset("topic", "clicks")
+    ids = []
+    for fails in (False, True):
+        with store.recorder() as recorder, record_with(recorder), contextlib.suppress(ValueError):  # noqa: SIM117
+            with run("load clicks", reads=[plain_topic], writes=[before]) as r:
+                ids.append(r.id)
+                if fails:
+                    raise ValueError
+                r.add_input(TOPIC)
+                r.add_output(TABLE)
+
+    versions = []
+    for event in [event for run_id in ids for event in store.events(run_id)]:
+        check_event(event)
+        assert [dataset["name"] for dataset in event["inputs"]] == ["topic/clicks"], event["eventType"]
+        (output,) = event["outputs"]
+        versions.append((event["eventType"], output["name"], output["facets"]["version"]["datasetVersion"]))
+    assert versions == [
+        ("START", "table/clicks", "6"),
+        ("COMPLETE", "table/clicks", "7"),
+        ("START", "table/clicks", "6"),
+        ("FAIL", "table/clicks", "6"),
+    ]
+    completed, failed = map(store.run, ids)
+    assert completed is not None
+    assert failed is not None
+    assert (completed.inputs, completed.outputs) == ((TOPIC,), (TABLE,))
+    assert (failed.inputs, failed.outputs) == ((), ())
+
+
+def test_a_model_that_has_no_version_yet_is_the_dataset_of_its_versions(store: Store) -> None:
+    with store.recorder() as recorder, record_with(recorder):  # noqa: SIM117
+        with run("register buy", writes=[Dataset("model", "buy")]) as r:
+            pass
+    (output,) = store.events(r.id)[-1]["outputs"]
+    assert output["name"] == "model/buy"
+    assert "version" not in output["facets"]
 
 
 def test_a_job_that_moves_no_data_is_recorded_without_events(store: Store) -> None:
@@ -242,6 +287,29 @@ def test_failure_keeps_its_message_without_secrets(
     stored = b"".join(p.read_bytes() for p in store.path.parent.iterdir())
     for secret in (b"k-123", b"pw-456", b"t-789", b"hunter2-from-env", b"s3cr3t"):
         assert secret not in stored
+
+
+def test_a_text_that_a_receiver_cannot_store_is_made_legible(
+    store: Store, check_event: Callable[[dict[str, Any]], None]
+) -> None:
+    # PostgreSQL, and so Marquez, stores no NUL; a name of a file in Latin-1 has a surrogate.
+    with store.recorder() as recorder, record_with(recorder), contextlib.suppress(ValueError):  # noqa: SIM117
+        with run("load", [Dataset("file", "caf\udce9.csv", facts={"schema": {"a\0": "int64"}})]) as r:
+            r.add_facts(seen=["\0", {"\ud800": 1}])
+            raise ValueError("not valid: 'a\0b\ud800'" + "x" * 1_000_000)
+
+    assert recorder.dropped == 0
+    row = store.run(r.id)
+    assert row is not None
+    assert row.inputs[0].name == "caf\ufffd.csv"
+    assert row.facts == {"seen": ["\ufffd", {"\ufffd": 1}]}
+    assert row.error is not None
+    assert row.error.startswith("not valid: 'a\ufffdb\ufffd'x")
+    for event in store.events(r.id):
+        check_event(event)
+        text = msgspec.json.encode(event)
+        assert b"\\u0000" not in text
+        assert len(text) < 200_000
 
 
 def test_an_interrupt_is_an_abort(store: Store) -> None:

@@ -17,7 +17,10 @@ def observe(rng, share, count, **canary):
         latencies = rng.lognormal(0, 0.3, size)
         latencies[rng.random(size) < 0.05] *= 2 * tail
         return StepObservations(
-            (rng.random(size) < errors).tolist(), latencies.tolist(), (rng.random(size) < conversion).tolist()
+            (rng.random(size) < errors).tolist(),
+            latencies.tolist(),
+            (rng.random(size) < conversion).tolist(),
+            size,
         )
 
     size = round(count * share)
@@ -31,7 +34,7 @@ def first_actions(rng, looks, step_requests, share, **canary):
     for look in range(1, looks + 1):
         ends = [round(part * look / looks) for part in (len(step.champion.failed), len(step.canary.failed))]
         arms = [
-            StepObservations(arm.failed[:end], arm.latencies[:end], arm.scores[:end])
+            StepObservations(arm.failed[:end], arm.latencies[:end], arm.scores[:end], end)
             for arm, end in zip((step.champion, step.canary), ends, strict=True)
         ]
         decision = decide(plan, [Observations(share, *arms)])
@@ -89,7 +92,7 @@ def test_a_step_advances_after_its_requests_and_outcomes():
     waiting = msgspec.structs.replace(PLAN, min_outcomes=1_201)
     assert decide(waiting, [step]).action == "hold"
     second = msgspec.structs.replace(PLAN, step=1)
-    assert decide(second, [step, Observations(0.25, *[StepObservations([], [], [])] * 2)]).action == "hold"
+    assert decide(second, [step, Observations(0.25, *[StepObservations([], [], [], 0)] * 2)]).action == "hold"
     last = msgspec.structs.replace(PLAN, step=2)
     assert "last step" in decide(last, [step]).why
 
@@ -98,7 +101,7 @@ def test_outcomes_that_become_known_at_the_last_step_roll_back():
     rng = np.random.default_rng(6)
     last = msgspec.structs.replace(PLAN, step=2)
     steps = [observe(rng, share, 40_000, conversion=0.01) for share in (0.05, 0.25)]
-    whole = Observations(1.0, StepObservations([], [], []), steps[1].canary)
+    whole = Observations(1.0, StepObservations([], [], [], 0), steps[1].canary)
     assert decide(last, [*steps, whole]).action == "roll back"
 
 
@@ -117,7 +120,7 @@ def look_at_late_outcomes(seed, looks=20, requests=24_000, **canary):
         arms = []
         for times, scores in known:
             order = np.argsort(times)
-            arms.append(StepObservations([], [], scores[order][times[order] <= hour]))
+            arms.append(StepObservations([], [], scores[order][times[order] <= hour], 0))
         decision = decide(plan, [Observations(0.25, *arms)])
         if decision.action != "hold":
             break
@@ -141,10 +144,30 @@ def test_numbers_are_compared_with_the_champions_median():
 
     def scored(canary):
         arms = [
-            StepObservations([], [], (-np.abs(rng.normal(0, scale, size))).tolist())
+            StepObservations([], [], (-np.abs(rng.normal(0, scale, size))).tolist(), 0)
             for scale, size in ((1.0, 9_000), (canary, 3_000))
         ]
         return decide(PLAN, [Observations(0.25, *arms)])
 
     assert scored(1.0).action == "hold"
     assert (scored(1.5).action, scored(1.5).why[:9]) == ("roll back", "outcomes:")
+
+
+@pytest.mark.parametrize(("factor", "more", "action"), [(1.1, 0.05, "hold"), (1.3, 0.05, "roll back")])
+def test_an_arm_that_is_asked_rarely_may_be_a_little_slower(factor, more, action):
+    rng = np.random.default_rng(8)
+    champion, canary = rng.lognormal(-1, 0.3, 15_000), rng.lognormal(-1, 0.3, 5_000) * factor + more
+    plan = msgspec.structs.replace(PLAN, min_requests=10**9)
+    arms = StepObservations([], champion, [], 15_000), StepObservations([], canary, [], 5_000)
+    assert decide(plan, [Observations(0.25, *arms)]).action == action
+
+
+def test_the_numbers_of_a_rollback_are_those_that_decided():
+    """The canary's median is doubled, its slowest answers are not slower."""
+    rng = np.random.default_rng(9)
+    champion, canary = rng.uniform(0, 10, 15_000), rng.uniform(5, 10, 5_000)
+    arms = StepObservations([], champion, [], 15_000), StepObservations([], canary, [], 5_000)
+    latency = decide(PLAN, [Observations(0.25, *arms)]).comparisons[1]
+    assert latency.canary_bad > latency.champion_bad + 0.3
+    limit = np.median(champion[:500])
+    assert latency.what == f"over {limit:.3g} ms (the canary: {limit * 1.1 + 0.05:.3g} ms)"

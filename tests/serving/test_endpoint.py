@@ -95,9 +95,15 @@ def test_a_model_that_refuses_missing_features_names_them(project, boosters):
         answer = client.post("/predict/purchase", json={**INSTANCE, "product_id": 404})
         assert answer.status_code == 422
         assert answer.json()["error"]["missing"] == ["facts__mean_price", "facts__views"]
-    answered, failed = ship_predictions(project)
+        products = (7, 404, 8, 405)
+        several = {"instances": [{**INSTANCE, "product_id": product} for product in products]}
+        error = client.post("/predict/purchase", json=several).json()["error"]
+        assert (error["field"], error["instances"]) == ("instances[1]", [1, 3])
+    answered, failed, *causes = ship_predictions(project)
     assert (answered.error, failed.error, failed.value) == (None, "missing_features", None)
     assert (failed.version, failed.arm, failed.entity["product_id"]) == (3, "champion", 404)
+    # An arm that answers more instances of a request than another one has no more failures for that.
+    assert [(cause.instance, cause.entity["product_id"]) for cause in causes] == [(1, 404), (3, 405)]
 
 
 @pytest.mark.parametrize(
@@ -244,6 +250,49 @@ def test_each_later_start_also_stays_with_the_release_that_works(project, booste
         with closing(Models(project)) as models:
             assert models.released["purchase"].versions == [1]
             assert models.failed["purchase"].release == released.id
+
+
+def damage_bundle(project, version):
+    (registry.open(project).bundle_folder("purchase", version) / "training.json").write_text("{} ")
+
+
+def roll_back(project):
+    with closing(log.open(project.log.url)) as topics:
+        release.append(topics, release.make_rollback(topics, "purchase", by="test", why="worse"))
+
+
+def test_a_start_with_a_damaged_bundle_answers_by_what_a_rollback_would_restore(project):
+    put_release(project, Arm(2))
+    roll_back(project)
+    current = put_release(project, Arm(1), Arm(2, shadow=True, name="shadow"))
+    with run_endpoint(project) as client:  # the release is kept for the next start
+        assert client.get("/models").json()["models"]["purchase"]["release"]["id"] == current.id
+    damage_bundle(project, 2)
+    with run_endpoint(project) as client:
+        assert client.post("/predict/purchase", json=INSTANCE).json()["version"] == 1
+        body = client.get("/models").json()
+        assert [arm["version"] for arm in body["models"]["purchase"]["release"]["arms"]] == [1]
+        assert body["failed"]["purchase"]["release"] == current.id
+
+
+def test_a_version_that_was_rolled_back_answers_no_more_although_the_one_before_is_damaged(project):
+    put_release(project, Arm(2))
+    roll_back(project)
+    damage_bundle(project, 1)
+    with run_endpoint(project) as client:
+        assert client.post("/predict/purchase", json=INSTANCE).status_code == 503
+
+
+def test_a_log_without_its_releases_leaves_the_last_ones_in_force(project):
+    current = put_release(project, Arm(2))
+    with run_endpoint(project):
+        pass
+    shutil.rmtree(project.place("log"))
+    with run_endpoint(project) as client:
+        assert client.post("/predict/purchase", json=INSTANCE).json()["version"] == 2
+        assert client.get("/models").json()["models"]["purchase"]["release"]["id"] == current.id
+        new = put_release(project, Arm(1))
+        until(lambda: client.get("/models").json()["models"]["purchase"]["release"]["id"] == new.id)
 
 
 def test_an_unusable_release_record_does_not_stop_later_ones(client, project):

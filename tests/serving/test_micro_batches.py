@@ -1,6 +1,7 @@
 """Micro-batches: requests of one turn share a lookup and a model call; each has the value that it has alone."""
 
 import socket
+from collections import Counter
 from contextvars import copy_context
 from urllib.parse import urlsplit
 
@@ -27,6 +28,7 @@ from headrace.serving.prediction import Prediction
 from headrace.serving.predictor import SingleRequest, SpoolingPredictor
 from headrace.serving.release import Arm
 from headrace.serving.servable import Servable
+from headrace.serving.spool import Spool
 from headrace.training.trainers import trainer_for
 from headrace.training.trainers.folder import save_model
 from headrace.training.trainers.port import Budget, Examples, ModelMeta, TrainingData
@@ -179,11 +181,21 @@ def test_a_spool_that_cannot_be_written_refuses_each_and_predicts_once(
     assert [counts.predictions for counts in metrics.counts.arms] == [0]
 
 
-def test_each_arm_answers_its_own_requests(project, predictor):
+def test_each_arm_answers_its_own_requests_and_all_share_a_write(project, predictor, metrics, monkeypatch):
     put_release(project, Arm(1, 0.5), Arm(2, 0.5, name="challenger"))
     model = Models(project).released["purchase"]
     requests = [single(user_id=n) for n in range(40)]
-    answers = predictor.predict_together(model, requests)
+    writes, append = [], Spool.append
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            Spool, "append", lambda spool, *records: writes.append(len(records)) or append(spool, *records)
+        )
+        answers = predictor.predict_together(model, requests)
+    assert writes == [40]
+    assert {prediction.id for prediction in ship_predictions(project)} == {answer.id for answer in answers}
+    assert {counts.arm: counts.predictions for counts in metrics.counts.arms} == Counter(
+        answer.arm for answer in answers
+    )
     alone = [predictor.predict(model, [request.instance])[0] for request in requests]
     assert [(answer.arm, answer.value) for answer in answers] == [(other.arm, other.value) for other in alone]
     assert {answer.arm for answer in answers} == {"champion", "challenger"}

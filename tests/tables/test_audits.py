@@ -632,6 +632,37 @@ class TestReport:
             {"assertion": "row_count", "name": "rows_like_before 0.5", "success": True, "severity": "warn"},
         ]
 
+    def test_lineage_names_the_snapshot_that_was_audited_after_it_is_published(
+        self, project: Project, lake: Lake, arrive: Arrive
+    ) -> None:
+        events: list[tuple[str, str, list[str]]] = []
+
+        class Recorder:
+            def record(self, event: RunEvent) -> None:
+                converted = openlineage_event(copy_event(event), Names("tiny"), "1")
+                assert converted is not None
+                if event.outcome == "COMPLETE":
+                    datasets = converted["inputs"] if event.run.job == "audit clean" else converted["outputs"]
+                    (shown,) = datasets
+                    fields = shown["facets"].get("schema", {}).get("fields", [])
+                    version = shown["facets"]["version"]["datasetVersion"]
+                    events.append((event.run.job, version, [field["name"] for field in fields]))
+
+        declare(project, "clean", references("user", "people"))
+        arrive((at(1), 1), arrived=at(6))
+        build(project, lake, "people")
+        with record_with(Recorder()):
+            built = build(project, lake, "clean")
+            build(project, lake, "clean")
+            write_people(project, 1, 2)
+        build(project, lake, "people")
+        with record_with(Recorder()):
+            build(project, lake, "clean")
+        columns = lake.table("clean").schema().names
+        build_event = ("table clean", str(built.snapshot), columns)
+        audit_event = ("audit clean", str(built.snapshot), [])
+        assert events == [build_event, audit_event, build_event, build_event, audit_event]
+
 
 class TestDeclaration:
     @pytest.mark.parametrize(

@@ -115,7 +115,9 @@ def test_a_query_is_one_dataset_whatever_its_text(sqlite: Shop) -> None:
     with record_with(runs):
         for sql in (SQL, "select id from orders"):
             sqlite.build(query("orders", sql, database="shop"))
-    read = [event.run.inputs for event in runs.events if event.outcome == "COMPLETE"]
+    done = [event for event in runs.events if event.outcome == "COMPLETE"]
+    assert [list(event.run.outputs[0].facts["schema"]) for event in done] == [["id", "total"], ["id", "total"]]
+    read = [event.run.inputs for event in done]
     assert [[(source.name, source.facts) for source in inputs] for inputs in read] == [
         [("shop.orders", {"sql": SQL})],
         [("shop.orders", {"sql": "select id from orders"})],

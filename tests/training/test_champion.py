@@ -2,9 +2,12 @@
 
 from datetime import UTC, datetime, timedelta
 
+import numpy as np
 import polars as pl
 import pytest
+from sklearn.linear_model import LinearRegression
 
+from headrace.declare.trainers import Sklearn
 from headrace.features.plan import (
     AggregateFunction,
     Aggregation,
@@ -16,8 +19,14 @@ from headrace.features.plan import (
     OnDemandView,
     PlanField,
     WindowedView,
+    encode_plan,
 )
-from headrace.training.champion import recompute_features
+from headrace.features.values.matrix import Encoding
+from headrace.training.champion import evaluate_champion, recompute_features
+from headrace.training.files import MODEL, PLAN
+from headrace.training.trainers.folder import save_model
+from headrace.training.trainers.port import Budget, Examples, ModelMeta, TrainingData
+from headrace.training.trainers.sklearn import SklearnTrainer
 
 AT = datetime(2026, 1, 1, tzinfo=UTC)
 HOUR = 3_600_000_000
@@ -85,3 +94,23 @@ def test_a_redefined_feature_is_computed_by_the_champions_plan(champion, plan, c
 def test_a_feature_that_cannot_be_computed_is_left_out(champion, plan, tables, column):
     rows = recompute_features(plan_of(champion), plan_of(plan), TEST, tables, lambda _: ROWS.lazy())
     assert column not in rows.columns
+
+
+def test_a_champion_whose_metrics_are_not_finite_is_reported_and_stops_no_training(tmp_path):
+    plan, trainer = plan_of(FACTS), SklearnTrainer()
+    encoding = Encoding(("facts__price",))
+    examples = Examples(np.array([[0], [1]], np.float32), np.array([0, 1e300]))
+    fitted = trainer.fit(
+        trainer.prepare(TrainingData("regression", encoding, (), examples, examples)),
+        Sklearn(LinearRegression()),
+        {},
+        seed=0,
+        budget=Budget(),
+    )
+    meta = ModelMeta(trainer="sklearn", task="regression", encoding=encoding)
+    save_model(tmp_path / MODEL, fitted.files, meta)
+    (tmp_path / PLAN).write_bytes(encode_plan(plan))
+    result = evaluate_champion(tmp_path, TEST, "bought", "regression")
+    assert result.metrics is None
+    assert result.problem.startswith("the champion cannot be evaluated on the test rows: ")
+    assert result.problem.endswith(" would be NaN or infinite")

@@ -49,7 +49,9 @@ def test_a_gate_without_rules_passes_and_an_unknown_metric_is_an_error() -> None
 def test_a_champion_that_cannot_be_evaluated_is_noted_and_the_rule_decides_as_declared() -> None:
     for unknown, passed in (("fail", False), ("pass", True)):
         rule = not_worse_than_champion("pr_auc", unknown=unknown)
-        result = judge([rule], METRICS, None, lacking=["facts__n"])
+        result = judge(
+            [rule], METRICS, None, problem="the champion reads facts__n, which the test rows do not have"
+        )
         assert result.passed is passed
         (note,) = result.notes
         assert note.endswith("not compared: the champion reads facts__n, which the test rows do not have")

@@ -109,7 +109,9 @@ def test_a_training_goes_from_the_lake_to_mlflow(
     labelled = training_set.read(full_lake, report.training_set, plan, model.target)
     test = divide(labelled.frame, model.split, model.target).test
     assert evaluate_champion(bundle, test, model.target, "binary").metrics == report.test.metrics
-    assert evaluate_champion(bundle, test, model.target, "regression").lacking == ["a binary target"]
+    assert evaluate_champion(bundle, test, model.target, "regression").problem == (
+        "the champion predicts a binary target"
+    )
 
     check_stock_mlflow(project)
     check_nested_runs(versions, trained)

@@ -4,16 +4,20 @@ import itertools
 from pathlib import Path
 
 import attrs
+import msgspec
 import numpy as np
 import pytest
+from sklearn.naive_bayes import GaussianNB
 
 from headrace.cluster.connection import connect
 from headrace.declare.model import Model
-from headrace.declare.search import Tune, choice
+from headrace.declare.search import ChoiceSpace, Tune, choice
+from headrace.declare.trainers import MLP, Sklearn, Torch, Trainer
 from headrace.features.values.matrix import Encoding
 from headrace.projects.project import Project
 from headrace.training.evaluation import evaluator_for
 from headrace.training.matrices import Matrices
+from headrace.training.report import Trial
 from headrace.training.trainers import trainer_for
 from headrace.training.trainers.port import Budget, Examples, TrainingData
 from headrace.training.tuning import search
@@ -70,3 +74,27 @@ def test_a_grid_tries_every_combination_once(project: Project, model: Model, tmp
     assert tried == sorted(itertools.product((1, 4), (0.1, 0.3, 0.5)))
     assert done[-1] == ("trials", 6, 6)
     assert trials[0].value == max(trial.value for trial in trials)
+
+
+@pytest.mark.parametrize(
+    ("declared", "space"),
+    [
+        (Sklearn(GaussianNB()), {"var_smoothing": choice(1e308, 1e-9)}),
+        (Torch(MLP((4,)), epochs=2, batch_size=64), {"learning_rate": choice(1e30, 0.01)}),
+    ],
+    ids=["sklearn", "torch"],
+)
+def test_a_trial_whose_outputs_are_nan_is_last_and_its_report_can_be_read(
+    project: Project, model: Model, tmp_path: Path, declared: Trainer, space: dict[str, ChoiceSpace]
+) -> None:
+    """The first value of the space makes every output NaN. test_job has one of XGBoost."""
+    if isinstance(declared, Torch):
+        pytest.importorskip("torch", reason="the extra torch is not installed: make torch")
+    tune, folds = Tune("log_loss", n_trials=None, space=space), (make_fold(1),)
+    matrices = Matrices(Encoding(("a", "b")), folds, tuple(fold.validation for fold in folds))
+    with connect(project.settings):
+        trials = search(matrices, attrs.evolve(model, trainer=declared, tune=tune), tune, tmp_path / "ray")
+    ((name, values),) = space.items()
+    assert [trial.parameters for trial in trials] == [{name: value} for value in reversed(values.values)]
+    assert [trial.value is None for trial in trials] == [False, True]
+    assert msgspec.json.decode(msgspec.json.encode(trials), type=list[Trial]) == trials

@@ -145,9 +145,12 @@ def _print_releases(state: Status) -> None:
         )
     for model, failure in state.failed_releases.items():
         click.echo(
-            f"Release {failure.release} of {model} could not be activated; the previous one stays in force.\n"
+            f"Release {failure.release} of {model} could not be activated; the endpoint answers by the"
+            " one before, or with 503 if that cannot be activated either.\n"
             f"  {failure.why}\n  To go back: headrace rollback {model}\n"
         )
+    for model, why in state.unfilled.items():
+        click.echo(f"Model {model} answers 503.\n  {why}\n")
     for mismatch in state.champion_mismatches:
         model, built = mismatch.model, mismatch.built
         click.echo(

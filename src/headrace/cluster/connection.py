@@ -26,7 +26,7 @@ from headrace.kernel.files import create_file
 from headrace.kernel.foreign import check_version
 from headrace.kernel.lock import hold_lock
 
-__all__ = ["connect", "worker_variables"]
+__all__ = ["connect", "ensure_token", "worker_variables"]
 
 _OBJECT_STORE = 512 << 20  # bytes
 # Ray listens on every address where a cluster may span machines, and on 127.0.0.1 where it may not. The first
@@ -89,7 +89,7 @@ def _import_ray(settings: Settings) -> ModuleType:
     # Ray would print the errors of further tasks, when the first has ended the command.
     os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
     if local:
-        os.environ.update(_ENVIRONMENT, RAY_AUTH_TOKEN_PATH=str(_ensure_token(settings)))
+        os.environ.update(_ENVIRONMENT, RAY_AUTH_TOKEN_PATH=str(ensure_token(settings)))
     import ray
 
     log_worker_output()
@@ -98,7 +98,7 @@ def _import_ray(settings: Settings) -> ModuleType:
     return ray  # type: ignore[no-any-return]
 
 
-def _ensure_token(settings: Settings) -> Path:
+def ensure_token(settings: Settings) -> Path:
     """Makes the file (0600) with the token that Ray demands of each connection, unless it exists."""
     path = settings.make_state() / "ray.token"
     create_file(path, secrets.token_hex(32), mode=0o600)

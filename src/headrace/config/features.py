@@ -7,6 +7,7 @@ from typing import Annotated, TypeAlias
 
 from msgspec import Meta, Struct
 
+from headrace.kernel.addresses import sqlite_address
 from headrace.kernel.memory import memory_limit
 
 __all__ = ["FeatureSettings"]
@@ -21,7 +22,9 @@ class FeatureSettings(Struct, frozen=True):
 
     Attributes:
         state: the state folder.
-        feast_registry: `file` (in the state folder), or `postgresql://host:port/database`, without a password.
+        feast_registry: `file` (Feast's own format, in the state folder), or an SQL database: `sqlite` (a file
+            in the state folder), `sqlite:///path/to/file.db`, or `postgresql://host:port/database`, without a
+            password.
         join_memory: how many MiB the join of a training set may take beside its labels; a larger one is made
             in parts. None: a quarter of the memory of the machine, or of its container.
     """
@@ -29,6 +32,13 @@ class FeatureSettings(Struct, frozen=True):
     state: Path
     feast_registry: str = "file"
     join_memory: Memory | None = None
+
+    @property
+    def registry_url(self) -> str:
+        """Where Feast's registry is: `file`, `sqlite:///file` or `postgresql://...`."""
+        if self.feast_registry == "sqlite":
+            return sqlite_address(self.state / "feast_registry.db")
+        return self.feast_registry
 
     @property
     def join_bytes(self) -> int:

@@ -25,8 +25,8 @@ class ServingSettings(Struct, frozen=True):
             starts or ends some.
         max_requests: how many requests for predictions or features a replica may have in progress; one more is
             answered with 429.
-        max_batch_size: how many single requests of one turn of the event loop may share a lookup and a call of
-            the model; 1: none.
+        max_batch_size: how many single requests of one turn of the event loop may share a lookup, a call of the
+            model and a write; 1: none.
         max_spool: how many MiB of predictions may wait for the log; then no more are made, until it takes them.
         max_batches: how many large requests a replica may have in progress; one more is answered with 429.
     """
@@ -39,7 +39,7 @@ class ServingSettings(Struct, frozen=True):
     upscale_delay: Annotated[float, Meta(ge=0)] = 30.0
     downscale_delay: Annotated[float, Meta(ge=4)] = 600.0
     max_requests: Annotated[int, Meta(ge=1)] = 1_000
-    max_batch_size: Annotated[int, Meta(ge=1)] = 1
+    max_batch_size: Annotated[int, Meta(ge=1)] = 64
     max_spool: Annotated[int, Meta(ge=1)] = 1_024
     max_batches: Annotated[int, Meta(ge=1)] = 16
 

@@ -22,4 +22,4 @@ class TracingSettings(Struct, frozen=True):
 
     state: Path
     otlp: str = ""
-    trace_share: Annotated[float, Meta(ge=0, le=1)] = 0.1
+    trace_share: Annotated[float, Meta(ge=0, le=1)] = 0.01

@@ -41,21 +41,36 @@ def find_header(scope: Scope, name: bytes) -> bytes | None:
 
 
 async def read_body(
-    scope: Scope, receive: Receive, limit: int, seconds: float, *, keep: bool = True
+    scope: Scope,
+    receive: Receive,
+    limit: int,
+    seconds: float,
+    *,
+    keep: bool = True,
+    reserve: Callable[[int], None] | None = None,
 ) -> bytes | None:
     """The whole body; None if it is longer than `limit` bytes. If it is not kept, what is read is discarded.
+
+    Args:
+        scope, receive: the request.
+        limit: the most bytes.
+        seconds: how long it may take to arrive.
+        keep: see above.
+        reserve: takes the bytes so far, before they are kept; its error ends the reading.
 
     Raises:
         TimeoutError: it was not complete within `seconds`.
         Disconnected: the client closed the connection.
     """
     if IS_COMPLETE in scope:  # nothing has to be waited for, and a time limit is a tenth of our own work
-        return await _join_parts(receive, limit, keep=keep)
+        return await _join_parts(receive, limit, reserve, keep=keep)
     async with asyncio.timeout(seconds):
-        return await _join_parts(receive, limit, keep=keep)
+        return await _join_parts(receive, limit, reserve, keep=keep)
 
 
-async def _join_parts(receive: Receive, limit: int, *, keep: bool) -> bytes | None:
+async def _join_parts(
+    receive: Receive, limit: int, reserve: Callable[[int], None] | None, *, keep: bool
+) -> bytes | None:
     parts: list[bytes] = []
     size = 0
     while True:
@@ -66,6 +81,12 @@ async def _join_parts(receive: Receive, limit: int, *, keep: bool) -> bytes | No
         size += len(part)
         if size > limit:
             return None
+        if reserve is not None:
+            try:
+                reserve(size)
+            except BaseException:
+                parts.clear()  # the error's frames would hold them
+                raise
         if keep:
             parts.append(part)
         if not message.get("more_body", False):

@@ -25,6 +25,8 @@ __all__ = ["MAX_BODY", "GuardMiddleware"]
 
 _log = logging.getLogger("headrace.http")
 MAX_BODY = 16 * 1024 * 1024
+_SMALL_BODY = 64 * 1024  # bytes of a body that does not count as large
+_LARGE_BODIES = 16  # of the largest size, which a server holds at once
 _MAX_DISCARDED = 64 * 1024 * 1024  # bytes that are read of a refused request
 _JSON = frozenset({b"application/json", b"application/x-ndjson", b"application/ndjson", b"application/jsonl"})
 _CHARSETS = frozenset({b"utf-8", b"utf8", b"us-ascii"})
@@ -38,6 +40,44 @@ def _encode_error(_scope: Scope, error: HttpError) -> bytes:
     return error_body(error)
 
 
+class _HeldBodies:
+    """The bytes of the large bodies that a server holds: that arrive, or whose requests are in progress."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self.size = 0
+
+    def reserve(self, more: int) -> None:
+        """Raises HttpError 429 if there is no room for so many more bytes."""
+        if self.size + more > self._limit:
+            message = "The server holds too many large bodies; try again in a moment."
+            raise HttpError(429, "busy", message, headers={"Retry-After": "1"}, close=True)
+        self.size += more
+
+
+class _HeldBody:
+    """The bytes of one request's body, if it is large."""
+
+    __slots__ = ("_all", "_size")
+
+    def __init__(self, bodies: _HeldBodies) -> None:
+        self._all, self._size = bodies, 0
+
+    def grow(self, size: int) -> None:
+        """Notes that the body has so many bytes. Raises HttpError 429, and holds none, if there is no room."""
+        if size > _SMALL_BODY:
+            try:
+                self._all.reserve(size - self._size)
+            except HttpError:
+                self.release()
+                raise
+            self._size = size
+
+    def release(self) -> None:
+        self._all.size -= self._size
+        self._size = 0
+
+
 class GuardMiddleware:
     """Checks requests, reads their bodies within a time limit, and turns errors into JSON responses.
 
@@ -47,7 +87,9 @@ class GuardMiddleware:
         app: the application.
         host: the address that the server listens on.
         token_files: files with the tokens that are accepted beside HEADRACE_TOKEN (http.token.AccessTokens).
-        max_body: the most bytes of a body; a larger body is answered with 413.
+        max_body: the most bytes of a body; a larger body is answered with 413. Bodies of more than 64 KiB may
+            have sixteen times as many together, while they arrive and until they are answered; one more is
+            answered with 429. So clients that send much and slowly do not use up the memory.
         body_seconds: how long a body may take to arrive; after that the answer is 408.
         content_types: the allowed types of a body, which must be UTF-8 and not compressed; others are answered
             with 415. The default, JSON, also excludes the forms that a foreign web page can send without CORS.
@@ -87,6 +129,7 @@ class GuardMiddleware:
         self._max_requests = max_requests
         self._encode_error = encode_error
         self._requests = 0  # in progress
+        self._bodies = _HeldBodies(_LARGE_BODIES * max_body)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -98,6 +141,7 @@ class GuardMiddleware:
         if scope["method"] == "HEAD":  # the response to GET; the server omits its body
             scope = {**scope, "method": "GET"}
         started = False
+        body = _HeldBody(self._bodies)
 
         async def send_and_note(message: Message) -> None:
             nonlocal started
@@ -106,7 +150,7 @@ class GuardMiddleware:
 
         try:
             self._check(scope)
-            content = await self._read_body(scope, receive)
+            content = await self._read_body(scope, receive, body)
             await self._call_app(scope, _replay(content, receive), send_and_note)
         except Disconnected:
             return
@@ -118,6 +162,8 @@ class GuardMiddleware:
             if started:
                 raise
             await self._refuse(scope, receive, send, response)
+        finally:
+            body.release()
 
     async def _refuse(self, scope: Scope, receive: Receive, send: Send, error: HttpError) -> None:
         """Sends an error. The rest of the request is read first, if the connection is to be closed.
@@ -178,12 +224,12 @@ class GuardMiddleware:
     def _is_authorized(self, scope: Scope) -> bool:
         return not self._tokens.are_required or self._tokens.accept(find_header(scope, b"authorization"))
 
-    async def _read_body(self, scope: Scope, receive: Receive) -> bytes:
+    async def _read_body(self, scope: Scope, receive: Receive, body: _HeldBody) -> bytes:
         length = find_header(scope, b"content-length")
         if length is not None and int(length) > self._max_body:  # the parser has checked that it is a number
             raise self._too_large()
         try:
-            content = await read_body(scope, receive, self._max_body, self._body_seconds)
+            content = await read_body(scope, receive, self._max_body, self._body_seconds, reserve=body.grow)
         except TimeoutError:
             raise HttpError(408, "timeout", "The body did not arrive in time.", close=True) from None
         if content is None:

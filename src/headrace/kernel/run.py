@@ -54,7 +54,14 @@ class Dataset(Struct, frozen=True):
 
 
 class Run(Struct):
-    """One execution of a job."""
+    """One execution of a job.
+
+    Attributes:
+        inputs: what it has read so far, at its position.
+        outputs: what it has written so far, at its position.
+        reads: what its job reads, as far as that is known before the run has read it.
+        writes: what its job writes, in the same way, as it was before the run.
+    """
 
     job: str
     id: str
@@ -63,6 +70,8 @@ class Run(Struct):
     inputs: list[Dataset]
     outputs: list[Dataset] = field(default_factory=list)
     facts: dict[str, Any] = field(default_factory=dict)
+    reads: tuple[Dataset, ...] = ()
+    writes: tuple[Dataset, ...] = ()
     ended: datetime | None = None
     _last_report: datetime | None = None
 
@@ -116,13 +125,25 @@ def record_with(recorder: Recorder) -> Iterator[Recorder]:
 
 
 @contextmanager
-def run(job: str, inputs: Iterable[Dataset] = (), *, id: str | None = None) -> Iterator[Run]:
+def run(
+    job: str,
+    inputs: Iterable[Dataset] = (),
+    *,
+    reads: Iterable[Dataset] = (),
+    writes: Iterable[Dataset] = (),
+    id: str | None = None,
+) -> Iterator[Run]:
     """Records the block as one execution of `job`: START at the beginning; COMPLETE, FAIL or ABORT at the end.
+
+    Name in `reads` and `writes` what the run adds to its inputs and outputs only later: a graph of jobs then
+    has them from the start, and keeps them if the run fails.
 
     A run inside another is its child. A KeyboardInterrupt, SystemExit or GeneratorExit is an ABORT; any other
     exception is a FAIL. Both are raised again.
     """
-    new_run = Run(job, id or new_id(), _current.get(), now(), list(inputs))
+    new_run = Run(
+        job, id or new_id(), _current.get(), now(), list(inputs), reads=tuple(reads), writes=tuple(writes)
+    )
     token = _current.set(new_run)
     _report(RunEvent("START", new_run, new_run.started))
     try:

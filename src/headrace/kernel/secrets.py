@@ -16,11 +16,13 @@ _KEY = re.compile(
     re.IGNORECASE,
 )
 _CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
+# A match begins where a word begins: tried at each of its letters, one of 100,000 letters would take minutes.
 # The greedy part before @ extends to the last @ before the path, because a password may contain an @.
-_URL = re.compile(r"(?P<scheme>[a-zA-Z][a-zA-Z0-9+.-]*://)(?P<user>[^\s/:@?#'\"]*):(?P<password>[^\s/?#'\"]*)@")
-_PAIR = re.compile(
-    r"(?P<key>[A-Za-z][\w.-]*)(?P<sign>\s*[=:]\s*(?!//))(?P<quote>['\"]?)(?P<value>[^\s&;,'\"]+)"
+_URL = re.compile(
+    r"(?<![a-zA-Z0-9+.-])(?P<scheme>[a-zA-Z0-9+.-]+://)(?P<user>[^\s/:@?#'\"]*):(?P<password>[^\s/?#'\"]*)@"
 )
+_ASSIGNMENT = re.compile(r"(?<![\w.-])(?P<key>[\w.-]+)\s*[=:]\s*(?!//)['\"]?")
+_VALUE = re.compile(r"[^\s&;,'\"]+")
 _BEARER = re.compile(r"\b(?P<word>Bearer|Basic)\s+[A-Za-z0-9._~+/=-]{8,}", re.IGNORECASE)
 _HOOK = re.compile(r"(?P<host>(?:slack\+https?://[^\s/'\"]+|https?://hooks?\.[^\s/'\"]+)/)[^\s'\",]+")
 _ORDINARY = ("PWD", "SSH_AUTH_SOCK")  # paths that a shell or an agent sets, which are not secrets
@@ -66,7 +68,7 @@ def clean_text(text: str, known: Sequence[str] | None = None) -> str:
         text = _HOOK.sub(lambda m: f"{m['host']}***", text)
     text = _BEARER.sub(lambda m: f"{m['word']} ***", text)
     if "=" in text or ":" in text:
-        text = _PAIR.sub(_clean_pair, text)
+        text = _clean_assignments(text)
     for value in process_secrets() if known is None else known:
         text = text.replace(value, "***")
     return text
@@ -89,7 +91,16 @@ def clean(value: Any, known: Sequence[str] | None = None, depth: int = 0) -> Any
     return value
 
 
-def _clean_pair(match: re.Match[str]) -> str:
-    if not looks_secret(match["key"]) or match["value"].startswith("***"):
-        return match[0]
-    return f"{match['key']}{match['sign']}{match['quote']}***"
+def _clean_assignments(text: str) -> str:
+    """Masks the values of keys that look secret, also of one that follows another: `error: password=x`."""
+    parts, end = list[str](), 0
+    for match in _ASSIGNMENT.finditer(text):
+        key = match["key"].lstrip("0123456789_.-")  # the 26 of an encoded %26token= too
+        if match.start() < end or not looks_secret(key):
+            continue
+        value = _VALUE.match(text, match.end())
+        if value is None or value[0].startswith("***"):
+            continue
+        parts += [text[end : match.end()], "***"]
+        end = value.end()
+    return "".join([*parts, text[end:]])

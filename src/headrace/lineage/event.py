@@ -6,8 +6,9 @@ openlineage-python is not used: its import takes half a second, and every comman
 
 from __future__ import annotations
 
+import re
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -24,6 +25,8 @@ from headrace.projects.checkout import Checkout
 
 __all__ = ["RunRecord", "copy_event", "openlineage_event"]
 
+_UNSTORABLE = re.compile("[\\x00\\ud800-\\udfff]")  # JSON, or the PostgreSQL of Marquez, cannot hold them
+_MAX_ERROR = 50_000  # characters
 _COLUMNS = ("schema", "columns")  # facts whose keys are columns: a column called `token` is not a secret
 
 
@@ -41,6 +44,8 @@ class RunRecord(Struct, frozen=True):
         outputs: what the run has written so far.
         facts: the run's facts so far.
         error: the message and traceback of a FAIL.
+        reads: what the job reads, as far as that is known before the run has read it.
+        writes: what the job writes, in the same way, as it was before the run.
     """
 
     outcome: Outcome
@@ -53,6 +58,8 @@ class RunRecord(Struct, frozen=True):
     outputs: tuple[Dataset, ...]
     facts: Mapping[str, Any]
     error: tuple[str, str] | None
+    reads: tuple[Dataset, ...] = ()
+    writes: tuple[Dataset, ...] = ()
 
 
 def copy_event(event: RunEvent) -> RunRecord:
@@ -70,22 +77,41 @@ def copy_event(event: RunEvent) -> RunRecord:
         job=run.job,
         run=run.id,
         parents=tuple(parents),
-        inputs=tuple(_clean(dataset, secrets) for dataset in run.inputs),
-        outputs=tuple(_clean(dataset, secrets) for dataset in run.outputs),
-        facts=clean(run.facts, secrets),
+        inputs=_clean(run.inputs, secrets),
+        outputs=_clean(run.outputs, secrets),
+        facts=_storable(clean(run.facts, secrets)),
         error=None if event.error is None else _describe(event.error, secrets),
+        reads=_clean(run.reads, secrets),
+        writes=_clean(run.writes, secrets),
     )
 
 
-def _clean(dataset: Dataset, secrets: Sequence[str]) -> Dataset:
+def _clean(datasets: Iterable[Dataset], secrets: Sequence[str]) -> tuple[Dataset, ...]:
+    return tuple(_clean_dataset(dataset, secrets) for dataset in datasets)
+
+
+def _clean_dataset(dataset: Dataset, secrets: Sequence[str]) -> Dataset:
     facts = clean(dataset.facts, secrets)
     facts |= {name: dict(dataset.facts[name]) for name in _COLUMNS if name in dataset.facts}
-    return Dataset(dataset.kind, clean_text(dataset.name, secrets), dataset.position, facts)
+    name = _storable(clean_text(dataset.name, secrets))
+    return Dataset(dataset.kind, name, dataset.position, _storable(facts))
 
 
 def _describe(error: BaseException, secrets: Sequence[str]) -> tuple[str, str]:
-    lines = traceback.format_exception(error)
-    return clean_text(str(error) or type(error).__name__, secrets), clean_text("".join(lines), secrets)
+    message, trace = str(error) or type(error).__name__, "".join(traceback.format_exception(error))
+    message, trace = (_storable(clean_text(text, secrets)[:_MAX_ERROR]) for text in (message, trace))
+    return message, trace
+
+
+def _storable(value: Any) -> Any:
+    """The value with each character replaced that a receiver cannot store, such as NUL."""
+    if isinstance(value, str):
+        return _UNSTORABLE.sub("\ufffd", value)
+    if isinstance(value, Mapping):
+        return {_storable(key): _storable(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_storable(item) for item in value]
+    return value
 
 
 def openlineage_event(
@@ -103,6 +129,8 @@ def openlineage_event(
     if name is None:
         return None
     job = {"namespace": names.project, "name": name, "facets": _job_facets(record.job, checkout)}
+    inputs = _add_missing(record.inputs, record.reads, names)
+    outputs = _add_missing(record.outputs, record.writes, names)
     return {
         "eventTime": record.time.astimezone(UTC).isoformat().replace("+00:00", "Z"),
         "eventType": record.outcome,
@@ -110,9 +138,18 @@ def openlineage_event(
         "schemaURL": f"{SPEC}/2-0-2/OpenLineage.json#/$defs/RunEvent",
         "run": {"runId": record.run, "facets": _run_facets(record, name, names, process)},
         "job": job,
-        "inputs": [openlineage_dataset(dataset, names, "input") for dataset in record.inputs],
-        "outputs": [openlineage_dataset(dataset, names, "output", record.inputs) for dataset in record.outputs],
+        "inputs": [openlineage_dataset(dataset, names, "input") for dataset in inputs],
+        "outputs": [openlineage_dataset(dataset, names, "output", inputs) for dataset in outputs],
     }
+
+
+def _add_missing(datasets: Sequence[Dataset], declared: Iterable[Dataset], names: Names) -> list[Dataset]:
+    """The datasets, and those declared ones that are not among them.
+
+    Tools take an event without outputs for a job that writes nothing, and cut their graph there.
+    """
+    present = {names.dataset(dataset) for dataset in datasets}
+    return [*datasets, *(dataset for dataset in declared if names.dataset(dataset) not in present)]
 
 
 def _job_facets(job: str, checkout: Checkout | None) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from headrace.kernel.secrets import clean_text
 __all__ = ["Names", "job_name", "split_version"]
 
 # Jobs that move no data themselves: in a graph of data they would have no neighbours.
-_LEFT_OUT = frozenset({"build", "stage"})
+_LEFT_OUT = frozenset({"build", "deployment", "stage"})
 # Steps of another job: their names begin with that job's.
 _STEPS = dict.fromkeys(("evaluation", "fit", "split", "tuning"), "train")
 
@@ -41,13 +41,14 @@ class Names(Struct, frozen=True):
     def dataset(self, dataset: Dataset) -> tuple[str, str]:
         """The dataset's OpenLineage namespace and name.
 
-        All versions of a model are one dataset, `model/NAME`. A bundle that is not registered yet is
-        `bundle/NAME`.
+        All versions of a model are one dataset, `model/NAME`. A bundle that is not registered yet (its version
+        is the run that trained it) is `bundle/NAME`.
         """
         if dataset.kind == "topic" and self.kafka is not None:
             return self.kafka, dataset.name
         name, version = split_version(dataset)
-        kind = "bundle" if dataset.kind == "model" and not (version or "").isdigit() else dataset.kind
+        is_bundle = dataset.kind == "model" and version is not None and not version.isdigit()
+        kind = "bundle" if is_bundle else dataset.kind
         return f"headrace://{self.project}", f"{kind}/{name}"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from pathlib import Path
 
@@ -44,8 +45,13 @@ def find_checkout(folder: Path) -> Checkout | None:
     lines = (_git(folder, "rev-parse", "HEAD", "--show-toplevel", "--show-prefix") or "").split("\n")
     if len(lines) < 2 or not lines[0]:
         return None
-    remote = clean_text(_git(folder, "config", "--get", "remote.origin.url") or "") or None
+    remote = _clean_remote(_git(folder, "config", "--get", "remote.origin.url") or "") or None
     return Checkout(lines[0], lines[2] if len(lines) > 2 else "", remote, Path(lines[1]))
+
+
+def _clean_remote(address: str) -> str:
+    """The address without who may read it: a token may stand alone, as in https://TOKEN@github.com/team/repo."""
+    return re.sub(r"^(https?://)[^/]*@", r"\1", clean_text(address))
 
 
 def commit_of(settings: Settings) -> str | None:

@@ -38,10 +38,12 @@ _DOUBT = 4.0  # evidence at which a canary does not advance, although it is not 
 _CALIBRATION = 500  # the champion's first observations, which say what is slow, or a low outcome
 _QUANTILES = (0.5, 0.9, 0.99)  # of the latency: the whole distribution is compared at these
 
+_SLACK, _SLACK_MS = 1.1, 0.05  # how much slower the canary may be: a tenth, and so many milliseconds
+
 Better = Literal["right", "higher", "lower"]
 Observed = Sequence[float] | npt.NDArray[np.float64] | npt.NDArray[np.bool_]
 _Part = tuple[float, Observed, Observed]  # share, observations of champion and canary
-_BadOf = Callable[[Any], Any]
+_Rule = tuple[str, Callable[[Any], Any]]  # what a bad observation is, and which are bad
 
 
 class CanaryPlan(Struct, frozen=True):
@@ -80,13 +82,16 @@ class StepObservations:
 
     Attributes:
         failed: for each request of another entity, whether the arm failed to answer it.
-        latencies: milliseconds of the answer to each request.
+        latencies: milliseconds of the answer to each request of another entity, of as many instances as are
+            usual.
         scores: for each known outcome of another entity, how good it is: True or False, or a number.
+        requests: how many requests the arm answered, of any entity and size.
     """
 
     failed: Observed
     latencies: Observed
     scores: Observed
+    requests: int
 
 
 @frozen
@@ -149,8 +154,8 @@ def decide(plan: CanaryPlan, observations: Sequence[Observations]) -> Decision:
     comparisons = [
         _compare(
             "errors",
-            "failed",
             [(step.share, step.champion.failed, step.canary.failed) for step in observations],
+            [("failed", np.asarray)],
         ),
         _compare_latencies(observations),
         _compare_outcomes(observations),
@@ -164,8 +169,8 @@ def decide(plan: CanaryPlan, observations: Sequence[Observations]) -> Decision:
     doubtful = [comparison for comparison in comparisons if comparison.evidence >= _DOUBT]
     if doubtful:
         return Decision("hold", f"{_describe(doubtful[0])}: in doubt", comparisons)
-    last = observations[-1].canary if observations else StepObservations([], [], [])
-    answered, known = len(last.latencies), len(last.scores)
+    last = observations[-1].canary if observations else StepObservations([], [], [], 0)
+    answered, known = last.requests, len(last.scores)
     if answered < plan.min_requests or known < plan.min_outcomes:
         requests = f"{answered:,} of {plural(plan.min_requests, 'request')}"
         why = f"{requests} and {known:,} of {plan.min_outcomes:,} outcomes so far"
@@ -189,24 +194,25 @@ def _describe(comparison: Comparison) -> str:
     )
 
 
-def _compare(metric: str, what: str, parts: Sequence[_Part], *, bad_of: Sequence[_BadOf] = ()) -> Comparison:
+def _compare(metric: str, parts: Sequence[_Part], rules: Sequence[_Rule]) -> Comparison:
     """Compares the arms in one metric.
 
     Args:
-        metric, what: see Comparison.
+        metric: see Comparison.
         parts: the observations.
-        bad_of: rules of which observations are bad; the evidence is the mean of the evidence by each, and the
-            numbers are those of the last. Without a rule, an observation says itself whether it is bad.
+        rules: which of them are bad. The evidence is the mean of the evidence by each rule, and the numbers are
+            those of the rule with the greatest.
     """
-    ruled = [
-        [(share, rule(champion), rule(canary)) for share, champion, canary in parts]
-        for rule in bad_of or (np.asarray,)
+    bad = [
+        [(share, is_bad(champion), is_bad(canary)) for share, champion, canary in parts] for _, is_bad in rules
     ]
-    champion, canary = (np.concatenate([np.zeros(0), *(part[arm] for part in ruled[-1])]) for arm in (1, 2))
-    values = np.mean([evidence(make_blocks(bad)) for bad in ruled], axis=0)
+    by_rule = [evidence(make_blocks(rule_parts)) for rule_parts in bad]
+    shown = int(np.argmax([values.max(initial=1.0) for values in by_rule]))
+    champion, canary = (np.concatenate([np.zeros(0), *(part[arm] for part in bad[shown])]) for arm in (1, 2))
+    values = np.mean(by_rule, axis=0)
     return Comparison(
         metric,
-        what,
+        rules[shown][0],
         len(champion),
         len(canary),
         float(champion.mean()) if len(champion) else None,
@@ -217,26 +223,36 @@ def _compare(metric: str, what: str, parts: Sequence[_Part], *, bad_of: Sequence
 
 
 def _compare_latencies(observations: Sequence[Observations]) -> Comparison:
-    """Compares the latencies at several quantiles of the champion's first ones."""
-    parts = [(step.share, step.champion.latencies, step.canary.latencies) for step in observations]
+    """Compares the latencies at several quantiles of the champion's first ones.
+
+    An arm that is asked more rarely finds less in the processor's caches: by as much as that, and by what does
+    not matter, the canary may be slower.
+    """
+    parts = [
+        (step.share, step.champion.latencies, (np.asarray(step.canary.latencies) - _SLACK_MS) / _SLACK)
+        for step in observations
+    ]
     first, rest = _split_calibration(parts)
     if not len(first):
-        return _compare("latency", "slow", [])
-    limits = np.quantile(first, _QUANTILES)
-    rules = [partial(np.less, limit) for limit in limits]
-    return _compare("latency", f"over {limits[-1]:.3g} ms", rest, bad_of=rules)
+        return _compare("latency", [], [("slow", np.asarray)])
+    limits: list[float] = np.quantile(first, _QUANTILES).tolist()
+    rules: list[_Rule] = [
+        (f"over {limit:.3g} ms (the canary: {limit * _SLACK + _SLACK_MS:.3g} ms)", partial(np.less, limit))
+        for limit in limits
+    ]
+    return _compare("latency", rest, rules)
 
 
 def _compare_outcomes(observations: Sequence[Observations]) -> Comparison:
     """Outcomes that are good or not are compared by that; others by the median of the champion's first ones."""
     parts = [(step.share, step.champion.scores, step.canary.scores) for step in observations]
     if all(np.isin(arm, (0, 1)).all() for _, *arms in parts for arm in arms):
-        return _compare("outcomes", "without success", parts, bad_of=[partial(np.equal, 0)])
+        return _compare("outcomes", parts, [("without success", partial(np.equal, 0))])
     first, rest = _split_calibration(parts)
     if not len(first):
-        return _compare("outcomes", "low", [])
+        return _compare("outcomes", [], [("low", np.asarray)])
     median = float(np.median(first))
-    return _compare("outcomes", f"under {median:.4g}", rest, bad_of=[partial(np.greater, median)])
+    return _compare("outcomes", rest, [(f"under {median:.4g}", partial(np.greater, median))])
 
 
 def _split_calibration(parts: Sequence[_Part]) -> tuple[Sequence[float], list[_Part]]:

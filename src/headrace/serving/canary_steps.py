@@ -19,7 +19,7 @@ class ArmSummary(Struct, frozen=True):
         requests: how many requests it answered; the instances of one request count once.
         entities: how many entities asked it; of each, the first request counts for failures and outcomes.
         failed: the share of the entities whose first request failed.
-        p50_ms, p99_ms: the median and the 99 % quantile of the latency.
+        p50_ms, p99_ms: the median and the 99 % quantile of the latencies that are compared.
         outcomes: how many outcomes are known.
         mean_score: the mean of how good they are, by the canary's `better`.
     """
@@ -56,7 +56,7 @@ def summarize(steps: Sequence[Observations]) -> list[StepSummary]:
 def _summarize_arm(arm: StepObservations) -> ArmSummary:
     p50, p99 = np.quantile(arm.latencies, (0.5, 0.99)).tolist() if len(arm.latencies) else (None, None)
     return ArmSummary(
-        requests=len(arm.latencies),
+        requests=arm.requests,
         entities=len(arm.failed),
         failed=float(np.mean(arm.failed)) if len(arm.failed) else None,
         p50_ms=p50,

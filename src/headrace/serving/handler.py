@@ -119,7 +119,6 @@ class RequestHandler:
         self, route: PredictRoute, names: Mapping[str, str], scope: Scope, receive: Receive
     ) -> tuple[int, Response, Callable[[], None] | None]:
         """The status, the response, and what copies the request to the shadow arms afterwards."""
-        await asyncio.sleep(0)  # the requests that have arrived too are counted before one is answered
         model = self._models.find(names["model"]) if "model" in names else self._models.find_only()
         body, version = (await receive())["body"], names.get("version")
         query = parse_as_of(scope["query_string"]) if route.takes_as_of else None
@@ -168,6 +167,7 @@ class RequestHandler:
             return [await self._micro_batcher.predict(model, instances[0], version)]
         if self._models.waits:
             return await asyncio.to_thread(self._predictor.predict, model, instances, version)
+        await asyncio.sleep(0)  # the requests that have arrived too are counted before one is answered
         return self._predictor.predict(model, instances, version)
 
     def _predict(

@@ -62,15 +62,16 @@ class Lane:
         return await asyncio.get_running_loop().run_in_executor(self._thread, self._ask, message)
 
     def close(self, grace: float = 0.0) -> bool:
-        """Ends the process. Returns whether it had completed its work.
+        """Ends the process. Returns whether it had completed its work; of a closed lane, True.
 
         Args:
             grace: seconds that it has to complete what it still does after its last answer.
         """
+        if self._is_closed:
+            return True
         self._is_closed = True
-        is_complete = True
         try:
-            self._thread.submit(self._await_end).result(grace)
+            is_complete = self._thread.submit(self._await_end).result(grace)
         except TimeoutError:
             is_complete = False
         process = self._process
@@ -80,14 +81,16 @@ class Lane:
         self._discard()
         return is_complete
 
-    def _await_end(self) -> None:
-        """Closes the process's standard input, and waits until it has ended."""
+    def _await_end(self) -> bool:
+        """Closes the process's standard input, and waits until it has ended. Returns whether it ended well: one
+        that was killed, or failed, left its work."""
         process = self._process
-        if process is not None:
-            assert process.stdin is not None
-            with suppress(BrokenPipeError):
-                process.stdin.close()
-            process.wait()
+        if process is None:
+            return True
+        assert process.stdin is not None
+        with suppress(BrokenPipeError):
+            process.stdin.close()
+        return process.wait() == 0
 
     def _ask(self, message: bytes) -> bytes:
         process = self._process

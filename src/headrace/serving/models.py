@@ -27,7 +27,7 @@ from headrace.kernel.private import make_private
 from headrace.serving.errors import UnknownModel, UnknownService, WrongValue, unknown_version
 from headrace.serving.kept import find_kept_releases
 from headrace.serving.mlflow_models.served import ServedModel, ServedModels
-from headrace.serving.release import Arm, Release, ReleaseFollower
+from headrace.serving.release import Arm, Release, ReleaseFollower, find_restored
 from headrace.serving.request_schema import RequestSchema
 from headrace.serving.servable import Servable, check_filled, load_servable
 from headrace.serving.split import TrafficSplit, find_split_key, split_value
@@ -137,6 +137,7 @@ class Models:
         waits: whether a prediction waits for another server, the online store.
         released: model → its release in force. The mapping is replaced, never changed.
         failed: model → its last release, if it could not be activated; the release before it stays in force.
+        unfilled: model → why it cannot answer: the online store holds no values of a view of its release.
     """
 
     def __init__(
@@ -157,17 +158,20 @@ class Models:
         self._log: logs.Log | None = None
         self._releases: ReleaseFollower | None = None
         self._latest: dict[str, Release] = {}
+        self._history: dict[str, list[Release]] = {}
         self._file = find_kept_releases(settings)
         self._attempts: dict[str, tuple[str, float]] = {}  # model → release, time of the attempt (monotonic)
         self.released: dict[str, ReleasedModel] = {}
         self.failed: dict[str, ReleaseFailure] = {}
+        self.unfilled: dict[str, str] = {}
+        self._next_check = 0.0  # of `unfilled`, monotonic
         self._kept = _read_releases(self._file)
-        if not self._poll_releases():
-            self._latest = self._kept
+        self._poll_releases()
+        self._latest = self._kept | self._latest  # the log may be away, or new
         self._activate_latest()
-        for name, release in self._kept.items():
-            if name in self.failed and self.failed[name].release != release.id:
-                self._activate(name, release)
+        for name in self.failed:
+            self._activate_earlier(name)
+        self._check_filled()
 
     @property
     def names(self) -> list[str]:
@@ -203,6 +207,16 @@ class Models:
                 details={"models": self.names},
             )
         return model
+
+    def check_ready(self, name: str) -> None:
+        """Checks that the model can answer.
+
+        Raises:
+            UnknownModel, Unavailable: as `find`, or a view of its release has no values.
+        """
+        self.find(name)
+        if name in self.unfilled:
+            raise Unavailable(self.unfilled[name])
 
     def find_only(self) -> ReleasedModel | ServedModel:
         """The only model.
@@ -270,7 +284,10 @@ class Models:
         if self._served is not None:
             self._served.poll()
         self._poll_releases()
-        return self._activate_latest()
+        changed = self._activate_latest()
+        if changed or time.monotonic() >= self._next_check:
+            self._check_filled()
+        return changed
 
     def max_record_bytes(self, topic: str) -> int | None:
         """The largest record that the topic accepts; None while the log is unavailable."""
@@ -310,18 +327,34 @@ class Models:
         if self._log is not None:
             self._log.close()
 
-    def _poll_releases(self) -> bool:
-        """Reads new releases from the log. Returns False while the log is unavailable."""
+    def _poll_releases(self) -> None:
+        """Reads new releases from the log, if it is available."""
         try:
             if self._log is None or self._releases is None:
                 self._log = logs.open(self.settings.log.url)
                 self._releases = ReleaseFollower(self._log)
-            self._releases.poll()
+            for release in self._releases.poll():
+                self._history.setdefault(release.model, []).append(release)
         except Unavailable as error:
             _log.warning("the releases cannot be read, the last ones stay in force: %s", error.what)
-            return False
+            return
         self._latest = self._latest | self._releases.in_force
-        return True
+
+    def _check_filled(self) -> None:
+        """Finds the models whose views have no values; while the store does not answer, nothing changes."""
+        self._next_check = time.monotonic() + _RETRY
+        unfilled = {}
+        try:
+            filled = self._store.positions()
+        except HeadraceError:
+            return
+        for name, model in self.released.items():
+            try:
+                for _, servable in model.answering:
+                    check_filled(filled, servable.plan)
+            except Unavailable as error:
+                unfilled[name] = str(error)
+        self.unfilled = unfilled
 
     def _activate_latest(self) -> bool:
         """Activates the latest release of each model. Returns whether anything changed."""
@@ -336,6 +369,15 @@ class Models:
             releases |= {name: model.release for name, model in self.released.items()}
             write_file(self._file, msgspec.json.encode(releases))
         return changed
+
+    def _activate_earlier(self, name: str) -> None:
+        """Activates what answered before a release that cannot be activated at the start: the one that was
+        kept, or else the newest of those that rollbacks would restore."""
+        kept, records = self._kept.get(name), self._history.get(name, [])
+        is_active = kept is not None and kept.id != self.failed[name].release and self._activate(name, kept)
+        while not is_active and (release := find_restored(records)) is not None:
+            is_active = self._activate(name, release)
+            records = records[: records.index(release) + 1]
 
     def _is_due(self, name: str, release: Release) -> bool:
         current = self.released.get(name)
@@ -371,7 +413,7 @@ class Models:
         for version in {arm.version for arm in release.arms} - servables.keys():
             servable = load_servable(self._registry, self._store, release.model, version)
             if has_working:
-                check_filled(self._store, servable.plan)
+                check_filled(self._store.positions(), servable.plan)
             servables[version] = servable
         return servables
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Mapping, Sequence
-from contextvars import Context, copy_context
+from collections.abc import Iterator, Mapping, Sequence
+from contextvars import Context
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -165,39 +165,38 @@ class SpoolingPredictor:
                 answers[index] = error
             else:
                 groups.setdefault(arm.name, (arm, servable, []))[2].append(index)
+        calls: list[_ArmCall] = []
         for arm, servable, indexes in groups.values():
-            group = [requests[index] for index in indexes]
-            for index, answer in zip(indexes, self._predict_group(model, arm, servable, group), strict=True):
+            outcomes = self._call_arm(model, arm, servable, [requests[index] for index in indexes])
+            calls += [outcome for outcome in outcomes if isinstance(outcome, _ArmCall)]
+            for index, answer in zip(indexes, _list_answers(outcomes), strict=True):
                 answers[index] = answer
+        self._complete_together(calls, answers)
         return answers
 
-    def _predict_group(
+    def _call_arm(
         self, model: ReleasedModel, arm: Arm, servable: Servable, requests: Sequence[SingleRequest]
-    ) -> list[Prediction | Exception]:
-        """Predicts requests by one arm, together, or else each by itself."""
-        instances = [request.instance for request in requests]
+    ) -> list[_ArmCall | Exception]:
+        """One call for all requests. If it fails, the call of each request, or its error."""
         if len(requests) > 1:
+            instances, contexts = [r.instance for r in requests], [r.context for r in requests]
+            indexes, at, predict = [0] * len(requests), now_micros(), self._predict_by_servable
             try:
-                contexts = [request.context for request in requests]
-                call = self._predict_by_servable(
-                    model, arm, servable, instances, [0] * len(instances), None, now_micros(), contexts
-                )
+                return [predict(model, arm, servable, instances, indexes, None, at, contexts)]
             except StoreUnavailable as error:  # of none of them in particular: alone, each would wait again
                 metrics = self._metrics.arm(model.release.model, arm.version, arm.name)
                 metrics.count_errors(_code_of(error), len(requests))
                 return [error] * len(requests)
             except Exception as error:
                 _log.info("%d requests are answered one by one: %s", len(requests), type(error).__name__)
-            else:
-                return self._complete_each(call)
-        answers: list[Prediction | Exception] = []
+        outcomes: list[_ArmCall | Exception] = []
         for request in requests:
             try:
                 call = request.context.run(self._predict_arm, model, arm, servable, [request.instance], None)
-                answers += self._complete(call)
+                outcomes.append(call)
             except Exception as error:
-                answers.append(error)
-        return answers
+                outcomes.append(error)
+        return outcomes
 
     def check_room(self) -> None:
         """Checks that the spool has room. Raises Unavailable."""
@@ -363,16 +362,30 @@ class SpoolingPredictor:
     def _append_to_spool(self, predictions: Sequence[Prediction]) -> None:
         _append_records(self._spool, [_encode_record(prediction, self.max_bytes) for prediction in predictions])
 
-    def _complete_each(self, call: _ArmCall) -> list[Prediction | Exception]:
-        """Appends the predictions of several requests to the spool, and counts them. Returns the prediction of
-        each request, or its error."""
-        answers, records = _encode_each(call.predictions, self.max_bytes)
+    def _complete_together(self, calls: Sequence[_ArmCall], answers: list[Prediction | Exception]) -> None:
+        """Appends the predictions among the answers to the spool, in one write, and counts those of each call.
+
+        The error of a prediction that is not in the spool takes its place among the answers.
+        """
+        records = _encode_each(answers, self.max_bytes)
         try:
-            _append_records(self._spool, records)
+            _append_records(self._spool, list(records.values()))
         except Unavailable as error:
-            return [error if isinstance(answer, Prediction) else answer for answer in answers]
-        call.add_to_metrics([answer for answer in answers if isinstance(answer, Prediction)])
-        return answers
+            answers[:] = [error if isinstance(answer, Prediction) else answer for answer in answers]
+            return
+        for call in calls:
+            spooled = [prediction for prediction in call.predictions if prediction.id in records]
+            if spooled:
+                call.add_to_metrics(spooled)
+
+
+def _list_answers(outcomes: Sequence[_ArmCall | Exception]) -> Iterator[Prediction | Exception]:
+    """The predictions of the calls, and the errors between them."""
+    for outcome in outcomes:
+        if isinstance(outcome, _ArmCall):
+            yield from outcome.predictions
+        else:
+            yield outcome
 
 
 def _encode_record(prediction: Prediction, max_bytes: int) -> bytes:
@@ -387,19 +400,16 @@ def _encode_record(prediction: Prediction, max_bytes: int) -> bytes:
     return record
 
 
-def _encode_each(
-    predictions: Sequence[Prediction], max_bytes: int
-) -> tuple[list[Prediction | Exception], list[bytes]]:
-    """Each prediction, or the error of one whose record is too large; and the records of the others."""
-    answers: list[Prediction | Exception] = []
-    records = []
-    for prediction in predictions:
-        try:
-            records.append(_encode_record(prediction, max_bytes))
-            answers.append(prediction)
-        except OversizedPrediction as error:
-            answers.append(error)
-    return answers, records
+def _encode_each(answers: list[Prediction | Exception], max_bytes: int) -> dict[str, bytes]:
+    """Prediction id → record. In the place of a prediction whose record is too large is the error."""
+    records = {}
+    for index, answer in enumerate(answers):
+        if isinstance(answer, Prediction):
+            try:
+                records[answer.id] = _encode_record(answer, max_bytes)
+            except OversizedPrediction as error:
+                answers[index] = error
+    return records
 
 
 def _append_records(spool: Spool, records: Sequence[bytes]) -> None:
@@ -420,8 +430,7 @@ def _trace(
 ) -> None:
     """Adds the span of a call that ends now to the trace of each request that it answers."""
     span = PredictionSpan(seconds, lookup_seconds, model, arm.version, arm.name, rows, time.time_ns())
-    for context in contexts or [copy_context()]:
-        context.run(tracer.add_prediction, span)
+    tracer.add_prediction(span, contexts)
 
 
 def _make_failures(
@@ -434,8 +443,11 @@ def _make_failures(
     latency_ms: float,
     error: Exception,
 ) -> list[Prediction]:
-    """The records of instances that an arm failed to answer, so that arms can be compared by their errors."""
-    code = _code_of(error)
+    """The records of instances that an arm failed to answer, so that arms can be compared by their errors.
+
+    The others of a call are in none of them: how many there are depends on the arm's share of the instances.
+    """
+    code, causes = _code_of(error), _find_causes(error)
     return [
         Prediction(
             id=new_id(),
@@ -457,7 +469,16 @@ def _make_failures(
             error=code,
         )
         for row, instance in enumerate(instances)
+        if causes is None or (row if indexes is None else indexes[row]) in causes
     ]
+
+
+def _find_causes(error: Exception) -> Sequence[int] | None:
+    """The instances of the request that the error names as its cause; None: it names none."""
+    if not isinstance(error, RequestError) or error.instance is None:
+        return None
+    instances: Sequence[int] = error.details.get("instances", [error.instance])
+    return instances
 
 
 def _code_of(error: Exception) -> str:

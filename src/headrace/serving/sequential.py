@@ -31,6 +31,7 @@ ODDS_RATIOS = (1.1, 1.25, 1.6, 2.5, 5.0, 10.0)
 them, which is such a supermartingale, too."""
 _DEVIATION = 0.02  # of the sizes of a block from the proportion of the traffic
 _LARGEST_SMALL = 25  # observations of the smaller arm in a block, which deviate by 2 % at most
+_LARGEST_LOG = 700.0  # of evidence: a float has no exponential of more than 709
 _PRIOR_BAD, _PRIOR_COUNT = 0.5, 10.0  # the first guess of the share of bad observations
 
 
@@ -100,7 +101,8 @@ def evidence(blocks: Blocks) -> npt.NDArray[np.float64]:
     bad = blocks.champion_bad + blocks.canary_bad
     share = (np.cumsum(bad) - bad + _PRIOR_BAD) / (np.cumsum(size) - size + _PRIOR_COUNT)  # of earlier blocks
     logs = np.stack([_log_values(blocks, share, ratio) for ratio in ODDS_RATIOS])
-    sums: npt.NDArray[np.float64] = np.exp(np.logaddexp.reduce(np.cumsum(logs, axis=1), axis=0))
+    log_sums = np.minimum(np.logaddexp.reduce(np.cumsum(logs, axis=1), axis=0), _LARGEST_LOG)
+    sums: npt.NDArray[np.float64] = np.exp(log_sums)
     return sums / len(ODDS_RATIOS)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
+
 import numpy as np
 import numpy.typing as npt
 from attrs import frozen
@@ -80,14 +82,18 @@ def load_servable(registry: Registry, store: OnlineStore, model: str, version: i
     return Servable(version, plan, columns, Lookup(plan, store, predictor.meta.encoding), predictor)
 
 
-def check_filled(store: OnlineStore, plan: FeaturePlan) -> None:
+def check_filled(filled: Container[str], plan: FeaturePlan) -> None:
     """Checks that every stored view of the plan has values.
 
+    Args:
+        filled: the digests of the views that have.
+        plan: the plan.
+
     Raises:
-        Unavailable: a view has none yet, or the store does not answer.
+        Unavailable: a view has none yet.
     """
     for view in plan.stored:
-        if store.position(view) is None:
+        if view.digest not in filled:
             raise Unavailable(
                 f"view {view.name!r} holds no values yet",
                 where=f"model {plan.model}",

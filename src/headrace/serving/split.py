@@ -1,11 +1,9 @@
-"""The traffic split: chooses the arm for an entity by the value of its key and the model's name alone."""
+"""The traffic split: chooses the arm for an entity by the value of its key, the model and the arms alone."""
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from hashlib import blake2b
-from itertools import accumulate
 from typing import Any
 
 from headrace.features.plan import FeaturePlan
@@ -15,10 +13,11 @@ __all__ = ["TrafficSplit", "find_split_key", "split_value"]
 
 
 class TrafficSplit:
-    """The answering arms of a release, each with a part of the interval 0 to 1 as long as its weight.
+    """Divides the entities among the answering arms of a release, in proportion to their weights.
 
-    An entity has a fixed point in the interval: a hash of its key and the model's name. If an arm grows at
-    its neighbour's cost, it keeps the entities that it had.
+    Each arm after the first takes its entities by a hash of their key, the model's name and its own name, from
+    those that the arms before it left; the first arm, the champion, gets the rest. So an arm that grows keeps
+    the entities that it had, and an arm that is added at the end takes entities of the champion alone.
 
     Args:
         model: the model's name, which makes the splits of two models independent.
@@ -26,16 +25,21 @@ class TrafficSplit:
     """
 
     def __init__(self, model: str, arms: Sequence[Arm]) -> None:
-        self._is_single = len(arms) == 1
-        self._salt = blake2b(model.encode(), digest_size=16).digest()
-        self._ends = [end * 2**64 for end in accumulate(arm.weight for arm in arms)][:-1]
+        self._takers: list[tuple[int, bytes, float]] = []  # index of the arm, salt, hashes that it takes
+        for index, arm in enumerate(arms[1:], 1):
+            salt = blake2b(f"{model}\0{arm.name}".encode(), digest_size=16).digest()
+            left = arms[0].weight + sum(later.weight for later in arms[index:])
+            self._takers.append((index, salt, arm.weight / left * 2**64))
 
     def index(self, key: object) -> int:
         """The index of the arm that answers the entity with this key."""
-        if self._is_single:
+        if not self._takers:
             return 0
-        digest = blake2b(repr(key).encode(), digest_size=8, key=self._salt).digest()
-        return bisect_right(self._ends, int.from_bytes(digest))
+        content = repr(key).encode()
+        for index, salt, limit in self._takers:
+            if int.from_bytes(blake2b(content, digest_size=8, key=salt).digest()) < limit:
+                return index
+        return 0
 
 
 def find_split_key(plans: Sequence[FeaturePlan]) -> str | None:

@@ -7,7 +7,8 @@ collector, and what it cannot take is dropped.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import contextvars
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from random import random
 from typing import TYPE_CHECKING, NamedTuple, Protocol
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 __all__ = ["PredictionSpan", "PredictionSpans", "PredictionTracer", "RequestTracer", "open_tracer"]
 
 _TIMEOUT = 2.0  # seconds for a batch, and for the spans that are left at the end
+_request_span: contextvars.ContextVar[Span | None] = contextvars.ContextVar("request_span", default=None)
+_NAMES = (b"traceparent", b"tracestate")
 
 
 class PredictionSpan(NamedTuple):
@@ -50,8 +53,10 @@ class PredictionSpan(NamedTuple):
 class PredictionTracer(Protocol):
     """Takes the spans of predictions."""
 
-    def add_prediction(self, span: PredictionSpan) -> None:
-        """Takes a span."""
+    def add_prediction(
+        self, span: PredictionSpan, contexts: Sequence[contextvars.Context] | None = None
+    ) -> None:
+        """Takes a span of the requests with these contexts, or of the present one."""
         ...
 
 
@@ -61,8 +66,11 @@ class PredictionSpans:
     def __init__(self) -> None:
         self._spans: list[PredictionSpan] = []
 
-    def add_prediction(self, span: PredictionSpan) -> None:
-        """Keeps a span."""
+    def add_prediction(
+        self, span: PredictionSpan, contexts: Sequence[contextvars.Context] | None = None
+    ) -> None:
+        """Keeps a span. Every call is of one request here, so its context says nothing."""
+        del contexts
         self._spans.append(span)
 
     def take(self) -> list[PredictionSpan]:
@@ -99,12 +107,14 @@ class RequestTracer:
 
     def _extract(self, scope: Scope) -> Context | None:
         """The client's trace; None: the request names none, or not as W3C Trace Context says."""
+        headers = [(name, value) for name, value in scope["headers"] if name in _NAMES]
+        if not headers:
+            return None
         from opentelemetry.trace import get_current_span
 
-        carrier = {
-            name.decode(): [value.decode("latin-1") for key, value in scope["headers"] if key == name]
-            for name in (b"traceparent", b"tracestate")
-        }
+        carrier: dict[str, list[str]] = {name.decode(): [] for name in _NAMES}
+        for name, value in headers:
+            carrier[name.decode()].append(value.decode("latin-1"))
         if len(carrier["traceparent"]) != 1:
             return None
         context = self._propagator.extract(carrier)
@@ -123,18 +133,28 @@ class RequestTracer:
             record_exception=False,  # an error may quote the client's values
             set_status_on_exception=False,
         ) as span:
+            token = _request_span.set(span if span.is_recording() else None)
             try:
                 yield span
             except Exception:
                 span.set_status(Status(StatusCode.ERROR))
                 raise
+            finally:
+                _request_span.reset(token)
 
-    def add_prediction(self, span: PredictionSpan) -> None:
-        """Adds the spans of a lookup and the model's call, if the present request is traced."""
-        from opentelemetry.trace import get_current_span
+    def add_prediction(
+        self, span: PredictionSpan, contexts: Sequence[contextvars.Context] | None = None
+    ) -> None:
+        """Adds the spans of a lookup and the model's call to each of these requests that is traced."""
+        parents = [_request_span.get()] if contexts is None else [each.get(_request_span) for each in contexts]
+        for parent in parents:
+            if parent is not None:
+                self._add_children(parent, span)
 
-        if not get_current_span().is_recording():
-            return
+    def _add_children(self, parent: Span, span: PredictionSpan) -> None:
+        from opentelemetry.trace import set_span_in_context
+
+        context = set_span_in_context(parent)
         begin = span.end - round(span.seconds * 1e9)
         looked_up = begin + round(span.lookup_seconds * 1e9)
         attributes: dict[str, str | int] = {
@@ -143,9 +163,9 @@ class RequestTracer:
             "headrace.arm": span.arm,
             "rows": span.rows,
         }
-        lookup = self._tracer.start_span("lookup", start_time=begin, attributes=attributes)
+        lookup = self._tracer.start_span("lookup", context, start_time=begin, attributes=attributes)
         lookup.end(looked_up)
-        call = self._tracer.start_span("model", start_time=looked_up, attributes=attributes)
+        call = self._tracer.start_span("model", context, start_time=looked_up, attributes=attributes)
         call.end(span.end)
 
     def close(self) -> None:

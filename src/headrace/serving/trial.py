@@ -42,7 +42,7 @@ def try_release(settings: Settings, release: Release, instances: Mapping[int, _I
         for version in sorted({arm.version for arm in release.arms}):
             try:
                 servables[version] = load_servable(registry, store, release.model, version)
-                check_filled(store, servables[version].plan)
+                check_filled(store.positions(), servables[version].plan)
                 _predict(servables[version], instances.get(version, ()))
             except Unavailable as error:
                 raise Unavailable(

@@ -15,6 +15,7 @@ from headrace.kernel.position import SnapshotPosition
 from headrace.kernel.properties import AUDIT, FAILED_ROWS, ROWS_DIGEST
 from headrace.kernel.run import Dataset, run
 from headrace.lake import Lake, LakeTable, Snapshot
+from headrace.lake.datasets import find_dataset, table_dataset
 from headrace.projects.project import Project
 from headrace.tables.audits.report import AuditReport
 from headrace.tables.audits.rows import RowsRefused
@@ -138,14 +139,16 @@ def _carry_out(
     datasets = [_dataset(project, source) for source in plan.inputs]
     if not plan.stale:
         return _keep_table(lake, plan, code, datasets, audit)
-    with run(f"table {table.name}", inputs=datasets) as table_run:
+    with run(f"table {table.name}", inputs=datasets, writes=find_dataset(lake, table.name)) as table_run:
         pin_inputs(lake, plan)
         snapshot, schema, failed, report = _publish(project, audit, plan, code, twin, progress)
         unpin_older(lake, plan)
         names = None if plan.whole else _names(table, plan) or []
-        table_run.add_output(_output(snapshot, schema, table))
+        table_run.add_output(table_dataset(table.name, schema, snapshot))
         count = None if names is None else len(names)
         table_run.add_facts(partitions=count, because=plan.because, failed_rows=len(failed))
+    if report is not None:
+        audit.record(report, SnapshotPosition(table.name, snapshot.id))
     return TableBuild(
         table.name,
         snapshot.id,
@@ -166,13 +169,14 @@ def _keep_table(
     """Records that a table is up to date. Its rows are audited again if what audits depend on has changed."""
     report = None
     # The build that made the snapshot may have been killed before its run was recorded.
-    with run(f"table {plan.table}", inputs=inputs) as table_run:
+    with run(f"table {plan.table}", inputs=inputs, writes=find_dataset(lake, plan.table)) as table_run:
         if audit.is_due:
             report = audit.check_published(lake.table(plan.table))
         snapshot = _update_properties(lake, plan, code, report)
-        position = SnapshotPosition(plan.table, snapshot.id)
-        table_run.add_output(Dataset("table", plan.table, position, {"rows": snapshot.rows}))
+        table_run.add_output(table_dataset(plan.table, lake.table(plan.table).schema(), snapshot))
         table_run.add_facts(partitions=0, because=[])
+    if report is not None:
+        audit.record(report, SnapshotPosition(plan.table, snapshot.id))
     versions = {source.name: source.version for source in plan.inputs}
     digest = snapshot.summary.get(ROWS_DIGEST)
     warnings = audit.warnings if report is None else report.failures
@@ -191,11 +195,6 @@ def _update_properties(lake: Lake, plan: RebuildPlan, code: str, report: AuditRe
     snapshot = table.current_snapshot()
     assert snapshot is not None
     return snapshot
-
-
-def _output(snapshot: Snapshot, schema: pa.Schema, table: Table) -> Dataset:
-    facts = {"rows": snapshot.rows, "schema": {column.name: str(column.type) for column in schema}}
-    return Dataset("table", table.name, SnapshotPosition(table.name, snapshot.id), facts)
 
 
 def _dataset(project: Project, source: TableInput) -> Dataset:

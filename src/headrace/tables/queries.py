@@ -25,6 +25,7 @@ from headrace.kernel.properties import AUDIT, CODE, QUERY_ROWS
 from headrace.kernel.run import Dataset, run
 from headrace.kernel.scratch import make_scratch
 from headrace.lake import Lake, LakeTable, Snapshot
+from headrace.lake.datasets import find_dataset, table_dataset
 from headrace.lake.schema import stored_schema
 from headrace.projects.project import Project
 from headrace.tables.audits.report import AuditReport
@@ -90,7 +91,7 @@ def build_query(
     audit = TableAudit(lake, table, audits, read_references(lake, table, at), PublishedRows.of(lake, table))
     source = Dataset("table", f"{query.database}.{table.name}", facts={"sql": query.sql})
     with (
-        run(f"table {table.name}", inputs=[source]) as table_run,
+        run(f"table {table.name}", inputs=[source], writes=find_dataset(lake, table.name)) as table_run,
         open_database(project.settings, query.database, str(table.place)) as database,
     ):
         try:
@@ -99,8 +100,9 @@ def build_query(
         except RowsRefused as refused:
             audit.keep_refused(refused)
             raise
-        position = SnapshotPosition(table.name, snapshot.id)
-        table_run.add_output(Dataset("table", table.name, position, {"rows": snapshot.rows}))
+        table_run.add_output(table_dataset(table.name, lake.table(table.name).schema(), snapshot))
+    if report is not None and report is not audit.published.report:
+        audit.record(report, SnapshotPosition(table.name, snapshot.id))
     return QueryBuild(snapshot.id, snapshot.rows, what, [] if report is None else report.failures)
 
 

@@ -18,7 +18,7 @@ from headrace.features.offline.point_in_time import join
 from headrace.features.plan import FeaturePlan, OnDemandView, View, WindowedView, decode_plan
 from headrace.features.values.matrix import Matrix
 from headrace.features.values.on_demand import OnDemandError
-from headrace.kernel.errors import ProjectError
+from headrace.kernel.errors import ProjectError, Refused
 from headrace.training.evaluation import evaluator_for
 from headrace.training.files import MODEL, PLAN
 from headrace.training.matrices import matrix_of
@@ -33,11 +33,11 @@ class ChampionResult(NamedTuple):
 
     Attributes:
         metrics: its metrics; None if no champion exists or it could not be evaluated.
-        lacking: what the champion needs and the test rows do not have, sorted.
+        problem: why the champion could not be evaluated, or empty.
     """
 
     metrics: dict[str, float] | None = None
-    lacking: list[str] = []  # noqa: RUF012  it is never changed
+    problem: str = ""
 
 
 def evaluate_champion(
@@ -61,7 +61,8 @@ def evaluate_champion(
     columns = [feature.column for feature in plan.features]
     lacking = sorted(set(columns) - set(test.columns))
     if lacking:
-        return ChampionResult(None, lacking)
+        names = ", ".join(lacking)
+        return ChampionResult(None, f"the champion reads {names}, which the test rows do not have")
     predictor = load_model(bundle / MODEL)
     if list(predictor.features) != columns:
         raise ProjectError(
@@ -69,10 +70,14 @@ def evaluate_champion(
         )
     different_target = _find_different_target(predictor, task, classes)
     if different_target is not None:
-        return ChampionResult(None, [different_target])
+        return ChampionResult(None, f"the champion predicts {different_target}")
     outputs = predictor.predict(matrix_of(test, Matrix(plan, predictor.meta.encoding)))
     evaluator = evaluator_for(task)
-    return ChampionResult(evaluator.evaluate(evaluator.encode(test[target], classes), outputs, classes).metrics)
+    try:
+        evaluation = evaluator.evaluate(evaluator.encode(test[target], classes), outputs, classes)
+    except Refused as error:  # a fault of the champion is no fault of the new version
+        return ChampionResult(None, f"the champion cannot be evaluated on the test rows: {error.what}")
+    return ChampionResult(evaluation.metrics)
 
 
 def _find_different_target(predictor: Predictor, task: Task, classes: tuple[Label, ...]) -> str | None:

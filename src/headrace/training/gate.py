@@ -54,7 +54,7 @@ def judge(
     metrics: Mapping[str, float],
     champion: Mapping[str, float] | None,
     *,
-    lacking: Sequence[str] = (),
+    problem: str = "",
     baseline: Mapping[str, float] | None = None,
 ) -> GateResult:
     """Judges a version by its metrics on the held-out test part.
@@ -64,14 +64,13 @@ def judge(
         metrics: the version's metrics.
         champion: the champion's metrics on the same rows, or None. Without a champion, a rule that compares
             with it passes.
-        lacking: features that the champion reads and the test rows do not have, so that it could not be
-            evaluated.
+        problem: why the champion could not be evaluated, or empty.
         baseline: the metrics of the model's baseline on the same rows; needed by a rule that compares with it.
 
     Raises:
         ProjectError: a rule's metric does not exist.
     """
-    results = tuple(_apply(rule, metrics, champion, lacking, baseline) for rule in rules)
+    results = tuple(_apply(rule, metrics, champion, problem, baseline) for rule in rules)
     return GateResult(all(result.passed for result in results), results)
 
 
@@ -79,7 +78,7 @@ def _apply(
     rule: Rule,
     metrics: Mapping[str, float],
     champion: Mapping[str, float] | None,
-    lacking: Sequence[str],
+    problem: str,
     baseline: Mapping[str, float] | None,
 ) -> RuleResult:
     name, metric = rule.metric, find_metric(rule.metric)
@@ -96,10 +95,8 @@ def _apply(
         tolerance = f" by more than {rule.bound:g}" if rule.bound else ""
         text = f"{name} not worse than the champion's{tolerance}"
         if champion is None:
-            passed = not lacking or rule.unknown == "pass"
-            note = "not compared: no champion yet"
-            if lacking:
-                note = f"not compared: the champion reads {', '.join(lacking)}, which the test rows do not have"
+            passed = not problem or rule.unknown == "pass"
+            note = f"not compared: {problem or 'no champion yet'}"
             return RuleResult(text, name, value, None, passed, note)
         more = metric.more_is_better
         bound = champion[name] - rule.bound if more else champion[name] + rule.bound

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,10 @@ from headrace.declare.model import Model, task_of
 from headrace.features.plan import FeaturePlan, decode_plan, encode_plan
 from headrace.kernel.errors import ProjectError
 from headrace.kernel.files import remove_path, write_file
+from headrace.kernel.ids import new_id
 from headrace.kernel.position import SnapshotPosition
 from headrace.kernel.private import make_private
-from headrace.kernel.run import Dataset, run
+from headrace.kernel.run import Dataset, Run, run
 from headrace.lake import Lake
 from headrace.projects.checkout import commit_of
 from headrace.projects.project import Project
@@ -109,7 +111,7 @@ def train(
         ProjectError: the declaration does not fit the data.
         Unavailable: Ray does not start.
     """
-    with run(f"train {model.name}") as current:
+    with _start_run(model) as current:
         rows = training_set.make(project, lake, model, plan, inputs=inputs)
         current.add_input(Dataset("table", rows.table, SnapshotPosition(rows.table, rows.snapshot)))
         commit = commit_of(project.settings)  # before the training: files may change while it runs
@@ -127,17 +129,24 @@ def train(
             model.gate,
             report.test.metrics,
             report.champion,
-            lacking=report.champion_lacks,
+            problem=report.champion_problem,
             baseline=report.baseline or None,
         )
         report = msgspec.structs.replace(report, gate=gate)
         write_report(bundle, report)  # last: a bundle with a report is complete
         version = TrainedVersion(bundle, report, resumed)
-        # The bundle has no version number before its registration, so the id of its run names it.
         facts = {"metrics": version.metrics, "params": version.params}
         current.add_output(Dataset("model", f"{model.name}@{report.run}", facts=facts))
         current.add_facts(**facts, gate=msgspec.to_builtins(gate), revisions=rows.revisions)
     return version
+
+
+def _start_run(model: Model) -> AbstractContextManager[Run]:
+    """The run of a training. Its id names the bundle, which has no version number before its registration."""
+    run_id = new_id()
+    reads = [Dataset("table", f"training_{model.name}")]
+    writes = [Dataset("model", f"{model.name}@{run_id}")]
+    return run(f"train {model.name}", reads=reads, writes=writes, id=run_id)
 
 
 def _can_resume(bundle: Path, model: Model) -> bool:
@@ -187,7 +196,7 @@ def _train(
         validation=evaluator.evaluate(validation.target, fitted.validation, classes),
         test=evaluation,
         champion=rival.metrics,
-        champion_lacks=rival.lacking,
+        champion_problem=rival.problem,
         importance=dict(fitted.importance),
         incomplete=rows.incomplete,
         infinite=rows.infinite,

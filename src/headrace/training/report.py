@@ -108,8 +108,7 @@ class TrainingReport(Struct, frozen=True, kw_only=True):
         baseline: the metrics of the declared baseline on the test part; empty without one.
         folds: the results of the folds, the last of which is the test part's; empty for a split without folds.
         champion: the champion's metrics on the same test rows, or None.
-        champion_lacks: what the champion needs and the test rows do not have, so that it could not be
-            evaluated on them.
+        champion_problem: why the champion could not be evaluated on them, or empty.
         importance: feature → its share of the total importance.
         gate: the result of the gate; not passed until the version is judged.
         incomplete: how many rows were left out because serving would refuse them (`missing="refuse"`).
@@ -132,7 +131,7 @@ class TrainingReport(Struct, frozen=True, kw_only=True):
     run: str = ""
     code: str = ""
     commit: str | None = None
-    champion_lacks: list[str] = []
+    champion_problem: str = ""
     incomplete: int = 0
     infinite: dict[str, int] = {}
     baseline: dict[str, float] = {}

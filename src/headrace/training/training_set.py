@@ -50,6 +50,7 @@ from headrace.kernel.properties import (
 from headrace.kernel.run import Dataset, run
 from headrace.kernel.time import now_micros
 from headrace.lake import Lake, LakeTable, Snapshot, VisibleTables
+from headrace.lake.datasets import find_dataset, table_dataset
 from headrace.projects.project import Project
 from headrace.tables.failures import FailedRow, describe_row, merge_failures, read_failures
 from headrace.tables.revisions import merge_revisions, revisions_in
@@ -91,11 +92,13 @@ def make(
         Refused: no row has a label, or a value of the target is not valid for the model's task.
         ProjectError: the labels lack a column that the plan needs, or the task cannot be inferred.
     """
-    with run(f"training set {model.name}") as current:
+    table = f"training_{model.name}"
+    reads = [Dataset("table", name) for name in _tables_of(model, plan)]
+    with run(f"training set {model.name}", reads=reads, writes=find_dataset(lake, table)) as current:
         snapshots = _tag_inputs(lake, model, plan, inputs or {})
         for name, snapshot in snapshots.items():
             current.add_input(Dataset("table", name, SnapshotPosition(name, snapshot)))
-        table, digest = f"training_{model.name}", _digest_of(model, plan, snapshots)
+        digest = _digest_of(model, plan, snapshots)
         head = lake.table(table).current_snapshot() if lake.table_exists(table) else None
         if head is None or head.summary.get(INPUTS_DIGEST) != digest:
             head = _write_rows(project, lake, model, plan, snapshots, digest, twin)
@@ -113,13 +116,9 @@ def make(
             head.summary.get(ROWS_DIGEST),
             json.loads(head.summary.get(KEYLESS_ROWS, "{}")),
         )
-        schema = {field.name: str(field.type) for field in lake.table(table).schema()}
-        facts = {
-            "rows": head.rows,
-            "schema": schema,
-            "columns": source_columns(plan, model.labels.name, schema),
-        }
-        current.add_output(Dataset("table", table, SnapshotPosition(table, head.id), facts))
+        schema = lake.table(table).schema()
+        columns = source_columns(plan, model.labels.name, schema.names)
+        current.add_output(table_dataset(table, schema, head, columns=columns))
         current.add_facts(rows=rows.rows, refused=rows.refused, failed=rows.failed, plan=plan.digest)
     return rows
 
@@ -240,10 +239,15 @@ def table_reader(project: Project, lake: Lake, inputs: Mapping[str, int]) -> Cal
     return read_table
 
 
+def _tables_of(model: Model, plan: FeaturePlan) -> list[str]:
+    """The tables that the training set reads, each once."""
+    return list(dict.fromkeys([model.labels.name, *(view.table for view in plan.stored)]))
+
+
 def _tag_inputs(lake: Lake, model: Model, plan: FeaturePlan, wanted: Mapping[str, int]) -> dict[str, int]:
     """Tags the snapshots of the tables that the training set reads, and returns them by table."""
     snapshots = {}
-    for name in dict.fromkeys([model.labels.name, *(view.table for view in plan.stored)]):
+    for name in _tables_of(model, plan):
         table = lake.table(name)
         head = table.current_snapshot()
         if head is None:

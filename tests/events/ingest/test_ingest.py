@@ -27,6 +27,8 @@ from headrace.kernel.properties import LATEST_ARRIVAL, UNDECLARED_FIELDS
 from headrace.kernel.run import RunEvent, record_with
 from headrace.kernel.time import now, parse_duration
 from headrace.lake import Lake, Unwritable
+from headrace.lineage.event import RunRecord, copy_event, openlineage_event
+from headrace.lineage.names import Names
 from headrace.log import Log
 from headrace.log.partition import partition_of
 
@@ -267,6 +269,44 @@ def test_ingest_runs_until_it_is_stopped_and_records_its_run(
     assert list(facts.pop("schema")) == list(fields)
     assert facts.pop("columns") == {field: [f"clicks.{field}"] for field in fields}
     assert facts == {"rows": 4, "good": 3, "refused": {"not_json": 1}}
+
+
+def test_an_ingest_names_its_table_from_its_start_and_if_it_reads_nothing(
+    contract: Contract, events_log: Log, lake: Lake
+) -> None:
+    records: list[RunRecord] = []
+
+    class Recorder:
+        def record(self, event: RunEvent) -> None:
+            records.append(copy_event(event))
+
+    with record_with(Recorder()):
+        ingest_to_end(contract, events_log, lake)
+        events_log.append("clicks", [click(1)])
+        ingest_to_end(contract, events_log, lake)
+        ingest_to_end(contract, events_log, lake)
+    snapshot = lake.table("clicks").current_snapshot()
+    assert snapshot is not None
+    shown = []
+    for record in records:
+        event = openlineage_event(record, Names("tiny"), "1")
+        assert event is not None
+        (source,), (target,) = event["inputs"], event["outputs"]
+        assert (source["name"], target["name"]) == ("topic/clicks", "table/clicks")
+        fields = [field["name"] for field in source["facets"]["schema"]["fields"]]
+        assert [field["name"] for field in target["facets"]["schema"]["fields"]] == fields
+        assert list(target["facets"]["columnLineage"]["fields"]) == fields
+        shown.append((event["eventType"], target["facets"].get("version", {}).get("datasetVersion")))
+    at = str(snapshot.id)
+    assert shown == [
+        ("START", None),
+        ("COMPLETE", None),
+        ("START", None),
+        ("RUNNING", at),
+        ("COMPLETE", at),
+        ("START", at),
+        ("COMPLETE", at),
+    ]
 
 
 UNSTORABLE_TEXT = "-" * 15 + "\ud7ff" + "."

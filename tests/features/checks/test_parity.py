@@ -58,9 +58,12 @@ def test_served_features_equal_recomputed_features(project, lake, plan, predicti
     assert (report.checked, report.equal, report.differing, report.not_checkable) == (28, 28, [], {})
 
 
-@pytest.mark.parametrize("offsets", [1, 7, 50])
-def test_the_log_is_read_in_batches_of_offsets(project, lake, plan, predictions, monkeypatch, offsets):
+@pytest.mark.parametrize(("offsets", "memory"), [(7, 1 << 30), (50, 1_000)])
+def test_the_log_is_read_in_batches_and_the_rows_are_computed_by_parts(
+    project, lake, plan, predictions, monkeypatch, offsets, memory
+):
     monkeypatch.setattr("headrace.features.checks.recompute._EVENTS", offsets)
+    monkeypatch.setattr("headrace.config.features.FeatureSettings.join_bytes", memory)
     report = check_parity(project, lake, plan, predictions)
     assert (report.checked, report.equal, report.differing, report.not_checkable) == (28, 28, [], {})
 

@@ -27,6 +27,7 @@ from headrace.tables.build import build_table
 from headrace.training.training_set import table_reader
 
 SECOND = 1_000_000
+LEAST = 1_000  # bytes
 
 
 @pytest.fixture
@@ -66,6 +67,13 @@ def skew(project, lake, plan, served, code="1"):
     for first in range(0, len(served), 2):
         in_parts.add(served[first : first + 2])
     assert in_parts.report() == report
+    # And so it is where each part, piece and range holds a few rows.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("headrace.config.features.FeatureSettings.join_bytes", LEAST)
+        patch.setattr("headrace.features.checks.recompute._EVENTS", 7)
+        in_least_memory = SkewCheck(project, lake, plan, table_reader(project, lake, inputs), codes)
+        in_least_memory.add(served)
+    assert in_least_memory.report() == report
     return report
 
 

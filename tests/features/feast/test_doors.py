@@ -22,11 +22,11 @@ INSTANT = pa.timestamp("us", "UTC")
 ASKED = {"features": ["facts:clicks", "facts:mean_price"], "entities": {"item": ["a", "none"]}}
 
 
-@pytest.fixture(params=["files", "postgres", "redis"])
+@pytest.fixture(params=["sqlite", "postgres", "redis"])
 def database(request: pytest.FixtureRequest) -> str | dict[str, str]:
     if request.param == "redis":  # with the registry in a file
         return {"online": str(request.getfixturevalue("empty_redis"))}
-    return "" if request.param == "files" else str(request.getfixturevalue("empty_database"))
+    return "sqlite" if request.param == "sqlite" else str(request.getfixturevalue("empty_database"))
 
 
 def test_materialize_get_online_features_and_serve(small: Callable[..., Project]) -> None:

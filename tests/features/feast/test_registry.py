@@ -12,18 +12,21 @@ from feast import Entity, FeatureStore, ValueType
 from feast.types import Float64
 
 from headrace.config.settings import make_settings
+from headrace.features.applied.postgres import PostgresRegistry
 from headrace.features.applied.registry import REGISTRY, folder, registry_digest
-from headrace.features.applied.sql_registry import prepare_sql_registry, sql_registry_digest
 from headrace.features.feast import apply, compile, fingerprints  # noqa: A004
 from headrace.features.feast.repository import repository_yaml
 from headrace.features.feast.views import compile_stored_view
+from headrace.kernel.addresses import path_of
 from headrace.kernel.errors import ProjectError, Unavailable
 from headrace.projects.project import Project
 
 
-@pytest.fixture(params=["files", "postgres"])
+@pytest.fixture(params=["files", "sqlite", "postgres"])
 def database(request: pytest.FixtureRequest) -> str:
-    return "" if request.param == "files" else str(request.getfixturevalue("empty_database"))
+    if request.param == "postgres":
+        return str(request.getfixturevalue("empty_database"))
+    return {"files": "", "sqlite": "sqlite"}[request.param]
 
 
 def open_store(project: Project) -> FeatureStore:
@@ -88,6 +91,8 @@ def test_apply_restores_what_feast_removed_from_the_registry(small: Callable[...
         url = project.settings.features.feast_registry
         if url == "file":
             (folder(project.settings) / REGISTRY).write_bytes(b"no registry")
+        elif url == "sqlite":
+            path_of(project.settings.features.registry_url).unlink()
         else:
             with psycopg.connect(url) as database:
                 database.execute("drop schema headrace_small cascade")
@@ -243,20 +248,34 @@ def test_a_function_that_returns_something_else_is_named_with_its_place(
 
 def test_feasts_teardown_empties_the_registry_of_no_other_project(empty_database: str, tmp_path: Path) -> None:
     """Feast deletes the rows of every project in its tables, so each project has tables of its own."""
-    stores = {}
+    stores, registries = {}, {}
     for name in ("kept", "emptied"):
         folder = tmp_path / name
         folder.mkdir()
         (folder / "headrace.toml").write_text(f'[project]\nname = "{name}"\n')
         settings = make_settings(folder, name, values={"feast_registry": empty_database})
-        prepare_sql_registry(settings)
+        registries[name] = PostgresRegistry(settings)
+        registries[name].prepare()
         (folder / "feature_store.yaml").write_text(repository_yaml(settings, folder / "registry.db"))
-        stores[name] = settings, FeatureStore(repo_path=str(folder))
-        stores[name][1].apply([Entity(name="user", value_type=ValueType.INT64)])
-    digests = {name: sql_registry_digest(settings) for name, (settings, _) in stores.items()}
-    stores["emptied"][1].teardown()
-    assert sql_registry_digest(stores["kept"][0]) == digests["kept"]
-    assert sql_registry_digest(stores["emptied"][0]) != digests["emptied"]
+        stores[name] = FeatureStore(repo_path=str(folder))
+        stores[name].apply([Entity(name="user", value_type=ValueType.INT64)])
+    digests = {name: registry.digest() for name, registry in registries.items()}
+    stores["emptied"].teardown()
+    assert registries["kept"].digest() == digests["kept"]
+    assert registries["emptied"].digest() != digests["emptied"]
+
+
+def test_a_registry_that_is_no_sqlite_file_is_told_with_its_place(small: Callable[..., Project]) -> None:
+    project = small()
+    file = project.settings.root / "other #1.db"
+    file.write_bytes(b"no registry" * 100)
+    other = project.settings.with_values(feast_registry=f"sqlite://{file}")
+    with pytest.raises(Unavailable, match="Feast's registry is damaged") as caught:
+        registry_digest(other)
+    assert (caught.value.where, caught.value.remedy) == (
+        str(file),
+        "Remove the file: headrace build writes it anew.",
+    )
 
 
 def test_a_registry_that_is_away_is_told_with_its_address(small: Callable[..., Project]) -> None:

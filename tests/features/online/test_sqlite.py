@@ -119,6 +119,34 @@ def test_a_lookup_of_many_entities_sees_one_moment(tmp_path: Path) -> None:
         assert writer.position(FACTS) == SnapshotPosition("facts", 2)
 
 
+class CutText:
+    """The group_concat of older versions of SQLite, whose text ends at a zero byte."""
+
+    def __init__(self) -> None:
+        self.text = b""
+
+    def step(self, value: bytes, _separator: str) -> None:
+        self.text += value
+
+    def finalize(self) -> bytes:
+        return self.text.partition(b"\0")[0]
+
+
+def test_an_older_sqlite_reads_the_same_states(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    users = [8, 4_000, 9, 8, 1_001]
+    database = SqliteDatabase(tmp_path / "online.db")
+    with closing(EntityStore(database, clock=Clock())) as store:
+        fill(store)
+        expected = look_up(store, users)
+        database._db().create_aggregate("group_concat", 2, CutText)
+        assert look_up(store, users)[:2] == expected[:2]  # each entity by itself
+        monkeypatch.setattr("headrace.features.online.sqlite._joins_bytes", lambda: False)
+        statements: list[str] = []
+        database._db().set_trace_callback(statements.append)
+        assert look_up(store, users)[:2] == expected[:2]
+        assert sum("entities_" in statement for statement in statements) <= 2  # one for each set of keys
+
+
 def test_a_forgotten_key_is_no_longer_in_the_file(tmp_path: Path) -> None:
     path = tmp_path / "online.db"
     with closing(open_sqlite(path, clock=Clock())) as store:

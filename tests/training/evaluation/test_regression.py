@@ -43,6 +43,26 @@ def test_a_value_that_is_not_finite_has_no_metric() -> None:
         REGRESSION.metric("roc_auc", [1, 2], [1, 2])
 
 
+@pytest.mark.parametrize(
+    ("target", "outputs", "wrong"),
+    [
+        ([1.0, 2.0], [1e200, 2.0], "rmse, r2"),  # finite outputs whose squares are not
+        ([0.0, 2.0], [1e300, 2.0], "rmse, mape, r2"),
+        ([1e200, 2.0], [1e200, 2.0], "target_deviation"),
+    ],
+)
+def test_a_metric_that_is_not_finite_is_refused(target: list[float], outputs: list[float], wrong: str) -> None:
+    """In a report it would be null, which no later command could read as a number."""
+    with pytest.raises(Refused, match=rf"^{wrong} would be NaN or infinite"):
+        REGRESSION.evaluate(target, outputs)
+
+
+def test_a_searched_metric_that_is_not_finite_is_refused() -> None:
+    with pytest.raises(Refused, match=r"^rmse would be NaN or infinite"):
+        REGRESSION.metric("rmse", [1.0, 2.0], [1e200, 2.0])
+    assert REGRESSION.metric("mae", [1.0, 2.0], [1e200, 2.0]) == 5e199
+
+
 def test_targets_are_finite_numbers() -> None:
     assert REGRESSION.find_invalid(pl.Series([1.5, math.inf])).to_list() == [math.inf]
     assert REGRESSION.find_invalid(pl.Series(["a"])).to_list() == ["a"]

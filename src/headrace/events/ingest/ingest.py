@@ -41,7 +41,7 @@ from headrace.events.ingest.sinks import Sink, SinkFeed
 from headrace.events.verdicts.judge import Verdicts
 from headrace.kernel.errors import Conflict, HeadraceError, Unavailable
 from headrace.kernel.faults import reach
-from headrace.kernel.position import LogPosition
+from headrace.kernel.position import LogPosition, SnapshotPosition
 from headrace.kernel.run import Dataset, run
 from headrace.lake import Lake, LakeTable, Unwritable
 from headrace.log import Batch, Log
@@ -108,6 +108,7 @@ class Ingest:
         self._gathering = Gathering()
         self._reader = TopicReader(contract, log, self.table, self._share)
         self._must_restart = False
+        self._first_snapshot = self.table.current_snapshot()
 
     @property
     def position(self) -> LogPosition:
@@ -165,13 +166,12 @@ class Ingest:
         end = self._log.end(self.contract.topic) if until_end else None
         topic = self.contract.topic
         with (
-            run(f"ingest {topic}", [Dataset("topic", topic, self.position)]) as this_run,
+            run(f"ingest {topic}", [self._source()], writes=[self._target()]) as this_run,
             ThreadPoolExecutor(1, "ingest-write") as writer,
             IngestMaintenance(self.table) as maintenance,
             ExitStack() as stack,
         ):
-            totals = RunTotals(this_run, self.table.name, shape_of(self.contract).schema)
-            loop = _Loop(hooks, totals, maintenance, writer, stop)
+            loop = _Loop(hooks, RunTotals(this_run), maintenance, writer, stop)
             stack.enter_context(self._share.join(lambda: self._settle(loop)))
             while not stop.is_set():
                 try:
@@ -190,6 +190,18 @@ class Ingest:
                     self._must_restart = True
                     hooks.on_alive()
                     stop.wait(random.uniform(0.05, RETRY))  # noqa: S311 - so that two processes do not collide again
+
+    def _source(self) -> Dataset:
+        """The topic, for lineage."""
+        schema = {field.name: str(field.type) for field in shape_of(self.contract).schema}
+        return Dataset("topic", self.contract.topic, self.position, {"schema": schema})
+
+    def _target(self) -> Dataset:
+        """The topic's table as it was before, for lineage: each column is a field of the contract."""
+        source, snapshot = self._source(), self._first_snapshot
+        position = None if snapshot is None else SnapshotPosition(self.table.name, snapshot.id)
+        columns = {name: [f"{source.name}.{name}"] for name in source.facts["schema"]}
+        return Dataset("table", self.table.name, position, {**source.facts, "columns": columns})
 
     def _run_loop(self, end: dict[int, int] | None, loop: _Loop) -> None:
         """Ingests batch after batch until stopped or at the end, and always waits for the last write."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 
-import pyarrow as pa
 from msgspec import Struct, field
 
 from headrace.kernel.position import LogPosition, SnapshotPosition
@@ -41,14 +40,12 @@ class RunTotals:
     """Sums the commits of a run into its inputs and outputs.
 
     Args:
-        run: the run.
-        table: the name of the topic's table.
-        schema: the contract's fields, for lineage.
+        run: the run, which has the topic as its input and names the topic's table as what it writes.
     """
 
-    def __init__(self, run: Run, table: str, schema: pa.Schema) -> None:
-        self._run, self._table = run, table
-        self._schema = {field.name: str(field.type) for field in schema}
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        (self._topic,), (self._table,) = run.inputs, run.writes
         self._events = self._good = self._lost = 0
         self._refused: Counter[str] = Counter()
         self._extra: Counter[str] = Counter()
@@ -66,13 +63,12 @@ class RunTotals:
             "refused": dict(self._refused),
             **({"extra": dict(self._extra)} if self._extra else {}),
             **({"lost": self._lost} if self._lost else {}),
-            "schema": self._schema,
-            "columns": {name: [f"{progress.topic}.{name}"] for name in self._schema},
+            **self._table.facts,
         }
-        snapshot = SnapshotPosition(self._table, progress.snapshot)
-        input_facts = {"rows": self._events, "schema": self._schema}
-        self._run.inputs[:] = [Dataset("topic", progress.topic, progress.position, input_facts)]
-        self._run.outputs[:] = [Dataset("table", self._table, snapshot, facts)]
+        snapshot = SnapshotPosition(self._table.name, progress.snapshot)
+        topic_facts = {"rows": self._events, **self._topic.facts}
+        self._run.inputs[:] = [Dataset("topic", progress.topic, progress.position, topic_facts)]
+        self._run.outputs[:] = [Dataset("table", self._table.name, snapshot, facts)]
         self._run.report_running()
 
     def report_running(self) -> None:

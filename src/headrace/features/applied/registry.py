@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from headrace.config.settings import Settings
-from headrace.features.applied.sql_registry import sql_registry_digest
+from headrace.features.applied.sql_registry import find_sql_registry
 from headrace.kernel.digest import digest_file
 
 __all__ = ["APPLIED", "REGISTRY", "folder", "is_registry_as_applied", "mark_of", "registry_digest"]
@@ -25,10 +25,10 @@ def registry_digest(settings: Settings) -> str:
 
     Raises:
         ProjectError: the setting `feast_registry` is not a valid address.
-        Unavailable: the registry is on a server that cannot be reached.
+        Unavailable: the registry is on a server that cannot be reached, or its SQLite file cannot be used.
     """
-    if settings.features.feast_registry != "file":
-        return sql_registry_digest(settings)
+    if (database := find_sql_registry(settings)) is not None:
+        return database.digest()
     file = folder(settings) / REGISTRY
     return digest_file(file) if file.is_file() else ""
 

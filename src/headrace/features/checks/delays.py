@@ -5,15 +5,17 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
 import polars as pl
 
+from headrace.features.aggregates.column import Ints
 from headrace.features.checks.recompute import ServedPrediction
-from headrace.features.offline.point_in_time import as_of_rows
+from headrace.features.offline.columns import check_columns
+from headrace.features.offline.point_in_time import states
 from headrace.features.online import RowPosition
 from headrace.features.plan import AsOfView
-from headrace.features.values.columns import micros_of
 
 if TYPE_CHECKING:
     from headrace.features.checks.skew import Reason
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
 __all__ = ["AsOfReasons", "DelayChoice", "DelayCounts"]
 
 _SECOND = 1_000_000
+_TIME = "__time"
+_NONE = np.empty(0, np.int64)
 
 
 class DelayChoice(NamedTuple):
@@ -86,14 +90,22 @@ class AsOfReasons:
     ) -> None:
         self._view, self._served, self._code = view, served, code
         self._margin = 1 if strict else 0
-        wanted = {tuple(prediction.keys.get(key) for key in view.keys) for prediction in served}
-        frame = as_of_rows(view, table).select(*view.keys, micros_of(view.time)).collect()
-        self._times: dict[tuple[Any, ...], list[int]] = {}
-        for *key, time in frame.iter_rows():
-            if tuple(key) in wanted:
-                self._times.setdefault(tuple(key), []).append(time)
-        for times in self._times.values():
-            times.sort()
+        rows = states(view, table)
+        check_columns(view, rows.collect_schema())
+        instants = pl.col(view.time).cast(pl.Datetime("us", "UTC")).to_physical()
+        times = rows.select(*view.keys, instants.alias(_TIME)).drop_nulls()
+        if view.keys:
+            schema = times.collect_schema()
+            wanted = pl.DataFrame(
+                [[prediction.keys.get(key) for key in view.keys] for prediction in served],
+                {key: schema[key] for key in view.keys},
+                orient="row",
+                strict=False,
+            )
+            times = times.join(wanted.lazy(), on=view.keys, how="semi")
+        frame = times.unique().sort(_TIME).collect(engine="streaming")
+        groups = frame.group_by(view.keys, maintain_order=True) if view.keys else [((), frame)]
+        self._times = {key: rows[_TIME].to_numpy() for key, rows in groups}
 
     def find(self, indexes: Sequence[int]) -> dict[int, Reason]:
         """The reason of each of these predictions, all of which differ in the view."""
@@ -112,11 +124,12 @@ class AsOfReasons:
         times, moment = self._times_of(prediction), prediction.at - self._margin
         if position.time is not None and position.snapshot is None:
             return "pushed row"
-        visible = times[: bisect_right(times, moment - self._view.delay)]
-        if self._view.ttl is not None:
-            visible = [time for time in visible if time >= prediction.at - self._view.ttl]
-        trained = visible[-1] if visible else None
-        if position.time is not None and position.time not in times:
+        end = bisect_right(times, moment - self._view.delay)
+        trained = int(times[end - 1]) if end else None
+        if trained is not None and self._view.ttl is not None and trained < prediction.at - self._view.ttl:
+            trained = None
+        at = None if position.time is None else bisect_left(times, position.time)
+        if at is not None and (at == len(times) or times[at] != position.time):
             return self._reason_of_change(position)
         if trained == position.time:
             return self._reason_of_change(position) if trained is not None else "unexplained"
@@ -140,13 +153,14 @@ class AsOfReasons:
         times, moment = self._times_of(prediction), prediction.at - self._margin
         if position.time is None:
             oldest = 0 if self._view.ttl is None else bisect_left(times, prediction.at - self._view.ttl)
-            visible = times[oldest : bisect_right(times, moment)]
-            return (moment - visible[0] + 1 if visible else 0), 1 << 62
+            sees_one = oldest < bisect_right(times, moment)
+            return (moment - int(times[oldest]) + 1 if sees_one else 0), 1 << 62
         after = bisect_right(times, position.time)
         if after == 0 or times[after - 1] != position.time:
             return None
         is_newest = after == len(times) or times[after] > moment
-        return 0 if is_newest else moment - times[after] + 1, moment - position.time + 1
+        return 0 if is_newest else moment - int(times[after]) + 1, moment - position.time + 1
 
-    def _times_of(self, prediction: ServedPrediction) -> list[int]:
-        return self._times.get(tuple(prediction.keys.get(key) for key in self._view.keys), [])
+    def _times_of(self, prediction: ServedPrediction) -> Ints:
+        """The times of the entity's rows, ascending."""
+        return self._times.get(tuple(prediction.keys.get(key) for key in self._view.keys), _NONE)

@@ -10,24 +10,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
+from pathlib import Path
 from typing import Any, NamedTuple
 
-import msgspec
 import numpy as np
 import polars as pl
 from msgspec import Struct
 
 from headrace.events.ingest.position import read_position
+from headrace.features.offline.compute.port import ViewJob, compute_share
 from headrace.features.offline.point_in_time import MOMENT, join_as_of
 from headrace.features.offline.rowwise import codes_of, is_of_other_code, rows_of
-from headrace.features.offline.windows import aggregate
 from headrace.features.online import RowPosition, ServedPosition, StreamPosition
 from headrace.features.plan import AsOfView, FeaturePlan, OnDemandView, StoredView, WindowedView
-from headrace.features.values.columns import POLARS
+from headrace.features.values.columns import POLARS, micros_of
 from headrace.features.values.matrix import Matrix
 from headrace.features.values.on_demand import OnDemand, OnDemandError
 from headrace.kernel.errors import CallError
 from headrace.kernel.position import LogPosition
+from headrace.kernel.scratch import make_scratch
 from headrace.kernel.time import from_micros
 from headrace.lake import Lake
 from headrace.projects.project import Project
@@ -35,11 +36,9 @@ from headrace.tables.read import read_input
 
 __all__ = ["Recomputed", "ServedPrediction", "recompute", "values_in_training", "views_of_edited_code"]
 
-_ROW, _AT, _UNTIL = "__row", "__at", "__until"
 _PARTITION, _OFFSET = "_log_partition", "_log_offset"
 _INSTANT = pl.Datetime("us", "UTC")
 _EVENTS = 1_000_000  # offsets of a log partition whose events are read together
-_CHUNK = 2_000  # predictions that are joined with their events together
 
 
 class ServedPrediction(Struct, frozen=True):
@@ -121,7 +120,7 @@ def recompute(
                 contract = project.contract(view.topic)
                 _note_unread(view, read_position(lake.table(contract.table)), work)
                 source = read_input(project, lake, contract)
-            _recompute_windowed(project, view, source, work)
+            _recompute_windowed(project, plan, view, source, work)
         elif isinstance(view, AsOfView):
             _recompute_as_of(lake, plan, view, source, work)
         else:
@@ -175,69 +174,89 @@ def _note_unread(view: WindowedView, table: LogPosition | None, work: _Work) -> 
             work.failures[index][view.name] = f"its events are not in the table of {view.topic} yet"
 
 
-def _recompute_windowed(project: Project, view: WindowedView, events: pl.LazyFrame, work: _Work) -> None:
-    ends: list[tuple[int, int, int, *tuple[Any, ...]]] = []  # prediction, log partition, its end, keys
-    for index, prediction in enumerate(work.served):
+def _recompute_windowed(
+    project: Project, plan: FeaturePlan, view: WindowedView, events: pl.LazyFrame, work: _Work
+) -> None:
+    """Computes the features as those of a training set that is larger than memory (offline.parts)."""
+    offsets: list[Mapping[int, int]] = []
+    for prediction, failures in zip(work.served, work.failures, strict=True):
         position = prediction.positions.get(view.name)
-        if view.name in work.failures[index]:
-            continue
+        is_known = isinstance(position, StreamPosition) and view.name not in failures
+        offsets.append(position.offsets if isinstance(position, StreamPosition) and is_known else {})
         if not isinstance(position, StreamPosition):
-            work.failures[index][view.name] = f"the prediction has no position of {view.name}"
-            continue
-        keys = [prediction.keys.get(key) for key in view.keys]
-        ends.extend((index, partition, end, *keys) for partition, end in position.offsets.items())
+            failures.setdefault(view.name, f"the prediction has no position of {view.name}")
+    ends = {partition: f"__end_{partition}" for partition in sorted({p for ends in offsets for p in ends})}
     rows_from = rows_of(project, [view])
     schema = rows_from(pl.DataFrame(schema=events.collect_schema()).lazy()).rows.schema
-    key_types = {key: schema[key] for key in view.keys}
-    before = pl.DataFrame(
-        ends, {_ROW: pl.Int64, _PARTITION: pl.Int32, _UNTIL: pl.Int64, **key_types}, orient="row"
-    )
-    rows = _rows_by_position(view, events, before, lambda piece: rows_from(piece.lazy()).rows)
-    moments = pl.DataFrame(
-        [(index, from_micros(prediction.at)) for index, prediction in enumerate(work.served)],
-        {_ROW: pl.Int64, _AT: _INSTANT},
+    labels = pl.DataFrame(
+        [
+            (
+                *(prediction.keys.get(key) for key in view.keys),
+                from_micros(prediction.at),
+                *(before.get(partition, 0) for partition in ends),
+            )
+            for prediction, before in zip(work.served, offsets, strict=True)
+        ],
+        {
+            **{key: schema[key] for key in view.keys},
+            MOMENT: _INSTANT,
+            **dict.fromkeys(ends.values(), pl.Int64),
+        },
         orient="row",
     )
-    # Each prediction becomes a separate entity, with the events before its position.
-    by_prediction = msgspec.structs.replace(view, keys=(_ROW,))
-    results = [aggregate(by_prediction, moments[:0], rows, at=_AT)]
-    for first in range(0, len(moments), _CHUNK):
-        chunk = before.filter(pl.col(_ROW).is_between(first, first + _CHUNK, closed="left"))
-        visible = chunk.join(rows, on=[*view.keys, _PARTITION]).filter(pl.col(_OFFSET) < pl.col(_UNTIL))
-        results.append(aggregate(by_prediction, moments[first : first + _CHUNK], visible, at=_AT))
-    values = pl.concat(results)
+    values = pl.DataFrame(schema={field.name: POLARS[field.dtype] for field in view.features})
+    with make_scratch(project.settings.make_state() / "scratch") as folder:
+        rows = _write_rows(view, events, labels, ends, lambda piece: rows_from(piece.lazy()).rows, folder)
+        job = ViewJob(view, plan, labels, project.settings.features.join_bytes, folder, ends)
+        if parts := list(compute_share(job, rows)):
+            indexes, features = zip(*parts, strict=True)
+            values = pl.concat(features)[np.argsort(np.concatenate(indexes))]
     work.add(view, {field.name: values[field.name] for field in view.features})
 
 
-def _rows_by_position(
+def _write_rows(
     view: WindowedView,
     events: pl.LazyFrame,
-    before: pl.DataFrame,
+    labels: pl.DataFrame,
+    ends: Mapping[int, str],
     rows_from: Callable[[pl.DataFrame], pl.DataFrame],
-) -> pl.DataFrame:
-    """The rows of the view's table for the entities of `before`, each with an offset in the log that is exact
-    enough to compare with the positions: log partition and _UNTIL.
+    folder: Path,
+) -> pl.LazyFrame:
+    """Writes the rows of the view's table that any window of the labels can hold, each with its log partition
+    and an offset that is exact enough to compare with the labels' ends.
 
-    The function drops the offsets. But f(a + b) = f(a) + f(b), so it is run on each piece of the log between
-    two positions, and its rows get the first offset of the piece. At most _EVENTS events are in memory at once.
+    A function drops the offsets. But f(a + b) = f(a) + f(b), so it is run on each piece of the log between two
+    ends, and its rows get the first offset of the piece. At most _EVENTS events are in memory at once.
     """
-    entities = before.select(view.keys).unique()
-    pieces = [_with_offset(rows_from(pl.DataFrame(schema=events.collect_schema())), 0, 0)]
-    for (partition,), positions in before.group_by(_PARTITION):
-        cuts = np.unique(np.append(positions[_UNTIL].to_numpy(), 0))
+    entities = labels.select(view.keys).unique()
+    moments = labels.select(micros_of(MOMENT)).to_series().to_list() or [0]
+    in_reach = micros_of(view.time).is_between(view.earliest(min(moments)), max(moments), closed="left")
+    none = rows_from(pl.DataFrame(schema=events.collect_schema()))
+    files = [folder / "none.parquet"]
+    _with_offset(none, 0, 0).write_parquet(files[0])
+    for partition, column in ends.items():
+        cuts = np.unique(np.append(labels[column].to_numpy(), 0))
         last = int(cuts[-1])
         for start in range(0, last, _EVENTS):
             stop = min(start + _EVENTS, last)
             inside = pl.col(_PARTITION).eq(partition) & pl.col(_OFFSET).is_between(start, stop, closed="left")
             batch = events.filter(inside).collect().sort(_OFFSET)
-            edges = np.concatenate([[start], cuts[(cuts > start) & (cuts < stop)], [stop]])
-            firsts = cuts[np.searchsorted(cuts, edges, "right") - 1].tolist()
-            indexes = batch[_OFFSET].search_sorted(pl.Series(edges)).to_list()
-            for first, (begin, end) in zip(firsts[:-1], pairwise(indexes), strict=True):
-                if end > begin:
-                    rows = rows_from(batch[begin:end]).join(entities, on=view.keys, how="semi")
-                    pieces.append(_with_offset(rows, partition, first))
-    return pl.concat(pieces)
+            if view.rowwise is None:
+                pieces = [rows_from(batch).with_columns(batch[_PARTITION], batch[_OFFSET])]
+            else:
+                edges = np.concatenate([[start], cuts[(cuts > start) & (cuts < stop)], [stop]])
+                firsts = cuts[np.searchsorted(cuts, edges, "right") - 1].tolist()
+                indexes = batch[_OFFSET].search_sorted(pl.Series(edges)).to_list()
+                pieces = [
+                    _with_offset(rows_from(batch[begin:end]), partition, first)
+                    for first, (begin, end) in zip(firsts[:-1], pairwise(indexes), strict=True)
+                    if end > begin
+                ]
+            rows = pl.concat([_with_offset(none, 0, 0), *pieces]).filter(in_reach)
+            files.append(folder / f"{partition}-{start}.parquet")
+            rows = rows.join(entities, on=view.keys, how="semi") if view.keys else rows
+            rows.write_parquet(files[-1], compression="lz4")
+    return pl.scan_parquet(files, glob=False)
 
 
 def _with_offset(rows: pl.DataFrame, partition: object, offset: int) -> pl.DataFrame:

@@ -27,15 +27,18 @@ from headrace.features.checks.recompute import (
     values_in_training,
     views_of_edited_code,
 )
-from headrace.features.offline.point_in_time import MOMENT, join
+from headrace.features.offline.compute.local import LocalCompute
+from headrace.features.offline.parts import join_in_pieces
+from headrace.features.offline.point_in_time import MOMENT
 from headrace.features.online import StreamPosition
 from headrace.features.plan import AsOfView, FeaturePlan, FeatureRef, OnDemandView, View, WindowedView
 from headrace.features.values.columns import POLARS, micros_of
 from headrace.features.values.on_demand import OnDemandError
+from headrace.kernel.scratch import make_scratch
 from headrace.kernel.time import from_micros
 from headrace.lake import Lake
 from headrace.projects.project import Project
-from headrace.tables.read import read_input
+from headrace.tables.read import read_input, resolve_input
 
 __all__ = ["Reason", "SkewCheck", "SkewExample", "SkewReport", "ViewSkew"]
 
@@ -123,8 +126,8 @@ _Differences = dict[int, tuple[str, Any, Any]]
 class SkewCheck:
     """Compares predictions with the rows that a training set made now would have for their moments.
 
-    Predictions may come in parts. Beside the report it keeps, for a windowed view with differences, the good
-    events of the view's topic, which the reasons are found from.
+    Predictions may come in parts. Its memory depends on the predictions of one part and on the setting
+    `join_memory`, not on the size of the tables and topics (offline.parts).
 
     Args:
         project: the project that declares the topics and rowwise tables of the plan's views.
@@ -153,7 +156,7 @@ class SkewCheck:
 
     def add(self, served: Sequence[ServedPrediction]) -> None:
         """Compares more predictions."""
-        features, failed = _train(self._plan, served, self._read)
+        features, failed = _train(self._tables.project, self._plan, served, self._read)
         trained = values_in_training(self._plan, features)
         compared = [index for index in range(len(served)) if index not in failed]
         differing: dict[str, _Differences] = {name: {} for name in self._counts}
@@ -208,7 +211,10 @@ class _ViewCounts:
 
 
 def _train(
-    plan: FeaturePlan, served: Sequence[ServedPrediction], read: Callable[[str], pl.LazyFrame]
+    project: Project,
+    plan: FeaturePlan,
+    served: Sequence[ServedPrediction],
+    read: Callable[[str], pl.LazyFrame],
 ) -> tuple[pl.DataFrame, dict[int, OnDemandError]]:
     """The features that a training set made now has, and the rows that it would leave out."""
     dtypes: dict[str, pl.DataType] = {key.join_key: POLARS[key.dtype] for key in plan.entities}
@@ -219,12 +225,22 @@ def _train(
     }
     moments = pl.Series([from_micros(p.at) for p in served], dtype=pl.Datetime("us", "UTC"))
     failed: dict[int, OnDemandError] = {}
-    rows = join(pl.DataFrame({**columns, MOMENT: moments}), plan, read, failed=failed)
-    return rows.select(feature.column for feature in plan.features), failed
+    with make_scratch(project.settings.make_state() / "scratch") as folder:
+        pieces = join_in_pieces(
+            pl.DataFrame({**columns, MOMENT: moments}),
+            plan,
+            read,
+            folder=folder,
+            memory=project.settings.features.join_bytes,
+            compute=LocalCompute(read),
+            failed=failed,
+        )
+        rows = pl.concat(piece.select(feature.column for feature in plan.features) for piece in pieces)
+    return rows, failed
 
 
 class _Tables:
-    """What reasons are found from; the events of a topic are read when they are first needed."""
+    """What reasons are found from."""
 
     def __init__(
         self,
@@ -237,14 +253,14 @@ class _Tables:
         self.project, self.lake, self.plan = project, lake, plan
         self.read, self.codes = read, codes
         self.edited = views_of_edited_code(project, plan)
-        self._events: dict[str, tuple[pl.DataFrame, _Arrivals]] = {}
+        self._snapshots: dict[str, int | None] = {}
 
-    def events(self, topic: str) -> tuple[pl.DataFrame, _Arrivals]:
-        """The good events of a topic, and when they arrived."""
-        if topic not in self._events:
-            events = read_input(self.project, self.lake, self.project.contract(topic)).collect()
-            self._events[topic] = events, _Arrivals(events)
-        return self._events[topic]
+    def events(self, topic: str) -> pl.LazyFrame:
+        """The good events of a topic, of one snapshot for all predictions."""
+        contract = self.project.contract(topic)
+        if topic not in self._snapshots:
+            self._snapshots[topic] = resolve_input(self.project, self.lake, contract).snapshot
+        return read_input(self.project, self.lake, contract, self._snapshots[topic])
 
 
 class _ReasonFinder:
@@ -294,23 +310,24 @@ class _ReasonFinder:
 
     def _of_events(self, view: WindowedView, indexes: Sequence[int]) -> dict[int, Reason]:
         """Recomputes the predictions with the events that had arrived, and with all events by their times."""
-        events, arrivals = self._tables.events(view.topic)
         chosen = [self._served[index] for index in indexes]
-        ends = dict(events.group_by(_PARTITION).agg(pl.col(_OFFSET).max() + 1).rows())
-        results = [
-            self._at(view, events, predictions)
-            for predictions in (
-                chosen,
-                [_at_offsets(prediction, view, arrivals.offsets(prediction.at)) for prediction in chosen],
-                [_at_offsets(prediction, view, ends) for prediction in chosen],
-            )
+        if not chosen:
+            return {}
+        events = self._tables.events(view.topic)
+        arrived, ends = _find_offsets(events, [prediction.at for prediction in chosen])
+        predictions = [
+            *chosen,
+            *(_at_offsets(p, view, offsets) for p, offsets in zip(chosen, arrived, strict=True)),
+            *(_at_offsets(prediction, view, ends) for prediction in chosen),
         ]
-        trained, _ = _train(_only(self._plan, view), chosen, self._tables.read)
-        rows = zip(*results, trained.rows(), strict=True)
+        results = self._at(view, events, predictions)
+        trained, _ = _train(self._tables.project, _only(self._plan, view), chosen, self._tables.read)
+        thirds = (results[first : first + len(chosen)] for first in range(0, len(results), len(chosen)))
+        rows = zip(*thirds, trained.rows(), strict=True)
         return {index: _reason_of(*row) for index, row in zip(indexes, rows, strict=True)}
 
     def _at(
-        self, view: WindowedView, events: pl.DataFrame, predictions: list[ServedPrediction]
+        self, view: WindowedView, events: pl.LazyFrame, predictions: list[ServedPrediction]
     ) -> list[tuple[Any, ...] | None]:
         """The view's features at the positions of the predictions; None where they cannot be recomputed."""
         plan = _only(self._plan, view)
@@ -318,11 +335,7 @@ class _ReasonFinder:
         return [
             None if recomputed.failures else tuple(recomputed.features[column] for column in columns)
             for recomputed in recompute(
-                self._tables.project,
-                self._tables.lake,
-                plan,
-                predictions,
-                sources={view.name: events.lazy()},
+                self._tables.project, self._tables.lake, plan, predictions, sources={view.name: events}
             )
         ]
 
@@ -354,22 +367,34 @@ def _same(left: tuple[Any, ...], right: tuple[Any, ...]) -> bool:
     return [comparable(value) for value in left] == [comparable(value) for value in right]
 
 
-class _Arrivals:
-    """When the events of each log partition arrived."""
-
-    def __init__(self, events: pl.DataFrame) -> None:
-        self._partitions = []
-        for (partition,), rows in events.sort(_OFFSET).group_by(_PARTITION, maintain_order=True):
-            arrivals = np.maximum.accumulate(rows.select(micros_of(_ARRIVED)).to_series().to_numpy())
-            self._partitions.append((int(str(partition)), arrivals, rows[_OFFSET].to_numpy()))
-
-    def offsets(self, at: int) -> dict[int, int]:
-        """The position after the events that had arrived before this moment."""
-        offsets = {}
-        for partition, arrivals, places in self._partitions:
-            count = int(np.searchsorted(arrivals, at, "left"))
-            offsets[partition] = int(places[count - 1]) + 1 if count else 0
-        return offsets
+def _find_offsets(events: pl.LazyFrame, moments: Sequence[int]) -> tuple[list[dict[int, int]], dict[int, int]]:
+    """For each moment, the position before the first event of each log partition that had not arrived by then;
+    and the position after all events."""
+    instants = np.unique(moments)
+    passed = micros_of(_ARRIVED).map_batches(
+        lambda arrivals: pl.Series(np.searchsorted(instants, arrivals.to_numpy(), "right")),
+        return_dtype=pl.Int64,
+        is_elementwise=True,
+    )
+    # Of the events of each partition between two moments, the first and the last offset.
+    ranges = (
+        events.select(_PARTITION, _OFFSET, passed.alias("passed"))
+        .group_by(_PARTITION, "passed")
+        .agg(pl.col(_OFFSET).min().alias("first"), pl.col(_OFFSET).max().alias("last"))
+        .collect(engine="streaming")
+    )
+    ends = dict(ranges.group_by(_PARTITION).agg(pl.col("last").max() + 1).rows())
+    places = np.searchsorted(instants, moments).tolist()
+    offsets_at: list[dict[int, int]] = [{} for _ in moments]
+    for partition, end in ends.items():
+        firsts = np.full(len(instants) + 1, end, np.int64)
+        members = ranges.filter(pl.col(_PARTITION) == partition)
+        firsts[members["passed"].to_numpy()] = members["first"].to_numpy()
+        # An event that arrived later may have a smaller offset.
+        before = np.minimum.accumulate(firsts[::-1])[::-1].tolist()
+        for offsets, place in zip(offsets_at, places, strict=True):
+            offsets[partition] = before[place + 1]
+    return offsets_at, ends
 
 
 def _only(plan: FeaturePlan, view: WindowedView) -> FeaturePlan:

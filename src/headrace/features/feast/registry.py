@@ -20,7 +20,7 @@ from google.protobuf.message import DecodeError
 
 from headrace.code.by_value import serialize_function
 from headrace.features.applied.registry import APPLIED, REGISTRY, folder, is_registry_as_applied, mark_of
-from headrace.features.applied.sql_registry import prepare_sql_registry
+from headrace.features.applied.sql_registry import find_sql_registry
 from headrace.features.feast.compiler import collect_objects
 from headrace.features.feast.internals import skip_inference
 from headrace.features.feast.objects import FeastObjects
@@ -73,13 +73,13 @@ def apply(project: Project) -> ApplyResult:
     differ because Feast itself has written them (`feast apply`, `teardown`, a deleted view).
 
     A registry in a file is replaced in one step, so that a reader finds the old or the new one, complete, even
-    if this process is killed. In PostgreSQL each object is replaced in one step; after a kill the next call
+    if this process is killed. In a database each object is replaced in one step; after a kill the next call
     writes the others.
 
     Raises:
         ProjectError: two objects share a name, an on-demand function cannot run in serving, or Feast
             refuses an object.
-        Unavailable: the registry is on a server that cannot be reached.
+        Unavailable: the registry is on a server that cannot be reached, or its SQLite file cannot be used.
     """
     objects = collect_objects(project)
     place = folder(project.settings)
@@ -152,15 +152,15 @@ def _write_registry(project: Project, objects: FeastObjects, place: Path) -> Non
     shutil.rmtree(scratch, ignore_errors=True)
     make_private(scratch)
     old, new = place / REGISTRY, scratch / REGISTRY
-    is_file = project.settings.features.feast_registry == "file"
-    if not is_file:
-        prepare_sql_registry(project.settings)
+    database = find_sql_registry(project.settings)
+    if database is not None:
+        database.prepare()
     elif _is_readable(old):
         shutil.copyfile(old, new)  # keeps the materializations that Feast recorded
     (scratch / YAML).write_text(repository_yaml(project.settings, new))
     with open_repository(scratch) as store:
         _apply_objects(project, objects, store)
-    if is_file:
+    if database is None:
         write_file(old, new.read_bytes())
     shutil.rmtree(scratch)
 

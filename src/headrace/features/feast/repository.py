@@ -12,7 +12,7 @@ from feast import FeatureStore
 from feast.repo_config import RepoConfig
 
 from headrace.config.settings import Settings, load_settings
-from headrace.features.applied.sql_registry import sql_registry_config
+from headrace.features.applied.sql_registry import find_sql_registry
 from headrace.kernel.errors import ProjectError
 
 __all__ = ["YAML", "open_repository", "repository_yaml", "settings_of"]
@@ -24,18 +24,20 @@ _PACKAGE = "headrace.features.feast"
 def repository_yaml(settings: Settings, registry: Path) -> str:
     """The text of feature_store.yaml beside the registry's file, whether or not the registry is in it.
 
-    Its paths are relative if the state folder is inside the project's, so that the project can be moved.
+    Its paths, but that of a SQLite registry, are relative if the state folder is inside the project's, so that
+    the project can be moved.
     """
     place, root, state = registry.parent, settings.root, settings.state
     if state.is_relative_to(root):
         root, state = (Path(os.path.relpath(path, place)) for path in (root, state))
+    database = find_sql_registry(settings)
     text: str = yaml.safe_dump(
         {
             "project": settings.project,
             "provider": f"{_PACKAGE}.provider.HeadraceProvider",
             "registry": {"path": registry.name, "cache_ttl_seconds": 60}
-            if settings.features.feast_registry == "file"
-            else sql_registry_config(settings),
+            if database is None
+            else database.config(),
             "offline_store": {
                 "type": f"{_PACKAGE}.offline_store.HeadraceOfflineStore",
                 "root": str(root),

@@ -459,8 +459,11 @@ def _compile_entity_key(
         raise ProjectError(f"the key of entity {entity.name!r} is {types}", where=where)
     known = next(iter(dtypes), None) or (labels or {}).get(join_key) or entity.value_type.name
     if known not in ("int64", "string"):
+        is_unknown = known == ValueType.UNKNOWN.name
         raise ProjectError(
-            f"entity {entity.name!r} has the type {known}",
+            f"the type of entity {entity.name!r} is not known: neither it nor a table's schema declares one"
+            if is_unknown
+            else f"entity {entity.name!r} has the type {known}",
             where=where,
             remedy="A key is a whole number or text: value_type=ValueType.INT64 or ValueType.STRING.",
         )

@@ -9,7 +9,7 @@ An event counts only where serving could have counted it: it is known before t, 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import polars as pl
@@ -17,7 +17,7 @@ import polars as pl
 from headrace.features.aggregates import SortedColumn, aggregate_of
 from headrace.features.aggregates.column import Ints
 from headrace.features.offline.columns import name_value_errors
-from headrace.features.offline.known import CODE, KNOWN, TIME, find_ahead, select_known
+from headrace.features.offline.known import CODE, GROUP, KNOWN, TIME, find_ahead, select_known
 from headrace.features.plan import AggregateFunction, Aggregation, WindowedView
 from headrace.features.values.columns import POLARS, countable, micros_of
 
@@ -33,6 +33,7 @@ def aggregate(
     *,
     at: str,
     known_at: str | None = None,
+    ends: Mapping[int, str] | None = None,
 ) -> pl.DataFrame:
     """Computes the view's features for each row.
 
@@ -44,6 +45,8 @@ def aggregate(
         at: the name of the column that holds the moment.
         known_at: the events' column with the instant from which each is known; null: from its time. An event
             that is not known before a moment is not in the moment's windows. None: all are known.
+        ends: log partition → the rows' column with an offset (Int64). An event at or after it is not in the
+            row's windows. The events have `_log_partition` and `_log_offset`, and none is of another partition.
 
     Returns:
         One column for each feature, of its dtype, in the order of `rows`. For no events, counts are 0, and
@@ -52,12 +55,21 @@ def aggregate(
     if rows.is_empty():
         return pl.DataFrame(schema={field.name: POLARS[field.dtype] for field in view.features})
     moments = rows.select(micros_of(at)).to_series().to_numpy()
-    codes, reachable = _encode_entities(view, rows, events.lazy(), moments, known_at)
+    limits, known = moments[:, np.newaxis], []
+    if ends:
+        limits = rows.select(ends.values()).to_numpy()
+        groups = pl.col("_log_partition").replace_strict({partition: i for i, partition in enumerate(ends)})
+        known = [pl.col("_log_offset").alias(KNOWN), groups.cast(pl.Int32).alias(GROUP)]
+    elif known_at is not None:
+        known = [pl.coalesce(micros_of(known_at), micros_of(view.time)).alias(KNOWN)]
+        known.append(pl.lit(0, pl.Int8).alias(GROUP))
+    codes, reachable = _encode_entities(view, rows, events.lazy(), moments, known)
     features = _compute(view, codes, moments, reachable)
-    if known_at is not None:
-        ahead = find_ahead(codes, moments, reachable)
-        for indexes, known in select_known(ahead, codes, moments, reachable, view.longest):
-            again = _compute(view, np.arange(len(indexes)), moments[indexes], known)
+    if known:
+        late = reachable if ends else reachable.filter(pl.col(KNOWN) > pl.col(TIME))
+        ahead = find_ahead(codes, moments, limits, late)
+        for indexes, visible in select_known(ahead, codes, moments, limits, reachable, view.longest):
+            again = _compute(view, np.arange(len(indexes)), moments[indexes], visible)
             order = np.arange(len(codes))
             order[indexes] = len(codes) + np.arange(len(indexes))
             features = pl.concat([features, again])[order]
@@ -78,7 +90,7 @@ def _compute(view: WindowedView, codes: Ints, moments: Ints, events: pl.DataFram
 
 
 def _encode_entities(
-    view: WindowedView, rows: pl.DataFrame, events: pl.LazyFrame, moments: Ints, known_at: str | None
+    view: WindowedView, rows: pl.DataFrame, events: pl.LazyFrame, moments: Ints, known: Sequence[pl.Expr]
 ) -> tuple[Ints, pl.DataFrame]:
     """A number for each entity of the rows [m], and the events that any of their windows can hold.
 
@@ -94,7 +106,6 @@ def _encode_entities(
     earliest, latest = view.earliest(int(moments.min())), int(moments.max())
     aggregated = {aggregation.column for aggregation in view.aggregations}
     columns = [field for field in view.columns if field.name in aggregated]
-    known = [] if known_at is None else [pl.coalesce(micros_of(known_at), micros_of(view.time)).alias(KNOWN)]
     reachable = (
         events.select(
             *(pl.col(key).cast(rows.schema[key]).alias(name) for key, name in keys.items()),

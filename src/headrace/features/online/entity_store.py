@@ -196,6 +196,11 @@ class EntityStore:
             except MissingView:  # another process dropped it, or added it again
                 self._lookups.pop(plan.digest, None)
                 lookup, states = self._read(plan, keys)
+        except MissingView as error:
+            raise CallError(
+                f"a view of the plan of {plan.model!r} was dropped from the online store",
+                remedy="headrace build fills it.",
+            ) from error
         except Unavailable as error:
             raise StoreUnavailable(error.what, where=error.where, remedy=error.remedy) from error
         try:

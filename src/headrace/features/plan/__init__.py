@@ -5,6 +5,7 @@ from headrace.features.plan.hop import hop_of
 from headrace.features.plan.needed import Needed, find_needed
 from headrace.features.plan.plan import EntityKey, FeaturePlan, FeatureRef, decode_plan, encode_plan
 from headrace.features.plan.views import (
+    LAYOUT,
     LIFETIME,
     AggregateFunction,
     Aggregation,
@@ -18,6 +19,7 @@ from headrace.features.plan.views import (
 )
 
 __all__ = [
+    "LAYOUT",
     "LIFETIME",
     "AggregateFunction",
     "Aggregation",

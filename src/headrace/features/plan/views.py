@@ -12,6 +12,7 @@ from headrace.features.plan.digest import digest_of
 from headrace.features.plan.dtypes import Dtype
 
 __all__ = [
+    "LAYOUT",
     "LIFETIME",
     "AggregateFunction",
     "Aggregation",
@@ -78,7 +79,7 @@ class Aggregation(Struct, frozen=True):
         return (at - self.offset) // self.hop * self.hop if self.offset else at
 
 
-_LAYOUT = 2
+LAYOUT = 2
 """The version of the form in which online stores keep states. A view is stored under its digest, so a store in
 another form is filled anew, and never misread."""
 
@@ -95,7 +96,7 @@ class _Stored(Struct, frozen=True, dict=True):
     def digest(self) -> str:
         """The digest of everything that the view's values depend on, and of the form of its states: 32 hex
         digits."""
-        return digest_of((_LAYOUT, self))
+        return digest_of((LAYOUT, self))
 
 
 class AsOfView(_Stored, frozen=True, tag="as_of"):

@@ -84,7 +84,7 @@ def _register(context: BuildContext, name: str, folder: Path, report: TrainingRe
         Dataset("model", f"{name}@{report.run}"),
         Dataset("table", rows.table, SnapshotPosition(rows.table, rows.snapshot)),
     ]
-    with run(f"register {name}", inputs) as registration:
+    with run(f"register {name}", inputs, writes=[Dataset("model", name)]) as registration:
         registry = registries.open(context.settings)
         version = registry.register(
             name, sealed, metrics=report.metrics, params=report.parameters, tags=report.tags

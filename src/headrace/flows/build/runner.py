@@ -26,6 +26,7 @@ from headrace.kernel.addresses import is_remote
 from headrace.kernel.errors import HeadraceError
 from headrace.kernel.faults import reach
 from headrace.kernel.run import record_with, run
+from headrace.kernel.secrets import clean_text
 from headrace.lake.table_state import rows_snapshot_ids
 from headrace.lake.visible import TABLE as VISIBLE
 from headrace.lineage.recorder import OutboxRecorder
@@ -102,7 +103,7 @@ class _Work:
         graph = self.context.graph
         makers = graph.makers_of([path])
         for name in makers | graph.dependents_of([path]):
-            self.blocked.setdefault(name, f"{next(iter(makers), path)} failed: {error.what}")
+            self.blocked.setdefault(name, f"{next(iter(makers), path)} failed: {clean_text(error.what)}")
 
     def run_stages(
         self, pipeline: Pipeline, stages: Iterable[Stage], drift: Mapping[str, str]
@@ -120,7 +121,8 @@ class _Work:
                     raise
                 self.errors.append(error)
                 self.block(stage.out, error)
-                self.progress(StageReport(stage.name, f"failed: {error.what}", seconds=perf_counter() - start))
+                what = f"failed: {clean_text(error.what)}"
+                self.progress(StageReport(stage.name, what, seconds=perf_counter() - start))
             else:
                 reports += [] if report is None else [report]
         return reports

@@ -96,10 +96,11 @@ def send(
     _check_format(contract)
     started, shift = time.perf_counter(), None if shift_by is None else TimeShift(contract, shift_by)
     sending = _Sending(contract, file, skip, rate, shift, live)
+    schema = {column.name: str(column.type) for column in shape_of(contract).schema}
     with (
         workspace.lineage.recorder() as recorder,
         record_with(recorder),
-        run(f"send {topic}") as this_run,
+        run(f"send {topic}", writes=[Dataset("topic", topic, facts={"schema": schema})]) as this_run,
         sending.report_errors(),
     ):
         check_file(file)
@@ -108,7 +109,6 @@ def send(
             sending.shift = TimeShift.to_now(contract, _batches(read_events(file), _BATCH), str(file))
         sending.append_to(workspace.log, progress)
         rows = sending.sent - len(sending.too_large)
-        schema = {column.name: str(column.type) for column in shape_of(contract).schema}
         this_run.add_output(Dataset("topic", topic, facts={"rows": rows, "schema": schema}))
     moved, early = (None, 0) if sending.shift is None else (sending.shift.by, sending.shift.early)
     return SendReport(

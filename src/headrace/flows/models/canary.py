@@ -10,7 +10,7 @@ import getpass
 import logging
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -43,6 +43,7 @@ _EVERY = 30.0  # seconds between two reviews
 _PAUSE = 9.0  # of the duration of a review, if it is longer
 _COLUMNS = ("id", "at", "arm", "entity", "value", "latency_ms", "error", "release", "shadow_of")
 _CHAMPION, _CANARY = "champion", "canary"
+_CALLS_READ = 500  # of the champion, which say how many instances are usual in a call
 _BY = "canary"  # who decides
 
 
@@ -127,10 +128,19 @@ def review(workspace: Workspace, model: str) -> CanaryReview:
     if release is None:
         check_model(workspace, model)
         raise CallError(
-            f"model {model!r} has no canary",
+            f"model {model!r} has no canary{_describe_last(releases.history(workspace.log, model))}",
             remedy=f"headrace release {model} canary=VERSION --steps 1%,5%,25%,100%",
         )
     return _review(workspace, release)
+
+
+def _describe_last(history: Sequence[Release]) -> str:
+    """How the last canary ended, of a model that has none now; empty if it never had one."""
+    last = max((index for index, release in enumerate(history) if release.canary is not None), default=None)
+    if last is None:
+        return ""
+    end = history[last + 1]
+    return f"; the last one was ended by {end.by} at {end.at:%F %T} UTC: {end.why or 'a release'}"
 
 
 def review_each(workspace: Workspace, canaries: Iterable[Release]) -> dict[str, CanaryReview | str]:
@@ -292,36 +302,55 @@ def _observe(workspace: Workspace, release: Release) -> list[Observations]:
         .sort("at", "id")
     )
     rows = rows.with_columns(unit=_find_unit(workspace, release))
-    first = rows.unique(["release", "unit"], keep="first", maintain_order=True)
-    scores = _read_scores(workspace, release, first.filter(pl.col("error").is_null()), plan.better)
-    return [
-        Observations(
-            share,
-            *(_observations_of(rows, first, scores, step, arm) for arm in (_CHAMPION, _CANARY)),
+    answered = _keep_first_of_units(rows).filter(pl.col("error").is_null())
+    return _to_observations(rows, _read_scores(workspace, release, answered, plan.better), steps)
+
+
+def _to_observations(
+    rows: pl.DataFrame, scores: pl.DataFrame, steps: Mapping[str, float]
+) -> list[Observations]:
+    """What was observed in each step.
+
+    Args:
+        rows: the predictions of both arms in order of time, each with the `unit` that the traffic is split by.
+        scores: `release`, `arm` and `score` of the known outcomes, in their order.
+        steps: the release of each step → the canary's share.
+    """
+    import polars as pl
+
+    call = ["release", "arm", "at", "latency_ms"]  # the instances that an arm answers together have one time
+    calls = (
+        rows.filter(pl.col("error").is_null())
+        .with_columns(size=pl.len().over(call))
+        .unique(call, keep="first", maintain_order=True)
+    )
+    # The work of a call depends on its size, and that on the arm's share of the instances.
+    usual = calls.filter(pl.col("arm") == _CHAMPION)["size"].head(_CALLS_READ).mode().sort().head(1)
+    compared = _keep_first_of_units(calls.filter(pl.col("size").is_in(usual.implode())))
+    first = _keep_first_of_units(rows)
+
+    def observe_arm(step: str, arm: str) -> StepObservations:
+        own = (pl.col("release") == step) & (pl.col("arm") == arm)
+        return StepObservations(
+            failed=first.filter(own)["error"].is_not_null().to_numpy(),
+            latencies=compared.filter(own)["latency_ms"].to_numpy(),
+            scores=scores.filter(own)["score"].to_numpy(),
+            requests=len(calls.filter(own)),
         )
+
+    return [
+        Observations(share, observe_arm(step, _CHAMPION), observe_arm(step, _CANARY))
         for step, share in steps.items()
     ]
 
 
-def _observations_of(
-    rows: pl.DataFrame, first: pl.DataFrame, scores: pl.DataFrame, step: str, arm: str
-) -> StepObservations:
-    import polars as pl
-
-    rows, first, scores = (
-        frame.filter(pl.col("release") == step, pl.col("arm") == arm) for frame in (rows, first, scores)
-    )
-    # The instances of one request that an arm answers together have one time and one latency.
-    answers = rows.filter(pl.col("error").is_null()).unique(["at", "latency_ms"], maintain_order=True)
-    return StepObservations(
-        failed=first["error"].is_not_null().to_numpy(),
-        latencies=answers["latency_ms"].to_numpy(),
-        scores=scores["score"].to_numpy(),
-    )
+def _keep_first_of_units(rows: pl.DataFrame) -> pl.DataFrame:
+    """The first row of each unit in each step: requests of one entity are not independent."""
+    return rows.unique(["release", "unit"], keep="first", maintain_order=True)
 
 
 def _find_unit(workspace: Workspace, release: Release) -> pl.Expr:
-    """What the traffic is split by, of each prediction: requests of one entity are not independent."""
+    """What the traffic is split by, of each prediction."""
     import polars as pl
 
     bundle = workspace.registry.bundle(release.model, release.arms[0].version)

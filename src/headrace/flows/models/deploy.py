@@ -21,7 +21,7 @@ from headrace.flows.models.deploy_plan import PlannedModel, Planner, compare_set
 from headrace.kernel import faults
 from headrace.kernel.errors import ProjectError, Unavailable
 from headrace.kernel.lock import find_holder, try_lock
-from headrace.kernel.run import Dataset, run
+from headrace.kernel.run import Dataset, record_with, run
 from headrace.projects.running import find_up
 from headrace.serving.endpoint import reserved_names
 from headrace.serving.history import find_previous
@@ -101,7 +101,7 @@ def deploy(workspace: Workspace, file: Path, *, dry_run: bool = False, prune: bo
         new = sets.make([*accepted, *staying], by=getpass.getuser())
         is_recorded = new.models != in_force
         if is_recorded:
-            _record(workspace, new)
+            _record(workspace, new, in_force)
         _remove_unneeded(workspace)
     if not is_recorded:
         return DeployReport(models, set=current.id if current else None)
@@ -123,7 +123,7 @@ def roll_back_models(workspace: Workspace) -> DeployReport:
         new = sets.make_rollback(workspace.log, by=getpass.getuser())
         for model in new.models:
             make_spec(settings, model)
-        _record(workspace, new)
+        _record(workspace, new, history[-1].models)
         _remove_unneeded(workspace)
     planned = tuple(compare_sets(history[-1].models, new.models))
     return _await(settings, new, DeployReport(planned, set=new.id, is_recorded=True))
@@ -156,17 +156,20 @@ def _taken_names(workspace: Workspace) -> dict[str, str]:
     return taken | dict.fromkeys(releases.in_force, "a released model of the project")
 
 
-def _record(workspace: Workspace, new: ModelSet) -> None:
-    """Puts the set in force."""
-    with run("deploy") as job:
-        for model in new.models:
-            facts = {"version": str(model.version), "python": model.needs.python, "set": new.id}
-            job.add_input(Dataset("model", f"{model.model}@{model.version}", facts={"source": model.source}))
-            job.add_output(Dataset("endpoint", model.name, facts=facts))
-        job.add_facts(set=new.id, by=new.by)
+def _record(workspace: Workspace, new: ModelSet, in_force: Sequence[DeployedModel]) -> None:
+    """Puts the set in force. For lineage, each model that it changes has a run of its own."""
+    with workspace.lineage.recorder() as recorder, record_with(recorder), run("deployment") as deployment:
+        deployment.add_facts(set=new.id, by=new.by)
         faults.reach("deploy.before_record")
         sets.append(workspace.log, new)
         faults.reach("deploy.after_record")
+        for model in new.models:
+            if model in in_force:
+                continue
+            source = Dataset("model", f"{model.model}@{model.version}", facts={"source": model.source})
+            facts = {"version": str(model.version), "python": model.needs.python, "set": new.id}
+            with run(f"deploy {model.name}", [source]) as job:
+                job.add_output(Dataset("endpoint", model.name, facts=facts))
 
 
 def _remove_unneeded(workspace: Workspace) -> None:

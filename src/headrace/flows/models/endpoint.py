@@ -34,10 +34,12 @@ class EndpointReport(Struct):
     Attributes:
         models: model → its active release.
         failed: model → the release that could not be activated, and why.
+        unfilled: model → why it cannot answer yet: the online store holds no values of one of its views.
     """
 
     models: dict[str, _Model]
     failed: dict[str, ReleaseFailure]
+    unfilled: dict[str, str] = {}
 
 
 def describe(settings: Settings, up: Up) -> EndpointReport:

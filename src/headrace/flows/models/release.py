@@ -238,7 +238,9 @@ def put_in_force(workspace: Workspace, new: Release) -> Release:
         Unavailable: the running endpoint cannot activate it.
     """
     registry = workspace.registry
-    with _record(workspace), run(f"release {new.model}") as job:
+    reads = [Dataset("model", f"{new.model}@{arm.version}") for arm in new.arms]
+    writes = [Dataset("endpoint", new.model)]
+    with _record(workspace), run(f"release {new.model}", reads=reads, writes=writes) as job:
         faults.reach("release.before_record")
         partition, offset = releases.append(workspace.log, new)
         faults.reach("release.after_record")

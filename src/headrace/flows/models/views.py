@@ -10,9 +10,8 @@ from headrace.features.applied.registry import is_registry_as_applied
 from headrace.features.plan import decode_plan
 from headrace.flows.build import hold_build_lock
 from headrace.flows.build.pointers import FEATURES, Pointers
+from headrace.flows.build.released import find_released_plans
 from headrace.kernel.errors import Unavailable
-from headrace.serving import release as releases
-from headrace.training.files import PLAN
 from headrace.workspace import Workspace
 
 __all__ = ["drop_unused_views"]
@@ -54,7 +53,8 @@ def _find_unused_views(workspace: Workspace) -> list[str]:
     declared = pointers.read(FEATURES) or {}
     needed = {*declared["views"].values(), *_plan_views(workspace, declared["plans"])}
     if not needed.issuperset(stored):
-        needed.update(_released_views(workspace))
+        plans = find_released_plans(workspace).values()
+        needed.update(view.digest for plan in plans for view in plan.stored)
     return sorted(stored - needed)
 
 
@@ -63,17 +63,3 @@ def _plan_views(workspace: Workspace, models: Iterable[str]) -> Iterator[str]:
     for model in models:
         plan = decode_plan((workspace.settings.root / Pointers.path("plans", model)).read_bytes())
         yield from (view.digest for view in plan.stored)
-
-
-def _released_views(workspace: Workspace) -> Iterator[str]:
-    """The digests of the views of each model's release in force and of the one before."""
-    histories: dict[str, list[releases.Release]] = {}
-    follower = releases.ReleaseFollower(workspace.log)
-    for release in follower.poll():
-        histories.setdefault(release.model, []).append(release)
-    for model, history in histories.items():
-        named = [history[-1], releases.find_restored(history)]
-        for version in {arm.version for release in named if release is not None for arm in release.arms}:
-            file = workspace.registry.bundle(model, version) / PLAN
-            if file.is_file():  # a model that is served as it is has no features of the store
-                yield from (view.digest for view in decode_plan(file.read_bytes()).stored)

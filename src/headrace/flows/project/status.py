@@ -27,7 +27,7 @@ from headrace.flows.models.aliases import (
     find_moved_aliases,
 )
 from headrace.flows.models.deployed import DeployedStatus, read_deployed
-from headrace.flows.models.endpoint import describe
+from headrace.flows.models.endpoint import EndpointReport, describe
 from headrace.flows.project.freshness import TableStatus, TopicStatus, table_status, topic_status
 from headrace.flows.project.schedules import ScheduleStatus, schedule_status
 from headrace.kernel.errors import HeadraceError, ProjectError, Unavailable
@@ -87,6 +87,7 @@ class Status(Struct, frozen=True):
             interrupted. Traffic follows the release, not the alias.
         failed_releases: model → the release that the running endpoint could not activate; the previous one
             answers.
+        unfilled: model → why the running endpoint cannot answer for it: a view of its release has no values.
         replicas: how many replicas of the predict endpoint there are.
         endpoint_error: why the endpoint of the running `up` does not answer, or None.
         champion_mismatches: champions that are not the version that the last build of this commit released.
@@ -113,6 +114,7 @@ class Status(Struct, frozen=True):
     deployed: tuple[DeployedStatus, ...]
     moved_aliases: tuple[MovedAlias, ...]
     failed_releases: dict[str, ReleaseFailure]
+    unfilled: dict[str, str]
     replicas: int
     endpoint_error: str | None
     champion_mismatches: tuple[ChampionMismatch, ...]
@@ -173,7 +175,7 @@ def status(workspace: Workspace, *, load_features: bool = True) -> Status:
     moved_aliases = _try(problems, lambda: find_moved_aliases(workspace, releases.values()))
     built = [releases[model] for model in declared.models if model in releases]
     up, names = find_up(settings), [*declared.topics.values(), *declared.tables]
-    failed_releases, endpoint_error = _ask_endpoint(settings, up)
+    endpoint, endpoint_error = _ask_endpoint(settings, up)
     return Status(
         project=settings.project,
         profile=settings.profile_name,
@@ -190,7 +192,8 @@ def status(workspace: Workspace, *, load_features: bool = True) -> Status:
         canaries=_review_canaries(workspace, releases),
         deployed=read_deployed(settings, on_log.deployed, is_running=up is not None),
         moved_aliases=tuple(moved_aliases or ()),
-        failed_releases=failed_releases,
+        failed_releases=endpoint.failed,
+        unfilled=endpoint.unfilled,
         replicas=count_slots(settings.place("serving", REPLICAS)),
         endpoint_error=endpoint_error,
         champion_mismatches=tuple(find_champion_mismatches(settings, built)),
@@ -336,14 +339,15 @@ def _contract_note(workspace: Workspace, topic: str, old: dict[str, Any]) -> str
     return "its contract was edited; the next ingest adopts it: headrace ingest --until-end"
 
 
-def _ask_endpoint(settings: Settings, up: Up | None) -> tuple[dict[str, ReleaseFailure], str | None]:
-    """The releases that the endpoint could not activate, and why the endpoint does not answer, or None."""
+def _ask_endpoint(settings: Settings, up: Up | None) -> tuple[EndpointReport, str | None]:
+    """What the endpoint reports, and why it does not answer, or None."""
+    silent = EndpointReport({}, {})
     if up is None:
-        return {}, None
+        return silent, None
     try:
-        return describe(settings, up).failed, None
+        return describe(settings, up), None
     except (ProjectError, Unavailable) as error:
-        return {}, error.what
+        return silent, error.what
 
 
 def _lineage_health(workspace: Workspace) -> Health | None:

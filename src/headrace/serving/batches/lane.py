@@ -84,7 +84,9 @@ class BatchLane:
     def close(self) -> None:
         """Ends the process, once it has copied the last request to the shadows."""
         if not self._lane.close(_GRACE):
-            _log.warning("the process for large requests was killed after %g s of its last work", _GRACE)
+            _log.warning(
+                "the process for large requests left its last work: it died, or took over %g s", _GRACE
+            )
 
     async def _prepare(self) -> None:
         """Starts the process unless it runs, and makes it activate new releases."""

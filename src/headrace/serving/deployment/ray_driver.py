@@ -34,13 +34,13 @@ from headrace.kernel.errors import HeadraceError, Unavailable
 from headrace.kernel.ids import new_id
 from headrace.serving.deployment.haproxy import serve_environment
 from headrace.serving.deployment.ray_watch import ENDPOINT, EndpointWatch
-from headrace.serving.deployment.replica import shorten_turns
+from headrace.serving.deployment.replica import open_models, shorten_turns
 from headrace.serving.mlflow_models.model_set import ModelSet
 from headrace.serving.mlflow_models.ray_deployments import bind_model, find_problems, make_ask
 from headrace.serving.mlflow_models.served import FollowedModelSet, ServedModels
 from headrace.serving.mlflow_models.states import read_problems, write_problems
 
-__all__ = ["RayServeReplica", "find_scaling", "run_driver"]
+__all__ = ["RayServeReplica", "await_answer", "find_scaling", "run_driver"]
 
 _APPLICATION = "predict"
 _LONGEST_START = 60.0  # seconds within which the endpoint must answer
@@ -70,12 +70,11 @@ class RayServeReplica:
         if is_loopback(settings.http.host):
             keep_replica_on_loopback()
         from headrace.serving.endpoint import Endpoint
-        from headrace.serving.models import Models
         from headrace.serving.tracing import open_tracer
 
         served = ServedModels(settings, make_ask(_APPLICATION))
         self._endpoint = Endpoint(
-            Models(settings, names, served),
+            open_models(settings, names, served),
             settings.place("serving"),
             settings.http.host,
             token_files=settings.token_paths,
@@ -106,7 +105,7 @@ def run_driver(root: str, profile: str, port: int, models: Sequence[str], stop: 
         signal.signal(signal.SIGUSR1, lambda *_: roll.set())
         generation, deployed, attempts = new_id(), followed.current, Attempts()
         _deploy(settings, models, deployed, generation, attempts)
-        _await_answer(settings.http.host, port)
+        await_answer(settings.http.host, port)
         report_ready()
         watch = EndpointWatch()
         while not stop.wait(_INTERVAL):
@@ -274,7 +273,7 @@ def _convert_errors(settings: Settings) -> Iterator[None]:
         ) from error
 
 
-def _await_answer(host: str, port: int) -> None:
+def await_answer(host: str, port: int) -> None:
     """Returns when /healthz answers over one connection that stays open for a while.
 
     Each time Serve's controller reports a change, HAProxy is reloaded, which closes its connections.

@@ -53,7 +53,7 @@ def _read_models(models: Models, _names: Mapping[str, str]) -> bytes:
 
 
 def _read_model(models: Models, names: Mapping[str, str]) -> bytes:
-    models.find(names["model"])
+    models.check_ready(names["model"])
     return _encode({"name": names["model"], "ready": True})
 
 

@@ -92,7 +92,8 @@ def _read_models(models: Models, _names: Mapping[str, str]) -> bytes:
         name: {"version": model.deployed.version, "fields": model.schema.fields}
         for name, model in sorted(models.served.items())
     }
-    return _encode({"models": released, "deployed": deployed, "failed": models.failed})
+    problems = {"failed": models.failed, "unfilled": models.unfilled}
+    return _encode({"models": released, "deployed": deployed, **problems})
 
 
 ROUTES = (

@@ -241,7 +241,8 @@ def _read_live(_models: Models, _names: Mapping[str, str]) -> bytes:
 
 
 def _read_ready(models: Models, _names: Mapping[str, str]) -> bytes:
-    if models.failed and not models.names:
+    problems = models.failed.keys() | models.unfilled.keys()
+    if problems and models.unfilled.keys() >= set(models.names):
         raise Unavailable("no model answers")
     return _encode({"ready": True})
 
@@ -263,6 +264,7 @@ def _read_model(models: Models, names: Mapping[str, str]) -> bytes:
 
 def _read_model_ready(models: Models, names: Mapping[str, str]) -> bytes:
     _find_versions(models, names)
+    models.check_ready(names["model"])
     return _encode({"name": names["model"], "ready": True})
 
 

@@ -206,7 +206,7 @@ class TableAudit:
         result = AuditResult(rule, "schema", "error", False, refused.rules, refused.failing)
         report = AuditReport(now_micros(), [result], self.code, dict(self.references))
         frames = {} if refused.rows is None else {rule: refused.rows}
-        self._record(keep_failing_rows(self.lake, self.table, report, frames), None)
+        self.record(keep_failing_rows(self.lake, self.table, report, frames), None)
 
     def _is_same(self, before: AuditReport) -> bool:
         return before.code == self.code and before.references == self.references
@@ -266,7 +266,8 @@ class TableAudit:
         )
 
     def _finish(self, scope: AuditScope, position: SnapshotPosition | None) -> AuditReport:
-        """Runs the audits, keeps the failing rows, and records the results.
+        """Runs the audits, and keeps the failing rows. Results that refuse the rows are recorded here, others
+        by the build, once they are published.
 
         Raises:
             Refused: a rule of severity `error` does not hold.
@@ -286,13 +287,21 @@ class TableAudit:
             now_micros(), results, self.code, dict(self.references), failing_partitions=failing
         )
         report = keep_failing_rows(self.lake, self.table, report, rows)
-        self._record(report, position)
         if report.stops:
+            self.record(report, position)
             raise self._refusal(report, rows, is_published=scope.is_unchanged)
         return report
 
-    def _record(self, report: AuditReport, position: SnapshotPosition | None) -> None:
-        """Records the audit as a run of its own, which reads the table."""
+    def record(self, report: AuditReport, position: SnapshotPosition | None) -> None:
+        """Records the audit as a run of its own, which reads the table.
+
+        A report that refuses nothing is to be recorded after the run that publishes the rows: before it, the
+        table has no such snapshot.
+
+        Args:
+            report: its results.
+            position: the snapshot that has the rows; None: they are not published.
+        """
         with run(f"audit {self.table.name}") as audit_run:
             assertions = [result.assertion for result in report.results]
             audit_run.add_input(Dataset("table", self.table.name, position, {"assertions": assertions}))

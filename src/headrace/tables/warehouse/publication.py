@@ -17,6 +17,7 @@ from headrace.declare.publish import Publication
 from headrace.kernel.digest import digest_value
 from headrace.kernel.errors import Refused
 from headrace.kernel.faults import reach
+from headrace.kernel.position import SnapshotPosition
 from headrace.kernel.run import Dataset, run
 from headrace.lake import Lake
 from headrace.tables.warehouse.connection import transaction
@@ -70,14 +71,17 @@ def publish_star(
         Unavailable: PostgreSQL cannot be reached or went away; nothing has changed.
     """
     where = str(publication.place)
-    inputs = [Dataset("table", name, facts={"snapshot": snapshot}) for name, snapshot in at.items()]
-    with run(f"publish {publication.name}", inputs=inputs) as this_run, transaction(url, where) as cursor:
+    inputs = [Dataset("table", name, SnapshotPosition(name, snapshot)) for name, snapshot in at.items()]
+    output = f"{publication.database}.{publication.name}"
+    with (
+        run(f"publish {publication.name}", inputs=inputs, writes=[Dataset("table", output)]) as this_run,
+        transaction(url, where) as cursor,
+    ):
         cursor.execute("select pg_advisory_xact_lock(hashtext(%s))", (f"headrace {publication.name}",))
         result = _Star(lake, publication, cursor, at, code).bring_up_to_date()
         reach("publish.before_commit")
         cursor.connection.commit()
         reach("publish.after_commit")
-        output = f"{publication.database}.{publication.name}"
         this_run.add_output(Dataset("table", output, facts={"rows": result.facts}))
     return result
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -12,7 +13,7 @@ from headrace.declare.metrics import METRICS, Task
 from headrace.kernel.errors import ProjectError, Refused
 from headrace.training.trainers.port import Label
 
-__all__ = ["Evaluator", "Floats", "check_finite", "check_metric"]
+__all__ = ["Evaluator", "Floats", "check_finite", "check_metric", "check_metrics"]
 
 Floats = npt.NDArray[np.float64]
 E_co = TypeVar("E_co", covariant=True)
@@ -48,7 +49,7 @@ class Evaluator(Protocol[E_co]):
             classes: the labels of a multiclass target.
 
         Raises:
-            Refused: an output is not a finite number.
+            Refused: an output, or a metric of the outputs, is not a finite number.
         """
 
     def metric(self, name: str, target: npt.ArrayLike, outputs: npt.ArrayLike) -> float:
@@ -56,7 +57,7 @@ class Evaluator(Protocol[E_co]):
 
         Raises:
             ProjectError: the task has no metric of this name.
-            Refused: an output is not a finite number.
+            Refused: an output, or the metric, is not a finite number.
         """
 
     def plot(self, evaluation: Any) -> str:
@@ -79,6 +80,21 @@ def check_finite(outputs: npt.ArrayLike) -> Floats:
             remedy="Check the trainer's parameters: a NaN or a very large number causes this.",
         )
     return values
+
+
+def check_metrics(metrics: dict[str, float]) -> dict[str, float]:
+    """Checks that every metric is a finite number, and returns them: others have no order, and no form in JSON.
+
+    Raises:
+        Refused: a metric is not a finite number.
+    """
+    wrong = [name for name, value in metrics.items() if not math.isfinite(value)]
+    if wrong:
+        raise Refused(
+            f"{', '.join(wrong)} would be NaN or infinite",
+            remedy="The target or the model's outputs are too large: check it and the trainer's parameters.",
+        )
+    return metrics
 
 
 def check_metric(name: str, task: Task) -> None:

@@ -13,7 +13,7 @@ from msgspec import Struct
 
 from headrace.declare.metrics import Task
 from headrace.training.evaluation.plots import Plot, draw
-from headrace.training.evaluation.port import Floats, check_finite, check_metric
+from headrace.training.evaluation.port import Floats, check_finite, check_metric, check_metrics
 from headrace.training.trainers.port import Label
 
 __all__ = ["RegressionEvaluation", "RegressionEvaluator"]
@@ -64,6 +64,7 @@ class RegressionEvaluator:
         """The target as float64: the metrics would miss the cents of a large number in float32."""
         return target.cast(pl.Float64).to_numpy()
 
+    @np.errstate(over="ignore", invalid="ignore")  # a metric that is too large is refused by name
     def evaluate(
         self,
         target: npt.ArrayLike,
@@ -72,16 +73,18 @@ class RegressionEvaluator:
     ) -> RegressionEvaluation:
         """Compares values with the target (see the port)."""
         truth, values = np.asarray(target, np.float64), check_finite(outputs)
+        metrics, mean, deviation = _metrics(truth, values), float(truth.mean()), float(truth.std())
+        check_metrics({**metrics, "target_mean": mean, "target_deviation": deviation})
         shares = np.linspace(0, 1, min(_POINTS, len(truth)))
         quantiles = zip(np.quantile(truth, shares).tolist(), np.quantile(values, shares).tolist(), strict=True)
-        return RegressionEvaluation(
-            len(truth), float(truth.mean()), float(truth.std()), _metrics(truth, values), list(quantiles)
-        )
+        return RegressionEvaluation(len(truth), mean, deviation, metrics, list(quantiles))
 
+    @np.errstate(over="ignore", invalid="ignore")
     def metric(self, name: str, target: npt.ArrayLike, outputs: npt.ArrayLike) -> float:
         """A single metric (see the port)."""
         check_metric(name, self.task)
-        return _metrics(np.asarray(target, np.float64), check_finite(outputs))[name]
+        value = _metrics(np.asarray(target, np.float64), check_finite(outputs))[name]
+        return check_metrics({name: value})[name]
 
     def plot(self, evaluation: RegressionEvaluation) -> str:
         """A plot of the quantiles of the outputs over those of the target."""

@@ -7,7 +7,7 @@ still too large, because one key holds most rows, is computed by ranges of time.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Protocol
 
@@ -53,6 +53,7 @@ class ViewJob:
         rows: the labels: the view's keys, of the plan's dtypes, and `event_timestamp`.
         memory: how many bytes the kernel may take.
         folder: an existing folder for files.
+        ends: log partition → the labels' column that limits the events of a windowed view (windows.aggregate).
     """
 
     view: StoredView
@@ -60,6 +61,7 @@ class ViewJob:
     rows: pl.DataFrame
     memory: int
     folder: Path
+    ends: Mapping[int, str] = attrs.field(factory=dict)
 
 
 class FeatureCompute(Protocol):
@@ -84,7 +86,7 @@ def compute_share(
     """
     check_version("polars")
     view, rows = job.view, job.rows
-    source = _needed_columns(view, table)
+    source = _needed_columns(job, table)
     if shares > 1:
         source = source.filter(part_of(view, rows.schema, shares) == share)
     folder = job.folder / "rows"
@@ -105,7 +107,7 @@ def compute_share(
                 part_rows = pl.scan_parquet(files, glob=False)
             else:
                 part_rows = source if parts == 1 else pl.LazyFrame(schema=source.collect_schema())
-            yield indexes, _compute_part(view, job.plan, rows[indexes], part_rows, limit)
+            yield indexes, _compute_part(job, rows[indexes], part_rows, limit)
 
 
 def divide(job: ViewJob, parts: int, *, seed: int = 0) -> list[Ints]:
@@ -116,12 +118,10 @@ def divide(job: ViewJob, parts: int, *, seed: int = 0) -> list[Ints]:
     return np.split(order, np.cumsum(np.bincount(numbers, minlength=parts))[:-1])
 
 
-def _compute_part(
-    view: StoredView, plan: FeaturePlan, rows: pl.DataFrame, table: pl.LazyFrame, limit: int
-) -> pl.DataFrame:
-    if isinstance(view, AsOfView):
-        return _join_by_time(view, rows, table, strict=plan.is_strict(view), limit=limit)
-    return _aggregate_by_time(view, rows, table, limit=limit)
+def _compute_part(job: ViewJob, rows: pl.DataFrame, table: pl.LazyFrame, limit: int) -> pl.DataFrame:
+    if isinstance(job.view, AsOfView):
+        return _join_by_time(job.view, rows, table, strict=job.plan.is_strict(job.view), limit=limit)
+    return _aggregate_by_time(job.view, rows, table, ends=job.ends, limit=limit)
 
 
 def _join_by_time(
@@ -160,7 +160,7 @@ def _join_by_time(
 
 
 def _aggregate_by_time(
-    view: WindowedView, rows: pl.DataFrame, events: pl.LazyFrame, *, limit: int
+    view: WindowedView, rows: pl.DataFrame, events: pl.LazyFrame, *, ends: Mapping[int, str], limit: int
 ) -> pl.DataFrame:
     """The view's features for each row, from at most about `limit` rows and events at once.
 
@@ -168,7 +168,7 @@ def _aggregate_by_time(
     """
     known_at = KNOWN_AT if KNOWN_AT in events.collect_schema() else None
     if count_rows(events) + len(rows) <= limit:
-        return aggregate(view, rows, events, at=MOMENT, known_at=known_at)
+        return aggregate(view, rows, events, at=MOMENT, known_at=known_at, ends=ends)
     times = np.sort(events.select(micros_of(view.time)).drop_nulls().collect().to_series().to_numpy())
     moments = rows.select(micros_of(MOMENT)).to_series().to_numpy()
     order = np.argsort(moments, kind="stable")
@@ -182,19 +182,22 @@ def _aggregate_by_time(
         end = begin + max(int(np.searchsorted(reach, max(limit, 2 * reach[0]), "right")), 1)
         inside = micros_of(view.time).is_between(earliest, int(moments[end - 1]), closed="left")
         chosen = rows[order[begin:end]]
-        results.append(aggregate(view, chosen, events.filter(inside), at=MOMENT, known_at=known_at))
+        events_inside = events.filter(inside)
+        results.append(aggregate(view, chosen, events_inside, at=MOMENT, known_at=known_at, ends=ends))
         begin = end
     return pl.concat(results)[np.argsort(order)]
 
 
-def _needed_columns(view: StoredView, table: pl.LazyFrame) -> pl.LazyFrame:
+def _needed_columns(job: ViewJob, table: pl.LazyFrame) -> pl.LazyFrame:
     """The columns of the view's table that the kernel reads."""
+    view = job.view
     if isinstance(view, AsOfView):
         rows = states(view, table)
         names = [*view.keys, view.time, *(field.name for field in view.features), view.created]
     else:
         rows = table
-        names = [*view.keys, view.time, KNOWN_AT, *(field.name for field in view.columns)]
+        known = ["_log_partition", "_log_offset"] if job.ends else [KNOWN_AT]
+        names = [*view.keys, view.time, *known, *(field.name for field in view.columns)]
     columns = rows.collect_schema().names()
     return rows.select(name for name in dict.fromkeys(names) if name in columns)
 

@@ -32,7 +32,7 @@ class FeaturesStage(Stage):
 
     def run(self, context: BuildContext) -> StageResult:
         from headrace.features import feast
-        from headrace.features.plan import encode_plan
+        from headrace.features.plan import LAYOUT, encode_plan
 
         project = context.project()
         feast.apply(project)
@@ -41,11 +41,15 @@ class FeaturesStage(Stage):
             plan = feast.compile(project, model)
             write_if_changed(context.plan_file(name), encode_plan(plan) + b"\n")
             digests[name] = plan.digest
-        context.pointers.write(self.out, {"plans": digests, "views": feast.stored_digests(project)})
+        views = feast.stored_digests(project)
+        context.pointers.write(self.out, {"plans": digests, "views": views, "layout": LAYOUT})
         return StageResult(f"applied to Feast; plans of {', '.join(digests)}")
 
     def is_lost(self, context: BuildContext) -> bool:
-        """Whether one of Feast's own commands (apply, teardown) has changed the registry since."""
+        """Whether one of Feast's own commands (apply, teardown) has changed the registry since, or this version
+        of Headrace stores views under other digests than the pointer names."""
         from headrace.features.applied.registry import is_registry_as_applied
+        from headrace.features.plan import LAYOUT
 
-        return not is_registry_as_applied(context.settings)
+        recorded = context.pointers.read(self.out) or {}
+        return recorded.get("layout") != LAYOUT or not is_registry_as_applied(context.settings)
