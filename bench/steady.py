@@ -3,12 +3,12 @@
     python bench/steady.py [--json] [--rate R] [--seconds 4] [--swaps 6] [--replicas 1]
 
 One process runs the endpoint, another one records the releases, and this one sends single requests at a steady
-rate over 8 connections: half of the endpoint's peak, unless a rate is given. The latency of a request counts
-from the moment that it was due, so that a server that stands still is seen in every request that waited for it.
-Each figure compares the p99 in such a time with the p99 just before it:
+rate over 8 connections: half of the peak with that kind of model, unless a rate is given. A request's
+latency counts from the moment that it was due, so that a server that stands still is seen in every request that
+waited for it. Each figure compares the p99 in such a time with the p99 just before it:
 
 - while a release is activated: from the record on the log until half a second after the first answer by the new
-  version; versions of XGBoost, and one of scikit-learn, which the replica has not loaded before;
+  version; of XGBoost, of scikit-learn, and the first one of scikit-learn beside XGBoost;
 - while another process sends requests of 10,000 instances, one after the other, over one connection.
 
 A request that is not answered with 200 ends the benchmark with an error.
@@ -55,6 +55,7 @@ CONNECTIONS = 8
 BATCH = 10_000  # instances
 AFTER = 0.5  # seconds after the first answer by a new version
 DEADLINE = 20.0
+_LITTLE = 50.0  # requests a second, which any version can answer
 
 
 def main() -> None:
@@ -70,16 +71,29 @@ def main() -> None:
         settings = make_project(folder / "project").with_values(replicas=options.replicas)
         copy_version(settings, 2)
         _put_sklearn_version(settings, 3)
+        _put_sklearn_version(settings, 4)
+        swaps, seconds = options.swaps // 2, options.seconds
         with run_ours(settings) as server, run_releaser(settings) as releaser:
             load = Load(server)
-            measure_rate(load, 0.5)
-            rate = options.rate or measure_rate(load, options.seconds / 2).rate / 2
-            pace = load, rate, options.seconds
-            report(measure_swaps(releaser, *pace, [2, 1] * (options.swaps // 2)))
-            report(measure_swaps(releaser, *pace, [3], ", scikit-learn"))
-            report(measure_beside_batches(*pace))
+            rate = options.rate or _half_peak(load, seconds)
+            report(measure_swaps(releaser, load, rate, seconds, [2, 1] * swaps))
+            report(measure_beside_batches(load, rate, seconds))
+            measure_swaps(releaser, load, _LITTLE, 0.5, [3])
+            rate = options.rate or _half_peak(load, seconds)
+            report(measure_swaps(releaser, load, rate, seconds, [4, 3] * swaps, ", scikit-learn"))
+            measure_swaps(releaser, load, _LITTLE, 0.5, [1])
+        with run_ours(settings) as server, run_releaser(settings) as releaser:
+            load = Load(server)
+            _half_peak(load, seconds)  # the rate of scikit-learn's versions stays: they are slower
+            report(measure_swaps(releaser, load, rate, seconds, [3], ", the first of scikit-learn"))
     finally:
         shutil.rmtree(folder)
+
+
+def _half_peak(load: Load, seconds: float) -> float:
+    """Half of the endpoint's peak in requests a second, once it is warm."""
+    measure_rate(load, 0.5)
+    return measure_rate(load, seconds / 2).rate / 2
 
 
 def version_of(answer: Answer) -> int:

@@ -30,6 +30,14 @@ def total(settings: Settings) -> int:
     return int(lake.open(settings).table("total").scan().collect().item())
 
 
+def test_two_tables_of_one_name_in_a_module_are_refused(tiny: Settings) -> None:
+    file = tiny.root / "tiny" / "tables.py"
+    file.write_text(file.read_text() + "\n@table(reads=prices)\ndef total(prices):\n    return prices\n")
+    with pytest.raises(ProjectError, match=r"'total' is declared twice in one module.* line 16") as refused:
+        build(Workspace(tiny))
+    assert refused.value.where == f"{file}:24"
+
+
 def test_a_build_runs_the_stale_stages_and_dvc_agrees(tiny: Settings) -> None:
     assert run_build(tiny) == ["table-doubled", "table-total", "table-count"]
     assert total(tiny) == 6

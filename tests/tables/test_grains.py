@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from headrace.declare.partitioning import Partitioning, by, day, hour, month
 from headrace.declare.table import Table
-from headrace.kernel.errors import CallError, ProjectError, Refused
+from headrace.kernel.errors import CallError, HeadraceError, ProjectError, Refused
 from headrace.kernel.properties import LATEST_ARRIVAL
 from headrace.kernel.time import micros
 from headrace.lake import Lake, LakeTable
@@ -582,19 +582,33 @@ def test_a_function_that_returns_other_columns_for_a_partition_is_named_with_it(
     assert not lake.table_exists("copies") or lake.table("copies").current_snapshot() is None
 
 
+OTHER_TYPES = {  # the price is a float
+    "text": lambda price: price.cast(pl.String),
+    "time": lambda price: price.cast(pl.Int64).cast(pl.Datetime("us", "UTC")),
+    "date": lambda price: price.cast(pl.Int32).cast(pl.Date),
+    "bool": lambda price: price > 0,
+    "decimal": lambda price: price.cast(pl.Decimal(10, 2)),
+    "large": lambda price: price.cast(pl.Int64) + 2**60 + 1,
+    "list": lambda price: pl.concat_list(price),
+}
+
+
 @pytest.mark.parametrize("apart", [24, 72])  # hours: both days are made together, or apart
-def test_text_in_one_partition_and_numbers_in_another_are_refused(
-    project: Project, lake: Lake, arrive: Arrive, apart: int
+@pytest.mark.parametrize("kind", OTHER_TYPES)
+def test_another_type_in_one_partition_is_refused_where_it_would_change_values(
+    project: Project, lake: Lake, arrive: Arrive, apart: int, kind: str
 ) -> None:
     declare_all(project)
     arrive((at(0), 1), (at(apart), 2), arrived=at(999))
     build(project, lake, "clean")
 
-    def spell_price_of_user_2(clicks: pl.LazyFrame) -> pl.LazyFrame:
-        return clicks.with_columns(pl.col("price").cast(pl.String)) if 2 in clicks.collect()["user"] else clicks
+    def convert_price_of_user_2(clicks: pl.LazyFrame) -> pl.LazyFrame:
+        if 2 not in clicks.collect()["user"]:
+            return clicks
+        return clicks.with_columns(OTHER_TYPES[kind](pl.col("price")))
 
-    declare(project, "copies", spell_price_of_user_2, "clean", partition_by=day("at"))
-    with pytest.raises(ProjectError, match="copies returns column 'price' as ") as refused:
+    declare(project, "copies", convert_price_of_user_2, "clean", partition_by=day("at"))
+    with pytest.raises(HeadraceError, match="column 'price'") as refused:
         build(project, lake, "copies")
     assert {24: "2024-03-31", 72: "2024-04-02"}[apart] in str(refused.value)
     assert not lake.table_exists("copies") or lake.table("copies").current_snapshot() is None

@@ -14,6 +14,7 @@ from __future__ import annotations
 import ast
 import copy
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -61,6 +62,20 @@ class _ProjectNames:
     def __init__(self, files: Mapping[str, Path]) -> None:
         self._files = files
         self._modules: dict[str, SourceModule] = {}
+
+    def find_redeclared(self) -> Iterator[tuple[str, str, int, int]]:
+        """Each name that two decorated declarations of one module bind, so that the first is lost: the
+        module, the name, and the lines of the two.
+
+        Raises:
+            ProjectError: a file is not valid Python.
+        """
+        for name in self._files:
+            module = self._module(name)
+            for bound, statements in module.bindings.items():
+                lines = [statement.lineno for statement in statements if _has_declarer(module, statement)]
+                for first, second in pairwise(lines):
+                    yield name, bound, first, second
 
     def _module(self, name: str) -> SourceModule:
         if name not in self._modules:
@@ -149,6 +164,8 @@ class CodeIndex(_ProjectNames):
 
     def __init__(self, files: Mapping[str, Path]) -> None:
         super().__init__(files)
+        self._pieces: dict[_Ref, tuple[str, list[_Ref]]] = {}
+        self._params: dict[_Ref, tuple[set[str], set[_Ref]]] = {}
         self._changed_by_function: dict[_Ref, set[_Ref]] = {}
         self._effects_by_ref: dict[_Ref, list[_Statement]] | None = None
 
@@ -206,19 +223,27 @@ class CodeIndex(_ProjectNames):
             key = f"{ref.module}.{ref.name}".rstrip(".")
             if key in digests:
                 continue
-            digests[key] = ""
-            imported, texts = self._imported(ref)
-            pending += sorted(imported)
-            for statement in self._statements(ref):
-                source, node = self._module(statement.module), statement.node
-                if ref == first:
-                    node = _without_arguments(source, node, without)
-                texts.append(canonical_text(node))
-                refs, outside = self._names_in(source, node)
-                texts += outside
-                pending += sorted(refs)
-            digests[key] = digest_value(texts)
+            if ref == first:
+                digests[key], reached = self._read_piece(ref, without)
+            else:
+                if ref not in self._pieces:
+                    self._pieces[ref] = self._read_piece(ref)
+                digests[key], reached = self._pieces[ref]
+            pending += reached
         return digests
+
+    def _read_piece(self, ref: _Ref, without: frozenset[str] = frozenset()) -> tuple[str, list[_Ref]]:
+        """The digest of the piece alone, and the pieces that it names."""
+        imported, texts = self._imported(ref)
+        reached = sorted(imported)
+        for statement in self._statements(ref):
+            source = self._module(statement.module)
+            node = _without_arguments(source, statement.node, without) if without else statement.node
+            texts.append(canonical_text(node))
+            refs, outside = self._names_in(source, node)
+            texts += outside
+            reached += sorted(refs)
+        return digest_value(texts), reached
 
     def words(self, module: str, name: str) -> set[str]:
         """Every name, attribute and string in the piece and in the pieces of the project that it reaches. Its
@@ -260,16 +285,28 @@ class CodeIndex(_ProjectNames):
         pending, seen = [first], {first}
         while pending:
             ref = pending.pop()
-            refs, _ = self._imported(ref)
-            for statement in self._statements(ref):
-                source, node = self._module(statement.module), statement.node
-                if ref == first and without:
-                    node = _KeywordRemover(without).visit(copy.deepcopy(node))
-                names |= find_param_names(source, node)
-                refs |= self._names_in(source, node)[0]
-            pending += [target for target in refs - seen if not self._is_declaration(target)]
-            seen |= refs
+            if ref == first and without:
+                read, reached = self._read_params(ref, without)
+            else:
+                if ref not in self._params:
+                    self._params[ref] = self._read_params(ref)
+                read, reached = self._params[ref]
+            names |= read
+            pending += [target for target in reached - seen if not self._is_declaration(target)]
+            seen |= reached
         return names
+
+    def _read_params(self, ref: _Ref, without: frozenset[str] = frozenset()) -> tuple[set[str], set[_Ref]]:
+        """The entries of params.yaml that the piece itself reads, and the pieces that it names."""
+        names: set[str] = set()
+        refs, _ = self._imported(ref)
+        for statement in self._statements(ref):
+            source, node = self._module(statement.module), statement.node
+            if without:
+                node = _KeywordRemover(without).visit(copy.deepcopy(node))
+            names |= find_param_names(source, node)
+            refs |= self._names_in(source, node)[0]
+        return names, refs
 
     # --- the statements of a piece ---
 
@@ -403,14 +440,20 @@ class CodeIndex(_ProjectNames):
     def _is_declaration(self, ref: _Ref) -> bool:
         module = self._module(ref.module)
         for statement in module.bindings.get(ref.name, []):
-            if isinstance(statement, (ast.FunctionDef, ast.ClassDef)):
-                if any(_is_declarer(module, decorator) for decorator in statement.decorator_list):
-                    return True
-            elif isinstance(statement, ast.Assign) and isinstance(statement.value, ast.Call):
+            if _has_declarer(module, statement):
+                return True
+            if isinstance(statement, ast.Assign) and isinstance(statement.value, ast.Call):
                 chain = chain_of(statement.value.func)
                 if chain and ".".join([module.imports.get(chain[0], ""), *chain[1:]]) == _SOURCE:
                     return True
         return False
+
+
+def _has_declarer(module: SourceModule, statement: ast.stmt) -> bool:
+    """Whether the statement is a function or class under a decorator that makes a declaration."""
+    return isinstance(statement, (ast.FunctionDef, ast.ClassDef)) and any(
+        _is_declarer(module, decorator) for decorator in statement.decorator_list
+    )
 
 
 def _without_arguments(module: SourceModule, statement: ast.stmt, keywords: frozenset[str]) -> ast.stmt:

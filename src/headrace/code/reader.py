@@ -21,6 +21,7 @@ __all__ = [
     "chain_of",
     "chains_in",
     "decorator_target",
+    "file_text",
     "find_imports",
     "names_bound_by",
     "names_used_by",
@@ -82,12 +83,7 @@ class SourceModule:
         self.name = name
         self.path = path
         self.package = name if path.name == "__init__.py" else name.rpartition(".")[0]
-        try:
-            self.statements = ast.parse(path.read_bytes(), filename=str(path)).body
-        except SyntaxError as error:
-            raise ProjectError(
-                f"it is not valid Python: {error.msg}", where=f"{path}:{error.lineno}"
-            ) from error
+        self.statements = _parse(path).body
         self.bindings: dict[str, list[ast.stmt]] = {}
         self.imports: dict[str, str] = {}
         self.star_imports: list[str] = []
@@ -106,6 +102,14 @@ class SourceModule:
     def imports_in(self, node: ast.AST) -> Iterator[Import]:
         """Every name that import statements in the node bind."""
         return find_imports(node, self.package)
+
+
+def _parse(path: Path) -> ast.Module:
+    """The syntax tree of a file. Raises ProjectError if it is not valid Python."""
+    try:
+        return ast.parse(path.read_bytes(), filename=str(path))
+    except SyntaxError as error:
+        raise ProjectError(f"it is not valid Python: {error.msg}", where=f"{path}:{error.lineno}") from error
 
 
 def find_imports(node: ast.AST, package: str) -> Iterator[Import]:
@@ -197,7 +201,16 @@ def decorator_target(decorator: ast.expr) -> ast.expr:
 
 def canonical_text(statement: ast.AST) -> str:
     """The statement as text, without comments, layout and docstrings."""
-    tree = ast.parse(ast.unparse(statement))
+    return _unparse_code(ast.parse(ast.unparse(statement)))
+
+
+def file_text(path: Path) -> str:
+    """The statements of a file as text, as `canonical_text`. Raises ProjectError if it is not valid Python."""
+    return _unparse_code(_parse(path))
+
+
+def _unparse_code(tree: ast.Module) -> str:
+    """The tree as text, without the docstrings in it, which are removed from the tree too."""
     for node in ast.walk(tree):
         if isinstance(node, _SCOPES) and ast.get_docstring(node):
             node.body = node.body[1:] or [ast.Pass()]

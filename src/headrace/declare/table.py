@@ -140,7 +140,11 @@ def _check_reads(reads: Any, function: Callable[..., Any], place: Place, *, roww
     inputs = tuple(_check_input(value, place) for value in values)
     _check_parameters(function, len(inputs), place)
     if rowwise and (len(inputs) != 1 or isinstance(inputs[0], Source)):
-        raise ProjectError("a rowwise table reads one event or one table", where=str(place))
+        raise ProjectError(
+            "a rowwise table reads one event or one table",
+            where=str(place),
+            remedy="Leave out rowwise=True: it says that the function also runs on events as they come.",
+        )
     return inputs
 
 

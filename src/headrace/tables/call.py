@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
+from itertools import combinations, starmap
 from typing import Any
 
 import polars as pl
@@ -12,8 +13,9 @@ from polars.exceptions import PanicException, PolarsError
 
 from headrace.declare.table import Table
 from headrace.kernel.errors import HeadraceError, ProjectError
+from headrace.tables.joining import can_join, find_lost_digits
 
-__all__ = ["call_function", "collect_batches", "collect_frames", "concat_results"]
+__all__ = ["call_function", "collect_frames", "concat_results"]
 
 
 def call_function(
@@ -72,27 +74,6 @@ def collect_frames(table: Table, frames: Sequence[pl.LazyFrame]) -> list[pl.Data
         raise _failure(table, error) from error
 
 
-def collect_batches(table: Table, frame: pl.LazyFrame, rows: int) -> Iterator[pl.DataFrame]:
-    """Reads an input in batches of at least so many rows, except the last, in its order; at least one batch.
-
-    Raises:
-        ProjectError: polars failed.
-    """
-    gathered: list[pl.DataFrame] = [frame.collect_schema().to_frame()]
-    try:
-        for batch in frame.collect_batches(chunk_size=rows, maintain_order=True):
-            gathered.append(batch)
-            if sum(len(part) for part in gathered) >= rows:
-                yield pl.concat(gathered)
-                gathered = []
-    except HeadraceError:
-        raise
-    except (PolarsError, PanicException) as error:
-        raise _failure(table, error) from error
-    if gathered:
-        yield pl.concat(gathered)
-
-
 def concat_results(table: Table, parts: Sequence[pl.DataFrame], place: str = "") -> pl.DataFrame:
     """The rows that the function returned for the parts of its input, as one frame.
 
@@ -104,20 +85,24 @@ def concat_results(table: Table, parts: Sequence[pl.DataFrame], place: str = "")
         place: the parts in words, for errors, such as " (in 2 days from 2026-01-01 to 2026-01-02)".
 
     Raises:
-        ProjectError: the parts have other columns, or types that only a conversion to text would join.
+        ProjectError: the parts have other columns, or types that cannot be joined (tables.joining).
     """
     names = dict.fromkeys(name for rows in parts for name in rows.columns)
-    if lost := [name for name in names if any(name not in rows.columns for rows in parts)]:
+    if missing := [name for name in names if any(name not in rows.columns for rows in parts)]:
         raise ProjectError(
-            f"{table.name} returns other columns for some rows than for others{place}: {', '.join(lost)}",
+            f"{table.name} returns other columns for some rows than for others{place}: {', '.join(missing)}",
             where=str(table.place),
             remedy="Return the same columns for every input.",
         )
     for name in names:
-        types = {rows.schema[name] for rows in parts} - {pl.Null()}
-        if len({_is_text(dtype) for dtype in types}) > 1:
+        types = list(dict.fromkeys(rows.schema[name] for rows in parts))
+        units = {dtype.time_unit for dtype in types if isinstance(dtype, pl.Datetime)}
+        lost = find_lost_digits([rows[name] for rows in parts]) if len(types) > 1 else None
+        if len(units) > 1 or lost is not None or not all(starmap(can_join, combinations(types, 2))):
+            example = "" if lost is None else f", and a float does not hold {lost}"
             raise ProjectError(
-                f"{table.name} returns column {name!r} as {' and as '.join(sorted(map(str, types)))}{place}",
+                f"{table.name} returns column {name!r} as {' and as '.join(sorted(map(str, types)))}"
+                f"{place}{example}",
                 where=str(table.place),
                 remedy="Return one type for every input: cast the column in the function.",
             )
@@ -129,10 +114,6 @@ def concat_results(table: Table, parts: Sequence[pl.DataFrame], place: str = "")
             where=str(table.place),
             remedy="Name the types in the function: cast the columns, or pass return_dtype= to map_elements.",
         ) from error
-
-
-def _is_text(dtype: pl.DataType) -> bool:
-    return dtype == pl.String or isinstance(dtype, (pl.Categorical, pl.Enum))
 
 
 def _failure(table: Table, error: BaseException) -> ProjectError:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from itertools import accumulate
 
@@ -18,7 +18,7 @@ from headrace.kernel.time import from_micros
 from headrace.lake import Lake
 from headrace.projects.project import Project
 from headrace.tables.audits.rows import audit
-from headrace.tables.call import call_function, collect_batches, collect_frames
+from headrace.tables.call import call_function, collect_frames
 from headrace.tables.failures import FailedRow
 from headrace.tables.make import check_partition_column, make_partitions, refuse_lost_rows
 from headrace.tables.plan import RebuildPlan
@@ -55,7 +55,7 @@ class Piece(msgspec.Struct, frozen=True):
 
 
 class ComputedPart(msgspec.Struct, frozen=True):
-    """Some rows of a piece.
+    """The rows of a piece.
 
     Attributes:
         rows: the audited rows.
@@ -112,9 +112,8 @@ def compute_piece(
     plan: RebuildPlan,
     piece: Piece,
     frames: Sequence[pl.LazyFrame] | None = None,
-) -> Iterator[ComputedPart]:
-    """Computes the rows of a piece. Those of a rowwise table without partitions that reads files come in
-    several parts, any others at once.
+) -> ComputedPart:
+    """Computes the rows of a piece.
 
     Args:
         project, lake: the project and the lake of the table.
@@ -138,40 +137,30 @@ def compute_piece(
             rows_read = _row_counter(plan, partitioning)(piece.numbers)
             calls = RowwiseCalls(table, reads[0], rows_read, options)
         rows = make_partitions(table, partitioning, plan, frames, options, piece.numbers, calls)
-        yield ComputedPart(_to_arrow(table, audit(table, rows)), [] if calls is None else calls.failed)
-        return
-    for rows, failed, read in _compute_whole(table, reads, frames, options, is_piece=piece.files is not None):
-        if partitioning is not None:
-            check_partition_column(table, partitioning, rows)
-            refuse_lost_rows(table, partitioning, plan, rows)
-        yield ComputedPart(_to_arrow(table, audit(table, rows)), failed, read)
+        return ComputedPart(_to_arrow(table, audit(table, rows)), [] if calls is None else calls.failed)
+    rows, failed, read = _compute_whole(table, reads, frames, options)
+    if partitioning is not None:
+        check_partition_column(table, partitioning, rows)
+        refuse_lost_rows(table, partitioning, plan, rows)
+    return ComputedPart(_to_arrow(table, audit(table, rows)), failed, read)
 
 
 def _compute_whole(
-    table: Table,
-    reads: Sequence[Readable],
-    frames: Sequence[pl.LazyFrame],
-    options: Mapping[str, datetime],
-    *,
-    is_piece: bool,
-) -> Iterator[tuple[pl.DataFrame, list[FailedRow], int]]:
+    table: Table, reads: Sequence[Readable], frames: Sequence[pl.LazyFrame], options: Mapping[str, datetime]
+) -> tuple[pl.DataFrame, list[FailedRow], int]:
     """The rows that are made of whole inputs, the rows of the input that a rowwise function failed on, and how
-    many it has read; of a rowwise table a batch of the input at a time, unless the input is one piece of it."""
+    many it has read (0 of a function that is not rowwise)."""
     if not table.rowwise:
-        yield collect_frames(table, [call_function(table, frames, options)])[0], [], 0
-        return
-    batches: Iterable[pl.LazyFrame] = frames[:1]
-    if not is_piece:
-        batches = (batch.lazy() for batch in collect_batches(table, frames[0], PIECE_LIMITS[0]))
-    for batch in batches:
-        try:
-            result = call_function(table, [batch], options)
-            rows, count = collect_frames(table, [result, batch.select(pl.len())])
-            yield rows, [], int(count.item())
-        except ProjectError:
-            read = batch.collect()
-            calls = RowwiseCalls(table, reads[0], len(read), options)
-            yield calls.call(read), calls.failed, len(read)
+        return collect_frames(table, [call_function(table, frames, options)])[0], [], 0
+    (frame,) = frames
+    try:
+        result = call_function(table, [frame], options)
+        rows, count = collect_frames(table, [result, frame.select(pl.len())])
+    except ProjectError:
+        read = frame.collect()
+        calls = RowwiseCalls(table, reads[0], len(read), options)
+        return calls.call(read), calls.failed, len(read)
+    return rows, [], int(count.item())
 
 
 def check_failures(failed: Sequence[FailedRow], rows: int) -> None:

@@ -138,9 +138,8 @@ def replay_tables(
         table = tables[declared.name]
         plan = plan_rebuild(replayed, lake, table, code="")
         parts = [
-            pl.DataFrame(part.rows)
+            pl.DataFrame(compute_piece(replayed, lake, table, plan, piece).rows)
             for piece in divide(lake, table, plan)
-            for part in compute_piece(replayed, lake, table, plan, piece)
         ]
         facts = {} if plan.clock is None else {LATEST_ARRIVAL: str(plan.clock)}
         _write(lake, table.name, concat_results(table, parts) if parts else None, facts)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -12,6 +13,7 @@ from headrace import __version__
 from headrace.code.external import ExternalDigests, external_digests
 from headrace.code.fingerprint import fingerprint, values_digest
 from headrace.code.index import CodeIndex
+from headrace.code.reader import file_text
 from headrace.code.source_files import LOCK_FILES, PARAMS_FILE
 from headrace.config.settings import Settings
 from headrace.declare.event import Contract
@@ -29,6 +31,7 @@ from headrace.flows.build.project_code import (
     rename_pieces,
 )
 from headrace.kernel.digest import digest_value, short_digest
+from headrace.kernel.errors import ProjectError
 from headrace.projects.loader import project_files
 from headrace.projects.project import Project
 
@@ -44,9 +47,7 @@ _OTHER_STAGES = frozenset({"labels", "features"})  # arguments of a Model that d
 
 def source_digest(settings: Settings) -> str:
     """The digest of the project's source: its modules without comments, its params.yaml and its lock."""
-    files = project_files(settings)
-    index = CodeIndex(files)
-    code = {name: index.pieces(name, "") for name in files}
+    code = {name: digest_value(file_text(path)) for name, path in project_files(settings).items()}
     return digest_value([__version__, code, _param_digest(read_params(settings.root)), _lock_digest(settings)])
 
 
@@ -67,9 +68,12 @@ def fingerprint_project(project: Project, settings: Settings, digest: str) -> Pr
         digest: the source_digest of the files that it was loaded from.
 
     Raises:
-        ProjectError: a file is not valid Python, or Feast objects cannot be compiled.
+        ProjectError: a file is not valid Python, a module declares one name twice, or Feast objects cannot be
+            compiled.
     """
-    index = CodeIndex(project_files(settings))
+    files = project_files(settings)
+    index = CodeIndex(files)
+    _refuse_redeclared(index, files)
     external = external_digests(
         settings.root,
         files=[path for table in project.tables.values() for path in table.reads_files],
@@ -113,6 +117,16 @@ def fingerprint_project(project: Project, settings: Settings, digest: str) -> Pr
             name: rename_pieces(name, table.renames) for name, table in project.tables.items() if table.renames
         },
     )
+
+
+def _refuse_redeclared(index: CodeIndex, files: Mapping[str, Path]) -> None:
+    """Raises ProjectError if a module declares one name twice: the first declaration would be lost."""
+    for module, name, first, second in index.find_redeclared():
+        raise ProjectError(
+            f"{name!r} is declared twice in one module, so the declaration in line {first} is lost",
+            where=f"{files[module]}:{second}",
+            remedy="Give one of them another name, or remove it.",
+        )
 
 
 def _params_by_reader(project: Project, index: CodeIndex) -> dict[str, list[str]]:

@@ -34,7 +34,7 @@ from headrace.kernel.errors import HeadraceError, Unavailable
 from headrace.kernel.ids import new_id
 from headrace.serving.deployment.haproxy import serve_environment
 from headrace.serving.deployment.ray_watch import ENDPOINT, EndpointWatch
-from headrace.serving.deployment.replica import shorten_turns
+from headrace.serving.deployment.replica import open_models, shorten_turns
 from headrace.serving.mlflow_models.model_set import ModelSet
 from headrace.serving.mlflow_models.ray_deployments import bind_model, find_problems, make_ask
 from headrace.serving.mlflow_models.served import FollowedModelSet, ServedModels
@@ -70,12 +70,11 @@ class RayServeReplica:
         if is_loopback(settings.http.host):
             keep_replica_on_loopback()
         from headrace.serving.endpoint import Endpoint
-        from headrace.serving.models import Models
         from headrace.serving.tracing import open_tracer
 
         served = ServedModels(settings, make_ask(_APPLICATION))
         self._endpoint = Endpoint(
-            Models(settings, names, served),
+            open_models(settings, names, served),
             settings.place("serving"),
             settings.http.host,
             token_files=settings.token_paths,

@@ -6,18 +6,24 @@ SOCKET is the descriptor of a listening socket that the process inherits and sha
 
 from __future__ import annotations
 
+import gc
 import socket
 import sys
 import threading
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from headrace.config.settings import load_settings
+from headrace.config.settings import Settings, load_settings
 from headrace.http.serve import serve, stop_on_signals
 from headrace.kernel.child import end_with_parent, report_alive, report_ready, run_work
 
-__all__ = ["run_replica", "shorten_turns"]
+if TYPE_CHECKING:
+    from headrace.serving.mlflow_models.served import ServedModels
+    from headrace.serving.models import Models
+
+__all__ = ["open_models", "run_replica", "shorten_turns"]
 
 _TURN = 1e-4  # seconds
 _DRAIN = 0.5  # seconds within which the requests on accepted connections arrive
@@ -31,10 +37,27 @@ def shorten_turns() -> None:
     sys.setswitchinterval(_TURN)
 
 
+def open_models(settings: Settings, names: Sequence[str], served: ServedModels | None = None) -> Models:
+    """The models of a replica (see Models).
+
+    A later version may be of another trainer than those in force. So the libraries of all of them are imported
+    before the first request, and what is in memory then is left to no later collection of garbage: one over
+    all of it holds every request up for 60 ms.
+    """
+    from headrace.serving.models import Models
+    from headrace.training.trainers import import_libraries
+
+    models = Models(settings, names, served)
+    if models.released:
+        import_libraries()
+    gc.collect()
+    gc.freeze()
+    return models
+
+
 def run_replica(root: str, profile: str, descriptor: int, models: Sequence[str], stop: threading.Event) -> None:
     """Answers requests until `stop` is set."""
     from headrace.serving.endpoint import Endpoint
-    from headrace.serving.models import Models
     from headrace.serving.tracing import open_tracer
 
     shorten_turns()
@@ -42,7 +65,7 @@ def run_replica(root: str, profile: str, descriptor: int, models: Sequence[str],
     shared = socket.socket(fileno=descriptor)
     shared.setblocking(False)
     endpoint = Endpoint(
-        Models(settings, models),
+        open_models(settings, models),
         settings.place("serving"),
         settings.http.host,
         token_files=settings.token_paths,

@@ -13,9 +13,10 @@ import pyarrow as pa
 from headrace.declare.table import Table
 from headrace.kernel.errors import ProjectError
 from headrace.lake import Lake, LakeTable
-from headrace.lake.files import WrittenFile
+from headrace.lake.files import Unwritable, WrittenFile
 from headrace.projects.project import Project
 from headrace.tables.failures import FailedRow
+from headrace.tables.joining import can_join
 from headrace.tables.parts import ComputedPart, Piece, compute_piece
 from headrace.tables.plan import RebuildPlan, spell_partitions
 from headrace.tables.twin import RowsDigest
@@ -84,34 +85,30 @@ def write_piece(
     prepare: Prepare | None = None,
     frames: Sequence[pl.LazyFrame] | None = None,
 ) -> WrittenPart:
-    """Computes a piece and writes its rows, a part in memory at a time.
+    """Computes a piece and writes its rows.
 
     Args:
         job: the table.
         piece: the piece.
         prepare: for the first piece; None: the table is prepared.
         frames: its inputs, if they were read already.
+
+    Raises:
+        Unwritable: a value that the table cannot hold; else as Compute.
     """
-    stored, columns = None if prepare else job.lake.table(job.table.name), job.columns
-    schema: pa.Schema | None = None
+    part = compute_piece(job.project, job.lake, job.table, job.plan, piece, frames)
+    columns = job.columns or part.rows.column_names
+    _check_columns(job.table, piece, part.rows, columns)
+    stored = prepare(part) if prepare else job.lake.table(job.table.name)
+    _check_types(job.table, piece, part.rows.schema, stored.schema())
+    try:
+        files = stored.write([part.rows])
+    except Unwritable as error:
+        what = f"{error.what} (in {_describe(job.table, piece)})"
+        raise Unwritable(what, where=error.where, remedy=error.remedy) from error
     has_digest = job.plan.whole and job.plan.clock is None
-    files: list[WrittenFile] = []
-    failed: list[FailedRow] = []
-    digest = RowsDigest() if has_digest else None
-    read = 0
-    for part in compute_piece(job.project, job.lake, job.table, job.plan, piece, frames):
-        columns = columns or part.rows.column_names
-        _check_columns(job.table, piece, part.rows, columns)
-        if stored is None:
-            assert prepare is not None, "a table that is not prepared must be"
-            stored = prepare(part)
-        schema = schema or stored.schema()
-        _check_types(job.table, piece, part.rows.schema, schema)
-        files += stored.write([part.rows])
-        failed += part.failed
-        read += part.rows_read
-        digest = None if digest is None else digest.add(part.rows)
-    return WrittenPart(piece.numbers, files, columns, failed, read, digest)
+    digest = RowsDigest().add(part.rows) if has_digest else None
+    return WrittenPart(piece.numbers, files, columns, part.failed, part.rows_read, digest)
 
 
 def _check_columns(table: Table, piece: Piece, rows: pa.Table, columns: Sequence[str]) -> None:
@@ -131,25 +128,20 @@ def _check_columns(table: Table, piece: Piece, rows: pa.Table, columns: Sequence
 
 
 def _check_types(table: Table, piece: Piece, schema: pa.Schema, stored: pa.Schema) -> None:
-    """Refuses rows with text where the rows before them have another type, and the reverse: they would be
-    converted.
+    """Refuses rows with a column of a type that cannot join that of the rows before them (tables.joining).
 
     Raises:
         ProjectError: a column has such a type.
     """
-    for column in schema:
-        before = stored.field(column.name).type
-        if not pa.types.is_null(column.type) and _is_text(column.type) != _is_text(before):
+    before = pl.DataFrame(stored.empty_table()).schema
+    for name, dtype in pl.DataFrame(schema.empty_table()).schema.items():
+        if not can_join(dtype, before[name]):
             raise ProjectError(
-                f"{table.name} returns column {column.name!r} as {column.type} for {_describe(table, piece)},"
-                f" and as {before} for earlier ones",
+                f"{table.name} returns column {name!r} as {dtype} for {_describe(table, piece)},"
+                f" and as {before[name]} for earlier ones",
                 where=str(table.place),
                 remedy="Return one type for every input: cast the column in the function.",
             )
-
-
-def _is_text(dtype: pa.DataType) -> bool:
-    return pa.types.is_string(dtype) or pa.types.is_large_string(dtype) or pa.types.is_dictionary(dtype)
 
 
 def _describe(table: Table, piece: Piece) -> str:

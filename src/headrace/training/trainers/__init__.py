@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from importlib import import_module
+from importlib.util import find_spec
 
 from headrace.declare.trainers import Trainer
 from headrace.kernel.errors import HeadraceError
@@ -11,7 +13,7 @@ from headrace.training.trainers.sklearn import SklearnTrainer
 from headrace.training.trainers.torch import TorchTrainer
 from headrace.training.trainers.xgboost import XGBoostTrainer
 
-__all__ = ["TRAINERS", "trainer_by_name", "trainer_for"]
+__all__ = ["TRAINERS", "import_libraries", "trainer_by_name", "trainer_for"]
 
 # The threads of OpenMP would otherwise spin while they wait, and starve each other and other processes. The
 # first library that has OpenMP reads this when it is loaded, and the others may share its threads.
@@ -39,3 +41,14 @@ def trainer_by_name(name: str) -> TrainerPort:
         f"{name!r} is not a trainer of this version of Headrace",
         remedy=f"Use the version of Headrace that trained the model. This one has: {names}.",
     )
+
+
+def import_libraries() -> None:
+    """Imports what the trainers load their models with, as far as it is installed.
+
+    An import holds the lock of the interpreter, so a request that is answered meanwhile waits for it.
+    """
+    for trainer in TRAINERS:
+        for name in trainer.libraries:
+            if find_spec(name.partition(".")[0]) is not None:
+                import_module(name)

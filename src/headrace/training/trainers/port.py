@@ -5,7 +5,7 @@ A trainer's module imports its library inside functions: a process that only pre
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -128,11 +128,13 @@ class TrainerPort(Protocol):
         declaration: the class that declares it (declare.trainers).
         is_batch_invariant: whether a model answers a row with the same bits alone and among other rows. A
             library that multiplies matrices adds up in another order for another number of rows.
+        libraries: the modules that `load` imports, which takes long.
     """
 
     name: str
     declaration: type[Any]
     is_batch_invariant: bool
+    libraries: Sequence[str]
 
     def prepare(self, data: TrainingData) -> Any:
         """Converts the data to the form that `fit` takes. A search prepares once and fits many times."""

@@ -11,7 +11,7 @@ import inspect
 import logging
 import pkgutil
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -43,6 +43,7 @@ class SklearnTrainer:
     name = "sklearn"
     declaration = Sklearn
     is_batch_invariant = False
+    libraries: Sequence[str] = ("skops.io",)
 
     def prepare(self, data: TrainingData) -> TrainingData:
         """The data as they are."""

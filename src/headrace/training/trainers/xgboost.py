@@ -34,6 +34,7 @@ class XGBoostTrainer:
     name = "xgboost"
     declaration = XGBoost
     is_batch_invariant = True  # each row goes down each tree by itself
+    libraries: Sequence[str] = ("xgboost",)
 
     def prepare(self, data: TrainingData) -> _Matrices:
         """The data, with quantile matrices that are made when a fit first needs them."""
