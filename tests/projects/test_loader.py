@@ -95,6 +95,7 @@ def test_an_edited_module_is_imported_anew_and_an_unedited_one_is_kept(package: 
             "import json\n\nraise ValueError('broken')\n",
             "events.py:3: it cannot be imported: ValueError: broken",
         ),
+        ("import sys\n\nsys.exit('done')\n", "events.py:3: it cannot be imported: SystemExit: done"),
         ("import nothing_of_this_name\n", "events.py:1"),
         ("def f(:\n", "events.py:1"),
     ],

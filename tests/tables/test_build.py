@@ -153,6 +153,7 @@ class TestUserCode:
             ("return 5", "returned int, not a polars LazyFrame"),
             ("return clicks.select('user')", "partitioned by 'at', which its function does not return"),
             ("raise KeyError('x')", "clean failed: KeyError: 'x'"),
+            ("raise SystemExit(3)", "clean failed: SystemExit: 3"),
             ("raise pl.exceptions.PanicException('Rust')", "clean failed: PanicException: Rust"),
         ],
     )

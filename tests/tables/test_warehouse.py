@@ -296,6 +296,23 @@ def test_new_columns_are_loaded_anew_and_readers_keep_their_rights(warehouse: Wa
         warehouse.query(f'drop role "{role}"')
 
 
+def test_a_table_that_gains_loses_or_widens_a_column_is_loaded_anew(warehouse: Warehouse) -> None:
+    plain_members(warehouse, [(1, "Bern")])
+    warehouse.write_events([(START, 1, 1.0, "a")])
+    warehouse.publish(declare())
+    warehouse.write_members([(1, "Bern", 3)], {"user": pl.Int64, "city": pl.String, "rank": pl.Int32})
+    assert warehouse.publish(declare()).what == "loaded all facts anew"
+    assert warehouse.query("select city, rank from shop.dim_user") == [("Bern", 3)]
+    large = 2**40
+    warehouse.write_members([(1, "Bern", large)], {"user": pl.Int64, "city": pl.String, "rank": pl.Int64})
+    warehouse.publish(declare())
+    assert warehouse.query("select city, rank from shop.dim_user") == [("Bern", large)]
+    plain_members(warehouse, [(1, "Basel")])
+    warehouse.publish(declare())
+    assert warehouse.query("select * from shop.dim_user") == [(1, 1, "Basel")]
+    assert warehouse.publish(declare()).what == "was up to date"
+
+
 def test_a_schema_of_somebody_else_is_left_alone(warehouse: Warehouse) -> None:
     warehouse.query("create schema shop")
     warehouse.query("create table shop.precious (x int)")

@@ -97,7 +97,7 @@ def _import(name: str, path: Path) -> ModuleType:
         return importlib.import_module(name)
     except HeadraceError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         line = error.lineno if isinstance(error, SyntaxError) else _find_line(error, path)
         place = str(path) if line is None else f"{path}:{line}"
         raise ProjectError(f"it cannot be imported: {type(error).__name__}: {error}", where=place) from error

@@ -30,7 +30,7 @@ def call_function(
         rows: Any = table.function(*frames, **options)
     except HeadraceError:
         raise
-    except (Exception, PanicException) as error:
+    except (Exception, PanicException, SystemExit) as error:
         raise _failure(table, error) from error
     if isinstance(rows, pl.DataFrame):
         rows = rows.lazy()
@@ -46,7 +46,7 @@ def call_function(
 def _rename_columns(table: Table, rows: pl.LazyFrame) -> pl.LazyFrame:
     try:
         columns = rows.collect_schema()
-    except (Exception, PanicException) as error:
+    except (Exception, PanicException, SystemExit) as error:
         raise _failure(table, error) from error
     for old, new in table.renames.items():
         if old not in columns or new in columns:
@@ -70,7 +70,7 @@ def collect_frames(table: Table, frames: Sequence[pl.LazyFrame]) -> list[pl.Data
         return pl.collect_all(frames)
     except HeadraceError:
         raise
-    except (Exception, PanicException) as error:
+    except (Exception, PanicException, SystemExit) as error:
         raise _failure(table, error) from error
 
 

@@ -502,6 +502,17 @@ def test_a_reason_with_a_lone_surrogate_is_stored_escaped() -> None:
     assert judge_one(encode_nested(), contract_for(Surrogates))["_reason"] == r"no \ud800 here"
 
 
+def test_a_check_that_ends_the_process_refuses_the_event() -> None:
+    @event(topic="exits", time="at")
+    class Exits(Struct):
+        at: datetime
+
+        def __post_init__(self) -> None:
+            raise SystemExit("enough")
+
+    assert judge_one(encode_nested(), contract_for(Exits))["_reason"] == "SystemExit: enough"
+
+
 def test_a_duration_longer_than_all_of_time_is_no_bound() -> None:
     endless = attrs.evolve(
         contract_for(Click), max_ahead=timedelta.max, max_late=timedelta.max, dedup_within=timedelta.max

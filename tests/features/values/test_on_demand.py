@@ -130,6 +130,13 @@ def test_the_row_that_a_function_fails_on_is_named(mode, wrong):
     assert raised.value.row == wrong
 
 
+def test_a_function_that_ends_the_process_fails_on_its_row_alone():
+    view = on_demand("int64", "if value == 2: raise SystemExit\n    return {'out': value}", "row")
+    with pytest.raises(OnDemandError, match="SystemExit") as raised:
+        view.compute_columns([[1, 2, 3]], 3)
+    assert raised.value.row == 1
+
+
 def test_a_function_that_fails_only_on_several_rows_names_no_row():
     view = on_demand(
         "int64", "if len(value) > 1: raise ValueError('too many')\n    return {'out': value}", "python"

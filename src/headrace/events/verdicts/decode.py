@@ -184,7 +184,10 @@ class BatchDecoder:
             instance = upcaster(instance_of(older.struct, shape, self._contract))
         except InvalidEvent as error:
             return error.refusal
-        except Exception as error:  # the contract's own code: whatever it raises refuses the event
+        except (
+            Exception,
+            SystemExit,
+        ) as error:  # the contract's own code: whatever it raises refuses the event
             reason = f"{name}: {type(error).__name__}: {error}"
             return Refusal("upcast_failed", None, reason[:MAX_REASON_LENGTH])
         if not isinstance(instance, self._contract.struct):

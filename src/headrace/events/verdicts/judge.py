@@ -215,7 +215,10 @@ class Judge:
                     instance_of(event, self._shape, self.contract)
                 except (ValueError, TypeError) as error:
                     refusals[row] = Refusal("out_of_range", None, str(error)[:MAX_REASON_LENGTH])
-                except Exception as error:  # the contract's own code: whatever it raises refuses the event
+                except (
+                    Exception,
+                    SystemExit,
+                ) as error:  # the contract's own code: whatever it raises refuses the event
                     reason = f"{type(error).__name__}: {error}"[:MAX_REASON_LENGTH]
                     refusals[row] = Refusal("out_of_range", None, reason)
 

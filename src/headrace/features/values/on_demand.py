@@ -231,7 +231,7 @@ class OnDemand:
     def _call(self, inputs: Any) -> Any:
         try:
             return self._function(inputs)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise self._error(OnDemandError, f"{type(error).__name__}: {error}") from error
 
     def _result(self, returned: Any, name: str) -> Any:

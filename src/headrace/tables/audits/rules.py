@@ -58,7 +58,7 @@ def check_satisfies(audit: Satisfies, scope: AuditScope) -> RuleFailure | None:
 def _all_rules(schema: type[dy.Schema]) -> dict[str, pl.Expr]:
     try:
         return {name: rule.expr for name, rule in schema._validation_rules(with_cast=False).items()}
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise RuleError(f"its rules cannot be made: {type(error).__name__}: {error}") from error
 
 
@@ -112,7 +112,7 @@ def _run_rule(name: str, rule: pl.Expr, rows: pl.LazyFrame) -> tuple[int, pl.Dat
         return collect_failing(rows.filter(~rule.fill_null(True)))
     except HeadraceError:
         raise
-    except (Exception, PanicException) as error:
+    except (Exception, PanicException, SystemExit) as error:
         problem = str(error).partition("\n\nResolved plan")[0]
         raise RuleError(f"the rule {spell_rule(name)} fails: {type(error).__name__}: {problem}") from error
 

@@ -11,9 +11,14 @@ from headrace.kernel.counts import plural
 from headrace.kernel.errors import ProjectError, Refused
 from headrace.tables.warehouse.copy import copy_rows, read_rows, sql_type
 
-__all__ = ["DimensionTable", "dimension_rows"]
+__all__ = ["DimensionTable", "dimension_columns", "dimension_rows"]
 
 VALID_FROM, VALID_TO, IS_CURRENT = "valid_from", "valid_to", "is_current"
+
+
+def dimension_columns(dimension: Dimension, frame: pl.LazyFrame) -> dict[str, pl.DataType]:
+    """The columns of a dimension's own, and their types, without reading its rows."""
+    return dict((dimension.rows(frame) if dimension.rows else frame).collect_schema())
 
 
 def dimension_rows(dimension: Dimension, frame: pl.LazyFrame, where: str) -> pl.DataFrame:

@@ -21,7 +21,7 @@ from headrace.kernel.position import SnapshotPosition
 from headrace.kernel.run import Dataset, run
 from headrace.lake import Lake
 from headrace.tables.warehouse.connection import transaction
-from headrace.tables.warehouse.dimensions import DimensionTable, dimension_rows
+from headrace.tables.warehouse.dimensions import DimensionTable, dimension_columns, dimension_rows
 from headrace.tables.warehouse.facts import FactTable
 from headrace.tables.warehouse.schema import (
     add_dates,
@@ -127,7 +127,22 @@ class _Star:
         self._lake, self._publication, self._cursor, self._at = lake, publication, cursor, dict(at)
         self._where = str(publication.place)
         self._frames = {name: lake.table(name).scan(snapshot) for name, snapshot in at.items()}
-        self._digest = digest_value([_LAYOUT, code, sorted(publication.views.items())])
+        self._digest = digest_value([_LAYOUT, code, sorted(publication.views.items()), self._columns()])
+
+    def _columns(self) -> dict[str, list[tuple[str, str]]]:
+        """Table of PostgreSQL → its columns and their types. They change with those of the tables read."""
+        publication, name, cursor = self._publication, self._publication.name, self._cursor
+        schemas = {
+            dimension.name: dimension_columns(dimension, self._frames[dimension.reads.name])
+            for dimension in publication.dimensions
+        }
+        for fact in publication.facts:
+            schema = self._frames[fact.reads.name].collect_schema()
+            schemas[fact.name] = FactTable(fact, publication, name, cursor).columns(schema)
+        return {
+            table: [(column, str(dtype)) for column, dtype in columns.items()]
+            for table, columns in schemas.items()
+        }
 
     def bring_up_to_date(self) -> Published:
         """Makes the schema that of the snapshots, and records them."""
