@@ -187,7 +187,7 @@ class BatchDecoder:
         except (
             Exception,
             SystemExit,
-        ) as error:  # the contract's own code: whatever it raises refuses the event
+        ) as error:  # whatever the contract's code raises
             reason = f"{name}: {type(error).__name__}: {error}"
             return Refusal("upcast_failed", None, reason[:MAX_REASON_LENGTH])
         if not isinstance(instance, self._contract.struct):

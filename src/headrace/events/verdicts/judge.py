@@ -218,7 +218,7 @@ class Judge:
                 except (
                     Exception,
                     SystemExit,
-                ) as error:  # the contract's own code: whatever it raises refuses the event
+                ) as error:  # whatever the contract's code raises
                     reason = f"{type(error).__name__}: {error}"[:MAX_REASON_LENGTH]
                     refusals[row] = Refusal("out_of_range", None, reason)
 
