@@ -20,7 +20,7 @@ from tests.training.conftest import START, write_facts, write_outcomes
 
 from headrace import registry
 from headrace.declare.baselines import SeasonalNaive
-from headrace.declare.gate import at_least, at_most, better_than_baseline
+from headrace.declare.gate import at_least, at_most, better_than_baseline, not_worse_than_champion
 from headrace.declare.model import Model
 from headrace.declare.search import Tune, choice
 from headrace.declare.splits import WalkForward
@@ -104,6 +104,12 @@ def test_a_training_goes_from_the_lake_to_mlflow(
     assert (judged.resumed, judged.report.gate.passed) == (True, False)
     assert judged.tags["headrace.gate"] == "refused"
     assert judged.report.run == report.run
+
+    # It is compared with the present champion, not with that of its fit, which had none.
+    rivalled = attrs.evolve(model, gate=[not_worse_than_champion("roc_auc")])
+    judged = job.train(project, full_lake, rivalled, plan, code="c1", champion=bundle)
+    assert (judged.resumed, judged.report.gate.passed, judged.report.gate.notes) == (True, True, ())
+    assert judged.report.champion == report.test.metrics
 
     # Its own rival: the champion on the same rows has the same metrics, so the gate lets it pass.
     labelled = training_set.read(full_lake, report.training_set, plan, model.target)

@@ -39,6 +39,11 @@ class GateResult(Struct, frozen=True):
     results: tuple[RuleResult, ...]
 
     @property
+    def rules(self) -> list[str]:
+        """The rules, in words."""
+        return [result.rule for result in self.results]
+
+    @property
     def failed(self) -> tuple[RuleResult, ...]:
         """The rules that did not pass."""
         return tuple(result for result in self.results if not result.passed)

@@ -35,7 +35,7 @@ from headrace.training.evaluation import evaluator_for
 from headrace.training.files import MODEL, PLAN, PLOTS, REPORT
 from headrace.training.fit import Progress, fit_folds, save
 from headrace.training.folds import evaluate_baseline, evaluate_folds
-from headrace.training.gate import judge
+from headrace.training.gate import GateResult, judge
 from headrace.training.matrices import Matrices, to_matrices
 from headrace.training.pyfunc import write_mlmodel
 from headrace.training.report import TrainingReport, TrainingSet, Trial, read_report, write_report
@@ -125,13 +125,11 @@ def train(
                 remove_path(earlier)
             report = _train(project, lake, model, plan, rows, bundle, champion, progress)
             report = msgspec.structs.replace(report, run=current.id, code=code, commit=commit)
-        gate = judge(
-            model.gate,
-            report.test.metrics,
-            report.champion,
-            problem=report.champion_problem,
-            baseline=report.baseline or None,
-        )
+        gate = _judge(model, report)
+        if resumed and gate.rules != report.gate.rules:  # the champion may be another one than then
+            rival = _evaluate_present_champion(project, lake, champion, plan, model, rows, report.task)
+            report = _compared_with(rival, report)
+            gate = _judge(model, report)
         report = msgspec.structs.replace(report, gate=gate)
         write_report(bundle, report)  # last: a bundle with a report is complete
         version = TrainedVersion(bundle, report, resumed)
@@ -139,6 +137,20 @@ def train(
         current.add_output(Dataset("model", f"{model.name}@{report.run}", facts=facts))
         current.add_facts(**facts, gate=msgspec.to_builtins(gate), revisions=rows.revisions)
     return version
+
+
+def _judge(model: Model, report: TrainingReport) -> GateResult:
+    return judge(
+        model.gate,
+        report.test.metrics,
+        report.champion,
+        problem=report.champion_problem,
+        baseline=report.baseline or None,
+    )
+
+
+def _compared_with(rival: ChampionResult, report: TrainingReport) -> TrainingReport:
+    return msgspec.structs.replace(report, champion=rival.metrics, champion_problem=rival.problem)
 
 
 def _start_run(model: Model) -> AbstractContextManager[Run]:
@@ -235,6 +247,22 @@ def _search_and_fit(
             return fits, trials
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _evaluate_present_champion(
+    project: Project,
+    lake: Lake,
+    champion: Path | None,
+    plan: FeaturePlan,
+    model: Model,
+    training_rows: TrainingSet,
+    task: Task,
+) -> ChampionResult:
+    """The result of the champion on the test rows of a training that was finished before."""
+    rows = training_set.read(lake, training_rows, plan, model.target)
+    parts = _divide(model, plan, rows.frame, task)
+    matrices = to_matrices(parts, model.target, plan, task)
+    return _evaluate_champion(project, lake, champion, plan, parts, model, training_rows, matrices)
 
 
 def _evaluate_champion(
