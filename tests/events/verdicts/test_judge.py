@@ -491,26 +491,22 @@ class Ranges(Struct):
         1 // next(iter(self.open.values()))
 
 
-def test_a_reason_with_a_lone_surrogate_is_stored_escaped() -> None:
-    @event(topic="surrogates", time="at")
-    class Surrogates(Struct):
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (ValueError("no \ud800 here"), r"no \ud800 here"),  # a lone surrogate is stored escaped
+        (SystemExit("enough"), "SystemExit: enough"),  # it refuses the event, and ends nothing
+    ],
+)
+def test_what_a_check_raises_is_the_reason(error: BaseException, reason: str) -> None:
+    @event(topic="checked", time="at")
+    class Checked(Struct):
         at: datetime
 
         def __post_init__(self) -> None:
-            raise ValueError("no \ud800 here")
+            raise error
 
-    assert judge_one(encode_nested(), contract_for(Surrogates))["_reason"] == r"no \ud800 here"
-
-
-def test_a_check_that_ends_the_process_refuses_the_event() -> None:
-    @event(topic="exits", time="at")
-    class Exits(Struct):
-        at: datetime
-
-        def __post_init__(self) -> None:
-            raise SystemExit("enough")
-
-    assert judge_one(encode_nested(), contract_for(Exits))["_reason"] == "SystemExit: enough"
+    assert judge_one(encode_nested(), contract_for(Checked))["_reason"] == reason
 
 
 def test_a_duration_longer_than_all_of_time_is_no_bound() -> None:

@@ -18,7 +18,7 @@ VALID_FROM, VALID_TO, IS_CURRENT = "valid_from", "valid_to", "is_current"
 
 def dimension_columns(dimension: Dimension, frame: pl.LazyFrame) -> dict[str, pl.DataType]:
     """The columns of a dimension's own, and their types, without reading its rows."""
-    return dict((dimension.rows(frame) if dimension.rows else frame).collect_schema())
+    return dict(_select(dimension, frame).collect_schema())
 
 
 def dimension_rows(dimension: Dimension, frame: pl.LazyFrame, where: str) -> pl.DataFrame:
@@ -31,7 +31,7 @@ def dimension_rows(dimension: Dimension, frame: pl.LazyFrame, where: str) -> pl.
         ProjectError: a column is missing, or has a name or a type that it cannot have.
         Refused: a member has no key, or two rows; or no time, or two different states at one time.
     """
-    rows = (dimension.rows(frame) if dimension.rows else frame).collect(engine="streaming")
+    rows = _select(dimension, frame).collect(engine="streaming")
     key, since = dimension.key, dimension.since
     for column in (key, since or key):
         if column not in rows.columns:
@@ -54,6 +54,10 @@ def dimension_rows(dimension: Dimension, frame: pl.LazyFrame, where: str) -> pl.
             f"{dimension.name} has {twice[0].select(identity).row(0)} twice", where=where, remedy=remedy
         )
     return rows.sort(key) if since is None else _history(distinct, key, since)
+
+
+def _select(dimension: Dimension, frame: pl.LazyFrame) -> pl.LazyFrame:
+    return dimension.rows(frame) if dimension.rows else frame
 
 
 def _history(rows: pl.DataFrame, key: str, since: str) -> pl.DataFrame:
