@@ -130,6 +130,7 @@ def test_a_lookup_is_one_round_trip(store, proxy, count):
         ("redis", RedisKind.commit),  # it sends all changes with it
     ],
     indirect=["kind"],
+    ids=["states", "offset", "end", "all"],  # they become parts of names, which must not have the bytes
 )
 def test_a_batch_is_applied_once_over_a_lost_connection(kind, store, proxy, cut, statement):
     """The transaction's outcome is unknown to the client: the position says what to do."""

@@ -8,7 +8,6 @@ import textwrap
 import threading
 
 import polars as pl
-import pyarrow as pa
 import pytest
 from msgspec.structs import replace
 from tests.features.online.clicks import activity, clicks_until, ingest, look_up, plan_of, send

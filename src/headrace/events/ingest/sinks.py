@@ -77,8 +77,8 @@ class LeadingSink(Sink, Protocol):
         """Stores judged events that are not in the table yet, and moves its position, in one transaction.
 
         Args:
-            batches: all good events between the two positions, in the batches in which they were judged. Each is
-                the same object in every call.
+            batches: all good events between the two positions, as they were judged; a batch is the same object
+                in every call.
             committed: a position up to which the table has the events, in this worker's log partitions.
             position: the position after the events.
         """
