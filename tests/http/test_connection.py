@@ -423,7 +423,8 @@ def test_head_is_answered_as_get_without_a_body(server: HttpServer) -> None:
 
 
 @pytest.mark.parametrize(
-    "codings", [b"gzip, chunked", b"gzip\r\nTransfer-Encoding: chunked", b"chunked, gzip", b"chunked, chunked", b"gzip"]
+    "codings",
+    [b"gzip, chunked", b"gzip\r\nTransfer-Encoding: chunked", b"chunked, gzip", b"chunked, chunked", b"gzip"],
 )
 @pytest.mark.parametrize("method", [b"POST", b"GET"])
 def test_a_transfer_coding_that_is_not_undone_is_refused(

@@ -51,8 +51,8 @@ class Names(Struct, frozen=True):
 
 
 def kind_and_name(dataset: Dataset) -> tuple[str, str]:
-    """A dataset's kind and name as people read them: `model` and `purchase@2`, but `bundle` and `purchase` for a
-    model that is not registered yet."""
+    """A dataset's kind and name as people read them: `model` and `purchase@2`, but `bundle` and `purchase` for
+    a model that is not registered yet."""
     if _is_bundle(dataset):
         return "bundle", split_version(dataset)[0]
     return dataset.kind, dataset.name

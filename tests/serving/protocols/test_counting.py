@@ -34,7 +34,9 @@ TOO_MANY = "length <= 10000"
         (mlflow_scoring, b'{"dataframe_split":{"columns":["user_id"],"data":[', b"]}}"),
     ],
 )
-def test_many_rows_are_refused_without_being_kept(protocol: Any, before: bytes, after: bytes, row: bytes) -> None:
+def test_many_rows_are_refused_without_being_kept(
+    protocol: Any, before: bytes, after: bytes, row: bytes
+) -> None:
     body = before + (row + b",") * 100_000 + row + after
     with pytest.raises((HttpError, RequestError)):  # it builds what is built once
         protocol.decode(SCHEMA, SCOPE, body)
@@ -57,7 +59,7 @@ def test_columns_that_are_too_long_are_not_made_rows() -> None:
 @pytest.mark.parametrize("more", [0, 1])
 def test_braces_in_a_text_are_not_instances(more: int) -> None:
     """`[{}]` a hundred times in each text: only the instances count."""
-    row = b'{"text":"' + b'[{}],' * 100 + b'\\"[{"}'
+    row = b'{"text":"' + b"[{}]," * 100 + b'\\"[{"}'
     body = b'{"dataframe_records":[' + b",".join([row] * (MAX_INSTANCES + more)) + b"]}"
     if more:
         with pytest.raises(RequestError, match=TOO_MANY):

@@ -29,7 +29,7 @@ def _count(_instance: object) -> None:
 
 
 class CountedObject(Struct, gc=False):
-    """In a type of msgspec, any object in the place of an instance: it is counted, and its fields are skipped."""
+    """In a type of msgspec, any object in the place of an instance: it is counted, its fields are skipped."""
 
     __post_init__ = _count
 
