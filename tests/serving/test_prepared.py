@@ -1,4 +1,4 @@
-"""Prepared models: they answer as the model of the bundle, and no pickle that the key has not signed is read."""
+"""Prepared models answer as the model of the bundle, and no pickle that the key has not signed is read."""
 
 from __future__ import annotations
 
