@@ -9,18 +9,21 @@ import msgspec
 import numpy as np
 import pytest
 from tests.serving.running import INSTANCE, run_endpoint, ship_predictions
-from tests.serving.small_project import make_project, plan_of, put_bundle, put_features, put_release
+from tests.serving.small_project import (
+    make_project,
+    plan_of,
+    put_bundle,
+    put_features,
+    put_release,
+    put_trained,
+)
 from tests.until import until
 
-from headrace import registry
 from headrace.declare.trainers import Sklearn, Torch, XGBoost
 from headrace.features.online.lookup import Lookup
 from headrace.features.online.store import StoreUnavailable
-from headrace.features.plan import PlanField, encode_plan
-from headrace.features.values.matrix import Encoding
+from headrace.features.plan import PlanField
 from headrace.kernel.errors import Unavailable
-from headrace.registry.bundle import seal
-from headrace.registry.signing import signing_key
 from headrace.serving.errors import MissingFeatures
 from headrace.serving.metrics import Metrics
 from headrace.serving.models import Models
@@ -29,9 +32,6 @@ from headrace.serving.predictor import SingleRequest, SpoolingPredictor
 from headrace.serving.release import Arm
 from headrace.serving.servable import Servable
 from headrace.serving.spool import Spool
-from headrace.training.trainers import trainer_for
-from headrace.training.trainers.folder import save_model
-from headrace.training.trainers.port import Budget, Examples, ModelMeta, TrainingData
 
 COLUMNS = ("facts__mean_price", "facts__views")
 
@@ -48,26 +48,6 @@ def declare(kind):
     from sklearn.linear_model import LogisticRegression
 
     return Sklearn(LogisticRegression() if kind == "linear" else HistGradientBoostingClassifier(max_iter=20))
-
-
-def put_trained(settings, declared, version=1):
-    """Writes a version that the trainer of the declaration fits on rows with missing values."""
-    random = np.random.default_rng(4)
-    matrix = random.normal(size=(600, 2)).astype(np.float32) * (10, 100)
-    target = (matrix[:, 0] + matrix[:, 1] / 10 + random.normal(size=600) > 0).astype(np.float32)
-    matrix[::17, 1] = np.nan
-    examples = Examples(matrix.astype(np.float32), target)
-    encoding = Encoding(COLUMNS)
-    trainer = trainer_for(declared)
-    data = trainer.prepare(TrainingData("binary", encoding, (), examples, examples))
-    fitted = trainer.fit(data, declared, {}, seed=1, budget=Budget())
-    place = registry.open(settings).bundle_folder("purchase", version)
-    place.mkdir(parents=True)
-    (place / "plan.json").write_bytes(encode_plan(plan_of()))
-    meta = ModelMeta(trainer=trainer.name, encoding=encoding, parameters=dict(fitted.parameters))
-    save_model(place / "model", fitted.files, meta)
-    (place / "training.json").write_text("{}")
-    seal(place, signing_key(settings))
 
 
 def put_products(settings):

@@ -24,7 +24,15 @@ from headrace.kernel.errors import CallError
 from headrace.lake import Lake
 from headrace.serving.prediction import TABLE
 
-__all__ = ["LoggedRequests", "features_as_known", "find_answering_release", "read_requests", "read_requests_at"]
+__all__ = [
+    "REQUEST",
+    "LoggedRequests",
+    "features_as_known",
+    "find_answering_release",
+    "number_requests",
+    "read_requests",
+    "read_requests_at",
+]
 
 _COLUMNS = (
     "id",
@@ -41,6 +49,8 @@ _COLUMNS = (
     "probabilities",
     "missing",
 )
+REQUEST = ("at", "release", "arm", "number")
+"""The columns whose values the predictions share that an arm made for one request (see number_requests)."""
 _PLAIN = ("int64", "float64", "string", "bool")
 _NUMBERS = ("int64", "float64", "bool")
 
@@ -50,7 +60,7 @@ class LoggedRequests:
     """Requests that a model answered, in order of time.
 
     Attributes:
-        rows: the columns of their predictions; what is nested is JSON text.
+        rows: the columns of their predictions and, if they were logged, `number`; what is nested is JSON text.
         fields: for each, its entity keys and request fields.
         features: for each, column → the value that was logged.
     """
@@ -78,7 +88,7 @@ def read_requests(
         logged = logged.filter(pl.col("at") >= since)
     if until is not None:
         logged = logged.filter(pl.col("at") < until)
-    rows = logged.select(_COLUMNS).collect().sort("at", "release", "arm", "instance", "id")
+    rows = number_requests(logged.select(_COLUMNS).collect()).sort(*REQUEST, "instance")
     rows = rows if limit is None else rows.tail(limit)
     if rows.is_empty():
         raise CallError(
@@ -90,13 +100,23 @@ def read_requests(
 
 
 def read_requests_at(lake: Lake, model: str, moment: datetime) -> list[LoggedRequests]:
-    """The ingested requests that clients got an answer to at this moment; those that were predicted together
-    are together, in their order then."""
+    """The ingested requests that clients got an answer to at this moment; the instances of one that were
+    predicted together are together, in their order then."""
     if not lake.table_exists(TABLE):
         return []
     rows = _scan_answered(lake, model).filter(pl.col("at") == moment).select(_COLUMNS).collect()
-    groups = rows.sort("instance", "id").partition_by("release", "arm", maintain_order=True)
+    groups = number_requests(rows).sort("instance").partition_by(REQUEST, maintain_order=True)
     return [_decode_requests(group) for group in groups]
+
+
+def number_requests(rows: pl.DataFrame) -> pl.DataFrame:
+    """Adds `number`: which of the requests that an arm answered at one moment a prediction belongs to.
+
+    Single requests of one turn are looked up together. In each of them the instance has the index 0, while the
+    instances of one request have different indexes.
+    """
+    occurrence = pl.int_range(pl.len()).over("at", "release", "arm", "instance", order_by="id")
+    return rows.with_columns(number=occurrence)
 
 
 def find_answering_release(
