@@ -2,6 +2,7 @@
 
 import socket
 from collections import Counter
+from contextlib import closing
 from contextvars import copy_context
 from urllib.parse import urlsplit
 
@@ -19,11 +20,14 @@ from tests.serving.small_project import (
 )
 from tests.until import until
 
+from headrace import log as logs
 from headrace.declare.trainers import Sklearn, Torch, XGBoost
 from headrace.features.online.lookup import Lookup
 from headrace.features.online.store import StoreUnavailable
 from headrace.features.plan import PlanField
 from headrace.kernel.errors import Unavailable
+from headrace.serving import release as releases
+from headrace.serving.canary import CanaryPlan
 from headrace.serving.errors import MissingFeatures
 from headrace.serving.metrics import Metrics
 from headrace.serving.models import Models
@@ -32,8 +36,6 @@ from headrace.serving.predictor import SingleRequest, SpoolingPredictor
 from headrace.serving.release import Arm
 from headrace.serving.servable import Servable
 from headrace.serving.spool import Spool
-
-COLUMNS = ("facts__mean_price", "facts__views")
 
 
 def declare(kind):
@@ -86,7 +88,8 @@ def test_requests_that_are_answered_together_have_the_values_that_they_have_alon
     assert [answer.value for answer in together] == [answer.value for answer in alone]
     assert len({answer.value for answer in together}) > 20
     for answer, other in zip(together, alone, strict=True):
-        same = {"id": "", "at": other.at, "latency_ms": 0.0}
+        assert (answer.shared, other.shared) == (True, False)
+        same = {"id": "", "at": other.at, "latency_ms": 0.0, "shared": False}
         records = [
             msgspec.json.encode(msgspec.structs.replace(prediction, **same)) for prediction in (answer, other)
         ]
@@ -179,6 +182,27 @@ def test_each_arm_answers_its_own_requests_and_all_share_a_write(project, predic
     alone = [predictor.predict(model, [request.instance])[0] for request in requests]
     assert [(answer.arm, answer.value) for answer in answers] == [(other.arm, other.value) for other in alone]
     assert {answer.arm for answer in answers} == {"champion", "challenger"}
+
+
+def test_while_a_canary_is_compared_one_turn_in_eight_is_answered_request_by_request(project, predictor):
+    """So a latency says nothing of how many requests the arm gets."""
+    plan = CanaryPlan("c", 1, 2, [0.25, 1.0], 0, 100, 0, "right", "before")
+    arms = [Arm(1, 0.75), Arm(2, 0.25, name="canary")]
+    with closing(logs.open(project.log.url)) as topics:
+        releases.append(topics, releases.make("purchase", arms, by="anna", why="", canary=plan))
+    models = Models(project)
+    turn = [single(user_id=user) for user in range(12)]
+    shared = []
+    for _ in range(17):
+        answers = predictor.predict_together(models.released["purchase"], turn)
+        assert {answer.arm for answer in answers} == {"champion", "canary"}
+        shared.append({answer.shared for answer in answers})
+        is_apart = len({answer.at for answer in answers}) > 2
+        assert shared[-1] == {not is_apart}
+    assert shared == [{number % 8 > 0} for number in range(17)]
+    (alone,) = predictor.predict_together(models.released["purchase"], turn[:1])
+    assert not alone.shared
+    models.close()
 
 
 def test_a_full_spool_refuses_each(project):

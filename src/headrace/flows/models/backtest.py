@@ -19,7 +19,8 @@ from headrace.features.values.matrix import Matrix
 from headrace.flows.models.outcomes import add_outcomes, decode_outputs, evaluate_outcomes
 from headrace.flows.models.release import check_model
 from headrace.kernel.errors import CallError
-from headrace.serving.as_of.replay import REQUEST, LoggedRequests, features_as_known, read_requests
+from headrace.serving.as_of.replay import LoggedRequests, features_as_known, read_requests
+from headrace.serving.prediction import REQUEST
 from headrace.training.files import MODEL, PLAN
 from headrace.training.report import TrainingReport, read_report
 from headrace.training.trainers.folder import Predictor, load_model

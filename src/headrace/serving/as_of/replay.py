@@ -22,14 +22,12 @@ from headrace.features.values.conversion import json_type
 from headrace.features.values.on_demand import OnDemandError
 from headrace.kernel.errors import CallError
 from headrace.lake import Lake
-from headrace.serving.prediction import TABLE
+from headrace.serving.prediction import REQUEST, TABLE, number_requests
 
 __all__ = [
-    "REQUEST",
     "LoggedRequests",
     "features_as_known",
     "find_answering_release",
-    "number_requests",
     "read_requests",
     "read_requests_at",
 ]
@@ -49,8 +47,6 @@ _COLUMNS = (
     "probabilities",
     "missing",
 )
-REQUEST = ("at", "release", "arm", "number")
-"""The columns whose values the predictions share that an arm made for one request (see number_requests)."""
 _PLAIN = ("int64", "float64", "string", "bool")
 _NUMBERS = ("int64", "float64", "bool")
 
@@ -107,16 +103,6 @@ def read_requests_at(lake: Lake, model: str, moment: datetime) -> list[LoggedReq
     rows = _scan_answered(lake, model).filter(pl.col("at") == moment).select(_COLUMNS).collect()
     groups = number_requests(rows).sort("instance").partition_by(REQUEST, maintain_order=True)
     return [_decode_requests(group) for group in groups]
-
-
-def number_requests(rows: pl.DataFrame) -> pl.DataFrame:
-    """Adds `number`: which of the requests that an arm answered at one moment a prediction belongs to.
-
-    Single requests of one turn are looked up together. In each of them the instance has the index 0, while the
-    instances of one request have different indexes.
-    """
-    occurrence = pl.int_range(pl.len()).over("at", "release", "arm", "instance", order_by="id")
-    return rows.with_columns(number=occurrence)
 
 
 def find_answering_release(
