@@ -683,7 +683,7 @@ class TestReport:
             def record(self, event: RunEvent) -> None:
                 if event.run.job == "audit clean" and event.outcome == "COMPLETE":
                     (read,) = event.run.inputs
-                    failed = [found["name"] for found in read.facts["assertions"] if not found["success"]]
+                    failed = [rule["name"] for rule in read.facts["assertions"] if not rule["success"]]
                     recorded.append((read.position, failed))
 
         declare(project, "clean", references("user", "people", severity="warn"))
