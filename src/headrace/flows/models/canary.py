@@ -41,8 +41,19 @@ __all__ = ["CanaryReview", "find_canaries", "review", "review_all", "review_each
 _logger = logging.getLogger(__name__)
 _EVERY = 30.0  # seconds between two reviews
 _PAUSE = 9.0  # of the duration of a review, if it is longer
-_COLUMNS = ("id", "at", "arm", "entity", "value", "latency_ms", "error", "release", "shadow_of")
-_COLUMNS += ("instance", "shared")
+_COLUMNS = (
+    "id",
+    "at",
+    "arm",
+    "instance",
+    "entity",
+    "value",
+    "latency_ms",
+    "error",
+    "release",
+    "shadow_of",
+    "shared",
+)
 _CHAMPION, _CANARY = "champion", "canary"
 _CALLS_READ = 500  # of the champion, which say how many instances are usual in a call
 _BY = "canary"  # who decides
