@@ -22,7 +22,7 @@ MAX_INSTANCES = 10_000
 _left = threading.local()
 
 
-def _count(_instance: object) -> None:
+def _count_instance() -> None:
     _left.instances -= 1
     if _left.instances < 0:
         raise ValueError("too many")  # msgspec stops decoding
@@ -31,13 +31,15 @@ def _count(_instance: object) -> None:
 class CountedObject(Struct, gc=False):
     """In a type of msgspec, any object in the place of an instance: it is counted, its fields are skipped."""
 
-    __post_init__ = _count
+    def __post_init__(self) -> None:
+        _count_instance()
 
 
 class CountedList(Struct, array_like=True, gc=False):
     """As CountedObject, for an instance that is a list."""
 
-    __post_init__ = _count
+    def __post_init__(self) -> None:
+        _count_instance()
 
 
 def check_number(body: bytes, outlines: Sequence[Callable[[bytes], Any]], field: str | None) -> None:

@@ -119,8 +119,9 @@ def _find_decoder(schema: InstanceSchema, member: str) -> _Decode:
 @cache
 def _find_outlines(member: str) -> list[_Decode]:
     """Decoders that count the instances of this member."""
-    types = [msgspec.defstruct("Outline", [(member, list[kind])]) for kind in (CountedObject, CountedList)]
-    return [msgspec.json.Decoder(type_).decode for type_ in types]
+    types: tuple[Any, ...] = (list[CountedObject], list[CountedList])
+    outlines = [msgspec.defstruct("Outline", [(member, type_)]) for type_ in types]
+    return [msgspec.json.Decoder(outline).decode for outline in outlines]
 
 
 def _decode_first(decoders: Sequence[_Decode]) -> _Decode:

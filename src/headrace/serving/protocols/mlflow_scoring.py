@@ -10,7 +10,7 @@ GET  /version               the version of MLflow that wrote the models
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from importlib.metadata import version
 from typing import Annotated, Any, Generic, TypeVar
@@ -72,7 +72,10 @@ class _Outline(Struct, Generic[_Row]):
     inputs: list[_Row] | msgspec.Raw | UnsetType = UNSET
 
 
-_OUTLINES = [msgspec.json.Decoder(_Outline[kind]).decode for kind in (CountedObject, CountedList)]
+_OUTLINES: list[Callable[[bytes], Any]] = [
+    msgspec.json.Decoder(_Outline[CountedObject]).decode,
+    msgspec.json.Decoder(_Outline[CountedList]).decode,
+]
 
 
 def _replace_nan(body: bytes) -> bytes:

@@ -43,7 +43,7 @@ class SklearnTrainer:
     name = "sklearn"
     declaration = Sklearn
     is_batch_invariant = False
-    prepared_for = ("scikit-learn", "scipy")
+    prepared_for: tuple[str, ...] = ("scikit-learn", "scipy")
 
     def preload(self) -> None:
         """Imports skops, which imports most of scikit-learn."""

@@ -47,7 +47,7 @@ class TorchTrainer:
     name = "torch"
     declaration = Torch
     is_batch_invariant = False
-    prepared_for = ()
+    prepared_for: tuple[str, ...] = ()
 
     def preload(self) -> None:
         """A network is loaded and predicts without PyTorch."""

@@ -34,7 +34,7 @@ class XGBoostTrainer:
     name = "xgboost"
     declaration = XGBoost
     is_batch_invariant = True  # each row goes down each tree by itself
-    prepared_for = ()
+    prepared_for: tuple[str, ...] = ()
 
     def preload(self) -> None:
         """Loads the C library."""
