@@ -110,13 +110,17 @@ def _stop_server(server: subprocess.Popen[str]) -> None:
 
 def serve() -> None:
     """Forks a process for each order that comes."""
+    inherited = set(os.environ)
     for name in IMPORTED:
         importlib.import_module(name)
+    set_by_imports = {name: value for name, value in os.environ.items() if name not in inherited}
     gc.freeze()  # else a child's garbage collector copies the pages that it shares with its parent
     for line in sys.stdin:
         child = os.fork()
         if child == 0:
-            run(**json.loads(line))
+            order = json.loads(line)
+            order["environment"] = {**set_by_imports, **order["environment"]}
+            run(**order)
         sys.stdout.write(f"{os.waitpid(child, 0)[1]}\n")
         sys.stdout.flush()
 
