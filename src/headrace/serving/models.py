@@ -91,6 +91,7 @@ class ReleasedModel:
             has no entities. The whole instance determines the arm if it has no such key.
         entities: every entity key of the answering plans.
         service: its feature service.
+        is_compared: whether a canary decides by the latencies of the arms.
     """
 
     def __init__(self, release: Release, servables: Mapping[int, Servable]) -> None:
@@ -102,6 +103,7 @@ class ReleasedModel:
         self.split_key = find_split_key(plans)
         self.entities = frozenset(key.join_key for plan in plans for key in plan.entities)
         self.service = ReleasedService(self.answering[0][1])
+        self.is_compared = release.canary is not None and len(self.answering) > 1
         self._split = TrafficSplit(release.model, [arm for arm, _ in self.answering])
 
     def find_arm(self, instance: Mapping[str, Any]) -> tuple[Arm, Servable]:
