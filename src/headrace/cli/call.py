@@ -152,7 +152,7 @@ def confirm(call: Call, question: str) -> None:
 
     Raises:
         CallError: nobody can answer: --json was given, or standard input has ended.
-        click.Abort: the answer is no.
+        click.Abort: the user declines.
     """
     nobody = CallError(f"nobody can answer: {question}", remedy="To go on without the question: --yes")
     if call.json:
