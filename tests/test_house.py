@@ -145,12 +145,12 @@ def test_all_lists_what_other_modules_import() -> None:
         for node in tree.body:
             if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
                 listed[name] = {ast.literal_eval(element) for element in node.value.elts}
-    missing = set()
+    names, missing = {name for name, _ in modules()}, set()
     for name, tree in modules():
         for node in ast.walk(tree):
             if isinstance(node, ast.ImportFrom) and node.module in listed and node.module != name:
                 for alias in node.names:
-                    is_module = f"{node.module}.{alias.name}" in dict(modules())
+                    is_module = f"{node.module}.{alias.name}" in names
                     if alias.name not in listed[node.module] and not is_module:
                         missing.add(f"{node.module}.{alias.name}")
     assert missing == set()
