@@ -106,7 +106,11 @@ def plan_with_clicks():
 
 
 def put_version(settings, boosters, version, plan, slope, classes=()):
-    bundle = put_bundle(settings, boosters, version, plan, slope, classes=classes)
+    put_report(settings, put_bundle(settings, boosters, version, plan, slope, classes=classes), plan, classes)
+
+
+def put_report(settings, bundle, plan, classes=()):
+    """Writes the report of a version's training into its bundle."""
     if classes:
         evaluation = MulticlassEvaluator().evaluate([0, 1, 2], np.eye(3), classes)
     else:

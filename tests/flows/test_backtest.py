@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import json
+from contextlib import closing
+from contextvars import copy_context
 from datetime import timedelta
 from itertools import product
 
+import msgspec
 import numpy as np
 import polars as pl
 import pytest
 import xgboost
+from sklearn.linear_model import LogisticRegression
 from tests.flows.logged_project import (
     PRODUCTS,
     ingest,
     make_logged_project,
     mean_prices,
     put_outcomes,
+    put_report,
     put_version,
 )
 from tests.serving.running import run_endpoint, ship_predictions
@@ -26,14 +31,21 @@ from tests.serving.small_project import (
     plan_of,
     put_features,
     put_release,
+    put_trained,
 )
 
 import headrace
 from headrace.cli.main import main
+from headrace.declare.trainers import Sklearn
 from headrace.flows.models.backtest import _slice_of, backtest
 from headrace.kernel.errors import CallError
 from headrace.kernel.time import micros
+from headrace.serving.as_of.predictor import AsOfPredictor
+from headrace.serving.as_of.query import AsOf
 from headrace.serving.as_of.replay import LoggedRequests
+from headrace.serving.metrics import Metrics
+from headrace.serving.models import Models
+from headrace.serving.predictor import SingleRequest, SpoolingPredictor
 from headrace.serving.release import Arm
 from headrace.training.trainers.folder import load_model
 from headrace.workspace import Workspace
@@ -52,6 +64,35 @@ def test_the_same_version_answers_equally_to_the_last_bit(small):
     assert (part.requests, part.equal, part.decisions_changed) == (28, 28, 0)
     assert (part.mean_difference, part.greatest_difference, report.left_out) == (0, 0, {})
     assert sorted(report.rows["id"]) == sorted(prediction.id for prediction in predictions)
+
+
+def test_requests_that_shared_a_lookup_are_answered_again_each_alone(tmp_path):
+    """Scikit-learn adds a product of matrices up in another order for another number of rows."""
+    settings = make_project(tmp_path / "p")
+    bundle = put_trained(settings, Sklearn(LogisticRegression()))
+    put_report(settings, bundle, plan_of())
+    random = np.random.default_rng(5)
+    put_features(settings, plan_of(), {n: (random.normal() * 10, int(random.normal() * 99)) for n in range(64)})
+    put_release(settings, Arm(1))
+    instances = [{"user_id": 1, "product_id": n, "price": 1.0} for n in range(64)]
+    models, predictor = Models(settings), SpoolingPredictor(settings.place("serving", "spool"), Metrics())
+    with closing(models), closing(predictor):
+        requests = [SingleRequest(instance, None, copy_context()) for instance in instances]
+        single = predictor.predict_together(models.released["purchase"], requests)
+        several = predictor.predict(models.released["purchase"], instances)
+    assert len({prediction.at for prediction in single}) == 1
+    assert [p.value for p in single] != [p.value for p in several]
+    put_outcomes(settings, ship_predictions(settings), [True])
+    ingest(settings, "results")
+    with Workspace(settings) as workspace:
+        (part,) = backtest(workspace, "purchase", 1).slices
+    assert (part.requests, part.equal) == (128, 128)
+    predictor = AsOfPredictor(settings)
+    with closing(predictor):
+        for prediction in single[:20]:
+            body = msgspec.json.encode(prediction.entity | prediction.request)
+            answer = msgspec.json.decode(predictor.answer("purchase", AsOf(prediction.at), body))
+            assert (answer["logged"], answer["value"]) == (prediction.id, prediction.value)
 
 
 def test_another_version_answers_by_the_served_features(small):

@@ -1,4 +1,4 @@
-"""What a canary observes of requests whose instances go to different arms, against the definition."""
+"""What a canary observes of requests, whose instances may go to different arms, against the definition."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ BEGIN = datetime(2026, 3, 1, tzinfo=UTC)
 
 
 def make_predictions(seed):
-    """Predictions of 300 requests of 1 to 6 instances in two steps. An arm answers its instances of a request
-    together, with one latency, or fails on all of them."""
+    """Predictions of 300 requests of 1 to 6 instances in two steps, or of as many single requests that arrived
+    together. An arm answers its instances of a request together, with one latency, or fails on all of them."""
     chance, predictions = random.Random(seed), []
     for number in range(300):
         calls = {arm: (chance.choice([1.5, 2.5]), chance.random() < 0.1) for arm in ("champion", "canary")}
+        are_single = number % 3 == 0
         for instance in range(chance.randint(1, 6)):
             user = chance.randrange(60)
             arm = "canary" if user % 4 == 0 else "champion"
@@ -32,6 +33,8 @@ def make_predictions(seed):
                 "arm": arm,
                 "latency_ms": latency,
                 "error": "internal" if has_failed else None,
+                "instance": 0 if are_single else instance,
+                "shared": are_single,
             }
             predictions.append(prediction)
     return predictions
@@ -41,7 +44,7 @@ def find_latencies(predictions):
     """Step → arm → the latencies that are compared, from the definition."""
     calls = {}
     for p in predictions:
-        if p["error"] is None:
+        if p["error"] is None and not p["shared"]:
             calls.setdefault((p["release"], p["arm"], p["at"]), []).append(p)
     sizes = [len(parts) for (_, arm, _), parts in calls.items() if arm == "champion"][:500]
     usual = min(sizes, key=lambda size: (-sizes.count(size), size))
@@ -72,7 +75,9 @@ def test_what_is_observed_of_an_arm_is_that_of_the_definition():
                 failed.setdefault(prediction["unit"], prediction["error"] is not None)
             assert list(observed.failed) == list(failed.values())
             assert list(observed.latencies) == latencies[step][arm]
-            assert observed.requests == len({p["at"] for p in own if p["error"] is None})
+            answered = [p for p in own if p["error"] is None]
+            single = [p for p in answered if p["shared"]]
+            assert observed.requests == len({p["at"] for p in answered if not p["shared"]}) + len(single)
             assert len(observed.scores) == list(failed.values()).count(False)
             are_mixed += len(own) > observed.requests
     assert are_mixed == 4
@@ -82,7 +87,9 @@ def decide_about(columns, shares):
     """The decision about predictions in two steps with these shares."""
     count = len(columns["unit"])
     moments = BEGIN + np.arange(count) * timedelta(seconds=1)
-    rows = pl.DataFrame({"at": moments, "id": np.arange(count), "error": [None] * count} | columns)
+    usual = {"at": moments, "id": np.arange(count), "error": [None] * count}
+    usual |= {"instance": np.arange(count), "shared": [False] * count}
+    rows = pl.DataFrame(usual | columns)
     scores = pl.DataFrame(schema={"release": pl.String, "arm": pl.String, "score": pl.Float64})
     plan = CanaryPlan("c", 1, 2, [*shares.values(), 1.0], len(shares) - 1, 10**9, 0, "right", "before")
     return decide(plan, _to_observations(rows, scores, shares))
@@ -118,3 +125,22 @@ def test_entities_that_ask_often_do_not_decide_about_the_latency():
         }
         decisions.append(decide_about(columns, {"first": 0.25}).action)
     assert decisions == ["hold"] * 6
+
+
+def test_requests_that_share_calls_do_not_decide_about_the_latency():
+    """The champion's calls answer ten requests, the canary's one, which the caches are ready for."""
+    rng = np.random.default_rng(1)
+    columns = {"release": [], "arm": [], "at": [], "unit": [], "latency_ms": [], "shared": [], "instance": []}
+    for number in range(12_000):
+        shared, is_canary = number % 8 > 0, rng.random(11) < 1 / 11
+        columns["release"] += ["first"] * 11
+        columns["arm"] += ["canary" if canary else "champion" for canary in is_canary]
+        columns["at"] += [BEGIN + timedelta(seconds=number)] * 11
+        columns["unit"] += [str(unit) for unit in rng.integers(10**9, size=11)]
+        own = 0.3 * rng.lognormal(0, 0.1, 11) * np.where(is_canary, 1.3, 1)
+        columns["latency_ms"] += list(np.where(is_canary, 0.1, 0.6) if shared else own)
+        columns["shared"] += [shared] * 11
+        columns["instance"] += [0] * 11
+    decision = decide_about(columns, {"first": 1 / 11})
+    assert decision.action == "roll back"
+    assert decision.why.startswith("latency")

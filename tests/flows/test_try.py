@@ -196,13 +196,25 @@ def test_a_trial_shows_a_partition_and_publishes_nothing(workspace: Workspace) -
     assert refused.value.remedy == "It has 2026-11-01 to 2026-11-02."
 
 
+@pytest.mark.parametrize("run", [try_table, record_test])
+def test_a_name_that_is_declared_twice_is_not_tried(
+    workspace: Workspace, run: Callable[[Workspace, str], object]
+) -> None:
+    file = workspace.settings.root / "tiny" / "tables.py"
+    file.write_text(
+        f"{file.read_text()}\n@table(reads=prices)\ndef plain(prices):\n    return prices.head(0)\n"
+    )
+    with pytest.raises(ProjectError, match="'plain' is declared twice in one module"):
+        run(workspace, "plain")
+
+
 def test_a_trial_shows_the_audit_and_the_difference(workspace: Workspace) -> None:
     build(workspace, "dated")
     file = workspace.settings.root / "data" / "prices.csv"
     file.write_text("price\n2\n2\n3\n")
     trial = try_table(workspace, "dated")
     assert trial.refusal is not None
-    assert trial.refusal.startswith("price: max (1 of 3 rows), for example:\n  {'price': 3")
+    assert trial.refusal.startswith("price: max (1 of 3 rows), for example:\n  price=3")
     assert trial.difference is not None
     assert (trial.difference.added, trial.difference.removed) == (2, 1)
     assert workspace.lake.table("dated").scan().collect()["price"].sort().to_list() == [1, 2]
@@ -324,7 +336,9 @@ def test_rows_that_change_after_the_last_build_of_their_partition_are_found(
     assert len(findings) == 1, findings
     finding = findings[0]
     assert "the rows still change with `now` after the end of the input (2026-04-04 00:00 UTC)" in finding
-    assert finding.partition(": ")[2].startswith("declare a larger after= in day(): + {")
+    assert finding.partition(": ")[2].startswith(
+        "declare a larger after= in day(): + user=1, begin=2026-04-03 22:00"
+    )
 
 
 def test_a_recorded_test_fails_once_the_function_changes(workspace: Workspace) -> None:

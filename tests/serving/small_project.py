@@ -75,6 +75,32 @@ def put_bundle(settings, boosters, version, plan, slope=None, categories=None, c
     return place
 
 
+def put_trained(settings, declared, version=1):
+    """Writes a version that the trainer of the declaration fits on rows with missing values."""
+    from headrace.features.values.matrix import Encoding
+    from headrace.training.trainers import trainer_for
+    from headrace.training.trainers.folder import save_model
+    from headrace.training.trainers.port import Budget, Examples, ModelMeta, TrainingData
+
+    random = np.random.default_rng(4)
+    matrix = random.normal(size=(600, 2)).astype(np.float32) * (10, 100)
+    target = (matrix[:, 0] + matrix[:, 1] / 10 + random.normal(size=600) > 0).astype(np.float32)
+    matrix[::17, 1] = np.nan
+    examples = Examples(matrix.astype(np.float32), target)
+    encoding = Encoding(("facts__mean_price", "facts__views"))
+    trainer = trainer_for(declared)
+    data = trainer.prepare(TrainingData("binary", encoding, (), examples, examples))
+    fitted = trainer.fit(data, declared, {}, seed=1, budget=Budget())
+    place = registry.open(settings).bundle_folder("purchase", version)
+    place.mkdir(parents=True)
+    (place / "plan.json").write_bytes(encode_plan(plan_of()))
+    meta = ModelMeta(trainer=trainer.name, encoding=encoding, parameters=dict(fitted.parameters))
+    save_model(place / "model", fitted.files, meta)
+    (place / "training.json").write_text("{}")
+    seal(place, signing_key(settings))
+    return place
+
+
 def make_project_with_versions(folder):
     """A project in `folder/project` with versions 1 and 2 of model purchase and a user's features online."""
     project = make_project(folder / "project")

@@ -2,6 +2,7 @@
 
 import socket
 from collections import Counter
+from contextlib import closing
 from contextvars import copy_context
 from urllib.parse import urlsplit
 
@@ -9,18 +10,24 @@ import msgspec
 import numpy as np
 import pytest
 from tests.serving.running import INSTANCE, run_endpoint, ship_predictions
-from tests.serving.small_project import make_project, plan_of, put_bundle, put_features, put_release
+from tests.serving.small_project import (
+    make_project,
+    plan_of,
+    put_bundle,
+    put_features,
+    put_release,
+    put_trained,
+)
 from tests.until import until
 
-from headrace import registry
+from headrace import log as logs
 from headrace.declare.trainers import Sklearn, Torch, XGBoost
 from headrace.features.online.lookup import Lookup
 from headrace.features.online.store import StoreUnavailable
-from headrace.features.plan import PlanField, encode_plan
-from headrace.features.values.matrix import Encoding
+from headrace.features.plan import PlanField
 from headrace.kernel.errors import Unavailable
-from headrace.registry.bundle import seal
-from headrace.registry.signing import signing_key
+from headrace.serving import release as releases
+from headrace.serving.canary import CanaryPlan
 from headrace.serving.errors import MissingFeatures
 from headrace.serving.metrics import Metrics
 from headrace.serving.models import Models
@@ -29,11 +36,6 @@ from headrace.serving.predictor import SingleRequest, SpoolingPredictor
 from headrace.serving.release import Arm
 from headrace.serving.servable import Servable
 from headrace.serving.spool import Spool
-from headrace.training.trainers import trainer_for
-from headrace.training.trainers.folder import save_model
-from headrace.training.trainers.port import Budget, Examples, ModelMeta, TrainingData
-
-COLUMNS = ("facts__mean_price", "facts__views")
 
 
 def declare(kind):
@@ -48,26 +50,6 @@ def declare(kind):
     from sklearn.linear_model import LogisticRegression
 
     return Sklearn(LogisticRegression() if kind == "linear" else HistGradientBoostingClassifier(max_iter=20))
-
-
-def put_trained(settings, declared, version=1):
-    """Writes a version that the trainer of the declaration fits on rows with missing values."""
-    random = np.random.default_rng(4)
-    matrix = random.normal(size=(600, 2)).astype(np.float32) * (10, 100)
-    target = (matrix[:, 0] + matrix[:, 1] / 10 + random.normal(size=600) > 0).astype(np.float32)
-    matrix[::17, 1] = np.nan
-    examples = Examples(matrix.astype(np.float32), target)
-    encoding = Encoding(COLUMNS)
-    trainer = trainer_for(declared)
-    data = trainer.prepare(TrainingData("binary", encoding, (), examples, examples))
-    fitted = trainer.fit(data, declared, {}, seed=1, budget=Budget())
-    place = registry.open(settings).bundle_folder("purchase", version)
-    place.mkdir(parents=True)
-    (place / "plan.json").write_bytes(encode_plan(plan_of()))
-    meta = ModelMeta(trainer=trainer.name, encoding=encoding, parameters=dict(fitted.parameters))
-    save_model(place / "model", fitted.files, meta)
-    (place / "training.json").write_text("{}")
-    seal(place, signing_key(settings))
 
 
 def put_products(settings):
@@ -106,7 +88,8 @@ def test_requests_that_are_answered_together_have_the_values_that_they_have_alon
     assert [answer.value for answer in together] == [answer.value for answer in alone]
     assert len({answer.value for answer in together}) > 20
     for answer, other in zip(together, alone, strict=True):
-        same = {"id": "", "at": other.at, "latency_ms": 0.0}
+        assert (answer.shared, other.shared) == (True, False)
+        same = {"id": "", "at": other.at, "latency_ms": 0.0, "shared": False}
         records = [
             msgspec.json.encode(msgspec.structs.replace(prediction, **same)) for prediction in (answer, other)
         ]
@@ -199,6 +182,27 @@ def test_each_arm_answers_its_own_requests_and_all_share_a_write(project, predic
     alone = [predictor.predict(model, [request.instance])[0] for request in requests]
     assert [(answer.arm, answer.value) for answer in answers] == [(other.arm, other.value) for other in alone]
     assert {answer.arm for answer in answers} == {"champion", "challenger"}
+
+
+def test_while_a_canary_is_compared_one_turn_in_eight_is_answered_request_by_request(project, predictor):
+    """So a latency says nothing of how many requests the arm gets."""
+    plan = CanaryPlan("c", 1, 2, [0.25, 1.0], 0, 100, 0, "right", "before")
+    arms = [Arm(1, 0.75), Arm(2, 0.25, name="canary")]
+    with closing(logs.open(project.log.url)) as topics:
+        releases.append(topics, releases.make("purchase", arms, by="anna", why="", canary=plan))
+    models = Models(project)
+    turn = [single(user_id=user) for user in range(12)]
+    shared = []
+    for _ in range(17):
+        answers = predictor.predict_together(models.released["purchase"], turn)
+        assert {answer.arm for answer in answers} == {"champion", "canary"}
+        shared.append({answer.shared for answer in answers})
+        is_apart = len({answer.at for answer in answers}) > 2
+        assert shared[-1] == {not is_apart}
+    assert shared == [{number % 8 > 0} for number in range(17)]
+    (alone,) = predictor.predict_together(models.released["purchase"], turn[:1])
+    assert not alone.shared
+    models.close()
 
 
 def test_a_full_spool_refuses_each(project):

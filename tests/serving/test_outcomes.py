@@ -54,13 +54,16 @@ def predictions_of(rows: list[dict[str, Any]]) -> pl.DataFrame:
 def events_of(rows: list[dict[str, Any]]) -> pl.LazyFrame:
     schema = {"customer": pl.String, "branch": pl.Int64, "decided_at": INSTANT, "is_gone": pl.Boolean}
     schema |= {"prediction": pl.String, "_arrived_at": INSTANT}
+    schema |= {"_log_partition": pl.Int32, "_log_offset": pl.Int64}
     columns = {
         "customer": [row["customer"] for row in rows],
         "branch": [row["branch"] for row in rows],
         "decided_at": [minutes(row["at"]) for row in rows],
         "is_gone": [row["is_gone"] for row in rows],
         "prediction": [row["prediction"] for row in rows],
-        "_arrived_at": [minutes(row["arrived"]) for row in rows],
+        "_arrived_at": [minutes(40 + row["arrived"] // 4) for row in rows],  # four are appended together
+        "_log_partition": [0] * len(rows),
+        "_log_offset": [row["arrived"] for row in rows],
     }
     return pl.LazyFrame(columns, schema=schema)
 
@@ -111,12 +114,19 @@ EVENTS = st.lists(
         for at in (15, 4, 15, 16)
     ],
 )
+@example(  # the second is corrected by the first, which follows it in the same append
+    predictions=[{"customer": "a", "branch": 1, "at": 5, "shadow_of": None}],
+    events=[
+        {"customer": "a", "branch": 1, "at": 15, "is_gone": is_gone, "prediction": "p0"}
+        for is_gone in (True, False)
+    ],
+)
 def test_each_prediction_has_the_first_outcome_of_its_window(
     declared: Outcomes, predictions: list[dict[str, Any]], events: list[dict[str, Any]]
 ) -> None:
     predictions = [{**row, "id": f"p{number}"} for number, row in enumerate(predictions)]
-    # They arrive in another order than they happened, each at another time.
-    events = [{**row, "arrived": 40 + (7 * number) % 11} for number, row in enumerate(events)]
+    # They arrive in another order than they happened, and lie in the table in another order than they arrived.
+    events = [{**row, "arrived": 11 - number} for number, row in enumerate(events)]
     given_rows = predictions_of(predictions)
     joined = join_outcomes(given_rows, events_of(events), declared)
     assert joined.drop("outcome", "outcome_at").equals(given_rows)

@@ -17,11 +17,20 @@ import pytest
 from tests.lineage.conformance import make_event_check
 
 from headrace.config.settings import load_settings
-from headrace.declare.audits import Audit, References, fresh_within, references, rows_like_before, satisfies
+from headrace.declare.audits import (
+    Audit,
+    References,
+    Severity,
+    fresh_within,
+    references,
+    rows_like_before,
+    satisfies,
+)
 from headrace.declare.partitioning import by, day
 from headrace.declare.reserved import FAILING_ROW_COLUMNS
 from headrace.declare.table import Table, table
 from headrace.kernel.errors import CallError, ProjectError, Refused
+from headrace.kernel.position import Position, SnapshotPosition
 from headrace.kernel.run import RunEvent, record_with
 from headrace.lake import Lake
 from headrace.lineage.event import copy_event, openlineage_event
@@ -432,7 +441,7 @@ class TestRules:
         arrive((at(1), 1), (at(1), 2), arrived=at(6))
         build(project, lake, "clean")
         arrive((at(2), 2), (at(2), 3), arrived=at(6))
-        with pytest.raises(Refused, match=r"unique user: 1 key is in several partitions, .*\{'user': 2\}"):
+        with pytest.raises(Refused, match=r"unique user: 1 key is in several partitions, .*user=2"):
             build(project, lake, "clean")
         assert failing_users(lake, "clean") == [2, 2]
 
@@ -471,6 +480,13 @@ build_table(project, lake.open(project.settings), clean, code="1", audits="a")
 """
 
 
+def run_builder(project: Project, fault: str) -> subprocess.CompletedProcess[bytes]:
+    """Builds `clean` in a process that is killed at the fault."""
+    command = [sys.executable, "-c", BUILDER, str(project.settings.root)]
+    environment = {**os.environ, "HEADRACE_FAULT": fault}
+    return subprocess.run(command, env=environment, timeout=120, check=False)
+
+
 @pytest.mark.parametrize(
     "fault",
     [
@@ -488,12 +504,7 @@ def test_a_killed_build_publishes_nothing_that_was_not_audited(
     arrive((at(1), 1), arrived=at(6))
     before = build(project, lake, "clean")
     arrive((at(2), 7), arrived=at(6))
-    killed = subprocess.run(
-        [sys.executable, "-c", BUILDER, str(project.settings.root)],
-        env={**os.environ, "HEADRACE_FAULT": fault},
-        timeout=120,
-        check=False,
-    )
+    killed = run_builder(project, fault)
     assert killed.returncode == -signal.SIGKILL
     head = lake.table("clean").current_snapshot()
     assert head is not None
@@ -661,7 +672,47 @@ class TestReport:
         columns = lake.table("clean").schema().names
         build_event = ("table clean", str(built.snapshot), columns)
         audit_event = ("audit clean", str(built.snapshot), [])
-        assert events == [build_event, audit_event, build_event, build_event, audit_event]
+        assert events == [build_event, audit_event] * 3
+
+    def test_an_audit_that_a_killed_build_has_not_recorded_is_recorded_by_the_next(
+        self, project: Project, lake: Lake, arrive: Arrive
+    ) -> None:
+        recorded: list[tuple[Position | None, list[str]]] = []
+
+        class Recorder:
+            def record(self, event: RunEvent) -> None:
+                if event.run.job == "audit clean" and event.outcome == "COMPLETE":
+                    (read,) = event.run.inputs
+                    failed = [rule["name"] for rule in read.facts["assertions"] if not rule["success"]]
+                    recorded.append((read.position, failed))
+
+        declare(project, "clean", references("user", "people", severity="warn"))
+        build(project, lake, "people")
+        arrive((at(1), 7), arrived=at(6))
+        killed = run_builder(project, "tables.before_audit_record")
+        assert killed.returncode == -signal.SIGKILL
+        with record_with(Recorder()):
+            built = build(project, lake, "clean")
+        assert built.skipped
+        assert recorded == [(SnapshotPosition("clean", built.snapshot), ["references user → people"])]
+
+    @pytest.mark.parametrize("severity", ["error", "warn"])
+    def test_what_audits_found_is_withdrawn_once_none_is_declared(
+        self, project: Project, lake: Lake, arrive: Arrive, severity: Severity
+    ) -> None:
+        declare(project, "clean", references("user", "people", severity=severity), schema=None)
+        build(project, lake, "people")
+        arrive((at(1), 7), arrived=at(6))
+        if severity == "error":
+            with pytest.raises(Refused):
+                build(project, lake, "clean")
+        else:
+            build(project, lake, "clean")
+        assert failing_users(lake, "clean") == [7]
+        declare(project, "clean", schema=None)
+        assert build(project, lake, "clean", audits="").warnings == []
+        assert (report_of(lake, "clean").results, failing_users(lake, "clean")) == ([], [])
+        assert users_in(lake, "clean") == [7]
 
 
 class TestDeclaration:

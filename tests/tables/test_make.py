@@ -155,6 +155,36 @@ def test_rows_of_an_input_without_days_are_not_dropped(project: Project, lake: L
     assert "If they come from people, which is read whole" in str(refused.value.remedy)
 
 
+UNFIT_FRAMES: dict[str, Callable[[pl.LazyFrame], pl.LazyFrame]] = {
+    "one more": lambda rows: rows.with_columns(more=1),
+    "another name": lambda rows: rows.rename({"user": "client"}),
+    "another type": lambda rows: rows.with_columns(pl.col("user").cast(pl.String)),
+}
+
+
+@pytest.mark.parametrize("is_eager", [False, True])
+@pytest.mark.parametrize("kind", UNFIT_FRAMES)
+def test_frames_that_do_not_fit_in_one_partition_are_refused_with_a_remedy(
+    project: Project, lake: Lake, arrive: Arrive, kind: str, is_eager: bool
+) -> None:
+    def join_frames(clicks: pl.LazyFrame) -> pl.LazyFrame:
+        rows = clicks.collect()
+        other = UNFIT_FRAMES[kind](rows.lazy()).collect() if 2 in rows["user"] else rows
+        frames = (rows, other) if is_eager else (rows.lazy(), other.lazy())
+        return pl.concat(frames).lazy()
+
+    arrive((of_day(0), 1), (of_day(1), 2), arrived=of_day(5))
+    build_table(project, lake, project.table("clean"), code="1")
+    object.__setattr__(project.table("daily"), "function", lambda clicks, _: join_frames(clicks))
+    object.__setattr__(project.table("daily"), "partition_by", day("at"))
+    build_table(project, lake, project.table("people"), code="1")
+    with pytest.raises(ProjectError, match=r"daily failed: (.|\n)*\(in partition 2024-01-02\)") as refused:
+        build_table(project, lake, project.table("daily"), code="1")
+    first, second = str(refused.value.remedy).split("\n")
+    assert first.startswith("The frames of a pl.concat must have the same columns, of the same types")
+    assert second == "headrace try daily --partition 2024-01-02 runs it alone, without publishing."
+
+
 def test_the_partition_column_must_be_a_date_or_a_time(project: Project, lake: Lake, arrive: Arrive) -> None:
     arrive((of_day(0), 1), arrived=of_day(5))
     change(project, "clean", lambda clicks: clicks.select(at="user"))

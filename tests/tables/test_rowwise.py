@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 
 import polars as pl
 import pyarrow as pa
@@ -18,7 +19,7 @@ from headrace.lake import Lake, LakeTable
 from headrace.projects.project import Project, load_project
 from headrace.tables import parts
 from headrace.tables.build import TableBuild, build_table
-from headrace.tables.failures import read_failures
+from headrace.tables.failures import read_failures, spell_row
 from headrace.tables.rowwise import RowwiseCalls
 
 START = datetime(2024, 1, 1, tzinfo=UTC)
@@ -144,8 +145,16 @@ def test_a_failing_row_of_a_table_is_named_by_its_values(
     built = build(fragile, lake, "eager")
     assert users_in(lake, "eager") == [4, 6]
     assert built.left_out is not None
-    assert built.left_out.startswith("left out 1 row that eager() fails on: at=datetime.datetime(2024, 1, 1,")
+    assert built.left_out.startswith("left out 1 row that eager() fails on: at=2024-01-01 ")
     assert built.left_out.endswith("user=5: eager failed: RuntimeError: no five")
+
+
+def test_values_of_rows_are_shown_as_people_write_them() -> None:
+    moment = datetime(2026, 11, 3, 10, tzinfo=UTC)
+    row = {"at": moment, "on": [moment.date(), None], "of": {"price": Decimal("1.50")}, "name": "a\0'"}
+    assert spell_row(row) == (
+        'at=2026-11-03 10:00:00+00:00, on=[2026-11-03, None], of={price=1.50}, name="a\\x00\'"'
+    )
 
 
 @pytest.mark.parametrize("users", [[3], [3, 10, 17] * 30, [*range(101)] + [3] * 101])

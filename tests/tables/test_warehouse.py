@@ -207,7 +207,7 @@ def test_facts_without_a_member_are_refused_and_readers_keep_the_last_state(ware
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ([(1, "a"), (1, "a")], r"dim_user has \(1,\) twice"),
+        ([(1, "a"), (1, "a")], r"dim_user has user=1 twice"),
         ([(None, "a")], "column user is null in 1 row of dim_user"),
     ],
 )

@@ -91,6 +91,7 @@ class ReleasedModel:
             has no entities. The whole instance determines the arm if it has no such key.
         entities: every entity key of the answering plans.
         service: its feature service.
+        is_compared: whether a canary decides by the latencies of the arms.
     """
 
     def __init__(self, release: Release, servables: Mapping[int, Servable]) -> None:
@@ -102,6 +103,7 @@ class ReleasedModel:
         self.split_key = find_split_key(plans)
         self.entities = frozenset(key.join_key for plan in plans for key in plan.entities)
         self.service = ReleasedService(self.answering[0][1])
+        self.is_compared = release.canary is not None and len(self.answering) > 1
         self._split = TrafficSplit(release.model, [arm for arm, _ in self.answering])
 
     def find_arm(self, instance: Mapping[str, Any]) -> tuple[Arm, Servable]:
@@ -158,7 +160,6 @@ class Models:
         self._log: logs.Log | None = None
         self._releases: ReleaseFollower | None = None
         self._latest: dict[str, Release] = {}
-        self._history: dict[str, list[Release]] = {}
         self._file = find_kept_releases(settings)
         self._attempts: dict[str, tuple[str, float]] = {}  # model → release, time of the attempt (monotonic)
         self.released: dict[str, ReleasedModel] = {}
@@ -333,8 +334,7 @@ class Models:
             if self._log is None or self._releases is None:
                 self._log = logs.open(self.settings.log.url)
                 self._releases = ReleaseFollower(self._log)
-            for release in self._releases.poll():
-                self._history.setdefault(release.model, []).append(release)
+            self._releases.poll()
         except Unavailable as error:
             _log.warning("the releases cannot be read, the last ones stay in force: %s", error.what)
             return
@@ -373,7 +373,8 @@ class Models:
     def _activate_earlier(self, name: str) -> None:
         """Activates what answered before a release that cannot be activated at the start: the one that was
         kept, or else the newest of those that rollbacks would restore."""
-        kept, records = self._kept.get(name), self._history.get(name, [])
+        kept = self._kept.get(name)
+        records = [] if self._releases is None else self._releases.histories.get(name, [])
         is_active = kept is not None and kept.id != self.failed[name].release and self._activate(name, kept)
         while not is_active and (release := find_restored(records)) is not None:
             is_active = self._activate(name, release)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["join_outcomes"]
 
 _PLACE = "__place"
+_ARRIVAL = ("_arrived_at", "_log_partition", "_log_offset")  # the events of one append have one time
 _Keys = dict[str, list[Any]]
 
 
@@ -84,12 +85,12 @@ def _read_outcomes(events: pl.LazyFrame, declared: Outcomes, keys: Mapping[str, 
             *(pl.col(field).alias(name) for name, field in keys.items()),
             pl.col(declared.event.time).alias("outcome_at"),
             pl.col(declared.value).alias("outcome"),
-            "_arrived_at",
+            *_ARRIVAL,
         )
         .drop_nulls([*keys, "outcome_at", "outcome"])
-        .sort("outcome_at", "_arrived_at")
+        .sort("outcome_at", *_ARRIVAL)
         .unique([*keys, "outcome_at"], keep="last", maintain_order=True)
-        .drop("_arrived_at")
+        .drop(_ARRIVAL)
         .collect()
     )
 

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
 from headrace.declare.event import event
 
-__all__ = ["TABLE", "TOPIC", "Prediction", "Value"]
+if TYPE_CHECKING:
+    import polars as pl
+
+__all__ = ["REQUEST", "TABLE", "TOPIC", "Prediction", "Value", "number_requests"]
 
 TOPIC = "headrace.predictions"
 TABLE = "headrace_predictions"
 """The table that the topic is ingested to."""
+REQUEST = ("at", "release", "arm", "number")
+"""The columns whose values the predictions share that an arm made for one request (see number_requests)."""
 Value = float | str | bool | list[Any] | dict[str, Any] | None
 """The answer of a model: a number or a label. That of an MLflow model may be any JSON value."""
 
@@ -38,6 +43,8 @@ class Prediction(Struct, frozen=True):
         probabilities: label, as text → its probability; None where there are no classes.
         latency_ms: milliseconds that lookup and model took. Instances of one request that the same arm
             predicts are looked up and predicted together: they have the same latency.
+        shared: whether the replica answered it together with other requests that had arrived: then its latency
+            is not its own.
         missing: the features that were missing.
         positions: view → the position that its values were read at.
         release: the id of the release in force; for an MLflow model that of the model set.
@@ -65,3 +72,16 @@ class Prediction(Struct, frozen=True):
     shadow_of: str | None = None
     probabilities: dict[str, float] | None = None
     error: str | None = None
+    shared: bool = False
+
+
+def number_requests(rows: pl.DataFrame) -> pl.DataFrame:
+    """Adds `number`: which of the requests that an arm answered at one moment a prediction belongs to.
+
+    Single requests of one turn are looked up together. In each of them the instance has the index 0, while the
+    instances of one request have different indexes.
+    """
+    import polars as pl
+
+    occurrence = pl.int_range(pl.len()).over("at", "release", "arm", "instance", order_by="id")
+    return rows.with_columns(number=occurrence)

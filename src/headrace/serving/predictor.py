@@ -7,12 +7,14 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextvars import Context
+from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
 
-from headrace.features.online.lookup import ViewRead
+from headrace.features.online.lookup import RequestFeatures, ViewRead
 from headrace.features.online.store import StoreUnavailable
 from headrace.features.values.on_demand import OnDemandError
 from headrace.kernel.errors import HeadraceError, Unavailable
@@ -21,7 +23,7 @@ from headrace.kernel.time import from_micros, now_micros
 from headrace.serving.errors import FeatureFailed, OversizedPrediction, RequestError, missing_features
 from headrace.serving.metrics import ArmMetrics, Metrics
 from headrace.serving.models import ReleasedModel
-from headrace.serving.prediction import Prediction
+from headrace.serving.prediction import Prediction, Value
 from headrace.serving.release import Arm
 from headrace.serving.servable import Servable
 from headrace.serving.spool import DEFAULT_LIMIT, DEFAULT_MAX_BYTES, Spool
@@ -33,6 +35,7 @@ _log = logging.getLogger("headrace.serving")
 _encode = msgspec.json.Encoder().encode
 MAX_SHADOWS = 4
 """How many requests are copied to shadows at the same time."""
+_SEPARATED = 8  # one turn in so many is answered request by request
 Instances = Sequence[Mapping[str, Any]]
 """Field → value of each instance of a request, as RequestSchema.to_values returns them."""
 
@@ -77,6 +80,15 @@ class _ArmCall(NamedTuple):
         self.metrics.views.count(self.at, self.views, [prediction.positions for prediction in predictions])
 
 
+class _Outputs(NamedTuple):
+    """What lookup and model gave to the instances of a call, and how long both took."""
+
+    features: RequestFeatures
+    values: list[Value]
+    probabilities: list[dict[str, float]] | None
+    latency_ms: float
+
+
 class SpoolingPredictor:
     """Predicts by a release in force. Every prediction is in the spool before it is returned.
 
@@ -103,6 +115,7 @@ class SpoolingPredictor:
         self._spool = Spool(spool, spool_limit)
         self.max_bytes = DEFAULT_MAX_BYTES
         self._metrics = metrics
+        self._turns = count()  # of requests that arrived together, while two arms are compared
         self._shadow_room = threading.Semaphore(MAX_SHADOWS)
 
     def close(self) -> None:
@@ -145,6 +158,9 @@ class SpoolingPredictor:
     ) -> list[Prediction | Exception]:
         """Predicts requests with one instance each. Those of one arm share a lookup and a call of the model.
 
+        How long a shared call takes depends on how many requests it answers, and that on the arm's share of the
+        traffic. So while two arms are compared, one turn in eight is answered request by request.
+
         Args:
             model: the release in force.
             requests: the requests.
@@ -153,7 +169,8 @@ class SpoolingPredictor:
             For each request what `predict` would return or raise. A request that fails does not fail others.
         """
         answers: list[Prediction | Exception] = [Unavailable("it was not answered")] * len(requests)
-        groups: dict[str, tuple[Arm, Servable, list[int]]] = {}
+        shared = len(requests) > 1 and not (model.is_compared and next(self._turns) % _SEPARATED == 0)
+        groups: dict[str | int, tuple[Arm, Servable, list[int]]] = {}
         for index, request in enumerate(requests):
             try:
                 self.check_room()
@@ -164,10 +181,10 @@ class SpoolingPredictor:
             except HeadraceError as error:
                 answers[index] = error
             else:
-                groups.setdefault(arm.name, (arm, servable, []))[2].append(index)
+                groups.setdefault(arm.name if shared else index, (arm, servable, []))[2].append(index)
         calls: list[_ArmCall] = []
         for arm, servable, indexes in groups.values():
-            outcomes = self._call_arm(model, arm, servable, [requests[index] for index in indexes])
+            outcomes = self._call_arm(model, arm, servable, [requests[index] for index in indexes], shared)
             calls += [outcome for outcome in outcomes if isinstance(outcome, _ArmCall)]
             for index, answer in zip(indexes, _list_answers(outcomes), strict=True):
                 answers[index] = answer
@@ -175,14 +192,20 @@ class SpoolingPredictor:
         return answers
 
     def _call_arm(
-        self, model: ReleasedModel, arm: Arm, servable: Servable, requests: Sequence[SingleRequest]
+        self,
+        model: ReleasedModel,
+        arm: Arm,
+        servable: Servable,
+        requests: Sequence[SingleRequest],
+        shared: bool,
     ) -> list[_ArmCall | Exception]:
         """One call for all requests. If it fails, the call of each request, or its error."""
+        predict_arm = partial(self._predict_arm, model, arm, servable, indexes=None, shared=shared)
         if len(requests) > 1:
             instances, contexts = [r.instance for r in requests], [r.context for r in requests]
             indexes, at, predict = [0] * len(requests), now_micros(), self._predict_by_servable
             try:
-                return [predict(model, arm, servable, instances, indexes, None, at, contexts)]
+                return [predict(model, arm, servable, instances, indexes, None, at, contexts, shared=True)]
             except StoreUnavailable as error:  # of none of them in particular: alone, each would wait again
                 metrics = self._metrics.arm(model.release.model, arm.version, arm.name)
                 metrics.count_errors(_code_of(error), len(requests))
@@ -192,8 +215,7 @@ class SpoolingPredictor:
         outcomes: list[_ArmCall | Exception] = []
         for request in requests:
             try:
-                call = request.context.run(self._predict_arm, model, arm, servable, [request.instance], None)
-                outcomes.append(call)
+                outcomes.append(request.context.run(predict_arm, instances=[request.instance]))
             except Exception as error:
                 outcomes.append(error)
         return outcomes
@@ -273,17 +295,21 @@ class SpoolingPredictor:
         instances: Instances,
         indexes: Sequence[int] | None,
         shadow_of: Sequence[Prediction] | None = None,
+        shared: bool = False,
     ) -> _ArmCall:
         """Predicts instances by one arm. Errors are counted and logged; the predictions not yet.
 
         Args:
             indexes: the index of each instance in the request; None if they are the whole request.
             shadow_of: for a shadow arm, the predictions that were sent to the client.
+            shared: see Prediction.
         """
         started = time.perf_counter()
         at = now_micros()
         try:
-            return self._predict_by_servable(model, arm, servable, instances, indexes, shadow_of, at)
+            return self._predict_by_servable(
+                model, arm, servable, instances, indexes, shadow_of, at, shared=shared
+            )
         except Exception as error:
             metrics = self._metrics.arm(model.release.model, arm.version, arm.name)
             metrics.count_errors(_code_of(error), len(instances))
@@ -304,6 +330,8 @@ class SpoolingPredictor:
         shadow_of: Sequence[Prediction] | None,
         at: int,
         contexts: Sequence[Context] | None = None,
+        *,
+        shared: bool = False,
     ) -> _ArmCall:
         """Predicts instances by one arm, as of `at`.
 
@@ -325,31 +353,10 @@ class SpoolingPredictor:
         name = model.release.model
         if self._tracer is not None:
             _trace(self._tracer, seconds, lookup_seconds, name, arm, len(instances), contexts)
-        moment, entities = from_micros(at), model.entities
-        predictions = []
-        for row, (instance, features) in enumerate(zip(instances, answers.values, strict=True)):
-            predictions.append(
-                Prediction(
-                    id=new_id(),
-                    model=name,
-                    version=arm.version,
-                    plan=servable.plan.digest,
-                    arm=arm.name,
-                    shadow=arm.shadow,
-                    at=moment,
-                    instance=row if indexes is None else indexes[row],
-                    entity={key: instance[key] for key in instance if key in entities},
-                    request={key: instance[key] for key in instance if key not in entities},
-                    features=dict(zip(servable.columns, features, strict=True)),
-                    value=values[row],
-                    latency_ms=seconds * 1_000,
-                    missing=answers.missing[row],
-                    positions=answers.positions[row],
-                    release=model.release.id,
-                    shadow_of=None if shadow_of is None else shadow_of[row].id,
-                    probabilities=None if probabilities is None else probabilities[row],
-                )
-            )
+        outputs = _Outputs(answers, values, probabilities, seconds * 1_000)
+        predictions = _make_predictions(
+            model, arm, servable, instances, indexes, at, outputs, shadow_of, shared=shared
+        )
         metrics = self._metrics.arm(name, arm.version, arm.name)
         return _ArmCall(predictions, metrics, seconds, lookup_seconds, answers.views, at)
 
@@ -431,6 +438,45 @@ def _trace(
     """Adds the span of a call that ends now to the trace of each request that it answers."""
     span = PredictionSpan(seconds, lookup_seconds, model, arm.version, arm.name, rows, time.time_ns())
     tracer.add_prediction(span, contexts)
+
+
+def _make_predictions(
+    model: ReleasedModel,
+    arm: Arm,
+    servable: Servable,
+    instances: Instances,
+    indexes: Sequence[int] | None,
+    at: int,
+    outputs: _Outputs,
+    shadow_of: Sequence[Prediction] | None,
+    *,
+    shared: bool,
+) -> list[Prediction]:
+    moment, entities, answers = from_micros(at), model.entities, outputs.features
+    return [
+        Prediction(
+            id=new_id(),
+            model=model.release.model,
+            version=arm.version,
+            plan=servable.plan.digest,
+            arm=arm.name,
+            shadow=arm.shadow,
+            at=moment,
+            instance=row if indexes is None else indexes[row],
+            entity={key: instance[key] for key in instance if key in entities},
+            request={key: instance[key] for key in instance if key not in entities},
+            features=dict(zip(servable.columns, features, strict=True)),
+            value=outputs.values[row],
+            latency_ms=outputs.latency_ms,
+            missing=answers.missing[row],
+            positions=answers.positions[row],
+            release=model.release.id,
+            shadow_of=None if shadow_of is None else shadow_of[row].id,
+            probabilities=None if outputs.probabilities is None else outputs.probabilities[row],
+            shared=shared,
+        )
+        for row, (instance, features) in enumerate(zip(instances, answers.values, strict=True))
+    ]
 
 
 def _make_failures(

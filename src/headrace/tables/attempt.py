@@ -16,6 +16,7 @@ from headrace.lake import Lake
 from headrace.projects.project import Project
 from headrace.tables.audits.rows import RowsRefused, audit
 from headrace.tables.call import call_function, collect_frames
+from headrace.tables.failures import spell_row
 from headrace.tables.partitions import partition_numbers, select_partitions
 from headrace.tables.parts import function_options
 from headrace.tables.plan import RebuildPlan, plan_rebuild
@@ -126,7 +127,7 @@ def attempt_table(
     try:
         rows = audit(table, rows)
     except RowsRefused as error:
-        refusal = "\n  ".join([f"{error.rules}, for example:", *map(str, error.examples)])
+        refusal = "\n  ".join([f"{error.rules}, for example:", *map(spell_row, error.examples)])
     except Refused as error:
         refusal = error.what
     stored_rows = rows
@@ -164,7 +165,7 @@ def compare_rows(rows: pl.DataFrame, published: pl.DataFrame, examples: int = 3)
     return RowDifference(
         added=int(changed[_COUNT].clip(0).sum()),
         removed=int(-changed[_COUNT].clip(upper_bound=0).sum()),
-        examples=[f"{sign} {row}" for sign, row in zip(signs, shown, strict=False)],
+        examples=[f"{sign} {spell_row(row)}" for sign, row in zip(signs, shown, strict=False)],
         columns=columns,
     )
 

@@ -166,12 +166,15 @@ def _carry_out(
 def _keep_table(
     lake: Lake, plan: RebuildPlan, code: str, inputs: list[Dataset], audit: TableAudit
 ) -> TableBuild:
-    """Records that a table is up to date. Its rows are audited again if what audits depend on has changed."""
-    report = None
-    # The build that made the snapshot may have been killed before its run was recorded.
+    """Records that a table is up to date. Its rows are audited again if what audits depend on has changed.
+
+    The build that made the snapshot may have been killed before it recorded its run or its audit, so both are
+    recorded again.
+    """
+    report = audit.published.report
     with run(f"table {plan.table}", inputs=inputs, writes=find_dataset(lake, plan.table)) as table_run:
         if audit.is_due:
-            report = audit.check_published(lake.table(plan.table))
+            report = audit.check_published(lake.table(plan.table)) or report
         snapshot = _update_properties(lake, plan, code, report)
         table_run.add_output(table_dataset(plan.table, lake.table(plan.table).schema(), snapshot))
         table_run.add_facts(partitions=0, because=[])
@@ -179,7 +182,7 @@ def _keep_table(
         audit.record(report, SnapshotPosition(plan.table, snapshot.id))
     versions = {source.name: source.version for source in plan.inputs}
     digest = snapshot.summary.get(ROWS_DIGEST)
-    warnings = audit.warnings if report is None else report.failures
+    warnings = [] if report is None else report.failures
     return TableBuild(
         plan.table, snapshot.id, [], snapshot.rows, versions, skipped=True, digest=digest, warnings=warnings
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import traceback
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -16,6 +17,16 @@ from headrace.kernel.errors import HeadraceError, ProjectError
 from headrace.tables.joining import can_join, find_lost_digits
 
 __all__ = ["call_function", "collect_frames", "concat_results"]
+
+# What Polars says of frames that do not fit together, often without naming a column.
+_OTHER_COLUMNS = re.compile(
+    "'concat' inputs|unable to vstack|unable to append to a D|column name mismatch"
+    "|incompatible with expected type"
+)
+_SAME_COLUMNS = (
+    "The frames of a pl.concat must have the same columns, of the same types: select and cast them before, or"
+    ' use how="diagonal_relaxed", which fills what a frame lacks with null.'
+)
 
 
 def call_function(
@@ -121,4 +132,5 @@ def _failure(table: Table, error: BaseException) -> ProjectError:
     lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == table.place.file]
     place = f"{table.place.file}:{lines[-1]}" if lines else str(table.place)
     message = str(error).partition("\n\nResolved plan")[0]
-    return ProjectError(f"{table.name} failed: {type(error).__name__}: {message}", where=place)
+    remedy = _SAME_COLUMNS if isinstance(error, PolarsError) and _OTHER_COLUMNS.search(message) else None
+    return ProjectError(f"{table.name} failed: {type(error).__name__}: {message}", where=place, remedy=remedy)

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping, Sequence
+from datetime import date, time, timedelta
+from decimal import Decimal
 from typing import Any
 
 from msgspec import Struct
@@ -21,6 +23,8 @@ __all__ = [
     "failure_limit",
     "merge_failures",
     "read_failures",
+    "spell_row",
+    "spell_value",
 ]
 
 _EXAMPLES = 3  # rows of a partition that are stored with their error
@@ -52,7 +56,23 @@ class FailedRow(Struct, frozen=True):
 
 def describe_row(row: Mapping[str, Any]) -> str:
     """The values of a row, in at most 300 characters."""
-    return cut(", ".join(f"{name}={value!r}" for name, value in row.items()))
+    return cut(spell_row(row))
+
+
+def spell_row(row: Mapping[str, Any]) -> str:
+    """The values of a row by their names: `user=7, at=2026-11-03 10:00:00+00:00`."""
+    return ", ".join(f"{name}={spell_value(value)}" for name, value in row.items())
+
+
+def spell_value(value: object) -> str:
+    """A value as Python writes it, but a moment, a duration and a decimal as text."""
+    if isinstance(value, (date, time, timedelta, Decimal)):
+        return str(value)
+    if isinstance(value, Mapping):
+        return "{" + spell_row(value) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(spell_value, value)) + "]"
+    return repr(value)
 
 
 def cut(text: str) -> str:

@@ -123,10 +123,11 @@ def _collect_calls(
             results += collect_frames(table, [call_function(table, read(call), options)])
         except ProjectError as error:
             partition = name_partition(partitioning, call.keep[0])
+            alone = f"headrace try {table.name} --partition {partition} runs it alone, without publishing."
             raise ProjectError(
                 f"{error.what} (in partition {partition})",
                 where=error.where,
-                remedy=f"headrace try {table.name} --partition {partition} runs it alone, without publishing.",
+                remedy=alone if error.remedy is None else f"{error.remedy}\n{alone}",
             ) from error
     return results
 

@@ -34,6 +34,7 @@ from headrace.tables.audits.rows import audit as audit_rows
 from headrace.tables.audits.run import PublishedRows, TableAudit, read_references
 from headrace.tables.csv_types import as_type
 from headrace.tables.databases import Database, open_database
+from headrace.tables.failures import describe_row, spell_value
 
 __all__ = ["QueryBuild", "build_query"]
 
@@ -101,7 +102,7 @@ def build_query(
             audit.keep_refused(refused)
             raise
         table_run.add_output(table_dataset(table.name, lake.table(table.name).schema(), snapshot))
-    if report is not None and report is not audit.published.report:
+    if report is not None:  # a report of before may not be recorded: its build may have been killed
         audit.record(report, SnapshotPosition(table.name, snapshot.id))
     return QueryBuild(snapshot.id, snapshot.rows, what, [] if report is None else report.failures)
 
@@ -251,7 +252,7 @@ def _check_keys(table: Table, query: Query, rows: pl.LazyFrame) -> None:
         twice = rows.select(query.key).filter(pl.struct(pl.all()).is_duplicated()).head(1).collect()
         if len(twice):
             raise Refused(
-                f"two rows of the query have the key {twice.row(0)}",
+                f"two rows of the query have the key {describe_row(twice.row(0, named=True))}",
                 where=str(table.place),
                 remedy="Name the columns that identify a row: key=.",
             )
@@ -286,7 +287,7 @@ def _convert(values: pl.Series, dtype: pl.DataType, where: str) -> pl.Series:
         wrong = values.filter(values.is_not_null() & ~(same.fill_null(False))) if exact else values.drop_nulls()
     if len(wrong):
         raise ProjectError(
-            f"column {name!r} is declared as {dtype}, and {wrong[0]!r} is not a valid value",
+            f"column {name!r} is declared as {dtype}, and {spell_value(wrong[0])} is not a valid value",
             where=where,
             remedy="Correct the schema=, or convert the column in the query.",
         )

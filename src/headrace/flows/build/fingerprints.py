@@ -38,7 +38,7 @@ from headrace.projects.project import Project
 if TYPE_CHECKING:
     from headrace.features.plan import FeaturePlan
 
-__all__ = ["fingerprint_project", "is_current", "source_digest"]
+__all__ = ["check_declarations", "fingerprint_project", "is_current", "source_digest"]
 
 _FILE_READING = 4  # the version of how files are read: a higher one makes the tables that read them stale
 _WITHOUT_ROWS = frozenset({"audits", "renames"})  # arguments of @table that do not decide the table's rows
@@ -73,7 +73,7 @@ def fingerprint_project(project: Project, settings: Settings, digest: str) -> Pr
     """
     files = project_files(settings)
     index = CodeIndex(files)
-    _refuse_redeclared(index, files)
+    check_declarations(index, files)
     external = external_digests(
         settings.root,
         files=[path for table in project.tables.values() for path in table.reads_files],
@@ -119,8 +119,16 @@ def fingerprint_project(project: Project, settings: Settings, digest: str) -> Pr
     )
 
 
-def _refuse_redeclared(index: CodeIndex, files: Mapping[str, Path]) -> None:
-    """Raises ProjectError if a module declares one name twice: the first declaration would be lost."""
+def check_declarations(index: CodeIndex, files: Mapping[str, Path]) -> None:
+    """Checks that no module declares one name twice: the first declaration would be lost.
+
+    Args:
+        index: the index of the files.
+        files: module name → file.
+
+    Raises:
+        ProjectError: a module does, or a file is not valid Python.
+    """
     for module, name, first, second in index.find_redeclared():
         raise ProjectError(
             f"{name!r} is declared twice in one module, so the declaration in line {first} is lost",

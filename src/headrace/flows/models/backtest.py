@@ -20,6 +20,7 @@ from headrace.flows.models.outcomes import add_outcomes, decode_outputs, evaluat
 from headrace.flows.models.release import check_model
 from headrace.kernel.errors import CallError
 from headrace.serving.as_of.replay import LoggedRequests, features_as_known, read_requests
+from headrace.serving.prediction import REQUEST
 from headrace.training.files import MODEL, PLAN
 from headrace.training.report import TrainingReport, read_report
 from headrace.training.trainers.folder import Predictor, load_model
@@ -227,7 +228,7 @@ def _repeat_by_request(
     ).to_numpy()
     if not differ.any():
         return
-    groups = logged.rows.select(pl.struct("at", "release", "arm").rle_id()).to_series().to_numpy()
+    groups = logged.rows.select(pl.struct(REQUEST).rle_id()).to_series().to_numpy()
     for group in np.unique(groups[differ]):
         first, last = np.searchsorted(groups, [group, group + 1]).tolist()  # the rows are sorted by requests
         outputs[first:last] = predictor.predict(matrix.of_frame(features[first:last]).matrix)

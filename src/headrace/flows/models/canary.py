@@ -27,7 +27,7 @@ from headrace.kernel.ids import new_id
 from headrace.serving import release as releases
 from headrace.serving.canary import Better, CanaryPlan, Decision, Observations, StepObservations, decide
 from headrace.serving.canary_steps import StepSummary, summarize
-from headrace.serving.prediction import TABLE
+from headrace.serving.prediction import REQUEST, TABLE, number_requests
 from headrace.serving.release import Arm, Release, ReleaseFollower
 from headrace.training.files import PLAN
 from headrace.training.report import read_report
@@ -41,7 +41,19 @@ __all__ = ["CanaryReview", "find_canaries", "review", "review_all", "review_each
 _logger = logging.getLogger(__name__)
 _EVERY = 30.0  # seconds between two reviews
 _PAUSE = 9.0  # of the duration of a review, if it is longer
-_COLUMNS = ("id", "at", "arm", "entity", "value", "latency_ms", "error", "release", "shadow_of")
+_COLUMNS = (
+    "id",
+    "at",
+    "arm",
+    "instance",
+    "entity",
+    "value",
+    "latency_ms",
+    "error",
+    "release",
+    "shadow_of",
+    "shared",
+)
 _CHAMPION, _CANARY = "champion", "canary"
 _CALLS_READ = 500  # of the champion, which say how many instances are usual in a call
 _BY = "canary"  # who decides
@@ -318,9 +330,13 @@ def _to_observations(
     """
     import polars as pl
 
-    call = ["release", "arm", "at", "latency_ms"]  # the instances that an arm answers together have one time
+    answered = number_requests(rows.filter(pl.col("error").is_null()))
+    requests = answered.unique(REQUEST, keep="first", maintain_order=True)
+    # The instances that an arm answers together have one time. A call that several requests share is left out:
+    # how long it takes, and what is in the processor's caches then, depends on the arm's share of the traffic.
+    call = ["release", "arm", "at", "latency_ms"]
     calls = (
-        rows.filter(pl.col("error").is_null())
+        answered.filter(~pl.col("shared").fill_null(False))
         .with_columns(size=pl.len().over(call))
         .unique(call, keep="first", maintain_order=True)
     )
@@ -335,7 +351,7 @@ def _to_observations(
             failed=first.filter(own)["error"].is_not_null().to_numpy(),
             latencies=compared.filter(own)["latency_ms"].to_numpy(),
             scores=scores.filter(own)["score"].to_numpy(),
-            requests=len(calls.filter(own)),
+            requests=len(requests.filter(own)),
         )
 
     return [

@@ -11,9 +11,12 @@ from pathlib import Path
 import polars as pl
 from msgspec import Struct
 
+from headrace.code.index import CodeIndex
+from headrace.flows.build.fingerprints import check_declarations
 from headrace.kernel.counts import plural
 from headrace.kernel.errors import CallError, ProjectError
 from headrace.kernel.files import write_file
+from headrace.projects.loader import project_files
 from headrace.tables.attempt import Attempt, attempt_table
 from headrace.workspace import Workspace
 
@@ -63,9 +66,12 @@ def record_test(
     Raises:
         CallError: the table, the partition or an input does not exist, no row is expected, or the test exists
             already and has other content.
-        ProjectError: the function failed, or gives other rows for the same input.
+        ProjectError: the function failed, or gives other rows for the same input; or a module declares one name
+            twice.
     """
     table = workspace.project.table(name)
+    files = project_files(workspace.settings)
+    check_declarations(CodeIndex(files), files)
     attempt = attempt_table(workspace.project, workspace.lake, table, partition=partition, limit=limit)
     expected = attempt.call()
     if expected.is_empty():

@@ -6,6 +6,9 @@ from time import perf_counter
 
 from msgspec import Struct
 
+from headrace.code.index import CodeIndex
+from headrace.flows.build.fingerprints import check_declarations
+from headrace.projects.loader import project_files
 from headrace.tables.attempt import RowDifference, attempt_table, compare_rows
 from headrace.tables.purity import find_impurities
 from headrace.workspace import Workspace
@@ -62,9 +65,11 @@ def try_table(
 
     Raises:
         CallError: the table, the partition or an input does not exist.
-        ProjectError: the function failed.
+        ProjectError: the function failed, or a module declares one name twice.
     """
     project, lake = workspace.project, workspace.lake
+    files = project_files(workspace.settings)
+    check_declarations(CodeIndex(files), files)
     table = project.table(name)
     start = perf_counter()
     attempt = attempt_table(project, lake, table, partition=partition, limit=limit)

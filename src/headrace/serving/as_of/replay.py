@@ -22,9 +22,15 @@ from headrace.features.values.conversion import json_type
 from headrace.features.values.on_demand import OnDemandError
 from headrace.kernel.errors import CallError
 from headrace.lake import Lake
-from headrace.serving.prediction import TABLE
+from headrace.serving.prediction import REQUEST, TABLE, number_requests
 
-__all__ = ["LoggedRequests", "features_as_known", "find_answering_release", "read_requests", "read_requests_at"]
+__all__ = [
+    "LoggedRequests",
+    "features_as_known",
+    "find_answering_release",
+    "read_requests",
+    "read_requests_at",
+]
 
 _COLUMNS = (
     "id",
@@ -50,7 +56,7 @@ class LoggedRequests:
     """Requests that a model answered, in order of time.
 
     Attributes:
-        rows: the columns of their predictions; what is nested is JSON text.
+        rows: the columns of their predictions and, if they were logged, `number`; what is nested is JSON text.
         fields: for each, its entity keys and request fields.
         features: for each, column → the value that was logged.
     """
@@ -78,7 +84,7 @@ def read_requests(
         logged = logged.filter(pl.col("at") >= since)
     if until is not None:
         logged = logged.filter(pl.col("at") < until)
-    rows = logged.select(_COLUMNS).collect().sort("at", "release", "arm", "instance", "id")
+    rows = number_requests(logged.select(_COLUMNS).collect()).sort(*REQUEST, "instance")
     rows = rows if limit is None else rows.tail(limit)
     if rows.is_empty():
         raise CallError(
@@ -90,12 +96,12 @@ def read_requests(
 
 
 def read_requests_at(lake: Lake, model: str, moment: datetime) -> list[LoggedRequests]:
-    """The ingested requests that clients got an answer to at this moment; those that were predicted together
-    are together, in their order then."""
+    """The ingested requests that clients got an answer to at this moment; the instances of one that were
+    predicted together are together, in their order then."""
     if not lake.table_exists(TABLE):
         return []
     rows = _scan_answered(lake, model).filter(pl.col("at") == moment).select(_COLUMNS).collect()
-    groups = rows.sort("instance", "id").partition_by("release", "arm", maintain_order=True)
+    groups = number_requests(rows).sort("instance").partition_by(REQUEST, maintain_order=True)
     return [_decode_requests(group) for group in groups]
 
 

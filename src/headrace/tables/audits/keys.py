@@ -11,6 +11,7 @@ import polars as pl
 from headrace.declare.table import Table
 from headrace.kernel.counts import plural
 from headrace.tables.audits.port import MAX_FAILING_ROWS, AuditScope, RuleFailure, is_made_in_parts
+from headrace.tables.failures import describe_row
 
 __all__ = ["check_unique_keys", "spread_key"]
 
@@ -32,7 +33,7 @@ def check_unique_keys(scope: AuditScope) -> RuleFailure | None:
     twice = counts.sort(key).collect(engine="streaming")
     if twice.is_empty():
         return None
-    examples = ", ".join(str(row) for row in twice.drop("len").head(_EXAMPLES).to_dicts())
+    examples = "; ".join(describe_row(row) for row in twice.drop("len").head(_EXAMPLES).to_dicts())
     first = twice.head(MAX_FAILING_ROWS).select(key).lazy()
     rows = scope.all_rows.join(first, on=key, how="semi", nulls_equal=True).head(MAX_FAILING_ROWS)
     where = "in several rows" if scope.table.partition_by is None else "in several partitions"

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import polars as pl
 
 from headrace.declare.audits import References
 from headrace.kernel.counts import plural
 from headrace.kernel.errors import ProjectError
 from headrace.tables.audits.port import AuditScope, RuleFailure, collect_failing, failing_partitions, find_type
+from headrace.tables.failures import cut, describe_row, spell_value
 
 __all__ = ["check_references"]
 
@@ -50,10 +53,10 @@ def check_references(audit: References, scope: AuditScope) -> RuleFailure | None
     if not count:
         return None
     values = sample.select(audit.columns).unique(maintain_order=True).head(_EXAMPLES)
-    examples = ", ".join(_spell(row) for row in values.iter_rows())
+    examples = "; ".join(_spell(row) for row in values.iter_rows(named=True))
     what = f"{plural(count, 'row', 'has', 'have')} a value that is not a key of {other}, such as {examples}"
     return RuleFailure(what, count, sample, failing_partitions(table, failing))
 
 
-def _spell(row: tuple[object, ...]) -> str:
-    return repr(row[0]) if len(row) == 1 else repr(row)
+def _spell(row: Mapping[str, object]) -> str:
+    return cut(spell_value(*row.values())) if len(row) == 1 else describe_row(row)

@@ -12,6 +12,7 @@ from headrace.declare.audits import Audit, FreshWithin, References, RowsLikeBefo
 from headrace.declare.reserved import FAILING_ROW_COLUMNS, refuse_reserved
 from headrace.declare.table import Table
 from headrace.kernel.errors import CallError, Refused
+from headrace.kernel.faults import reach
 from headrace.kernel.position import SnapshotPosition
 from headrace.kernel.properties import AUDIT
 from headrace.kernel.run import Dataset, run
@@ -143,18 +144,13 @@ class TableAudit:
         they or later ones were refused. A warning stays as it is."""
         before, last = self.published.report, read_report(self.lake, self.table.name)
         if last is not None and last.stops:
-            return is_audited(self.table)
-        return bool(self.table.audits) and not (before is not None and self._is_same(before))
-
-    @property
-    def warnings(self) -> list[str]:
-        """What the audit of the published rows warned of."""
-        return [] if self.published.report is None else self.published.report.failures
+            return True
+        return bool(self.table.audits) if before is None else not self._is_same(before)
 
     def check_build(
         self, plan: RebuildPlan, stored: LakeTable, files: Sequence[WrittenFile]
     ) -> AuditReport | None:
-        """Audits a table as the build will publish it; None: it has nothing to audit.
+        """Audits a table as the build will publish it; None: it has nothing to audit, and had nothing.
 
         Args:
             plan: the plan of the build.
@@ -166,7 +162,7 @@ class TableAudit:
             ProjectError: an audit does not fit the table.
         """
         if not is_audited(self.table):
-            return None
+            return self._withdraw()
         if plan.whole:
             return self.check_whole(stored, files)
         new_rows = stored.scan_files(files)
@@ -185,19 +181,29 @@ class TableAudit:
     def check_whole(self, stored: LakeTable, files: Sequence[WrittenFile]) -> AuditReport | None:
         """Audits a table that will have the rows of these files alone. Raises and returns as `check_build`."""
         if not is_audited(self.table):
-            return None
+            return self._withdraw()
         rows = stored.scan_files(files)
         scope = self.scope_of(rows, rows, _count_files(files))
         return self._finish(attrs.evolve(scope, count=sum(file.rows for file in files)), None)
 
     def check_published(self, stored: LakeTable) -> AuditReport | None:
-        """Audits the published rows again. Raises as `check_build`."""
+        """Audits the published rows again. Raises and returns as `check_build`."""
+        if not is_audited(self.table):
+            return self._withdraw()
         rows, snapshot = stored.scan(), stored.current_snapshot()
         scope = self.scope_of(rows, rows, self.published.partitions)
         return self._finish(
             attrs.evolve(scope, is_unchanged=True),
             None if snapshot is None else SnapshotPosition(stored.name, snapshot.id),
         )
+
+    def _withdraw(self) -> AuditReport | None:
+        """The report of a table that has nothing to audit any more: what its former audits found and kept would
+        stand for ever. None: it was never audited, or this was done before."""
+        last = read_report(self.lake, self.table.name)
+        if last is None or not last.results:
+            return None
+        return keep_failing_rows(self.lake, self.table, AuditReport(now_micros(), [], self.code), {})
 
     def keep_refused(self, refused: RowsRefused) -> None:
         """Keeps the rows that the audit of the rows has refused, and records the result."""
@@ -299,9 +305,12 @@ class TableAudit:
         table has no such snapshot.
 
         Args:
-            report: its results.
+            report: its results; without any, nothing is recorded.
             position: the snapshot that has the rows; None: they are not published.
         """
+        if not report.results:
+            return
+        reach("tables.before_audit_record")
         with run(f"audit {self.table.name}") as audit_run:
             assertions = [result.assertion for result in report.results]
             audit_run.add_input(Dataset("table", self.table.name, position, {"assertions": assertions}))

@@ -21,7 +21,7 @@ from headrace.tables.parts import ComputedPart, Piece, compute_piece
 from headrace.tables.plan import RebuildPlan, spell_partitions
 from headrace.tables.twin import RowsDigest
 
-__all__ = ["Compute", "Prepare", "TableJob", "WrittenPart", "write_piece"]
+__all__ = ["Compute", "Prepare", "TableJob", "WrittenPart", "write_part", "write_piece"]
 
 
 class WrittenPart(msgspec.Struct, frozen=True):
@@ -96,7 +96,13 @@ def write_piece(
     Raises:
         Unwritable: a value that the table cannot hold; else as Compute.
     """
-    part = compute_piece(job.project, job.lake, job.table, job.plan, piece, frames)
+    return write_part(
+        job, piece, compute_piece(job.project, job.lake, job.table, job.plan, piece, frames), prepare
+    )
+
+
+def write_part(job: TableJob, piece: Piece, part: ComputedPart, prepare: Prepare | None = None) -> WrittenPart:
+    """Writes the computed rows of a piece. See write_piece."""
     columns = job.columns or part.rows.column_names
     _check_columns(job.table, piece, part.rows, columns)
     stored = prepare(part) if prepare else job.lake.table(job.table.name)

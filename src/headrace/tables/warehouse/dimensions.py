@@ -9,6 +9,7 @@ from psycopg import sql
 from headrace.declare.publish import Dimension, Publication
 from headrace.kernel.counts import plural
 from headrace.kernel.errors import ProjectError, Refused
+from headrace.tables.failures import describe_row
 from headrace.tables.warehouse.copy import copy_rows, read_rows, sql_type
 
 __all__ = ["DimensionTable", "dimension_columns", "dimension_rows"]
@@ -51,7 +52,9 @@ def dimension_rows(dimension: Dimension, frame: pl.LazyFrame, where: str) -> pl.
     if len(twice):
         remedy = "A member has one row." if since is None else "A member has one state at a time."
         raise Refused(
-            f"{dimension.name} has {twice[0].select(identity).row(0)} twice", where=where, remedy=remedy
+            f"{dimension.name} has {describe_row(twice[0].select(identity).row(0, named=True))} twice",
+            where=where,
+            remedy=remedy,
         )
     return rows.sort(key) if since is None else _history(distinct, key, since)
 

@@ -127,22 +127,21 @@ class _Star:
         self._lake, self._publication, self._cursor, self._at = lake, publication, cursor, dict(at)
         self._where = str(publication.place)
         self._frames = {name: lake.table(name).scan(snapshot) for name, snapshot in at.items()}
-        self._digest = digest_value([_LAYOUT, code, sorted(publication.views.items()), self._columns()])
-
-    def _columns(self) -> dict[str, list[tuple[str, str]]]:
-        """Table of PostgreSQL → its columns and their types. They change with those of the tables read."""
-        publication, name, cursor = self._publication, self._publication.name, self._cursor
-        schemas = {
+        self._fact_columns = {
+            fact.name: FactTable(fact, publication, publication.name, cursor).columns(
+                self._frames[fact.reads.name].collect_schema()
+            )
+            for fact in publication.facts
+        }
+        dimensions = {
             dimension.name: dimension_columns(dimension, self._frames[dimension.reads.name])
             for dimension in publication.dimensions
         }
-        for fact in publication.facts:
-            schema = self._frames[fact.reads.name].collect_schema()
-            schemas[fact.name] = FactTable(fact, publication, name, cursor).columns(schema)
-        return {
-            table: [(column, str(dtype)) for column, dtype in columns.items()]
-            for table, columns in schemas.items()
+        columns = {  # they change with those of the tables read
+            table: [(column, str(dtype)) for column, dtype in schema.items()]
+            for table, schema in {**dimensions, **self._fact_columns}.items()
         }
+        self._digest = digest_value([_LAYOUT, code, sorted(publication.views.items()), columns])
 
     def bring_up_to_date(self) -> Published:
         """Makes the schema that of the snapshots, and records them."""
@@ -196,11 +195,11 @@ class _Star:
         loaded, replaced = 0, list[str]()
         facts = [FactTable(fact, publication, schema, self._cursor) for fact in publication.facts]
         frames = [self._frames[fact.reads.name] for fact in publication.facts]
-        names = [table.columns(frame.collect_schema()) for table, frame in zip(facts, frames, strict=True)]
         times = [fact.time for fact in publication.facts]
         days = add_dates(self._cursor, schema, zip(frames, times, strict=True))
-        for fact_table, frame, columns in zip(facts, frames, names, strict=True):
+        for fact_table, frame in zip(facts, frames, strict=True):
             fact = fact_table.fact
+            columns = self._fact_columns[fact.name]
             if before is None:
                 fact_table.create(columns)
             snapshot = None if before is None else before.get(fact.reads.name)
