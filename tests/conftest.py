@@ -18,12 +18,16 @@ import pytest
 import redis
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
+from services.catalog import Catalog
+from services.catalog import catalog as started_catalog
 from services.kafka import Broker
 from services.kafka import broker as started_broker
 from services.postgres import Postgres
 from services.postgres import postgres as started_postgres
 from services.redis import Redis
 from services.redis import redis as started_redis
+from services.s3 import Store
+from services.s3 import store as started_store
 from services.server import Missing
 
 from headrace.registry import client as mlflow_client
@@ -119,6 +123,19 @@ def postgres() -> Iterator[Postgres]:
 @pytest.fixture(scope="session")
 def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Redis]:
     with started_redis(Path(tmp_path_factory.mktemp("redis"))) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def object_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
+    with started_store(Path(tmp_path_factory.mktemp("s3"))) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def rest_catalog(object_store: Store, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Catalog]:
+    folder = Path(tmp_path_factory.mktemp("catalog"))
+    with started_catalog(folder, object_store.url, environment=object_store.environment) as running:
         yield running
 
 

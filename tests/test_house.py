@@ -183,8 +183,7 @@ def test_a_tool_of_the_kernel_has_no_second_form(call: str, homes: set[str]) -> 
 
 def test_no_import_goes_round_the_layers() -> None:
     """Modules of Headrace are imported by statements, which import-linter sees. Only a package looks up its own
-    modules by name: where a name is first used, or a setting chooses. A database's driver is chosen too, and a
-    trainer names the libraries that it loads."""
+    modules by name: where a name is first used, or a setting chooses. A database's driver is chosen too."""
     dynamic = {str(path.relative_to(SOURCE)) for path, text in TEXTS.items() if "import_module(" in text}
     assert dynamic <= {
         "cli/main.py",
@@ -194,7 +193,6 @@ def test_no_import_goes_round_the_layers() -> None:
         "projects/loader.py",
         "serving/deployment/__init__.py",
         "tables/databases.py",
-        "training/trainers/__init__.py",
     }
     by_command = {
         str(path.relative_to(SOURCE))

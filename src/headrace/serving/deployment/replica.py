@@ -40,16 +40,16 @@ def shorten_turns() -> None:
 def open_models(settings: Settings, names: Sequence[str], served: ServedModels | None = None) -> Models:
     """The models of a replica (see Models).
 
-    A later version may be of another trainer than those in force. So the libraries of all of them are imported
+    A later version may be of another trainer than those in force. So the libraries of all of them are loaded
     before the first request, and what is in memory then is left to no later collection of garbage: one over
     all of it holds every request up for 60 ms.
     """
     from headrace.serving.models import Models
-    from headrace.training.trainers import import_libraries
+    from headrace.training.trainers import preload_libraries
 
     models = Models(settings, names, served)
     if models.released:
-        import_libraries()
+        preload_libraries()
     gc.collect()
     gc.freeze()
     return models
