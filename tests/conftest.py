@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sqlite3
 import tempfile
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from time import monotonic
+from typing import Any
 
 import hypothesis
 import psycopg
@@ -27,6 +29,8 @@ from services.redis import redis as started_redis
 from services.s3 import Store
 from services.s3 import store as started_store
 from services.server import Missing
+
+from headrace.registry import client as mlflow_client
 
 # The same examples in every run, and no clock: a busy machine fails no test. With
 # `--hypothesis-profile=default` other examples are tried.
@@ -64,6 +68,43 @@ def umask() -> Iterator[None]:
     os.umask(before)
     yield
     os.umask(before)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def mlflow_tables(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """MLflow makes the tables of a new database by some sixty migrations, which take a second and more. In this
+    process it does so once, and each further database gets a copy of its tables."""
+    first = tmp_path_factory.mktemp("mlflow") / "tables.db"
+    create_database = mlflow_client._create_database
+
+    def create_quickly(file: Path) -> None:
+        import mlflow.store.db.utils as mlflow_tables
+
+        initialize = mlflow_tables._initialize_tables
+
+        def copy_tables(engine: Any) -> None:
+            if not first.exists():
+                initialize(engine)
+                copy_database(engine.url.database, first)
+            else:
+                copy_database(first, engine.url.database)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(mlflow_tables, "_initialize_tables", copy_tables)
+            create_database(file)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mlflow_client, "_create_database", create_quickly)
+        yield
+
+
+def copy_database(source: Path | str, target: Path | str) -> None:
+    """Copies a SQLite file into another one."""
+    with (
+        contextlib.closing(sqlite3.connect(source)) as original,
+        contextlib.closing(sqlite3.connect(target)) as copy,
+    ):
+        original.backup(copy)
 
 
 @pytest.fixture(scope="session")
