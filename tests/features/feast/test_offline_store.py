@@ -148,6 +148,24 @@ def test_a_saved_dataset_is_read_with_all_its_columns(store: FeatureStore) -> No
         other.persist(SavedDatasetTable("other"))
 
 
+@pytest.mark.parametrize("name", ["", "a b", "a/../../../b", "..", "é", "a" * 101])
+def test_a_name_that_is_no_folders_name_is_refused(name: str) -> None:
+    for kind in (SavedDatasetTable, LoggingTable):
+        with pytest.raises(CallError, match="not a valid name"):
+            kind(name)
+
+
+def test_an_overwritten_dataset_is_read_whole(store: FeatureStore) -> None:
+    """Feast's registry keeps the times of the dataset that was there before."""
+    early, late = labels().head(1), labels().assign(event_timestamp=NOON + 60 * HOUR)
+    for asked in (early, late):
+        job = store.get_historical_features(asked[["event_timestamp", "item"]], ["facts:clicks"])
+        with pytest.warns(RuntimeWarning, match="experimental"):
+            store.create_saved_dataset(job, "again", SavedDatasetTable("again"), allow_overwrite=True)
+    with pytest.warns(RuntimeWarning, match="experimental"):
+        assert len(store.get_saved_dataset("again").to_df()) == len(late)
+
+
 def test_rows_are_written_to_a_table_that_no_function_makes(store: FeatureStore) -> None:
     rows = instants(FACTS)
     lake.open(settings_of(store.config)).ensure("other_facts", rows.schema).append(rows)

@@ -13,7 +13,7 @@ import polars as pl
 import pyarrow as pa
 from feast import FeatureView, OnDemandFeatureView
 from feast.data_source import DataSource
-from feast.feature_logging import LoggingConfig, LoggingSource
+from feast.feature_logging import LOG_TIMESTAMP_FIELD, LoggingConfig, LoggingSource
 from feast.infra.offline_stores.offline_store import OfflineStore, RetrievalJob, RetrievalMetadata
 from feast.infra.offline_stores.offline_utils import infer_event_timestamp_from_entity_df
 from feast.infra.registry.base_registry import BaseRegistry
@@ -193,12 +193,14 @@ class HeadraceOfflineStore(OfflineStore):  # type: ignore[misc]
     ) -> RetrievalJob:
         """Every row between two times.
 
-        Of a saved dataset all columns: Feast asks for neither the keys of stream views nor other columns of
-        `entity_df`, such as the label.
+        Of a saved dataset all columns and rows: Feast asks for neither the keys of stream views nor other
+        columns of `entity_df`, such as the label, and of a dataset that replaced another one for its times.
         """
         columns = [*join_key_columns, *feature_name_columns, timestamp_field]
         if is_dataset(data_source.name):
             columns = reader(config)(data_source.name).collect_schema().names()
+            if timestamp_field != LOG_TIMESTAMP_FIELD:
+                start_date = end_date = None
         pulled = _between(reader(config)(data_source.name), timestamp_field, start_date, end_date)
 
         def rows() -> pa.Table:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -36,13 +37,16 @@ class SavedDatasetTable(SavedDatasetStorage):  # type: ignore[misc]
     Attributes:
         name: the name of the dataset.
         table: its table, `headrace_feast_NAME`.
+
+    Raises:
+        CallError: the name is not valid.
     """
 
     _proto_attr_name = "custom_storage"
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.table = _PREFIX + name
+        self.table = _table_of(name)
 
     @staticmethod
     def from_proto(storage_proto: SavedDatasetStorageProto) -> SavedDatasetTable:
@@ -74,13 +78,16 @@ class LoggingTable(LoggingDestination):  # type: ignore[misc]
     Attributes:
         name: the name of the logs.
         table: their table, `headrace_feast_NAME`.
+
+    Raises:
+        CallError: the name is not valid.
     """
 
     _proto_kind = "headrace"
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.table = _PREFIX + name
+        self.table = _table_of(name)
 
     @classmethod
     def from_proto(cls, config_proto: LoggingConfigProto) -> LoggingTable:
@@ -95,6 +102,16 @@ class LoggingTable(LoggingDestination):  # type: ignore[misc]
     def to_data_source(self) -> DataSource:
         """The table as a source."""
         return TableSource.of_table(self.table, LOG_TIMESTAMP_FIELD)
+
+
+def _table_of(name: str) -> str:
+    """The table of a dataset or of logs. Raises CallError if the name, which becomes a folder's, is not valid."""
+    if not re.fullmatch(r"[A-Za-z0-9_-]{1,100}", name):
+        raise CallError(
+            f"{name!r} is not a valid name of a dataset or of logs",
+            remedy="Use up to 100 letters, digits, _ and -.",
+        )
+    return _PREFIX + name
 
 
 def is_dataset(table: str) -> bool:
