@@ -105,7 +105,8 @@ class LoggingTable(LoggingDestination):  # type: ignore[misc]
 
 
 def _table_of(name: str) -> str:
-    """The table of a dataset or of logs. Raises CallError if the name, which becomes a folder's, is not valid."""
+    """The table of a dataset or of logs. Raises CallError if the name, which becomes that of a folder, is not
+    valid."""
     if not re.fullmatch(r"[A-Za-z0-9_-]{1,100}", name):
         raise CallError(
             f"{name!r} is not a valid name of a dataset or of logs",
