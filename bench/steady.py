@@ -8,7 +8,8 @@ latency counts from the moment that it was due, so that a server that stands sti
 waited for it. Each figure compares the p99 in such a time with the p99 just before it:
 
 - while a release is activated: from the record on the log until half a second after the first answer by the new
-  version; of XGBoost, of scikit-learn, and the first one of scikit-learn beside XGBoost;
+  version; of XGBoost, of scikit-learn, of PyTorch, and the first one of scikit-learn beside XGBoost. Each
+  version is loaded once before it is released, as `headrace release` does;
 - while another process sends requests of 10,000 instances, one after the other, over one connection.
 
 A request that is not answered with 200 ends the benchmark with an error.
@@ -27,6 +28,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import metadata
+from itertools import pairwise
 from multiprocessing.connection import Connection
 from pathlib import Path
 from statistics import median
@@ -46,13 +48,17 @@ from headrace.registry.bundle import seal
 from headrace.registry.signing import signing_key
 from headrace.serving import release
 from headrace.serving.release import Arm
+from headrace.serving.trial import try_release
 from headrace.training.trainers.folder import save_model
+from headrace.training.trainers.network import Network, Scale, encode_network
 from headrace.training.trainers.port import ModelMeta
+from headrace.training.trainers.torch import MODEL as NETWORK
 from serving import NAMES, make_project, run_ours
 from workloads.requests import Answer, Load, encode_request, measure_pace, measure_rate, p99, read_answer, send
 
 CONNECTIONS = 8
 BATCH = 10_000  # instances
+VERSIONS = (1, 2, 3, 4, 5, 6)
 AFTER = 0.5  # seconds after the first answer by a new version
 DEADLINE = 20.0
 _LITTLE = 50.0  # requests a second, which any version can answer
@@ -70,8 +76,10 @@ def main() -> None:
     try:
         settings = make_project(folder / "project").with_values(replicas=options.replicas)
         copy_version(settings, 2)
-        _put_sklearn_version(settings, 3)
-        _put_sklearn_version(settings, 4)
+        for version in (3, 4):
+            _put_sklearn_version(settings, version)
+        for version in (5, 6):
+            _put_network_version(settings, version)
         swaps, seconds = options.swaps // 2, options.seconds
         with run_ours(settings) as server, run_releaser(settings) as releaser:
             load = Load(server)
@@ -81,6 +89,9 @@ def main() -> None:
             measure_swaps(releaser, load, _LITTLE, 0.5, [3])
             rate = options.rate or _half_peak(load, seconds)
             report(measure_swaps(releaser, load, rate, seconds, [4, 3] * swaps, ", scikit-learn"))
+            measure_swaps(releaser, load, _LITTLE, 0.5, [5])
+            rate_of_network = options.rate or _half_peak(load, seconds)
+            report(measure_swaps(releaser, load, rate_of_network, seconds, [6, 5] * swaps, ", PyTorch"))
             measure_swaps(releaser, load, _LITTLE, 0.5, [1])
         with run_ours(settings) as server, run_releaser(settings) as releaser:
             load = Load(server)
@@ -195,10 +206,11 @@ async def _repeat_batches_on_one_connection(url: str) -> None:
 def run_releaser(settings: Settings) -> Iterator[Connection]:
     """Runs a process that makes each version champion that it is sent, so that the load is not slowed by it."""
     context = multiprocessing.get_context("spawn")
-    receiving, sending = context.Pipe(duplex=False)
+    receiving, sending = context.Pipe()
     process = context.Process(target=_release_versions, args=(settings, receiving))
     process.start()
     try:
+        sending.recv()
         yield sending
     finally:
         sending.send(None)
@@ -207,6 +219,10 @@ def run_releaser(settings: Settings) -> Iterator[Connection]:
 
 def _release_versions(settings: Settings, pipe: Connection) -> None:
     topics = log.open(settings.log.url)
+    releases = [release.make("purchase", [Arm(version)], by="bench", why="bench") for version in VERSIONS]
+    for tried in releases:
+        try_release(settings, tried, {})
+    pipe.send("ready")
     while (version := pipe.recv()) is not None:
         release.append(topics, release.make("purchase", [Arm(version)], by="bench", why="bench"))
     topics.close()
@@ -224,16 +240,30 @@ def _put_sklearn_version(settings: Settings, version: int) -> None:
 
     from headrace.training.trainers.sklearn import MODEL
 
-    copy_version(settings, version)
-    bundle = registry.open(settings).bundle_folder("purchase", version)
     values = np.random.default_rng(2).normal(size=(1_000, len(NAMES)))
     estimator = HistGradientBoostingClassifier(max_iter=20).fit(values, values[:, 0] > 0)
+    written = {"takes_frame": False, "version": metadata.version("scikit-learn")}
+    files = {MODEL: dumps(estimator), "sklearn.json": json.dumps(written).encode()}
+    _put_version(settings, version, "sklearn", files)
+
+
+def _put_network_version(settings: Settings, version: int) -> None:
+    """A version with a perceptron of two hidden layers, as the trainer Torch keeps it, with random weights."""
+    random, sizes = np.random.default_rng(version), (len(NAMES), 128, 64, 1)
+    numbers = random.normal(size=(1_000, len(NAMES))).astype(np.float32)
+    weights = tuple(random.normal(size=(b, a)) / a**0.5 for a, b in pairwise(sizes))
+    network = Network(Scale.learn(numbers, None), (), weights, tuple(np.zeros(size) for size in sizes[1:]))
+    _put_version(settings, version, "torch", {NETWORK: encode_network(network)})
+
+
+def _put_version(settings: Settings, version: int, trainer: str, files: dict[str, bytes]) -> None:
+    """A version with the plan of version 1 and these files of a model."""
+    copy_version(settings, version)
+    bundle = registry.open(settings).bundle_folder("purchase", version)
     plan = decode_plan((bundle / "plan.json").read_bytes())
     columns = tuple(feature.column for feature in plan.features)
     shutil.rmtree(bundle / "model")
-    meta = ModelMeta(trainer="sklearn", encoding=Encoding(columns))
-    written = {"takes_frame": False, "version": metadata.version("scikit-learn")}
-    save_model(bundle / "model", {MODEL: dumps(estimator), "sklearn.json": json.dumps(written).encode()}, meta)
+    save_model(bundle / "model", files, ModelMeta(trainer=trainer, encoding=Encoding(columns)))
     _seal(settings, version)
 
 

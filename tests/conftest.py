@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sqlite3
 import tempfile
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from time import monotonic
+from typing import Any
 
 import hypothesis
 import psycopg
@@ -16,13 +18,19 @@ import pytest
 import redis
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
+from services.catalog import Catalog
+from services.catalog import catalog as started_catalog
 from services.kafka import Broker
 from services.kafka import broker as started_broker
 from services.postgres import Postgres
 from services.postgres import postgres as started_postgres
 from services.redis import Redis
 from services.redis import redis as started_redis
+from services.s3 import Store
+from services.s3 import store as started_store
 from services.server import Missing
+
+from headrace.registry import client as mlflow_client
 
 # The same examples in every run, and no clock: a busy machine fails no test. With
 # `--hypothesis-profile=default` other examples are tried.
@@ -62,6 +70,43 @@ def umask() -> Iterator[None]:
     os.umask(before)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def mlflow_tables(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """MLflow makes the tables of a new database by some sixty migrations, which take a second and more. In this
+    process it does so once, and each further database gets a copy of its tables."""
+    first = tmp_path_factory.mktemp("mlflow") / "tables.db"
+    create_database = mlflow_client._create_database
+
+    def create_quickly(file: Path) -> None:
+        import mlflow.store.db.utils as mlflow_tables
+
+        initialize = mlflow_tables._initialize_tables
+
+        def copy_tables(engine: Any) -> None:
+            if not first.exists():
+                initialize(engine)
+                copy_database(engine.url.database, first)
+            else:
+                copy_database(first, engine.url.database)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(mlflow_tables, "_initialize_tables", copy_tables)
+            create_database(file)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mlflow_client, "_create_database", create_quickly)
+        yield
+
+
+def copy_database(source: Path | str, target: Path | str) -> None:
+    """Copies a SQLite file into another one."""
+    with (
+        contextlib.closing(sqlite3.connect(source)) as original,
+        contextlib.closing(sqlite3.connect(target)) as copy,
+    ):
+        original.backup(copy)
+
+
 @pytest.fixture(scope="session")
 def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
     with started_broker(Path(tmp_path_factory.mktemp("kafka"))) as running:
@@ -78,6 +123,19 @@ def postgres() -> Iterator[Postgres]:
 @pytest.fixture(scope="session")
 def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Redis]:
     with started_redis(Path(tmp_path_factory.mktemp("redis"))) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def object_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
+    with started_store(Path(tmp_path_factory.mktemp("s3"))) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def rest_catalog(object_store: Store, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Catalog]:
+    folder = Path(tmp_path_factory.mktemp("catalog"))
+    with started_catalog(folder, object_store.url, environment=object_store.environment) as running:
         yield running
 
 

@@ -145,12 +145,12 @@ def test_all_lists_what_other_modules_import() -> None:
         for node in tree.body:
             if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
                 listed[name] = {ast.literal_eval(element) for element in node.value.elts}
-    missing = set()
+    names, missing = {name for name, _ in modules()}, set()
     for name, tree in modules():
         for node in ast.walk(tree):
             if isinstance(node, ast.ImportFrom) and node.module in listed and node.module != name:
                 for alias in node.names:
-                    is_module = f"{node.module}.{alias.name}" in dict(modules())
+                    is_module = f"{node.module}.{alias.name}" in names
                     if alias.name not in listed[node.module] and not is_module:
                         missing.add(f"{node.module}.{alias.name}")
     assert missing == set()
@@ -183,8 +183,7 @@ def test_a_tool_of_the_kernel_has_no_second_form(call: str, homes: set[str]) -> 
 
 def test_no_import_goes_round_the_layers() -> None:
     """Modules of Headrace are imported by statements, which import-linter sees. Only a package looks up its own
-    modules by name: where a name is first used, or a setting chooses. A database's driver is chosen too, and a
-    trainer names the libraries that it loads."""
+    modules by name: where a name is first used, or a setting chooses. A database's driver is chosen too."""
     dynamic = {str(path.relative_to(SOURCE)) for path, text in TEXTS.items() if "import_module(" in text}
     assert dynamic <= {
         "cli/main.py",
@@ -194,7 +193,6 @@ def test_no_import_goes_round_the_layers() -> None:
         "projects/loader.py",
         "serving/deployment/__init__.py",
         "tables/databases.py",
-        "training/trainers/__init__.py",
     }
     by_command = {
         str(path.relative_to(SOURCE))

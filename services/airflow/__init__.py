@@ -48,6 +48,7 @@ def variables(folder: Path) -> dict[str, str]:
         "AIRFLOW_HOME": str(folder),
         "AIRFLOW__CORE__LOAD_EXAMPLES": "false",
         "AIRFLOW__CORE__PARALLELISM": "2",
+        "PYTHONDONTWRITEBYTECODE": "",  # else each process would compile all of Airflow again
     }
 
 

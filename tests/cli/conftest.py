@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from tests import tiny
+from tests.command_line import call_headrace
 
 TABLES = """
 import polars as pl
@@ -37,12 +37,6 @@ def headrace() -> Callable[..., subprocess.CompletedProcess[str]]:
     """Runs the command line in a separate process."""
 
     def call(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "headrace.cli.main", *arguments],
-            cwd=cwd,
-            capture_output=True,
-            text=True,
-            timeout=120,
-        )
+        return call_headrace(*arguments, folder=cwd)
 
     return call

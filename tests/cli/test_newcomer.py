@@ -55,6 +55,16 @@ def test_an_empty_project_says_what_is_next(empty: Shell, command: str, code: in
     assert ended == code
 
 
+def test_doctor_says_that_a_token_is_needed_where_other_machines_can_ask(
+    empty: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HEADRACE_HOST", "0.0.0.0")
+    monkeypatch.delenv("HEADRACE_TOKEN", raising=False)
+    ended, printed = empty.call("doctor")
+    assert "Set HEADRACE_TOKEN in the environment" in printed
+    assert ended == 1
+
+
 def test_outside_of_a_project_init_is_named(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     ended, printed = Shell(tmp_path, capfd).call("status")
     assert ended == 2

@@ -46,10 +46,12 @@ def test_a_profile_names_other_addresses_and_the_environment_overrides(
     monkeypatch.setenv("HEADRACE_PROFILE", "prod")
     monkeypatch.setenv("HEADRACE_LOG", "kafka://other:9092")
     monkeypatch.setenv("HEADRACE_PREDICT_PORT", "81")
-    monkeypatch.setenv("HEADRACE_LINEAGE", "http://a,http://b")
+    monkeypatch.setenv("HEADRACE_LINEAGE", "http://a, http://b")
+    monkeypatch.setenv("HEADRACE_TRUST", "")
     settings = load_settings(folder)
     assert (settings.profile_name, settings.log.url) == ("prod", "kafka://other:9092")
     assert (settings.http.predict_port, settings.lineage.endpoints) == (81, ("http://a", "http://b"))
+    assert settings.registry.trust == ()
 
 
 def test_the_project_is_found_from_inside(tmp_path: Path) -> None:

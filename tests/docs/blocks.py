@@ -109,6 +109,10 @@ class Reader:
                 for command, output in split_commands(block) if language == "console" else split_lines(block):
                     self.run(command, output, page.name)
 
+    def url(self, server: int) -> str:
+        """The address of a server of `headrace up`: 0 the endpoint, 1 the collector, 2 the console."""
+        return f"http://127.0.0.1:{self._ports[PORTS[server]]}"
+
     def which(self, program: str) -> Path:
         """The file of a program that the commands call."""
         done = self._call(f"command -v {program}")

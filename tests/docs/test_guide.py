@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,7 @@ GUIDE = Path(__file__).parents[2] / "docs" / "guide"
 # The first makes the second version that others release.
 PAGES = sorted(GUIDE.glob("*.md"), key=lambda page: (page.stem != "canary", page.stem))
 READ_ONLY = {"csv", "json", "toml", "yaml", "sql", "mermaid", "promql"}
+METRIC = re.compile(r"`(headrace_\w+_(?:total|seconds|bytes|behind))`")
 SCREEN = "build.screen"
 TERMINAL = Path(__file__).parents[1] / "cli" / "terminal.py"
 LESS_OF_THE_SHOP = {
@@ -48,6 +50,14 @@ def test_each_command_of_a_page_stands_in_a_block_that_is_run(page: Path) -> Non
     assert re.findall(r"^(?:\$ .*|headrace .*)", BLOCK.sub("", text), re.MULTILINE) == []
     languages = {language for language, _, _ in BLOCK.findall(text)}
     assert languages <= {"console", "sh", "python", "diff", *READ_ONLY}
+
+
+def test_each_metric_of_the_guide_is_served(shop: Reader) -> None:
+    named = {name for page in PAGES for name in METRIC.findall(page.read_text())}
+    with urllib.request.urlopen(shop.url(0) + "/metrics") as answer:
+        served = set(re.findall(r"^# TYPE (\w+) ", answer.read().decode(), re.MULTILINE))
+    assert named - served == set()
+    assert {name for name in served if name.startswith("headrace_")} - named == set()
 
 
 def test_a_build_shows_on_a_terminal_what_it_does(shop: Reader) -> None:

@@ -236,6 +236,11 @@ def test_everything_shows_itself_in_a_notebook(project: OpenProject, answers: pl
         text = item._repr_html_()
         assert "<table>" in text
         assert len(text.encode()) <= LIMIT
+        assert len(repr(item)) < 400  # what a terminal shows
+    assert repr(project.tables).startswith("<tables: card_payments, ")
+    assert repr(shown[4]) == "<versions of refusal: 1, champion>"
+    assert repr(shown[5]).startswith("<version 1 of refusal, champion: ")
+    assert "; refusal@1 answered 0." in repr(shown[-1])
     assert "20,00" in project.tables._repr_html_()
     assert "every recomputed feature is equal" in shown[-1]._repr_html_()
     with Workspace(project.settings) as workspace:

@@ -60,6 +60,11 @@ def test_connector_names_the_tables_and_no_secret(tmp_path: Path) -> None:
     lines = (root / "conf" / "shop.properties").read_text().splitlines()
     assert "table.include.list=public\\\\.customers,sales\\\\.orders" in lines
     assert "topic.prefix=shop" in lines
+    described = json.loads(call(root, "export", "debezium", "--engine", "--json").stdout)
+    assert described == {
+        "summary": "a connector for 2 tables",
+        "text": (root / "conf" / "shop.properties").read_text(),
+    }
     folder = call(root, "export", "debezium", "--engine", "--out", "conf")
     assert (folder.returncode, "conf is not a plain file" in folder.stderr) == (2, True)
 

@@ -69,7 +69,7 @@ GRACE = timedelta(seconds=100)  # longer than BRIEF, and longer than any process
 def tune() -> None:
     """Shrinks batches and intervals, so that commits, expiries and maintenance happen many times a second."""
     for module, values in (
-        (ingest, {"BATCH": 60, "TRICKLE": 20, "PAUSE": 0.03, "TICK": 0.01, "RETRY": 0.3}),
+        (ingest, {"BATCH": 60, "TRICKLE": 20, "PAUSE": 0.03, "LEAD_PAUSE": 0.03, "TICK": 0.01, "RETRY": 0.3}),
         (ingest_maintenance, {"COMMITS": 40}),
         (sqlite_member, {"SESSION_SECONDS": 2.0, "REFRESH_SECONDS": 0.1}),
         (kafka_member, {"SESSION_MS": 2_000}),

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests.command_line import call_headrace
+
 from headrace.config.settings import Settings
 
 __all__ = ["call", "commit", "dvc_agrees", "git", "run_build"]
@@ -17,10 +19,10 @@ def call(settings: Settings, *arguments: str, fault: str | None = None) -> subpr
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     if fault:
         environment["HEADRACE_FAULT"] = fault
-    program = [sys.executable, "-m"] if arguments[0] != "dvc" else []
-    command = ["headrace.cli.main", *arguments] if program else list(arguments)
+    if arguments[0] != "dvc":
+        return call_headrace(*arguments, folder=settings.root, environment=environment)
     return subprocess.run(
-        [*program, *command], cwd=settings.root, env=environment, capture_output=True, text=True, timeout=120
+        arguments, cwd=settings.root, env=environment, capture_output=True, text=True, timeout=120
     )
 
 

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from tests.command_line import call_headrace
 from tests.tiny import write
 
 from headrace import lake
@@ -61,14 +62,7 @@ def project(tmp_path: Path) -> Settings:
 
 def run_build(settings: Settings, *arguments: str, **environment: str) -> list[str]:
     """Builds in a separate process; returns the tables that it made, or in a dry run would make."""
-    out = subprocess.run(
-        [sys.executable, "-m", "headrace.cli.main", "build", *arguments],
-        cwd=settings.root,
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    out = call_headrace("build", *arguments, folder=settings.root, environment={**os.environ, **environment})
     assert out.returncode == 0, out.stderr
     lines = [line.split()[0] for line in out.stdout.splitlines() if line.startswith("  ")]
     return [line.removeprefix("table-") for line in lines]
@@ -127,12 +121,6 @@ def test_an_edit_between_fingerprint_and_import_stops_the_run_build(project: Set
 
 def test_a_file_outside_the_project_is_refused(project: Settings) -> None:
     edit(project.root / "tiny" / "tables.py", '"tax.json")\ndef', '"../tax.json")\ndef')
-    out = subprocess.run(
-        [sys.executable, "-m", "headrace.cli.main", "build"],
-        cwd=project.root,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    out = call_headrace("build", folder=project.root)
     assert out.returncode != 0
     assert "reads_files='../tax.json' leads out of the project" in out.stderr

@@ -21,6 +21,16 @@ def test_a_package_that_would_hide_another_is_refused(tmp_path: Path, name: str)
     assert not (tmp_path / name).exists()
 
 
+def test_a_place_that_is_taken_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "clicks"
+    file.touch()
+    with pytest.raises(CallError, match="a file of this name exists"):
+        init(file)
+    with pytest.raises(CallError, match="the folder is not empty") as refused:
+        init(tmp_path)
+    assert "headrace.toml" in str(refused.value.remedy)
+
+
 def test_a_folder_names_the_package(tmp_path: Path) -> None:
     assert init(tmp_path / "my-Shop").files > 0
     assert (tmp_path / "my-Shop" / "my_shop" / "__init__.py").is_file()

@@ -18,6 +18,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
+from tests.command_line import call_headrace
 from tests.lineage.conformance import make_event_check
 
 from headrace import lake, lineage, registry
@@ -85,8 +86,7 @@ PROD = f'\n[profile.prod]\nmlflow = "postgresql://anna:{PASSWORD}@127.0.0.1:9/ml
 
 def call(root: Path, *arguments: str, fault: str | None = None) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, **SECRETS, **({"HEADRACE_FAULT": fault} if fault else {})}
-    command = [sys.executable, "-m", "headrace.cli.main", *arguments]
-    return subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=300)
+    return call_headrace(*arguments, folder=root, environment=environment)
 
 
 def succeed(root: Path, *arguments: str) -> str:

@@ -420,3 +420,17 @@ def test_head_is_answered_as_get_without_a_body(server: HttpServer) -> None:
         response = client.head("/")
         assert (response.status_code, response.content, response.headers["content-length"]) == (200, b"", "10")
         assert client.get("/").json() == {"got": 0}
+
+
+@pytest.mark.parametrize(
+    "codings",
+    [b"gzip, chunked", b"gzip\r\nTransfer-Encoding: chunked", b"chunked, gzip", b"chunked, chunked", b"gzip"],
+)
+@pytest.mark.parametrize("method", [b"POST", b"GET"])
+def test_a_transfer_coding_that_is_not_undone_is_refused(
+    server: HttpServer, app: App, method: bytes, codings: bytes
+) -> None:
+    head = HEAD.replace(b"POST", method).replace(b"Content-Length: 9", b"Transfer-Encoding: " + codings)
+    with connect_clients(server, 1, head + b"2\r\n[]\r\n0\r\n\r\n") as (client,):
+        assert read_all(client).startswith(b"HTTP/1.1 400 ")
+    assert app.ended == 0

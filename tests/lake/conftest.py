@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from services.catalog import Catalog
-from services.catalog import catalog as run_catalog
 from services.s3 import Store
-from services.s3 import store as run_store
 
 from headrace import lake
 from headrace.config.settings import Settings, make_settings
@@ -19,19 +16,6 @@ from headrace.lake import Lake
 
 # Without this, Polars warns at every scan that an optional package for planning scans is missing.
 os.environ.setdefault("POLARS_ICEBERG_PLANNER", "pyiceberg")
-
-
-@pytest.fixture(scope="session")
-def object_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
-    with run_store(Path(tmp_path_factory.mktemp("s3"))) as running:
-        yield running
-
-
-@pytest.fixture(scope="session")
-def rest_catalog(object_store: Store, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Catalog]:
-    folder = Path(tmp_path_factory.mktemp("catalog"))
-    with run_catalog(folder, object_store.url, environment=object_store.environment) as running:
-        yield running
 
 
 @pytest.fixture

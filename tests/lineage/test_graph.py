@@ -4,6 +4,7 @@ from headrace.kernel.position import LogPosition, SnapshotPosition
 from headrace.kernel.run import Dataset, record_with, run
 from headrace.lineage import Store
 from headrace.lineage.graph import Node, downstream, upstream
+from headrace.lineage.names import kind_and_name
 
 CLICKS = Dataset("topic", "clicks", LogPosition("clicks", "id-1", {0: 10}))
 
@@ -72,3 +73,12 @@ def test_cycle_is_followed_once(store: Store) -> None:
 
     assert upstream(store, "table", "state", SnapshotPosition("state", 1)).beyond[0].repeated
     assert len(list(downstream(store, "table", "state", SnapshotPosition("state", 1)).walk())) == 2
+
+
+def test_a_model_that_is_not_registered_yet_is_called_a_bundle() -> None:
+    trained, registered = Dataset("model", "buy@0198c1f0-5d0a-7b3e"), Dataset("model", "buy@2")
+    assert [kind_and_name(dataset) for dataset in (trained, registered, table("clean", 2))] == [
+        ("bundle", "buy"),
+        ("model", "buy@2"),
+        ("table", "clean"),
+    ]

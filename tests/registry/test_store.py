@@ -141,6 +141,13 @@ def test_a_version_is_found_by_number_and_alias_and_has_its_bundle(settings: Set
     assert not opened.bundle_folder("purchase", 1).exists()
 
 
+def test_mlflow_writes_no_address_into_the_result_of_a_command(settings: Settings) -> None:
+    registry.open(settings).client  # noqa: B018 - it loads MLflow
+    from mlflow.environment_variables import MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT
+
+    assert MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT.get()
+
+
 def test_a_bundle_of_another_key_needs_trust(
     settings: Settings, bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -159,8 +159,8 @@ def test_a_release_that_answered_nobody_does_not_answer_for_the_past(logged):
     def answer(release, moment, version=None):
         predictor = AsOfPredictor(settings)
         try:
-            predictor._releases["purchase"] = [release]
             predictor._follower.poll()
+            predictor._follower.histories["purchase"] = [release]
             return msgspec.json.decode(predictor.answer("purchase", AsOf(moment, version), body))["version"]
         finally:
             predictor.close()

@@ -71,12 +71,17 @@ class Listing(Mapping[str, T], Generic[T]):
         return list(self._list_names())
 
     def __repr__(self) -> str:
-        return f"<{len(self)} of kind {self._kind}: {', '.join(self)}>"
+        return f"<{self._kinds}: {', '.join(self) or 'none'}>"
 
     def _repr_html_(self) -> str:
         """A table of all, for a notebook."""
         columns, rows = self._describe() if self._describe else ((self._kind,), [(name,) for name in self])
-        return html_table(f"{len(self)} of kind {self._kind}", columns, rows)
+        return html_table(f"{self._kinds}: {len(rows)}", columns, rows)
+
+    @property
+    def _kinds(self) -> str:
+        head, of, rest = self._kind.partition(" of ")
+        return f"{head}s{of}{rest}"
 
 
 class _NoSuchItem(CallError, KeyError):

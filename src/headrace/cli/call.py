@@ -14,7 +14,7 @@ import click
 from msgspec import Struct
 
 from headrace.cli.live import show_live
-from headrace.kernel.errors import HeadraceError
+from headrace.kernel.errors import CallError, HeadraceError
 
 if TYPE_CHECKING:
     from headrace.config.settings import Settings
@@ -32,7 +32,7 @@ _REMEDIES = {
 }
 _NO_TEMPORARY = "No usable temporary directory"  # of tempfile, which libraries call when they are imported
 
-__all__ = ["OPTIONS", "Call", "command", "group", "print_error"]
+__all__ = ["OPTIONS", "Call", "command", "confirm", "group", "print_error"]
 
 
 class Call(Struct):
@@ -145,6 +145,27 @@ def group(name: str, *, example: str) -> Callable[[Callable[[], None]], click.Gr
 def _epilog(example: str) -> str:
     lines = "\n".join(f"  {line}" for line in example.splitlines())
     return f"\b\nExample:\n{lines}"
+
+
+def confirm(call: Call, question: str) -> None:
+    """Asks the question on standard error, which leaves standard output to the result.
+
+    Raises:
+        CallError: nobody can answer: --json was given, or standard input has ended.
+        click.Abort: the user declines.
+    """
+    nobody = CallError(f"nobody can answer: {question}", remedy="To go on without the question: --yes")
+    if call.json:
+        raise nobody
+    try:
+        is_yes = click.confirm(question, err=True)
+    except click.Abort as error:
+        if sys.stdin.isatty():  # Ctrl-C
+            raise
+        click.echo(err=True)
+        raise nobody from error
+    if not is_yes:
+        raise click.Abort
 
 
 def print_error(call: Call, error: BaseException) -> None:

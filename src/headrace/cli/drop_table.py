@@ -5,10 +5,9 @@ from __future__ import annotations
 import click
 
 from headrace.cli import show
-from headrace.cli.call import Call, command
+from headrace.cli.call import Call, command, confirm
 from headrace.flows.events.drop_table import check_droppable
 from headrace.flows.events.drop_table import drop_table as drop
-from headrace.kernel.errors import CallError
 
 __all__ = ["drop_table"]
 
@@ -20,12 +19,8 @@ def drop_table(call: Call, name: str, yes: bool) -> None:
     """Delete a table that a build made: its rows and snapshots, its pointer, and its record in dvc.lock."""
     workspace = call.workspace()
     if not yes:
-        if call.json:
-            raise CallError(
-                "drop-table asks before it deletes a table", remedy="With --json, use --yes as well."
-            )
         check_droppable(workspace, name)
-        click.confirm(f"Drop table {name} with all its snapshots?", abort=True)
+        confirm(call, f"Drop table {name} with all its snapshots?")
     drop(workspace, name)
     if call.json:
         show.json({"dropped": name})

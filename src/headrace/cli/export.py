@@ -24,11 +24,17 @@ def export() -> None:
 def _make_command(target: Target) -> click.Command:
     def run(call: Call, out: Path | None, **options: Any) -> None:
         result = target.write(call.settings(), **options)
-        if out is None:
+        if out is not None:
+            write_file(prepare_output(out), result.text)
+        if call.json:
+            from headrace.cli import show
+
+            shown = {"text": result.text} if out is None else {"file": out}
+            show.json({**shown, "summary": result.summary})
+        elif out is None:
             click.echo(result.text, nl=False)
-            return
-        write_file(prepare_output(out), result.text)
-        click.echo(f"Wrote {out}: {result.summary}.")
+        else:
+            click.echo(f"Wrote {out}: {result.summary}.")
 
     run.__doc__ = target.help
     subcommand = command(target.name, example=target.example)(run)

@@ -17,6 +17,7 @@ from headrace.events.ingest.ingest import Progress
 from headrace.flows.events.ingest import ingest as ingest_topics
 from headrace.flows.events.ingest_report import IngestReport
 from headrace.kernel.counts import plural
+from headrace.kernel.memory import freeze_objects
 
 __all__ = ["ingest"]
 
@@ -66,6 +67,7 @@ def ingest(
             history_until=history_until,
             stop=stop,
             progress=progress,
+            on_ready=(lambda: None) if until_end else freeze_objects,
         )
     else:
         from headrace.flows.events.ingest_workers import ingest_by_workers

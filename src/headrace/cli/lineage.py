@@ -13,6 +13,7 @@ from headrace.flows.trace.lineage import model_facts
 from headrace.kernel.position import SnapshotPosition
 from headrace.lineage import RunRow
 from headrace.lineage.graph import Node
+from headrace.lineage.names import kind_and_name
 
 __all__ = ["lineage"]
 
@@ -48,7 +49,7 @@ def _print_runs(runs: list[RunRow]) -> None:
             run.job,
             run.outcome,
             show.seconds(None if run.ended is None else (run.ended - run.started).total_seconds()),
-            ", ".join(output.name for output in run.outputs),
+            ", ".join(kind_and_name(output)[1] for output in run.outputs),
         )
         for run in runs
     ]
@@ -57,10 +58,11 @@ def _print_runs(runs: list[RunRow]) -> None:
 
 def _lines(node: Node, indent: str) -> Iterator[str]:
     dataset, run = node.dataset, node.run
+    kind, name = kind_and_name(dataset)
     position = dataset.position
     at = f" at snapshot {position.snapshot_id}" if isinstance(position, SnapshotPosition) else ""
     by = "" if run is None else f"  by {run.job}, {run.outcome}, {run.started:%F %T}"
-    yield f"{indent}{dataset.kind} {dataset.name}{at}{by}" + ("  (see above)" if node.repeated else "")
+    yield f"{indent}{kind} {name}{at}{by}" + ("  (see above)" if node.repeated else "")
     if not node.repeated:
         for title, values in model_facts(node):
             pairs = ", ".join(f"{name} {_spell(value)}" for name, value in values.items())

@@ -287,8 +287,10 @@ def _read_environment() -> dict[str, Any]:
         text = os.environ.get(variable)
         if text is not None:
             where = f"the environment: {variable}"
-            parsed = text.split(",") if type_ == tuple[str, ...] else text
-            if type_ == dict[str, str]:
+            parsed: Any = text
+            if type_ == tuple[str, ...]:
+                parsed = [item.strip() for item in text.split(",") if item.strip()]
+            elif type_ == dict[str, str]:
                 parsed = _parse_object(text, where)
             values[name] = _convert(parsed, name, where, strict=False)
     return values

@@ -12,6 +12,7 @@ from headrace.flows.trace.lineage import model_facts
 from headrace.kernel.position import Position, SnapshotPosition
 from headrace.kernel.time import format_age, now
 from headrace.lineage import RunRow
+from headrace.lineage.names import kind_and_name
 
 __all__ = ["FILTERS"]
 
@@ -75,6 +76,7 @@ FILTERS: dict[str, Callable[..., Any]] = {
     "count": format_count,
     "duration": format_duration,
     "json": format_json,
+    "kind_and_name": kind_and_name,
     "model_facts": model_facts,
     "moment": format_moment,
     "number": format_number,

@@ -195,6 +195,10 @@ class GuardMiddleware:
         if self._loopback and not is_local_host(find_header(scope, b"host")):
             what = "This server answers to localhost, 127.0.0.1 and [::1] only."
             raise HttpError(421, "host", what, close=True)
+        codings = [value.strip().lower() for name, value in scope["headers"] if name == b"transfer-encoding"]
+        if codings and codings != [b"chunked"]:  # the parser of HTTP undoes the chunks alone
+            what = "The only transfer coding that this server takes is chunked."
+            raise HttpError(400, "transfer_encoding", what, close=True)
         if scope["path"] not in self._open_paths and not self._is_authorized(scope):
             raise HttpError(
                 401, "token", "A bearer token is needed.", headers={"WWW-Authenticate": "Bearer"}, close=True

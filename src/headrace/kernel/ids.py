@@ -24,11 +24,11 @@ def new_id() -> str:
     with _lock:
         tick = time.time_ns() * 4096 // 1_000_000
         _last = tick = max(tick, _last + 1)
-    millis, fraction = divmod(tick, 4096)
-    tail = int.from_bytes(os.urandom(8)) & ((1 << 62) - 1)
-    value = (millis << 80) | (0x7 << 76) | (fraction << 64) | (0b10 << 62) | tail
-    digits = f"{value:032x}"
-    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
+    millis, fraction = tick >> 12, tick & 0xFFF
+    tail = int.from_bytes(os.urandom(8)) & ((1 << 62) - 1) | (0b10 << 62)
+    return (
+        f"{millis >> 16:08x}-{millis & 0xFFFF:04x}-7{fraction:03x}-{tail >> 48:04x}-{tail & (1 << 48) - 1:012x}"
+    )
 
 
 def id_time(text: str) -> datetime:

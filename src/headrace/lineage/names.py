@@ -8,7 +8,7 @@ from headrace.config.settings import Settings
 from headrace.kernel.run import Dataset
 from headrace.kernel.secrets import clean_text
 
-__all__ = ["Names", "job_name", "split_version"]
+__all__ = ["Names", "job_name", "kind_and_name", "split_version"]
 
 # Jobs that move no data themselves: in a graph of data they would have no neighbours.
 _LEFT_OUT = frozenset({"build", "deployment", "stage"})
@@ -46,16 +46,28 @@ class Names(Struct, frozen=True):
         """
         if dataset.kind == "topic" and self.kafka is not None:
             return self.kafka, dataset.name
-        name, version = split_version(dataset)
-        is_bundle = dataset.kind == "model" and version is not None and not version.isdigit()
-        kind = "bundle" if is_bundle else dataset.kind
-        return f"headrace://{self.project}", f"{kind}/{name}"
+        kind = "bundle" if _is_bundle(dataset) else dataset.kind
+        return f"headrace://{self.project}", f"{kind}/{split_version(dataset)[0]}"
+
+
+def kind_and_name(dataset: Dataset) -> tuple[str, str]:
+    """A dataset's kind and name as people read them: `model` and `purchase@2`, but `bundle` and `purchase` for
+    a model that is not registered yet."""
+    if _is_bundle(dataset):
+        return "bundle", split_version(dataset)[0]
+    return dataset.kind, dataset.name
 
 
 def split_version(dataset: Dataset) -> tuple[str, str | None]:
     """A dataset's name and version: the two parts of a model's `name@version`; otherwise the name and None."""
     name, at, version = dataset.name.rpartition("@")
     return (name, version) if dataset.kind == "model" and at else (dataset.name, None)
+
+
+def _is_bundle(dataset: Dataset) -> bool:
+    """Whether it is a model that is not registered yet: its version is the run that trained it."""
+    version = split_version(dataset)[1]
+    return dataset.kind == "model" and version is not None and not version.isdigit()
 
 
 def job_name(job: str) -> str | None:

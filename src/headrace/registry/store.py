@@ -26,6 +26,7 @@ from headrace.registry.client import MlflowConnection
 from headrace.registry.fetch import fetch_apart
 from headrace.registry.home import relocate
 from headrace.registry.runs import log_bundle
+from headrace.registry.signed_files import SignedFiles
 from headrace.registry.signing import signing_key
 from headrace.registry.version import Version
 
@@ -56,6 +57,11 @@ class Registry:
         self._settings = settings
         self._mlflow = MlflowConnection(settings)
         self._bundles = Bundles(settings, self._mlflow)
+
+    @property
+    def signed_files(self) -> SignedFiles:
+        """What is kept of bundles in another form, on this machine and for it alone."""
+        return SignedFiles(self._settings.place("prepared"), signing_key(self._settings))
 
     @property
     def client(self) -> MlflowClient:

@@ -32,6 +32,11 @@ class Version(Struct, frozen=True, kw_only=True):
     aliases: tuple[str, ...]
     created: datetime
 
+    def __repr__(self) -> str:
+        aliases = "".join(f", {alias}" for alias in self.aliases)
+        metrics = ", ".join(f"{name} {value:.4g}" for name, value in self.metrics.items())
+        return f"<version {self.version} of {self.model}{aliases}: {metrics or 'no metrics'}>"
+
     def _repr_html_(self) -> str:
         """The version for a notebook."""
         pairs = [("aliases", ", ".join(self.aliases)), ("registered, UTC", f"{self.created:%F %T}")]

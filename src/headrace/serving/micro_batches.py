@@ -66,8 +66,12 @@ class MicroBatcher:
                     _settle(batch, self._predict(batch))
 
     def _predict(self, batch: list[_Waiting]) -> list[Prediction | Exception]:
+        model, requests = batch[0].model, [item.request for item in batch]
         try:
-            return self._predictor.predict_together(batch[0].model, [item.request for item in batch])
+            if len(requests) > 1:
+                return self._predictor.predict_together(model, requests)
+            (request,) = requests
+            return [*request.context.run(self._predictor.predict, model, [request.instance], request.version)]
         except Exception as error:
             return [error] * len(batch)
 

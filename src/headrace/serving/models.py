@@ -160,7 +160,6 @@ class Models:
         self._log: logs.Log | None = None
         self._releases: ReleaseFollower | None = None
         self._latest: dict[str, Release] = {}
-        self._history: dict[str, list[Release]] = {}
         self._file = find_kept_releases(settings)
         self._attempts: dict[str, tuple[str, float]] = {}  # model → release, time of the attempt (monotonic)
         self.released: dict[str, ReleasedModel] = {}
@@ -335,8 +334,7 @@ class Models:
             if self._log is None or self._releases is None:
                 self._log = logs.open(self.settings.log.url)
                 self._releases = ReleaseFollower(self._log)
-            for release in self._releases.poll():
-                self._history.setdefault(release.model, []).append(release)
+            self._releases.poll()
         except Unavailable as error:
             _log.warning("the releases cannot be read, the last ones stay in force: %s", error.what)
             return
@@ -375,7 +373,8 @@ class Models:
     def _activate_earlier(self, name: str) -> None:
         """Activates what answered before a release that cannot be activated at the start: the one that was
         kept, or else the newest of those that rollbacks would restore."""
-        kept, records = self._kept.get(name), self._history.get(name, [])
+        kept = self._kept.get(name)
+        records = [] if self._releases is None else self._releases.histories.get(name, [])
         is_active = kept is not None and kept.id != self.failed[name].release and self._activate(name, kept)
         while not is_active and (release := find_restored(records)) is not None:
             is_active = self._activate(name, release)

@@ -38,6 +38,7 @@ __all__ = [
     "history",
     "make",
     "make_rollback",
+    "read_histories",
 ]
 
 TOPIC = "headrace.releases"
@@ -147,7 +148,14 @@ def append(log: Log, release: Release) -> tuple[int, int]:
 
 def history(log: Log, model: str) -> list[Release]:
     """Every release of the model that was in force, oldest first."""
-    return [release for release in ReleaseFollower(log).poll() if release.model == model]
+    return read_histories(log).get(model, [])
+
+
+def read_histories(log: Log) -> dict[str, list[Release]]:
+    """Model → every release of it that was in force, oldest first."""
+    follower = ReleaseFollower(log)
+    follower.poll()
+    return follower.histories
 
 
 def find_current(log: Log, model: str) -> Release | None:
@@ -198,19 +206,24 @@ class ReleaseFollower:
     """Follows the topic of the releases.
 
     Attributes:
-        in_force: model → its last release, as of the last poll.
+        histories: model → every release of it that was in force, oldest first, as of the last poll.
     """
 
     def __init__(self, log: Log) -> None:
         self._follower = TopicFollower(log, TOPIC, msgspec.json.Decoder(Release).decode)
-        self.in_force: dict[str, Release] = {}
+        self.histories: dict[str, list[Release]] = {}
+
+    @property
+    def in_force(self) -> dict[str, Release]:
+        """Model → its last release, as of the last poll."""
+        return {model: releases[-1] for model, releases in self.histories.items()}
 
     def poll(self) -> list[Release]:
         """The releases put in force since the last poll, oldest first."""
         releases = []
         for record in self._follower.poll():
-            release, current = record.value, self.in_force.get(record.value.model)
-            if release.follows is None or current is None or release.follows == current.id:
-                self.in_force[release.model] = release
+            release, earlier = record.value, self.histories.setdefault(record.value.model, [])
+            if release.follows is None or not earlier or release.follows == earlier[-1].id:
+                earlier.append(release)
                 releases.append(release)
         return releases

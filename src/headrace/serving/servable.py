@@ -14,8 +14,9 @@ from headrace.features.plan import FeaturePlan, decode_plan
 from headrace.kernel.errors import Unavailable
 from headrace.registry import Registry
 from headrace.serving.prediction import Value
-from headrace.training.files import MODEL, PLAN
-from headrace.training.trainers.folder import Predictor, load_model
+from headrace.serving.prepared import load_prepared
+from headrace.training.files import PLAN
+from headrace.training.trainers.folder import Predictor
 from headrace.training.trainers.port import Outputs
 
 __all__ = ["Servable", "check_filled", "decode_answers", "load_servable"]
@@ -74,7 +75,7 @@ def load_servable(registry: Registry, store: OnlineStore, model: str, version: i
     bundle = registry.bundle(model, version, apart=True)
     plan = decode_plan((bundle / PLAN).read_bytes())
     store.prepare(plan)
-    predictor = load_model(bundle / MODEL)
+    predictor = load_prepared(registry, bundle)
     columns = tuple(feature.column for feature in plan.features)
     # The first call is slow, so it is made before any client's.
     fill = 0.0 if plan.missing == "refuse" else np.nan

@@ -27,7 +27,7 @@ def try_release(settings: Settings, release: Release, instances: Mapping[int, _I
 
     Args:
         settings: the project's settings.
-        release: the release to try; nothing is written.
+        release: the release to try. It is not put in force.
         instances: version → entity keys and request fields of real rows to predict. A version without
             instances is only loaded, and its views are checked.
 

@@ -134,6 +134,20 @@ def test_a_saved_dataset_is_a_table_of_the_lake(store: FeatureStore) -> None:
         job.persist(SavedDatasetFileStorage(path="mine.parquet"))
 
 
+def test_a_saved_dataset_is_read_with_all_its_columns(store: FeatureStore) -> None:
+    asked = labels().assign(label=range(len(labels())))
+    job = store.get_historical_features(asked, ["activity:spent", "facts:clicks"])
+    with pytest.warns(RuntimeWarning, match="experimental"):
+        saved = store.create_saved_dataset(job, "whole", SavedDatasetTable("whole"))
+    expected = job.to_df()
+    rows = saved.to_df()
+    assert {"user_id", "item", "label", "spent"} <= set(rows.columns)
+    pd.testing.assert_frame_equal(rows.sort_values("label", ignore_index=True), expected, check_like=True)
+    other = store.get_historical_features(asked.rename(columns={"event_timestamp": "ts"}), ["facts:clicks"])
+    with pytest.raises(CallError, match="no column event_timestamp"):
+        other.persist(SavedDatasetTable("other"))
+
+
 def test_rows_are_written_to_a_table_that_no_function_makes(store: FeatureStore) -> None:
     rows = instants(FACTS)
     lake.open(settings_of(store.config)).ensure("other_facts", rows.schema).append(rows)

@@ -17,6 +17,7 @@ from headrace.features.offline.compute import port
 from headrace.features.offline.compute.local import LocalCompute
 from headrace.features.offline.parts import join_in_pieces
 from headrace.features.offline.point_in_time import join, unique_rows
+from headrace.features.offline.windows import aggregate
 from headrace.features.plan import (
     AsOfView,
     EntityKey,
@@ -188,3 +189,22 @@ def test_a_missing_column_is_named_before_a_file_is_written(tmp_path):
     with pytest.raises(ProjectError, match="feature 'y', a column that table facts lacks"):
         run(labels_of([(1, NOW)] * 3), plan, tables, tmp_path, LEAST)
     assert not list(tmp_path.rglob("*.parquet"))
+
+
+@pytest.mark.parametrize(
+    ("rows", "is_written"),
+    [
+        ([(1, NOW), (1, NOW - HOUR), (None, NOW)], False),  # one of a thousand users
+        ([(user, NOW - 2 * DAY) for user in range(1_000)], False),  # no event is within reach
+        ([(user, NOW) for user in range(1_000)], True),
+    ],
+)
+def test_only_events_that_a_label_can_reach_are_written_to_parts(tmp_path, rows, is_written):
+    events = [(user, NOW - HOUR // 2 + user, user, 0.5, "a", True) for user in range(1_000)] * 5
+    labels = labels_of(rows).select("user_id", "event_timestamp")
+    job = port.ViewJob(ACTIVITY, plan_with(ACTIVITY), labels, 200_000, tmp_path)
+    table = events_frame(events)
+    indexes, features = zip(*port.compute_share(job, table.lazy()), strict=True)
+    result = pl.concat(features)[np.argsort(np.concatenate(indexes))]
+    assert_frame_equal(result, aggregate(ACTIVITY, labels, table, at="event_timestamp"), check_exact=True)
+    assert (tmp_path / "rows").exists() == is_written

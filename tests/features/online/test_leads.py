@@ -8,7 +8,6 @@ import textwrap
 import threading
 
 import polars as pl
-import pyarrow as pa
 import pytest
 from msgspec.structs import replace
 from tests.features.online.clicks import activity, clicks_until, ingest, look_up, plan_of, send
@@ -101,7 +100,7 @@ class Leader:
         batch = self._log.read("clicks", self._position.offsets, most)
         self._position = self._position.with_offsets(batch.next)
         self._judged.append(self._judge.judge(batch).good_rows)
-        self.sink.lead(pa.concat_tables(self._judged), self.committed, self._position)
+        self.sink.lead(self._judged, self.committed, self._position)
         return self._position
 
 
@@ -434,7 +433,7 @@ def test_a_lead_of_every_type_is_confirmed(project, log, lake, store, caplog):
     batch = log.read("wide", position.offsets, 10)
     verdicts = Judge(contract).judge(batch)
     assert verdicts.refused == {}
-    sink.lead(verdicts.good_rows, position, position.with_offsets(batch.next))
+    sink.lead([verdicts.good_rows], position, position.with_offsets(batch.next))
     assert leads_of(store.position(view))
     ingestion = Ingest(contract, log, lake, [OnlineSink(project, contract, store, lake)])
     ingestion.run(True, threading.Event())

@@ -10,7 +10,7 @@ from headrace.features.plan import PlanField
 from headrace.http.responses import HttpError
 from headrace.serving.endpoint import MAX_BODY
 from headrace.serving.errors import RequestError
-from headrace.serving.protocols.instances import MAX_INSTANCES
+from headrace.serving.protocols.counting import MAX_INSTANCES
 from headrace.serving.protocols.kserve_v1 import decode, encode_error
 from headrace.serving.protocols.status import to_response_error
 from headrace.serving.release import Arm

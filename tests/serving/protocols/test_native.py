@@ -6,7 +6,7 @@ import pytest
 from headrace.features.plan import EntityKey, FeaturePlan, PlanField
 from headrace.http.responses import HttpError
 from headrace.serving.errors import RequestError
-from headrace.serving.protocols.instances import MAX_INSTANCES
+from headrace.serving.protocols.counting import MAX_INSTANCES
 from headrace.serving.protocols.native import decode
 from headrace.serving.protocols.status import to_response_error
 from headrace.serving.request_schema import RequestSchema

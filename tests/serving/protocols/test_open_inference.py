@@ -12,7 +12,7 @@ from tests.until import until
 
 from headrace.http.responses import HttpError
 from headrace.serving.errors import RequestError
-from headrace.serving.protocols.instances import MAX_INSTANCES
+from headrace.serving.protocols.counting import MAX_INSTANCES
 from headrace.serving.protocols.open_inference import decode, encode_error
 from headrace.serving.protocols.status import to_response_error
 from headrace.serving.release import Arm

@@ -68,11 +68,10 @@ class Gathering:
         """Forgets all events: they are read again."""
         self._waiting, self._writing = [], []
 
-    def uncommitted(self) -> tuple[pa.Table, LogPosition, LogPosition]:
-        """The good events of all batches, and the positions before and after them."""
+    def uncommitted(self) -> tuple[list[pa.Table], LogPosition, LogPosition]:
+        """The good events of each batch, and the positions before and after all."""
         judged = [*self._writing, *self._waiting]
-        events = pa.concat_tables([batch.verdicts.good_rows for batch in judged])
-        return events, judged[0].span.before, judged[-1].span.after
+        return [batch.verdicts.good_rows for batch in judged], judged[0].span.before, judged[-1].span.after
 
 
 def has_replays(batch: Batch) -> bool:

@@ -54,6 +54,7 @@ __all__ = ["Ingest", "IngestHooks", "Progress", "Sink", "ingest_all"]
 BATCH = 125_000  # events; large enough for large files, small enough that reading overlaps writing
 TRICKLE = 5_000  # a batch below this is followed by a pause, so that events gather for one commit
 PAUSE = 0.2  # seconds
+LEAD_PAUSE = 1.0  # seconds: commits disturb the sinks that lead, and where all do, nobody waits for one
 TICK = 0.02  # seconds between two batches that a leading sink is fed
 RETRY = 2.0  # seconds, at most, between attempts while something is unavailable
 READY_SECONDS = 5.0  # an ingest without partitions is ready after this: other processes may read the topic
@@ -267,7 +268,8 @@ class Ingest:
             return False
         if self._writing is not None and (self._writing.done() or len(self._gathering) >= TRICKLE):
             self._finish_commit(loop)
-        if self._writing is None and self._gathering.is_due(TRICKLE, PAUSE):
+        pause = LEAD_PAUSE if all(feed.may_lead for feed in self._feeds) else PAUSE
+        if self._writing is None and self._gathering.is_due(TRICKLE, pause):
             self._write_gathered(loop)
         return True
 

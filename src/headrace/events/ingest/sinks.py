@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
 import polars as pl
@@ -72,11 +73,12 @@ class LeadingSink(Sink, Protocol):
     @property
     def may_lead(self) -> bool: ...
 
-    def lead(self, events: pa.Table, committed: LogPosition, position: LogPosition) -> None:
+    def lead(self, batches: Sequence[pa.Table], committed: LogPosition, position: LogPosition) -> None:
         """Stores judged events that are not in the table yet, and moves its position, in one transaction.
 
         Args:
-            events: all good events between the two positions.
+            batches: all good events between the two positions, as they were judged; a batch is the same object
+                in every call.
             committed: a position up to which the table has the events, in this worker's log partitions.
             position: the position after the events.
         """
@@ -158,13 +160,13 @@ class SinkFeed:
         """Whether `lead` would store anything."""
         return self._leading is not None and self.behind is None and self._leading.may_lead
 
-    def lead(self, events: pa.Table, committed: LogPosition, position: LogPosition) -> None:
+    def lead(self, batches: Sequence[pa.Table], committed: LogPosition, position: LogPosition) -> None:
         """Feeds a leading sink what is not committed yet (LeadingSink.lead). Does nothing while `follow` runs:
         the next call has these events too."""
         if self._leading is None or not self.may_lead or not self._lock.acquire(blocking=False):
             return
         try:
-            self._leading.lead(events, committed, position)
+            self._leading.lead(batches, committed, position)
         except Unavailable as error:
             self._note_behind(error)
         finally:

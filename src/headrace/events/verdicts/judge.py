@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from datetime import datetime, timedelta
 from decimal import MAX_EMAX, MAX_PREC, MIN_EMIN, Context, Decimal
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +70,7 @@ class Verdicts:
     extra: Counter[str] = attrs.Factory(Counter)
     watermarks: str = "{}"
 
-    @property
+    @cached_property
     def good_rows(self) -> pa.Table:
         """The good rows: the contract's fields, _log_partition, _log_offset, _arrived_at and _known_at."""
         fields = [name for name in self.rows.column_names if name not in META.names]

@@ -25,7 +25,7 @@ from headrace import lake
 from headrace.config.settings import Settings
 from headrace.features.feast.frames import to_instants, to_polars, utc
 from headrace.features.feast.repository import settings_of
-from headrace.features.feast.saved import append_logs, write_dataset
+from headrace.features.feast.saved import append_logs, is_dataset, write_dataset
 from headrace.features.feast.views import (
     compile_entity_keys,
     compile_on_demand_view,
@@ -191,8 +191,14 @@ class HeadraceOfflineStore(OfflineStore):  # type: ignore[misc]
         start_date: datetime | None = None,
         end_date: datetime | None = None,
     ) -> RetrievalJob:
-        """Every row between two times."""
+        """Every row between two times.
+
+        Of a saved dataset all columns: Feast asks for neither the keys of stream views nor other columns of
+        `entity_df`, such as the label.
+        """
         columns = [*join_key_columns, *feature_name_columns, timestamp_field]
+        if is_dataset(data_source.name):
+            columns = reader(config)(data_source.name).collect_schema().names()
         pulled = _between(reader(config)(data_source.name), timestamp_field, start_date, end_date)
 
         def rows() -> pa.Table:

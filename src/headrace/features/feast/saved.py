@@ -21,9 +21,10 @@ from headrace.features.feast.source import TableSource
 from headrace.kernel.errors import CallError
 from headrace.lake import Lake
 
-__all__ = ["LoggingTable", "SavedDatasetTable", "append_logs", "write_dataset"]
+__all__ = ["LoggingTable", "SavedDatasetTable", "append_logs", "is_dataset", "write_dataset"]
 
 _PREFIX = "headrace_feast_"  # no table of a project can have this name
+_TIME = "event_timestamp"
 
 
 _DATA_SOURCE_TO_SAVED_DATASET_STORAGE[TableSource.__name__] = f"{__name__}.SavedDatasetTable"
@@ -52,7 +53,7 @@ class SavedDatasetTable(SavedDatasetStorage):  # type: ignore[misc]
     def from_data_source(data_source: DataSource) -> SavedDatasetTable:
         """The storage that a source reads. Raises SavedDatasetLocationAlreadyExists for any other table."""
         name = str(data_source.name)
-        if not name.startswith(_PREFIX):
+        if not is_dataset(name):
             raise SavedDatasetLocationAlreadyExists(name)
         return SavedDatasetTable(name.removeprefix(_PREFIX))
 
@@ -64,7 +65,7 @@ class SavedDatasetTable(SavedDatasetStorage):  # type: ignore[misc]
 
     def to_data_source(self) -> DataSource:
         """The table as a source."""
-        return TableSource.of_table(self.table, "event_timestamp")
+        return TableSource.of_table(self.table, _TIME)
 
 
 class LoggingTable(LoggingDestination):  # type: ignore[misc]
@@ -96,17 +97,27 @@ class LoggingTable(LoggingDestination):  # type: ignore[misc]
         return TableSource.of_table(self.table, LOG_TIMESTAMP_FIELD)
 
 
+def is_dataset(table: str) -> bool:
+    """Whether the table of this name was written by Feast's own API."""
+    return table.startswith(_PREFIX)
+
+
 def write_dataset(lake: Lake, storage: Any, rows: pa.Table, *, overwrite: bool) -> None:
     """Writes a saved dataset.
 
     Raises:
-        CallError: the storage is not a SavedDatasetTable.
+        CallError: the storage is not a SavedDatasetTable, or the rows have no event_timestamp.
         SavedDatasetLocationAlreadyExists: the table exists, and `overwrite` is not set.
     """
     if not isinstance(storage, SavedDatasetTable):
         raise CallError(
             f"a dataset cannot be saved to a {type(storage).__name__}",
             remedy="Save it in the lake: storage=SavedDatasetTable(name).",
+        )
+    if _TIME not in rows.column_names:
+        raise CallError(
+            f"the dataset has no column {_TIME}, by which Feast reads it again",
+            remedy=f"Give entity_df's column of times the name {_TIME}.",
         )
     if lake.table_exists(storage.table) and not overwrite:
         raise SavedDatasetLocationAlreadyExists(storage.table)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
+from typing import NamedTuple
 
+import numpy as np
 import polars as pl
 import pyarrow as pa
 
 from headrace.declare.event import Contract
 from headrace.features.offline.rowwise import codes_as_loaded, is_of_other_code, rows_of
-from headrace.features.online.leads import LeadWatch, digest_events
+from headrace.features.online.leads import LeadWatch, add_digests, digest_events
 from headrace.features.online.store import OnlineStore
 from headrace.features.plan import WindowedView
 from headrace.kernel.errors import CallError, Conflict, ProjectError, Unavailable
@@ -59,6 +61,7 @@ class OnlineSink:
         self._leads = LeadWatch(project, contract, store, lake)
         self._warned: set[str] = set()
         self._failing: set[str] = set()
+        self._judged: dict[int, _JudgedBatch] = {}
 
     @property
     def may_lead(self) -> bool:
@@ -68,26 +71,28 @@ class OnlineSink:
     def restart(self) -> None:
         """See events.ingest.sinks.LeadingSink."""
         self._leads.restart()
+        self._judged.clear()
 
     def confirm(self, position: LogPosition) -> None:
         """See events.ingest.sinks.LeadingSink."""
         self._leads.confirm(position)
         self._idle = position if self._idle is None else self._idle.advance(position.offsets)
 
-    def lead(self, events: pa.Table, committed: LogPosition, position: LogPosition) -> None:
+    def lead(self, batches: Sequence[pa.Table], committed: LogPosition, position: LogPosition) -> None:
         """See events.ingest.sinks.LeadingSink. A view that another process moves meanwhile is left out."""
-        good = pl.DataFrame(events)
-        digests = digest_events(good)
+        self._judged = {id(batch): self._judged.get(id(batch)) or _JudgedBatch.of(batch) for batch in batches}
+        judged = list(self._judged.values())
+        digests = add_digests(batch.digests for batch in judged)
         for views, current in self._group_views(only_confirmed=True):
             ahead = current.advance(position.offsets)
             moved = [p for p, end in ahead.offsets.items() if end > current.next_offset(p)]
             if not moved or any(current.next_offset(p) < committed.next_offset(p) for p in moved):
                 continue
             leads = {p: Lead(committed.next_offset(p), digests.get(p, 0)) for p in moved}
+            new = [_events_after(batch.events, current) for batch in judged if batch.is_ahead_of(current)]
+            good = pl.concat([judged[0].events.clear(), *new])
             with suppress(Conflict, CallError):
-                self._apply_group(
-                    views, _events_after(good, current), _with_leads(ahead, current, leads), current
-                )
+                self._apply_group(views, good, _with_leads(ahead, current, leads), current)
 
     def position(self) -> LogPosition | None:
         """The position that every followed view has reached; without such views, that of the last call."""
@@ -208,13 +213,37 @@ def _with_leads(ahead: LogPosition, current: LogPosition, leads: Mapping[int, Le
     return ahead.with_leads({**kept, **leads})
 
 
+class _JudgedBatch(NamedTuple):
+    """The good events of a batch that is not in the table yet.
+
+    Attributes:
+        table: the batch, which keeps its id from being another's.
+        events: the same events.
+        digests: their digests (leads.digest_events).
+        ends: log partition → the offset after its last event.
+    """
+
+    table: pa.Table
+    events: pl.DataFrame
+    digests: dict[int, int]
+    ends: dict[int, int]
+
+    @classmethod
+    def of(cls, table: pa.Table) -> _JudgedBatch:
+        """The events of this table."""
+        events = pl.DataFrame(table)
+        ends = dict(zip(events["_log_partition"].to_list(), events["_log_offset"].to_list(), strict=True))
+        return cls(table, events, digest_events(events), {p: last + 1 for p, last in ends.items()})
+
+    def is_ahead_of(self, position: LogPosition) -> bool:
+        """Whether it has events after the position."""
+        return any(end > position.next_offset(p) for p, end in self.ends.items())
+
+
 def _events_after(events: pl.DataFrame, position: LogPosition) -> pl.DataFrame:
     """The good events after the position."""
-    new = pl.any_horizontal(
-        pl.lit(False),
-        *(
-            (pl.col("_log_partition") == partition) & (pl.col("_log_offset") >= position.next_offset(partition))
-            for partition in events["_log_partition"].unique().to_list()
-        ),
-    )
-    return events.filter(new)
+    partitions, offsets = events["_log_partition"].to_numpy(), events["_log_offset"].to_numpy()
+    is_after = np.zeros(len(events), np.bool_)
+    for partition in np.unique(partitions).tolist():
+        is_after |= (partitions == partition) & (offsets >= position.next_offset(partition))
+    return events if is_after.all() else events.filter(is_after)

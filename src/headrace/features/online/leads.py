@@ -11,7 +11,8 @@ not, the view is filled again from the table. If they do, the lead is removed fr
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
 
 import numpy as np
 import polars as pl
@@ -28,10 +29,11 @@ from headrace.kernel.position import Lead, LogPosition, leads_of
 from headrace.lake import Lake
 from headrace.projects.project import Project
 
-__all__ = ["LeadWatch", "digest_events"]
+__all__ = ["LeadWatch", "add_digests", "digest_events"]
 
 _logger = logging.getLogger(__name__)
 _SEED = 0xC0FFEE
+_UINT64 = (1 << 64) - 1
 
 Marks = dict[int, tuple[int, Lead | None]]
 """Log partition → a view's offset in it, and its lead there."""
@@ -45,6 +47,14 @@ def digest_events(events: pl.DataFrame) -> dict[int, int]:
     hashes = events.select(sorted(events.columns)).hash_rows(_SEED).to_numpy()
     partitions = events["_log_partition"].to_numpy()
     return {p: int(np.add.reduce(hashes[partitions == p])) for p in np.unique(partitions).tolist()}
+
+
+def add_digests(digests: Iterable[Mapping[int, int]]) -> dict[int, int]:
+    """The digests of all events, from those of their parts."""
+    total: Counter[int] = Counter()
+    for part in digests:
+        total.update(part)
+    return {partition: digest & _UINT64 for partition, digest in total.items()}
 
 
 class LeadWatch:

@@ -16,18 +16,19 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 from psycopg import errors
 
 from headrace.features.online.database import (
+    NO_STATE,
     EntityGroup,
     MissingView,
     ReadStates,
     StatesRead,
     decode_views,
-    join_states,
 )
 from headrace.features.online.keys import KeySchema, PackedKey
 from headrace.features.plan import StoredView
@@ -165,24 +166,16 @@ class PostgresDatabase:
                 result = self._pool.run(lambda connection: connection.fetch(statement, arguments, _READ))
             except (errors.UndefinedTable, errors.InvalidSchemaName) as error:
                 raise MissingView from error
-            states: list[list[list[bytes | None]]] = [
-                [[None] * len(keys) for _ in range(width)]
-                for width, keys in zip(widths, packed_keys, strict=True)
-            ]
-            positions: list[Position | None] = []
-            value = result.get_value
-            for row in range(result.ntuples):
-                place = int.from_bytes(value(row, 0) or b"", "big", signed=True)
-                if place < 0:
-                    texts = [value(row, column) for column in range(1, sum(widths) + 1)]
-                    positions = [None if text is None else decode_position(text) for text in texts]
-                    continue
-                index, group = divmod(place, len(widths))
-                for column, view_states in enumerate(states[group], 1):
-                    view_states[index] = value(row, column)
-            left = iter(positions)
-            joined = [[join_states(view_states) for view_states in group_states] for group_states in states]
-            return StatesRead(joined, [[next(left) for _ in range(width)] for width in widths])
+            values = map(partial(result.get_value, 0), range(result.nfields))
+            states, is_complete = [], True
+            for width, keys in zip(widths, packed_keys, strict=True):
+                counts = [int.from_bytes(next(values) or b"", "big") for _ in range(width)]
+                is_complete = is_complete and min(counts) == len(keys)
+                states.append([next(values) or b"" for _ in range(width)])
+            if is_complete:
+                return StatesRead(states, None)
+            positions = (None if text is None else decode_position(text) for text in values)
+            return StatesRead(states, [list(islice(positions, width)) for width in widths])
 
         return read
 
@@ -277,29 +270,35 @@ class PostgresDatabase:
 
 
 def _reading_statement(schema: str, groups: Sequence[EntityGroup]) -> bytes:
-    """One statement for a lookup. Its arguments are the packed keys of each group.
+    """One statement for a lookup, with one row. Its arguments are the packed keys of each group.
 
-    Its rows have the place of an entity (its index, times the number of groups, plus the index of its group)
-    and its states in the group's views; and one row has the place -1 and the positions of all views.
+    The row has, for each group, how many of its entities have a state in each of its views; their joined states
+    in each; and after all groups the positions of all views. PostgreSQL joins the states itself: a row for each
+    entity would cost both sides as much as finding it.
     """
-    width = sum(len(views) for _, views in groups)
-    selects = []
+    columns, sources = [], []
     for index, (keys, views) in enumerate(groups):
-        columns = [f"s{view}.state" for view in range(len(views))] + ["null::bytea"] * (width - len(views))
+        counts = [f"count(s{view}.state) n{view}" for view in range(len(views))]
+        joined = [
+            f"string_agg(coalesce(s{view}.state, '\\x{NO_STATE.hex()}'), ''::bytea order by k.i) j{view}"
+            for view in range(len(views))
+        ]
         joins = [
             f" left join {schema}.v_{view.digest} s{number} on s{number}.key = k.key"
             for number, view in enumerate(views)
         ]
-        selects.append(
-            f"select (k.i - 1) * {len(groups)} + {index}, {', '.join(columns)}"
-            f" from unnest(${index + 1}::{_TYPES[keys.kind]}[]) with ordinality k(key, i){''.join(joins)}"
+        sources.append(
+            f"(select {', '.join([*counts, *joined])}"
+            f" from unnest(${index + 1}::{_TYPES[keys.kind]}[]) with ordinality k(key, i){''.join(joins)})"
+            f" g{index}"
         )
+        columns += [f"g{index}.{name}{view}" for name in "nj" for view in range(len(views))]
     positions = [
         f"(select convert_to(position, 'UTF8') from {schema}.views where digest = '{view.digest}')"
         for _, views in groups
         for view in views
     ]
-    return " union all ".join([*selects, f"select -1::bigint, {', '.join(positions)}"]).encode()
+    return f"select {', '.join([*columns, *positions])} from {', '.join(sources)}".encode()
 
 
 def _encode_keys(kind: str, keys: Sequence[PackedKey]) -> bytes:

@@ -17,12 +17,8 @@ def find_released_plans(workspace: Workspace) -> dict[str, FeaturePlan]:
     Raises:
         HeadraceError: the log or the registry cannot be reached, or a bundle cannot be read.
     """
-    histories: dict[str, list[releases.Release]] = {}
-    follower = releases.ReleaseFollower(workspace.log)
-    for release in follower.poll():
-        histories.setdefault(release.model, []).append(release)
     plans = {}
-    for model, history in histories.items():
+    for model, history in releases.read_histories(workspace.log).items():
         named = [history[-1], releases.find_restored(history)]
         for version in sorted(
             {arm.version for release in named if release is not None for arm in release.arms}

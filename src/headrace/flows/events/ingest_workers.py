@@ -17,6 +17,7 @@ from headrace.events.ingest.progress import Progress
 from headrace.flows.events.ingest import ingest
 from headrace.flows.events.ingest_report import IngestReport
 from headrace.kernel.errors import CallError, Unavailable
+from headrace.kernel.memory import freeze_objects
 from headrace.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -171,6 +172,7 @@ def _work(
                 history_until=history_until,
                 stop=stop,
                 progress=report,
+                on_ready=freeze_objects,
             )
     except BaseException as error:
         report(error)

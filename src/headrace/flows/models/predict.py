@@ -59,7 +59,9 @@ def predict(
             fields = {**answer["deployed"], **answer["models"]}.get(model, {}).get("fields", {})
             body = {name: _parse(value, fields.get(name)) for name, value in values.items()}
             params = _query(explain, as_of, version)
-            return _read_response(client.post(f"/predict/{model}", params=params, json=body))
+            response = client.post(f"/predict/{model}", params=params, json=body)
+            takes = ", ".join(f"{name} ({dtype})" for name, dtype in fields.items())
+            return _read_response(response, f"{model} takes {takes}." if takes else None)
         except httpx.HTTPError as error:
             raise Unavailable(
                 f"the predict endpoint does not answer: {error}", where=up.predict, remedy="headrace status"
@@ -82,7 +84,7 @@ def _parse(value: Any, dtype: str | None) -> Any:
         return value
 
 
-def _read_response(response: httpx.Response) -> dict[str, Any]:
+def _read_response(response: httpx.Response, remedy: str | None = None) -> dict[str, Any]:
     try:
         body: dict[str, Any] = response.json()
     except ValueError:
@@ -95,7 +97,7 @@ def _read_response(response: httpx.Response) -> dict[str, Any]:
         raise CallError(error["message"], remedy=f"Released models: {released}.")
     message = error.get("message", f"the endpoint answered {response.status_code}")
     if response.status_code in (400, 404, 413, 422):
-        raise CallError(message, where=error.get("field"))
+        raise CallError(message, where=error.get("field"), remedy=remedy)
     if response.status_code == 503:
         raise Unavailable(message, where=str(response.url))
     raise HeadraceError(message, where=str(response.url))

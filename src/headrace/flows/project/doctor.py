@@ -20,9 +20,9 @@ from headrace.config.settings import Settings
 from headrace.events.formats.schema_registry import SchemaRegistry
 from headrace.features.applied.registry import registry_digest
 from headrace.features.plan import WindowedView
-from headrace.http.token import read_token_file
+from headrace.http.token import check_tokens, read_token_file
 from headrace.kernel.counts import plural
-from headrace.kernel.errors import HeadraceError, Unavailable
+from headrace.kernel.errors import HeadraceError, ProjectError, Unavailable
 from headrace.kernel.extras import is_installed, remedy_for
 from headrace.kernel.private import is_open_to_others
 from headrace.kernel.secrets import clean_text
@@ -78,7 +78,9 @@ def doctor(workspace: Workspace | None) -> list[Diagnosis]:
         (f"mlflow {settings.registry.mlflow}", lambda: _mlflow(workspace)),
     ]
     if url := settings.formats.schema_registry:
-        checks.append((f"schema registry {url}", lambda: f"{len(SchemaRegistry(url).subjects())} subjects"))
+        checks.append(
+            (f"schema registry {url}", lambda: plural(len(SchemaRegistry(url).subjects()), "subject"))
+        )
     if (url := settings.features.feast_registry) != "file":
         checks.append((f"feast registry {url}", lambda: _feast_registry(settings)))
     if urlsplit(settings.log.address).scheme in _LOG_PACKAGES:
@@ -109,7 +111,12 @@ def _state(settings: Settings) -> Iterator[Diagnosis]:
 
 def _tokens(settings: Settings) -> Iterator[Diagnosis]:
     for path in settings.token_paths:
-        yield _run_check(f"tokens {path}", lambda path=path: f"{len(read_token_file(path))} tokens")  # type: ignore[misc]
+        yield _run_check(f"tokens {path}", lambda path=path: plural(len(read_token_file(path)), "token"))  # type: ignore[misc]
+    if not settings.token_paths:
+        try:
+            check_tokens(settings.http.host)
+        except ProjectError as error:  # no server would start
+            yield Diagnosis("token", False, error.what, error.remedy)
 
 
 def _python() -> Diagnosis:
@@ -123,9 +130,8 @@ def _package(name: str) -> Diagnosis:
     try:
         return Diagnosis(f"package {name}", True, version(name))
     except PackageNotFoundError:
-        return Diagnosis(
-            f"package {name}", False, "is not installed", "Install from the lock: make .venv/.ready"
-        )
+        remedy = "pip install headrace, or in a checkout: make .venv/.ready"
+        return Diagnosis(f"package {name}", False, "is not installed", remedy)
 
 
 def _extra(url: str) -> Diagnosis:
@@ -197,7 +203,7 @@ def _online(workspace: Workspace) -> str:
     store = workspace.online
     views = store.views()
     broken = sum(store.count_broken(view) for view in views if isinstance(view, WindowedView))
-    return f"{len(views)} feature views" + (f", {broken} broken entities" if broken else "")
+    return plural(len(views), "feature view") + (f", {broken} broken entities" if broken else "")
 
 
 def _feast_registry(settings: Settings) -> str:

@@ -81,12 +81,14 @@ def init(folder: Path, example: str | None = None) -> NewProject:
             project name.
     """
     folder = make_absolute(folder)
-    if folder.exists() and not (folder.is_dir() and {path.name for path in folder.iterdir()} <= {".git"}):
+    if folder.exists() and not folder.is_dir():
+        raise CallError("a file of this name exists", where=str(folder), remedy="Name another folder.")
+    if folder.exists() and not {path.name for path in folder.iterdir()} <= {".git"}:
         raise CallError(
             "the folder is not empty",
             where=str(folder),
             remedy="Name a folder that does not exist yet. To make a project of this one, write headrace.toml "
-            "and a package of the project's name into it (docs/how-to/move_from_dvc.md).",
+            'into it ([project] and below it name = "NAME") and a Python package of that name.',
         )
     if example is None:
         _empty(folder)

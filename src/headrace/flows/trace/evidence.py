@@ -31,7 +31,7 @@ from headrace.tables.read import read_input
 
 __all__ = ["Evidence", "Origin", "RawEvent", "Row", "find_events", "find_row"]
 
-_COMMIT_SECONDS = 2.0  # within which the table usually has what the online store had first
+_COMMIT_SECONDS = 3.0  # within which the table usually has what the online store had first
 _POLL_SECONDS = 0.05
 
 

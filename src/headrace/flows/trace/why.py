@@ -16,6 +16,7 @@ from headrace.features.plan import AsOfView, FeaturePlan, OnDemandView, StoredVi
 from headrace.features.values.conversion import decode_fields
 from headrace.flows.models.predictions import PredictionPlace, find_prediction
 from headrace.flows.trace.evidence import Evidence, RawEvent, Row, find_events, find_row
+from headrace.kernel.counts import plural
 from headrace.kernel.errors import CallError, Refused, Unavailable
 from headrace.kernel.html import LIMIT, html_table
 from headrace.kernel.position import SnapshotPosition
@@ -158,9 +159,13 @@ class Why(Struct, frozen=True):
     lineage: Node
     notes: tuple[str, ...]
 
+    def __repr__(self) -> str:
+        features = plural(sum(len(view.features) for view in self.views), "feature")
+        return f"<why of prediction {self.prediction.id}: {features}; {self._summary}>"
+
     def _repr_html_(self) -> str:
         """The answer for a notebook: each feature as it was served and recomputed, and the events behind it."""
-        prediction, rows, notes = self.prediction, [], list(self.notes)
+        rows, notes = [], list(self.notes)
         for view in self.views:
             notes += [f"{view.name}: {note}" for note in view.notes]
             for feature in view.features:
@@ -171,14 +176,18 @@ class Why(Struct, frozen=True):
             for view in self.views
             for event in view.events
         ]
-        title = (
+        columns = ("feature", "served", "recomputed", "", "events")
+        features = html_table(self._summary, columns, rows, notes=notes, limit=LIMIT // 2)
+        names = ("view", "offset", "happened, UTC", "as the view reads it")
+        return features + html_table("The newest raw events", names, events, limit=LIMIT // 2)
+
+    @property
+    def _summary(self) -> str:
+        prediction = self.prediction
+        return (
             f"{prediction.model}@{prediction.version} answered {prediction.value} at {prediction.at:%F %T} UTC;"
             f" {'every recomputed feature is equal' if self.equal else 'not every feature is equal'}"
         )
-        columns = ("feature", "served", "recomputed", "", "events")
-        features = html_table(title, columns, rows, notes=notes, limit=LIMIT // 2)
-        names = ("view", "offset", "happened, UTC", "as the view reads it")
-        return features + html_table("The newest raw events", names, events, limit=LIMIT // 2)
 
 
 def why(workspace: Workspace, prediction_id: str, *, events: int = _EVENTS) -> Why:

@@ -13,6 +13,7 @@ from headrace.declare.event import Contract
 from headrace.events.contracts.shape import META
 from headrace.events.ingest.position import read_position
 from headrace.events.verdicts.judge import FirstPosition, find_first_position
+from headrace.kernel.counts import plural
 from headrace.kernel.errors import CallError, ProjectError
 from headrace.kernel.properties import FIRST_POSITION
 from headrace.kernel.time import from_micros
@@ -154,7 +155,7 @@ def _no_event(log: Log, topic: str, position: FirstPosition) -> CallError:
         return CallError(f"{what}: the topic has no events yet", where=where)
     start, end = log.start(topic).get(partition), log.end(topic).get(partition, 0)
     if start is None:
-        remedy = f"The log has {log.partitions(topic)} log partitions, numbered from 0"
+        remedy = f"The log has {plural(log.partitions(topic), 'log partition')}, numbered from 0"
     elif start == end:
         remedy = f"Log partition {partition} is empty now"
     else:

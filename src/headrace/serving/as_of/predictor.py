@@ -114,7 +114,6 @@ class AsOfPredictor:
         self._log = logs.open(settings.log.url)
         self._history = History(self._lake, self._log)
         self._follower = ReleaseFollower(self._log)
-        self._releases: dict[str, list[Release]] = {}
         self._find_version = lru_cache(_VERSIONS)(self._load_version)
 
     def close(self) -> None:
@@ -165,9 +164,8 @@ class AsOfPredictor:
 
     def _find_release(self, model: str, query: AsOf) -> Release | None:
         """The release that was in force; None if there was none and the query names the version."""
-        for release in self._follower.poll():
-            self._releases.setdefault(release.model, []).append(release)
-        releases = self._releases.get(model, [])
+        self._follower.poll()
+        releases = self._follower.histories.get(model, [])
         past = [release for release in releases if release.at <= query.moment]
         if past or query.version is not None:
             return past[-1] if past else None

@@ -6,7 +6,6 @@ SOCKET is the descriptor of a listening socket that the process inherits and sha
 
 from __future__ import annotations
 
-import gc
 import socket
 import sys
 import threading
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING
 from headrace.config.settings import Settings, load_settings
 from headrace.http.serve import serve, stop_on_signals
 from headrace.kernel.child import end_with_parent, report_alive, report_ready, run_work
+from headrace.kernel.memory import freeze_objects
 
 if TYPE_CHECKING:
     from headrace.serving.mlflow_models.served import ServedModels
@@ -40,18 +40,16 @@ def shorten_turns() -> None:
 def open_models(settings: Settings, names: Sequence[str], served: ServedModels | None = None) -> Models:
     """The models of a replica (see Models).
 
-    A later version may be of another trainer than those in force. So the libraries of all of them are imported
-    before the first request, and what is in memory then is left to no later collection of garbage: one over
-    all of it holds every request up for 60 ms.
+    A later version may be of another trainer than those in force. So the libraries of all of them are loaded
+    before the first request, and what is in memory then is frozen.
     """
     from headrace.serving.models import Models
-    from headrace.training.trainers import import_libraries
+    from headrace.training.trainers import preload_libraries
 
     models = Models(settings, names, served)
     if models.released:
-        import_libraries()
-    gc.collect()
-    gc.freeze()
+        preload_libraries()
+    freeze_objects()
     return models
 
 

@@ -13,10 +13,10 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 
 from headrace.http.responses import HttpError
 from headrace.serving.errors import MissingField, RequestError, UnknownField, WrongValue
+from headrace.serving.protocols.counting import MAX_INSTANCES, CountedList, CountedObject, check_number
 from headrace.serving.request_schema import InstanceSchema
 
 __all__ = [
-    "MAX_INSTANCES",
     "convert_instances",
     "decode_instance",
     "decode_instances",
@@ -24,8 +24,6 @@ __all__ = [
     "has_instances",
 ]
 
-MAX_INSTANCES = 10_000
-"""The largest number of instances in a request."""
 _FIELD_NAME = re.compile(r"`([^`]+)`")
 _KINDS = {"Object missing required field": MissingField, "Object contains unknown field": UnknownField}
 _WHOLE_BODY = ""  # in place of a member's name: the body is one instance
@@ -62,6 +60,7 @@ def decode_instances(schema: InstanceSchema, body: bytes, member: str = "instanc
         HttpError: 400: the body is not JSON.
         MissingField, UnknownField, WrongValue: an instance does not fit the schema.
     """
+    check_number(body, _find_outlines(member), member)
     decoded = decode_json(_find_decoder(schema, member), body, member)
     return _to_values(schema, getattr(decoded, member))
 
@@ -115,6 +114,14 @@ def _find_decoder(schema: InstanceSchema, member: str) -> _Decode:
         types = [_body_type(type_, member) for type_ in schema.instance_types]
         decode = decoders[member] = _decode_first([msgspec.json.Decoder(type_).decode for type_ in types])
     return decode
+
+
+@cache
+def _find_outlines(member: str) -> list[_Decode]:
+    """Decoders that count the instances of this member."""
+    types: tuple[Any, ...] = (list[CountedObject], list[CountedList])
+    outlines = [msgspec.defstruct("Outline", [(member, type_)]) for type_ in types]
+    return [msgspec.json.Decoder(outline).decode for outline in outlines]
 
 
 def _decode_first(decoders: Sequence[_Decode]) -> _Decode:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from headrace.serving.protocols.instances import MAX_INSTANCES
+from headrace.serving.protocols.counting import MAX_INSTANCES
 
 __all__ = ["array_schema", "object_schema"]
 

@@ -9,11 +9,11 @@ GET  /version               the version of MLflow that wrote the models
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from functools import cache
 from importlib.metadata import version
-from typing import Annotated, Any
+from typing import Annotated, Any, Generic, TypeVar
 
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
@@ -22,6 +22,7 @@ from headrace.http.asgi import Scope
 from headrace.http.responses import HttpError
 from headrace.serving.errors import WrongValue
 from headrace.serving.models import Models
+from headrace.serving.protocols.counting import MAX_INSTANCES, CountedList, CountedObject, check_number
 from headrace.serving.protocols.instances import convert_instances, decode_json
 from headrace.serving.protocols.json_schema import array_schema, object_schema
 from headrace.serving.protocols.port import DecodedRequest, PredictRoute, ReadRoute, encode_parallel
@@ -30,6 +31,7 @@ from headrace.serving.request_schema import InstanceSchema
 __all__ = ["ROUTES", "decode", "encode_error"]
 
 _encode = msgspec.json.Encoder().encode
+_TEXT_OR_NAN = re.compile(rb'"(?:[^"\\]++|\\.)*+"|NaN', re.DOTALL)
 _FORMS = ("dataframe_split", "dataframe_records", "instances", "inputs")
 
 
@@ -51,30 +53,36 @@ class _Invocation(Struct, forbid_unknown_fields=True):
     params: Annotated[dict[str, Any], Meta(max_length=0)] | None = None
 
 
-_decode_strict = msgspec.json.Decoder(_Invocation).decode
+_decode_invocation = msgspec.json.Decoder(_Invocation).decode
+_Row = TypeVar("_Row")
 
 
-def _decode_invocation(body: bytes) -> _Invocation:
-    """Decodes JSON in which a number may be NaN, as MLflow's client and pandas write a missing value."""
-    try:
-        return _decode_strict(body)
-    except msgspec.ValidationError:
-        raise
-    except msgspec.DecodeError as error:
-        if b"NaN" not in body:
-            raise
-        try:
-            content = json.loads(body, parse_constant=_read_constant)
-            strict_body = json.dumps(content, ensure_ascii=False).encode()
-        except (ValueError, RecursionError):  # Python's JSON also allows text that is not Unicode
-            raise error from None
-        return _decode_strict(strict_body)
+class _SplitOutline(Struct, Generic[_Row]):
+    """A split frame of which only the rows are looked at."""
+
+    data: list[_Row]
 
 
-def _read_constant(name: str) -> None:
-    """NaN is null. Infinity and -Infinity, the other constants of Python's JSON, are refused."""
-    if name != "NaN":
-        raise ValueError(name)
+class _Outline(Struct, Generic[_Row]):
+    """A body of which only the rows are looked at."""
+
+    dataframe_split: _SplitOutline[_Row] | UnsetType = UNSET
+    dataframe_records: list[_Row] | UnsetType = UNSET
+    instances: list[_Row] | UnsetType = UNSET
+    inputs: list[_Row] | msgspec.Raw | UnsetType = UNSET
+
+
+_OUTLINES: list[Callable[[bytes], Any]] = [
+    msgspec.json.Decoder(_Outline[CountedObject]).decode,
+    msgspec.json.Decoder(_Outline[CountedList]).decode,
+]
+
+
+def _replace_nan(body: bytes) -> bytes:
+    """The body with null in place of NaN, as MLflow's client and pandas write a missing value."""
+    if b"NaN" not in body:
+        return body
+    return _TEXT_OR_NAN.sub(lambda match: b"null" if match[0] == b"NaN" else match[0], body)
 
 
 def decode(schema: InstanceSchema, scope: Scope, body: bytes) -> DecodedRequest:
@@ -86,7 +94,8 @@ def decode(schema: InstanceSchema, scope: Scope, body: bytes) -> DecodedRequest:
     """
     if scope["query_string"]:
         raise HttpError(400, "query", "This protocol has no query parameters.")
-    invocation: _Invocation = decode_json(_decode_invocation, body)
+    check_number(body.replace(b"NaN", b"111"), _OUTLINES, None)  # any value as long
+    invocation: _Invocation = decode_json(_decode_invocation, _replace_nan(body))
     given = [name for name in _FORMS if getattr(invocation, name) is not UNSET]
     if len(given) != 1:
         raise WrongValue(f"The body must have one of {', '.join(_FORMS)}.")
@@ -107,6 +116,9 @@ def _to_rows(value: _Split | Mapping[str, list[Any]] | list[Any], form: str) -> 
     columns = value.columns if isinstance(value, _Split) else list(value)
     if len(set(columns)) != len(columns):
         raise WrongValue(f"A column of {form} occurs twice.")
+    rows = value.data if isinstance(value, _Split) else next(iter(value.values()), [])
+    if len(rows) > MAX_INSTANCES:  # before each of them is made an object
+        raise WrongValue(f"Expected `array` of length <= {MAX_INSTANCES}.")
     if isinstance(value, _Split):
         cells = value.data
     elif len({len(values) for values in value.values()}) <= 1:

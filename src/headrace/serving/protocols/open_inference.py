@@ -25,7 +25,8 @@ from headrace.kernel.errors import Unavailable
 from headrace.serving.errors import WrongValue, unknown_version
 from headrace.serving.models import Models
 from headrace.serving.prediction import Prediction
-from headrace.serving.protocols.instances import MAX_INSTANCES, convert_instances, decode_json
+from headrace.serving.protocols.counting import MAX_INSTANCES
+from headrace.serving.protocols.instances import convert_instances, decode_json
 from headrace.serving.protocols.json_schema import object_schema
 from headrace.serving.protocols.port import JSON, DecodedRequest, PredictRoute, ReadRoute, Response
 from headrace.serving.protocols.status import describe_error

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-from importlib import import_module
-from importlib.util import find_spec
 
 from headrace.declare.trainers import Trainer
 from headrace.kernel.errors import HeadraceError
@@ -13,7 +11,7 @@ from headrace.training.trainers.sklearn import SklearnTrainer
 from headrace.training.trainers.torch import TorchTrainer
 from headrace.training.trainers.xgboost import XGBoostTrainer
 
-__all__ = ["TRAINERS", "import_libraries", "trainer_by_name", "trainer_for"]
+__all__ = ["TRAINERS", "preload_libraries", "trainer_by_name", "trainer_for"]
 
 # The threads of OpenMP would otherwise spin while they wait, and starve each other and other processes. The
 # first library that has OpenMP reads this when it is loaded, and the others may share its threads.
@@ -43,12 +41,10 @@ def trainer_by_name(name: str) -> TrainerPort:
     )
 
 
-def import_libraries() -> None:
-    """Imports what the trainers load their models with, as far as it is installed.
+def preload_libraries() -> None:
+    """Loads what the trainers load their models with.
 
     An import holds the lock of the interpreter, so a request that is answered meanwhile waits for it.
     """
     for trainer in TRAINERS:
-        for name in trainer.libraries:
-            if find_spec(name.partition(".")[0]) is not None:
-                import_module(name)
+        trainer.preload()

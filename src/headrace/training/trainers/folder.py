@@ -14,7 +14,7 @@ from headrace.kernel.errors import HeadraceError
 from headrace.training.trainers import trainer_by_name
 from headrace.training.trainers.port import ModelMeta, Outputs, PredictFunction
 
-__all__ = ["META", "Predictor", "load_model", "save_model"]
+__all__ = ["META", "Predictor", "load_model", "read_meta", "save_model"]
 
 META = "meta.json"
 
@@ -65,15 +65,20 @@ def save_model(folder: Path, files: Mapping[str, bytes], meta: ModelMeta) -> Non
     (folder / META).write_bytes(msgspec.json.format(msgspec.json.encode(meta, order="sorted"), indent=1))
 
 
+def read_meta(folder: Path) -> ModelMeta:
+    """The content of the model's `meta.json`. Raises HeadraceError if the folder does not hold a model."""
+    try:
+        return msgspec.json.decode((folder / META).read_bytes(), type=ModelMeta)
+    except (OSError, msgspec.DecodeError) as error:
+        raise HeadraceError(f"the model cannot be read: {error}", where=str(folder)) from error
+
+
 def load_model(folder: Path) -> Predictor:
     """Loads the model in this folder.
 
     Raises:
         HeadraceError: the folder does not hold a model.
     """
-    try:
-        meta = msgspec.json.decode((folder / META).read_bytes(), type=ModelMeta)
-    except (OSError, msgspec.DecodeError) as error:
-        raise HeadraceError(f"the model cannot be read: {error}", where=str(folder)) from error
+    meta = read_meta(folder)
     trainer = trainer_by_name(meta.trainer)
     return Predictor(meta, trainer.load(folder, meta), is_batch_invariant=trainer.is_batch_invariant)

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from headrace.kernel.errors import HeadraceError, Unavailable
 
-__all__ = ["Booster"]
+__all__ = ["Booster", "load_library"]
 
 _PREDICT = (
     b'{"type": 0, "training": false, "iteration_begin": 0, "iteration_end": 0,'
@@ -40,7 +40,7 @@ class Booster:
     """
 
     def __init__(self, path: Path, threads: int = 1) -> None:
-        self._library = _load()
+        self._library = load_library()
         self._handle = ctypes.c_void_p()
         self._call("XGBoosterCreate", None, ctypes.c_uint64(0), ctypes.byref(self._handle))
         self._call("XGBoosterLoadModel", self._handle, str(path).encode())
@@ -87,7 +87,8 @@ class Booster:
             self._library.XGBoosterFree(handle)
 
 
-def _load() -> ctypes.CDLL:
+def load_library() -> ctypes.CDLL:
+    """XGBoost's library, which is loaded once. Raises Unavailable if it is not installed."""
     global _library
     with _loading:
         if _library is None:

@@ -5,7 +5,7 @@ A trainer's module imports its library inside functions: a process that only pre
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -128,13 +128,14 @@ class TrainerPort(Protocol):
         declaration: the class that declares it (declare.trainers).
         is_batch_invariant: whether a model answers a row with the same bits alone and among other rows. A
             library that multiplies matrices adds up in another order for another number of rows.
-        libraries: the modules that `load` imports, which takes long.
+        prepared_for: if `load` takes long in Python, the packages on whose versions a pickle of the loaded
+            model depends: serving keeps one (serving.prepared). Empty: `load` is quick.
     """
 
     name: str
     declaration: type[Any]
     is_batch_invariant: bool
-    libraries: Sequence[str]
+    prepared_for: tuple[str, ...]
 
     def prepare(self, data: TrainingData) -> Any:
         """Converts the data to the form that `fit` takes. A search prepares once and fits many times."""
@@ -154,6 +155,9 @@ class TrainerPort(Protocol):
         Raises:
             ProjectError: the library does not accept a parameter.
         """
+
+    def preload(self) -> None:
+        """Loads the libraries that `load` needs, so that a later `load` is quick."""
 
     def load(self, folder: Path, meta: ModelMeta) -> PredictFunction:
         """Loads the model in the folder, and returns its predict function. Threads may share it.

@@ -11,7 +11,7 @@ import inspect
 import logging
 import pkgutil
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -43,7 +43,11 @@ class SklearnTrainer:
     name = "sklearn"
     declaration = Sklearn
     is_batch_invariant = False
-    libraries: Sequence[str] = ("skops.io",)
+    prepared_for: tuple[str, ...] = ("scikit-learn", "scipy")
+
+    def preload(self) -> None:
+        """Imports skops, which imports most of scikit-learn."""
+        import skops.io  # noqa: F401
 
     def prepare(self, data: TrainingData) -> TrainingData:
         """The data as they are."""
@@ -137,26 +141,30 @@ class _FileMeta(msgspec.Struct, frozen=True):
     version: str
 
 
+@functools.cache
 def _version() -> str:
     return version("scikit-learn")
 
 
 def _inputs(takes_frame: bool, encoding: Encoding) -> _Inputs:
     """The function that converts the matrix to what the model takes."""
-    if takes_frame:
-        return lambda matrix: to_frame(matrix, encoding)
-    return lambda matrix: matrix.astype(np.float64)
+    return functools.partial(to_frame, encoding=encoding) if takes_frame else _to_float64
+
+
+def _to_float64(matrix: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+    return matrix.astype(np.float64)
 
 
 def _predict_function(model: Any, task: Task, inputs: _Inputs) -> PredictFunction:
-    def predict(matrix: npt.NDArray[np.float32]) -> Outputs:
-        with _threads(1):
-            if task == "regression":
-                return np.asarray(model.predict(inputs(matrix)), np.float64).reshape(len(matrix))
-            probabilities = np.asarray(model.predict_proba(inputs(matrix)), np.float64)
-        return np.ascontiguousarray(probabilities[:, 1]) if task == "binary" else probabilities
+    return functools.partial(_predict, model, task, inputs)  # unlike a closure, it can be pickled
 
-    return predict
+
+def _predict(model: Any, task: Task, inputs: _Inputs, matrix: npt.NDArray[np.float32]) -> Outputs:
+    with _threads(1):
+        if task == "regression":
+            return np.asarray(model.predict(inputs(matrix)), np.float64).reshape(len(matrix))
+        probabilities = np.asarray(model.predict_proba(inputs(matrix)), np.float64)
+    return np.ascontiguousarray(probabilities[:, 1]) if task == "binary" else probabilities
 
 
 def _is_pipeline(estimator: Any) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -47,7 +47,10 @@ class TorchTrainer:
     name = "torch"
     declaration = Torch
     is_batch_invariant = False
-    libraries: Sequence[str] = ("torch",)
+    prepared_for: tuple[str, ...] = ()
+
+    def preload(self) -> None:
+        """A network is loaded and predicts without PyTorch."""
 
     def prepare(self, data: TrainingData) -> _Tensors:
         """The data as tensors, with numbers imputed and scaled."""

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from headrace.declare.metrics import Task
 from headrace.declare.trainers import XGBoost
 from headrace.kernel.errors import ProjectError
-from headrace.training.trainers.libxgboost import Booster
+from headrace.training.trainers.libxgboost import Booster, load_library
 from headrace.training.trainers.port import Budget, Fitted, ModelMeta, Outputs, PredictFunction, TrainingData
 
 __all__ = ["MODEL", "XGBoostTrainer"]
@@ -34,7 +34,11 @@ class XGBoostTrainer:
     name = "xgboost"
     declaration = XGBoost
     is_batch_invariant = True  # each row goes down each tree by itself
-    libraries: Sequence[str] = ("xgboost",)
+    prepared_for: tuple[str, ...] = ()
+
+    def preload(self) -> None:
+        """Loads the C library."""
+        load_library()
 
     def prepare(self, data: TrainingData) -> _Matrices:
         """The data, with quantile matrices that are made when a fit first needs them."""

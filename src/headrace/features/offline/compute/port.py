@@ -91,6 +91,9 @@ def compute_share(
         source = source.filter(part_of(view, rows.schema, shares) == share)
     folder = job.folder / "rows"
     parts = count_parts(job, count_rows(source)) if view.keys else 1
+    if parts > 1 and isinstance(view, WindowedView):
+        source = _reachable_events(view, rows, source)
+        parts = count_parts(job, count_rows(source))
     indexes_of = divide(job, parts, seed=1)
     if parts > 1:
         source.with_columns(part_of(view, rows.schema, parts, seed=1).alias(_PART)).sink_parquet(
@@ -186,6 +189,16 @@ def _aggregate_by_time(
         results.append(aggregate(view, chosen, events_inside, at=MOMENT, known_at=known_at, ends=ends))
         begin = end
     return pl.concat(results)[np.argsort(order)]
+
+
+def _reachable_events(view: WindowedView, rows: pl.DataFrame, events: pl.LazyFrame) -> pl.LazyFrame:
+    """The events that any window of the rows can hold: of a few rows' entities and times they are few."""
+    moments = rows.select(micros_of(MOMENT)).to_series()
+    reach = view.earliest(int(moments.min() or 0)), int(moments.max() or 0)  # type: ignore[arg-type]
+    keys = [pl.col(key).cast(rows.schema[key], strict=False) for key in view.keys]
+    entities = rows.lazy().select(view.keys).unique()
+    inside = events.filter(micros_of(view.time).is_between(*reach, closed="left"))
+    return inside.join(entities, left_on=keys, right_on=view.keys, how="semi")
 
 
 def _needed_columns(job: ViewJob, table: pl.LazyFrame) -> pl.LazyFrame:
