@@ -236,7 +236,7 @@ def test_stop_waits_for_the_request_in_progress_and_closes_the_port() -> None:
     client = threading.Thread(target=lambda: statuses.append(httpx.get(server.url).status_code))
     client.start()
     assert started.wait(10)
-    stopper = threading.Thread(target=server.stop)
+    stopper = threading.Thread(target=server.stop, args=(60,))
     stopper.start()
     finish.set()
     stopper.join(20)
@@ -306,3 +306,29 @@ def test_large_bodies_that_arrive_slowly_do_not_use_up_the_memory() -> None:
             client.sendall(b" ")
             assert client.recv(1 << 16).startswith(b"HTTP/1.1 200 ")
         assert ask().status_code == 200
+
+
+def test_a_server_that_ends_tells_busy_clients_to_connect_again() -> None:
+    """A client whose connection were closed without it would lose the request that it sends at this moment."""
+    with serve(echo, "127.0.0.1", 0, drain=60) as server:
+        client = http.client.HTTPConnection(server.host, server.port, timeout=30)
+        answers = []
+        for path in ("/a", "/b"):
+            client.request("POST", path, b"{}", JSON)
+            answers.append(client.getresponse())
+            assert json.loads(answers[-1].read()) == {"got": 2}
+            if path == "/a":
+                stopping = threading.Thread(target=server.stop, args=(60,))
+                stopping.start()
+                until(lambda: not is_open(server))
+        assert [answer.headers["Connection"] for answer in answers] == [None, "close"]
+        stopping.join(30)  # nobody is connected any more, so it ends at once
+        assert not stopping.is_alive()
+
+
+def is_open(server: HttpServer) -> bool:
+    try:
+        socket.create_connection((server.host, server.port), timeout=5).close()
+    except ConnectionRefusedError:
+        return False
+    return True

@@ -50,9 +50,13 @@ class WaitingConnections:
 
     Args:
         limit: how many connections there may be.
+
+    Attributes:
+        is_draining: whether the server ends, so that a connection is closed with its next answer.
     """
 
     def __init__(self, limit: int) -> None:
+        self.is_draining = False
         self._limit = limit
         self._connections: dict[Connection, None] = {}
         self._has_warned = False
@@ -125,6 +129,8 @@ class Connection(HttpToolsProtocol):
         self._cancel_timer()
         self._waiting.add(self)  # for the body
         super().on_headers_complete()
+        if self._waiting.is_draining:
+            self.cycle.keep_alive = False
 
     def on_body(self, body: bytes) -> None:
         self._note_progress()

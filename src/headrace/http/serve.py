@@ -11,6 +11,7 @@ import logging
 import signal
 import socket
 import threading
+import time
 from collections.abc import Callable
 from functools import partial
 from types import FrameType, TracebackType
@@ -28,6 +29,7 @@ _log = logging.getLogger("headrace.http")
 _START_SECONDS = 30.0
 _GRACE_SECONDS = 5
 _BACKLOG = 1024
+_DRAIN_LOOK = 0.1  # seconds
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -90,7 +92,8 @@ class HttpServer:
         self._socket = listening
         self._ready = threading.Event()
         self._error: BaseException | None = None
-        self._server = _Server(_config(app, max_connections, beat), self._ready, drain)
+        waiting = WaitingConnections(max_connections)
+        self._server = _Server(_config(app, waiting, beat), self._ready, drain, waiting)
         self._thread = threading.Thread(target=self._run, name=f"http {self.port}", daemon=True)
 
     def stop(self, timeout: float = _GRACE_SECONDS + 5) -> None:
@@ -152,8 +155,9 @@ def serve(
         max_connections: how many clients may be connected. One more closes the connection that has waited
             longest for its client. Default: three quarters of the files that this process may open.
         beat: called by the event loop every second, as a sign that it is not blocked.
-        drain: seconds for which a stopped server still answers on its open connections. With several servers on
-            one socket, this answers connections that were just accepted.
+        drain: seconds for which a stopped server still answers on its open connections, each of which ends with
+            its next answer. With several servers on one socket, this answers connections that were just
+            accepted, and tells busy clients to connect to another server.
 
     Raises:
         Unavailable: the port is in use.
@@ -180,14 +184,14 @@ def stop_on_signals(stop: threading.Event | None = None) -> threading.Event:
     return stop
 
 
-def _config(app: App, max_connections: int, beat: Callable[[], None] | None) -> uvicorn.Config:
+def _config(app: App, waiting: WaitingConnections, beat: Callable[[], None] | None) -> uvicorn.Config:
     async def notify() -> None:
         if beat is not None:
             beat()
 
     return uvicorn.Config(
         app,
-        http=partial(Connection, waiting=WaitingConnections(max_connections)),  # type: ignore[arg-type]  # it is called
+        http=partial(Connection, waiting=waiting),  # type: ignore[arg-type]  # it is called
         ws="none",
         lifespan="auto",
         log_config=None,
@@ -205,10 +209,13 @@ def _config(app: App, max_connections: int, beat: Callable[[], None] | None) -> 
 class _Server(uvicorn.Server):
     """Sets `ready` after its start. When stopped, it still answers on its connections for `drain` seconds."""
 
-    def __init__(self, config: uvicorn.Config, ready: threading.Event, drain: float) -> None:
+    def __init__(
+        self, config: uvicorn.Config, ready: threading.Event, drain: float, waiting: WaitingConnections
+    ) -> None:
         super().__init__(config)
         self._ready = ready
         self._drain = drain
+        self._waiting = waiting
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -220,5 +227,10 @@ class _Server(uvicorn.Server):
         if self._drain:
             for server in self.servers:
                 server.close()
-            await asyncio.sleep(self._drain)
+            self._waiting.is_draining = True
+            end = time.monotonic() + self._drain
+            while time.monotonic() < end:
+                await asyncio.sleep(_DRAIN_LOOK)  # connections that were just accepted are seen by then
+                if not self.server_state.connections:
+                    break
         await super().shutdown(sockets)
