@@ -287,3 +287,20 @@ def test_the_page_of_a_table_shows_its_audit_and_the_rows_that_failed(tmp_path: 
     assert "<script>" not in failed
     waiting = "Readers do not see its newest rows yet: table-cheap failed: the audit failed"
     assert any(row[0].startswith(waiting) for row in cells(overview) if row)
+
+
+def test_a_table_whose_first_rows_are_refused_has_a_page(tmp_path: Path) -> None:
+    root = write(tmp_path / "project", AUDITED)
+    (root / "data" / "prices.csv").write_bytes(b"price,note\n9,a\x01\x1b[31mb\n")
+    settings = load_settings(root)
+    with Workspace(settings) as workspace, pytest.raises(Refused):
+        build(workspace)
+    with serve(app(settings), "127.0.0.1", 0) as server:
+        page, overview = page_text(server, "/lineage/cheap"), page_text(server, "/")
+    assert any(row[:2] == ["9", r"a\x01\x1b[31mb"] for row in cells(page))
+    assert "It has not been published yet." in page
+    assert "refused; readers see no rows yet" in page
+    assert 'href="/lineage/cheap"' in overview
+    assert any(
+        row and row[0].startswith("An audit refused its newest rows: satisfies") for row in cells(overview)
+    )

@@ -15,7 +15,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from headrace.config.settings import Settings
-from headrace.console.filters import FILTERS
+from headrace.console.filters import FILTERS, show_unprintable
 from headrace.console.session import COOKIE, ConsoleGuard
 from headrace.flows.project.check_tables import check_table
 from headrace.flows.project.freshness import VerdictCounts, count_verdicts
@@ -23,7 +23,7 @@ from headrace.flows.project.graph import graph
 from headrace.flows.project.graph_svg import to_svg
 from headrace.flows.project.schedules import schedule_status
 from headrace.flows.project.status import Status, status
-from headrace.flows.trace.lineage import lineage
+from headrace.flows.trace.lineage import find_origin, lineage
 from headrace.flows.trace.why import why
 from headrace.http.asgi import App
 from headrace.kernel.errors import CallError, HeadraceError
@@ -88,6 +88,7 @@ class Console:
             loader=PackageLoader("headrace.console"),
             autoescape=True,
             undefined=StrictUndefined,
+            finalize=show_unprintable,
             trim_blocks=True,
             lstrip_blocks=True,
         )
@@ -153,7 +154,9 @@ class Console:
         name = request.path_params["name"]
         with Workspace(self._settings) as workspace:
             check = check_table(workspace.lake, name)
-            return self._page("lineage.html", name=name, origin=lineage(workspace, name), check=check)
+            # The first rows of a table may be refused: no run has written it then.
+            find = find_origin if check.state == "refused" else lineage
+            return self._page("lineage.html", name=name, origin=find(workspace, name), check=check)
 
     def find_prediction(self, request: Request) -> Response:
         """Redirects the form to the prediction's page."""

@@ -9,12 +9,20 @@ from typing import Any
 import msgspec
 
 from headrace.flows.trace.lineage import model_facts
+from headrace.kernel.html import escape_unprintable
 from headrace.kernel.position import Position, SnapshotPosition
 from headrace.kernel.time import format_age, now
 from headrace.lineage import RunRow
 from headrace.lineage.names import kind_and_name
 
-__all__ = ["FILTERS"]
+__all__ = ["FILTERS", "show_unprintable"]
+
+
+def show_unprintable(value: object) -> object:
+    """A text with escapes for what is neither printable nor the end of a line; other values as they are."""
+    if not isinstance(value, str) or hasattr(value, "__html__"):  # a template's own text
+        return value
+    return "\n".join(map(escape_unprintable, value.split("\n")))
 
 
 def format_count(value: int) -> str:

@@ -7,7 +7,7 @@ from html import escape
 
 from headrace.kernel.counts import plural
 
-__all__ = ["LIMIT", "html_pairs", "html_table", "html_text"]
+__all__ = ["LIMIT", "escape_unprintable", "html_pairs", "html_table", "html_text"]
 
 LIMIT = 50_000
 """The most bytes of what one object shows."""
@@ -19,10 +19,14 @@ def html_text(value: object) -> str:
     """The value as escaped text: what is not printable is written as an escape, and long text is cut."""
     text = "" if value is None else str(value)
     is_cut = len(text) > _CELL
-    text = text[:_CELL]
-    if not text.isprintable():
-        text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-    return escape(text) + ("…" if is_cut else "")
+    return escape(escape_unprintable(text[:_CELL])) + ("…" if is_cut else "")
+
+
+def escape_unprintable(text: str) -> str:
+    """The text with an escape in place of each character that is not printable, such as \\x00."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def html_table(

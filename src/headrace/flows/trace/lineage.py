@@ -10,7 +10,7 @@ from headrace.kernel.run import DatasetKind
 from headrace.lineage.graph import Node, upstream
 from headrace.workspace import Workspace
 
-__all__ = ["lineage", "model_facts"]
+__all__ = ["find_origin", "lineage", "model_facts"]
 
 _MODEL = ("versions", "metrics", "params")
 
@@ -25,16 +25,24 @@ def lineage(workspace: Workspace, name: str) -> Node:
     Raises:
         CallError: no run that wrote it has been recorded.
     """
-    kinds: tuple[DatasetKind, ...] = ("model",) if "@" in name else ("endpoint", "table")
-    for kind in kinds:
-        if workspace.lineage.producer(kind, name) is not None:
-            return upstream(workspace.lineage, kind, name)
+    origin = find_origin(workspace, name)
+    if origin is not None:
+        return origin
     raise CallError(
         f"no run that wrote {name!r} has been recorded",
         where=str(workspace.lineage.path),
         remedy="Name a released model, a version of it such as churn@1, or a table. headrace lineage lists the"
         " newest runs and what they wrote.",
     )
+
+
+def find_origin(workspace: Workspace, name: str) -> Node | None:
+    """As `lineage`; None: no run that wrote it has been recorded."""
+    kinds: tuple[DatasetKind, ...] = ("model",) if "@" in name else ("endpoint", "table")
+    for kind in kinds:
+        if workspace.lineage.producer(kind, name) is not None:
+            return upstream(workspace.lineage, kind, name)
+    return None
 
 
 def model_facts(node: Node) -> list[tuple[str, Mapping[str, Any]]]:
