@@ -179,6 +179,31 @@ def test_a_canary_begins_with_its_first_step(settings):
         assert rollback(workspace, "purchase").arms == before.arms
 
 
+def test_shadows_stay_beside_a_canary(settings):
+    with Workspace(settings) as workspace:
+        release(workspace, "purchase", ["champion=1", "shadow=3"])
+        new = start(workspace, "purchase", "canary=2", [0.5, 1.0], min_requests=0)
+        shadow = Arm(3, 0.0, shadow=True, name="shadow")
+        assert new.arms == [Arm(1, 0.5, name="champion"), Arm(2, 0.5, name="canary"), shadow]
+        (advanced,) = review_all(workspace)
+        assert advanced.decision.action == "advance"
+        assert releases.find_current(workspace.log, "purchase").arms == [Arm(2), shadow]
+
+
+@pytest.mark.parametrize("share", ["challenger", "canary"])
+def test_a_canary_beside_another_share_is_refused(settings, share):
+    with Workspace(settings) as workspace:
+        release(workspace, "purchase", ["champion=1"])
+        if share == "canary":
+            start(workspace, "purchase", "canary=2", [0.25, 1.0])
+        else:
+            release(workspace, "purchase", ["champion=1", "challenger=2:0.25"])
+        before = releases.find_current(workspace.log, "purchase")
+        with pytest.raises(CallError, match=rf"{share} \(version 2\) of model 'purchase' has a share of 0.25"):
+            start(workspace, "purchase", "canary=3", [0.1, 1.0], override=True)
+        assert releases.find_current(workspace.log, "purchase") == before
+
+
 @pytest.mark.parametrize(
     ("arm", "steps", "text"),
     [

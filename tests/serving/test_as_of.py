@@ -6,6 +6,7 @@ import os
 import signal
 from datetime import timedelta
 
+import jsonschema
 import msgspec
 import numpy as np
 import polars as pl
@@ -90,6 +91,16 @@ def test_the_instances_of_a_logged_request_have_the_logged_answers(logged, ask):
     assert [(answer["logged"], answer["value"]) for answer in answers] == [
         (prediction.id, prediction.value) for prediction in reversed(several)
     ]
+
+
+def test_the_openapi_document_describes_the_answer(logged, ask):
+    _, predictions, client = logged
+    operation = client.get("/openapi.json").json()["paths"]["/predict/purchase"]["post"]
+    assert [parameter["name"] for parameter in operation["parameters"]] == ["as_of"]
+    schema = operation["responses"]["200"]["content"]["application/json"]["schema"]
+    instance = predictions[0].entity | predictions[0].request
+    for body in (instance, {"instances": [instance]}):
+        jsonschema.validate(ask(predictions[0].at, body).json(), schema)
 
 
 def test_another_version_answers_a_logged_request_by_what_was_known(logged, ask):

@@ -48,13 +48,32 @@ def test_the_document_has_every_path_and_the_models_fields(client):
             jsonschema.Draft202012Validator.check_schema(schema)
             jsonschema.validate(body, schema)
             if "v2" not in path:
-                assert client.post(path, content=json.dumps(body), headers=JSON).status_code == 200, (
-                    path,
-                    body,
-                )
+                check_answer(client, posts[path], path, body)
+    for name in ("/predict/purchase", "/v1/models/purchase:predict"):
+        check_answer(client, posts[name], name, {"instances": [INSTANCE, GIVEN]})
+    check_answer(client, posts["/predict/purchase"], "/predict/purchase?explain=1", INSTANCE)
+    split = {"columns": list(INSTANCE), "data": [list(INSTANCE.values())], "index": [7]}
+    check_answer(client, posts["/invocations"], "/invocations", {"dataframe_split": split})
+    tensors = [
+        {"name": name, "shape": [1], "datatype": "FP64" if name == "price" else "INT64", "data": [value]}
+        for name, value in INSTANCE.items()
+    ]
+    infer = "/v2/models/purchase/infer"
+    check_answer(client, posts[infer], infer, {"inputs": tensors})
 
 
-@pytest.mark.parametrize("instance", [{**INSTANCE, "user_id": "1"}, {**INSTANCE, "prise": 1}, 7, None])
+def check_answer(client, operation, path, body):
+    jsonschema.validate(body, operation["requestBody"]["content"]["application/json"]["schema"])
+    answer = client.post(path, content=json.dumps(body), headers=JSON)
+    assert answer.status_code == 200, (path, body, answer.text)
+    schema = operation["responses"]["200"]["content"]["application/json"]["schema"]
+    jsonschema.Draft202012Validator.check_schema(schema)
+    jsonschema.validate(answer.json(), schema)
+
+
+@pytest.mark.parametrize(
+    "instance", [{**INSTANCE, "user_id": "1"}, {**INSTANCE, "prise": 1}, {}, {"price": 3.5}, 7, None]
+)
 def test_bodies_that_the_document_excludes_are_refused(client, instance):
     paths = client.get("/openapi.json").json()["paths"]
     for path, body in bodies_of(instance).items():

@@ -16,7 +16,7 @@ class ColumnProtocol:
 
     def __init__(self):
         self.ROUTES = (
-            PredictRoute("/columns/{model}:predict", self.decode, dict, "Predict columns"),
+            PredictRoute("/columns/{model}:predict", self.decode, dict, {}, "Predict columns"),
             ReadRoute("/columns/{model}", self.read, "The fields"),
         )
 

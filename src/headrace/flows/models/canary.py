@@ -99,8 +99,8 @@ def start(
         override: whether a version that the gate refused may get traffic.
 
     Raises:
-        CallError: the arm, a step or a number is not valid, the model has no champion, or it is the same
-            version.
+        CallError: the arm, a step or a number is not valid, the model has no champion, it is the same
+            version, or a part of the traffic goes to another version already.
         Refused, Unavailable: as flows.models.release.release; or someone has released meanwhile.
     """
     name, version, share = parse_arm(arm)
@@ -121,12 +121,25 @@ def start(
     champion = releases.champion_version(current)
     if champion == version:
         raise CallError(f"version {version} of model {model!r} is the champion already")
+    _check_no_other_share(current)
     plan = CanaryPlan(
         new_id(), champion, version, list(steps), 0, min_requests, min_outcomes, better, current.id
     )
     new = _make_step(current, plan, by=getpass.getuser(), why=why, override=override)
     try_arms(workspace, new)
     return put_in_force(workspace, new)
+
+
+def _check_no_other_share(current: Release) -> None:
+    """Raises CallError if another version than the champion answers: a canary would end its share unasked."""
+    others = [arm for arm in current.arms if not arm.shadow and arm.name != _CHAMPION]
+    if others:
+        arm = others[0]
+        raise CallError(
+            f"{arm.name} (version {arm.version}) of model {current.model!r} has a share of {arm.weight:g}",
+            remedy="A canary divides the traffic with the champion alone. End that share first: headrace"
+            f" rollback {current.model}, or headrace release {current.model} champion=N",
+        )
 
 
 def review(workspace: Workspace, model: str) -> CanaryReview:
@@ -249,11 +262,15 @@ def _read_in_force(workspace: Workspace) -> dict[str, Release]:
 
 
 def _make_step(before: Release, plan: CanaryPlan, *, by: str, why: str, override: bool) -> Release:
-    """A step of a canary, which is void if another release than `before` is in force when it is appended."""
+    """A step of a canary, which is void if another release than `before` is in force when it is appended.
+
+    Shadows stay as they are.
+    """
     if plan.share < 1:
         arms = [Arm(plan.champion, 1 - plan.share, name=_CHAMPION), Arm(plan.version, plan.share, name=_CANARY)]
     else:
         arms = [Arm(plan.version, name=_CHAMPION)]
+    arms += [arm for arm in before.arms if arm.shadow]
     return releases.make(before.model, arms, by=by, why=why, override=override, canary=plan, follows=before.id)
 
 

@@ -14,7 +14,7 @@ from headrace.http.asgi import Scope
 from headrace.http.responses import HttpError, error_body
 from headrace.serving.prediction import Prediction
 from headrace.serving.protocols.instances import decode_instances
-from headrace.serving.protocols.json_schema import array_schema, object_schema
+from headrace.serving.protocols.json_schema import array_schema, list_schema, object_schema
 from headrace.serving.protocols.port import DecodedRequest, PredictRoute, Response
 from headrace.serving.request_schema import InstanceSchema
 
@@ -48,5 +48,5 @@ def _body_schema(instance: dict[str, Any]) -> dict[str, Any]:
     return object_schema(data=array_schema(instance))
 
 
-ROUTES = (PredictRoute("/{model}", decode, _body_schema, "Predict a list", "data"),)
+ROUTES = (PredictRoute("/{model}", decode, _body_schema, list_schema({}), "Predict a list", "data"),)
 """The routes of this protocol."""

@@ -13,11 +13,11 @@ from msgspec import UNSET, Struct, UnsetType
 
 from headrace.http.asgi import Scope
 from headrace.http.responses import HttpError, error_body
-from headrace.serving.feature_server import read_features
+from headrace.serving.feature_server import ServiceFeatures, read_features
 from headrace.serving.metrics import Metrics
 from headrace.serving.models import Models
 from headrace.serving.protocols.instances import decode_instances, decode_json
-from headrace.serving.protocols.json_schema import array_schema, object_schema
+from headrace.serving.protocols.json_schema import TEXT, array_schema, object_schema, schema_of
 from headrace.serving.protocols.port import PostRoute
 from headrace.serving.request_schema import InstanceSchema
 
@@ -57,18 +57,25 @@ def _describe_body(
 ) -> dict[str, Any]:
     """The JSON schema of a body: one form for each service and model."""
     forms = [
-        {
-            **object_schema(
-                service={"const": service.plan.service},
-                entities=array_schema(describe_entity(service.schema)),
-                model={"const": service.plan.model},
-            ),
-            "required": ["service", "entities"],
-        }
+        object_schema(
+            optional=["model"],
+            service={"const": service.plan.service},
+            entities=array_schema(describe_entity(service.schema)),
+            model={"const": service.plan.model},
+        )
         for service in models.services
     ]
-    return {"anyOf": forms} if forms else object_schema(service={"type": "string"}, entities={"type": "array"})
+    return {"anyOf": forms} if forms else object_schema(service=TEXT, entities={"type": "array"})
 
 
-ROUTES = (PostRoute("/v1/features", _answer, _describe_body, "Read the features of entities", "entities"),)
+ROUTES = (
+    PostRoute(
+        "/v1/features",
+        _answer,
+        _describe_body,
+        schema_of(ServiceFeatures),
+        "Read the features of entities",
+        "entities",
+    ),
+)
 """The routes of this protocol."""

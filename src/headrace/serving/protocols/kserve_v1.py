@@ -17,7 +17,7 @@ from headrace.http.asgi import Scope
 from headrace.http.responses import HttpError
 from headrace.serving.models import Models
 from headrace.serving.protocols.instances import decode_instances
-from headrace.serving.protocols.json_schema import array_schema, object_schema
+from headrace.serving.protocols.json_schema import PARALLEL_ANSWER, array_schema, object_schema
 from headrace.serving.protocols.port import DecodedRequest, PredictRoute, ReadRoute, encode_parallel
 from headrace.serving.protocols.status import describe_error
 from headrace.serving.request_schema import InstanceSchema
@@ -62,7 +62,7 @@ def _read_status(_models: Models, _names: Mapping[str, str]) -> bytes:
 
 
 ROUTES = (
-    PredictRoute("/v1/models/{model}:predict", decode, _body_schema, "Predict (KServe V1)"),
+    PredictRoute("/v1/models/{model}:predict", decode, _body_schema, PARALLEL_ANSWER, "Predict (KServe V1)"),
     ReadRoute("/", _read_status, "Whether the server is alive (KServe V1)"),
     ReadRoute("/v1/models", _read_models, "The models (KServe V1)"),
     ReadRoute("/v1/models/{model}", _read_model, "Whether a model is ready (KServe V1)"),

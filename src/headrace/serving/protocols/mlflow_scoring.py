@@ -24,7 +24,13 @@ from headrace.serving.errors import WrongValue
 from headrace.serving.models import Models
 from headrace.serving.protocols.counting import MAX_INSTANCES, CountedList, CountedObject, check_number
 from headrace.serving.protocols.instances import convert_instances, decode_json
-from headrace.serving.protocols.json_schema import array_schema, object_schema
+from headrace.serving.protocols.json_schema import (
+    PARALLEL_ANSWER,
+    TEXT,
+    array_schema,
+    list_schema,
+    object_schema,
+)
 from headrace.serving.protocols.port import DecodedRequest, PredictRoute, ReadRoute, encode_parallel
 from headrace.serving.request_schema import InstanceSchema
 
@@ -134,17 +140,15 @@ def _to_rows(value: _Split | Mapping[str, list[Any]] | list[Any], form: str) -> 
 
 
 def _body_schema(instance: dict[str, Any]) -> dict[str, Any]:
-    cells: dict[str, Any] = {"type": "array", "items": {"type": "array"}}
-    names = {"type": "array", "items": {"type": "string"}}
+    values: dict[str, Any] = {"type": "array"}
     records = array_schema(instance)
+    split = object_schema(optional=["index"], columns=list_schema(TEXT), data=list_schema(values), index=values)
     return {
         "oneOf": [
-            object_schema(dataframe_split=object_schema(columns=names, data=cells)),
+            object_schema(dataframe_split=split),
             object_schema(dataframe_records=records),
             object_schema(instances=records),
-            object_schema(
-                inputs={"anyOf": [records, {"type": "object", "additionalProperties": cells["items"]}]}
-            ),
+            object_schema(inputs={"anyOf": [records, {"type": "object", "additionalProperties": values}]}),
         ]
     }
 
@@ -161,8 +165,10 @@ def _mlflow_version() -> bytes:
 
 
 ROUTES = (
-    PredictRoute("/{model}/invocations", decode, _body_schema, "Predict (MLflow)", "rows"),
-    PredictRoute("/invocations", decode, _body_schema, "Predict with the only model (MLflow)", "rows"),
+    PredictRoute("/{model}/invocations", decode, _body_schema, PARALLEL_ANSWER, "Predict (MLflow)", "rows"),
+    PredictRoute(
+        "/invocations", decode, _body_schema, PARALLEL_ANSWER, "Predict with the only model (MLflow)", "rows"
+    ),
     ReadRoute("/ping", _read_ping, "Whether a model answers (MLflow)"),
     ReadRoute("/health", _read_ping, "Whether a model answers (MLflow)"),
     ReadRoute("/version", lambda _models, _names: _mlflow_version(), "MLflow's version"),

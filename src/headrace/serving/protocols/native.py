@@ -18,7 +18,7 @@ from headrace.http.responses import HttpError, error_body
 from headrace.serving.models import Models
 from headrace.serving.prediction import Prediction
 from headrace.serving.protocols.instances import decode_instance, decode_instances, has_instances
-from headrace.serving.protocols.json_schema import array_schema, object_schema
+from headrace.serving.protocols.json_schema import TEXT, array_schema, list_schema, object_schema
 from headrace.serving.protocols.port import DecodedRequest, PredictRoute, ReadRoute, Response
 from headrace.serving.request_schema import InstanceSchema
 
@@ -53,6 +53,35 @@ def _encode_predictions(predictions: Sequence[Prediction], *, several: bool, exp
 
 def _body_schema(instance: dict[str, Any]) -> dict[str, Any]:
     return {"anyOf": [instance, object_schema(instances=array_schema(instance))]}
+
+
+_PREDICTION = object_schema(
+    optional=["probabilities", "features"],
+    id=TEXT,
+    model=TEXT,
+    version={"type": "integer"},
+    arm=TEXT,
+    value={},
+    missing=list_schema(TEXT),
+    probabilities={"type": "object", "additionalProperties": {"type": "number"}},
+    features={"type": "object"},
+)
+_PAST = object_schema(
+    model=TEXT,
+    version={"type": "integer"},
+    arm={"type": ["string", "null"]},
+    as_of={**TEXT, "format": "date-time"},
+    logged={"type": ["string", "null"]},
+    value={},
+    probabilities={"type": ["object", "null"]},
+    missing=list_schema(TEXT),
+    features={"type": "object"},
+)
+_ANSWER = {
+    "anyOf": [
+        form for one in (_PREDICTION, _PAST) for form in (one, object_schema(predictions=list_schema(one)))
+    ]
+}
 
 
 def _prediction_body(prediction: Prediction, explain: bool) -> dict[str, Any]:
@@ -97,7 +126,7 @@ def _read_models(models: Models, _names: Mapping[str, str]) -> bytes:
 
 
 ROUTES = (
-    PredictRoute("/predict/{model}", decode, _body_schema, "Predict", takes_as_of=True),
+    PredictRoute("/predict/{model}", decode, _body_schema, _ANSWER, "Predict", takes_as_of=True),
     ReadRoute("/models", _read_models, "The released models, with their fields and releases"),
 )
 """The routes of this protocol."""

@@ -27,7 +27,7 @@ from headrace.serving.models import Models
 from headrace.serving.prediction import Prediction
 from headrace.serving.protocols.counting import MAX_INSTANCES
 from headrace.serving.protocols.instances import convert_instances, decode_json
-from headrace.serving.protocols.json_schema import object_schema
+from headrace.serving.protocols.json_schema import TEXT, list_schema, object_schema
 from headrace.serving.protocols.port import JSON, DecodedRequest, PredictRoute, ReadRoute, Response
 from headrace.serving.protocols.status import describe_error
 from headrace.serving.protocols.tensors import (
@@ -215,17 +215,35 @@ def _output_tensors(predictions: Sequence[Prediction]) -> dict[str, OutputTensor
     return {tensor.name: tensor for tensor in tensors}
 
 
-def _body_schema(_instance: dict[str, Any]) -> dict[str, Any]:
-    text: dict[str, Any] = {"type": "string"}
-    tensor = object_schema(
-        name=text,
-        shape={"type": "array", "items": {"type": "integer", "minimum": 0}},
+def _describe_tensor(*optional: str) -> dict[str, Any]:
+    return object_schema(
+        optional=optional,
+        name=TEXT,
+        shape=list_schema({"type": "integer", "minimum": 0}),
         datatype={"enum": list(DATATYPES)},
+        data={"type": "array"},
+        parameters={"type": "object"},
     )
-    tensor["properties"] |= {"data": {"type": "array"}, "parameters": {"type": "object"}}
-    request = object_schema(inputs={"type": "array", "items": tensor, "minItems": 1})
-    request["properties"] |= {"id": text, "outputs": {"type": "array"}, "parameters": {"type": "object"}}
+
+
+def _body_schema(_instance: dict[str, Any]) -> dict[str, Any]:
+    request = object_schema(
+        optional=["id", "outputs", "parameters"],
+        inputs={**list_schema(_describe_tensor("data", "parameters")), "minItems": 1},
+        id=TEXT,
+        outputs={"type": "array"},
+        parameters={"type": "object"},
+    )
     return {**request, "additionalProperties": True}
+
+
+_ANSWER = object_schema(
+    optional=["model_version"],
+    model_name=TEXT,
+    model_version=TEXT,
+    id=TEXT,
+    outputs=list_schema(_describe_tensor("data", "parameters")),
+)
 
 
 def _read_server(_models: Models, _names: Mapping[str, str]) -> bytes:
@@ -279,7 +297,9 @@ def _find_versions(models: Models, names: Mapping[str, str]) -> list[int]:
 
 
 _CONTENT_TYPES = frozenset({JSON, _BINARY, b""})
-_INFER = partial(PredictRoute, decode=decode, body_schema=_body_schema, content_types=_CONTENT_TYPES)
+_INFER = partial(
+    PredictRoute, decode=decode, body_schema=_body_schema, answer_schema=_ANSWER, content_types=_CONTENT_TYPES
+)
 _MODEL = "/v2/models/{model}"
 _VERSION = "/v2/models/{model}/versions/{version}"
 ROUTES = (

@@ -16,6 +16,7 @@ import msgspec
 from headrace.http.responses import HttpError, error_body
 from headrace.serving.models import Models
 from headrace.serving.protocols import data_list, features, kserve_v1, mlflow_scoring, native, open_inference
+from headrace.serving.protocols.json_schema import TEXT, schema_of
 from headrace.serving.protocols.port import PostRoute, PredictRoute, ReadRoute, Route
 from headrace.serving.request_schema import InstanceSchema
 
@@ -78,31 +79,39 @@ def _operation(route: Route, path: str, models: Models, model: str | None) -> di
         schema = route.body_schema(models, _describe_instance)
     else:
         schema = None
+    if not isinstance(route, ReadRoute):
+        content = {"application/json": {"schema": route.answer_schema}}
+        responses["200"] = {"description": "The answer.", "content": content}
     if schema is not None:
         operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": schema}}}
         responses |= {status: {"description": text} for status, text in _ERRORS.items()}
+    parameters = []
     if "{version}" in path:
-        parameter = {"name": "version", "in": "path", "required": True, "schema": {"type": "string"}}
-        operation["parameters"] = [parameter]
+        parameters.append({"name": "version", "in": "path", "required": True, "schema": TEXT})
+    if isinstance(route, PredictRoute) and route.takes_as_of:
+        moment = {**TEXT, "format": "date-time"}
+        text = "Answers as of this moment."
+        parameters.append({"name": "as_of", "in": "query", "schema": moment, "description": text})
+    if parameters:
+        operation["parameters"] = parameters
     return {**operation, "responses": responses}
 
 
 def _describe_instance(schema: InstanceSchema) -> dict[str, Any]:
-    """The JSON schema of an instance."""
-    types = msgspec.json.schema(schema.instance_types[-1])
-    instance: dict[str, Any] = _inline_types(types, types.get("$defs", {}))
-    return instance
+    """The JSON schema of an instance. One that gives features names at least one."""
+    keyed, *others = [_list_forms(type_) for type_ in schema.instance_types]
+    for form in (form for forms in others for form in forms):
+        if form["type"] == "object":
+            form["anyOf"] = [{"required": [name]} for name in schema.features]
+    forms = [*keyed, *(form for forms in others for form in forms)]
+    return forms[0] if len(forms) == 1 else {"anyOf": forms}
 
 
-def _inline_types(schema: Any, definitions: Mapping[str, Any]) -> Any:
-    """The schema with its named types in their places. They refer to no type that contains them."""
-    if isinstance(schema, list):
-        return [_inline_types(item, definitions) for item in schema]
-    if not isinstance(schema, dict):
-        return schema
-    if "$ref" in schema:
-        return _inline_types(definitions[schema["$ref"].rpartition("/")[2]], definitions)
-    return {key: _inline_types(value, definitions) for key, value in schema.items() if key != "$defs"}
+def _list_forms(type_: Any) -> list[dict[str, Any]]:
+    """The JSON schemas of which a value of the type fits one."""
+    schema = schema_of(type_)
+    forms: list[dict[str, Any]] = schema.get("anyOf", [schema])
+    return forms
 
 
 def _read_page(models: Models, _names: Mapping[str, str]) -> bytes:

@@ -68,12 +68,14 @@ class PredictRoute(Struct, frozen=True):
         content_types: the types of a body that it takes; empty: a body without a type.
         summary: what the route does, for people.
         body_schema: the JSON schema of a body, made from that of an instance.
+        answer_schema: the JSON schema of an answer with status 200.
         takes_as_of: whether a query may ask for a past moment (serving.as_of).
     """
 
     path: str
     decode: Callable[[InstanceSchema, Scope, bytes], DecodedRequest]
     body_schema: Callable[[dict[str, Any]], dict[str, Any]]
+    answer_schema: Mapping[str, Any]
     summary: str
     instances: str = "instances"
     content_types: frozenset[bytes] = frozenset({JSON})
@@ -107,6 +109,7 @@ class PostRoute(Struct, frozen=True):
         answer: makes the response body from the models, the metrics to count in, the scope and the body. It
             raises RequestError, HttpError or Unavailable.
         body_schema: the JSON schema of a body, made with a function that describes an instance of a schema.
+        answer_schema: the JSON schema of an answer with status 200.
         summary: what the route does, for people.
         instances: what errors call the instances: `entities[1].user_id`.
     """
@@ -114,6 +117,7 @@ class PostRoute(Struct, frozen=True):
     path: str
     answer: Callable[[Models, Metrics, Scope, bytes], bytes]
     body_schema: Callable[[Models, Callable[[InstanceSchema], dict[str, Any]]], dict[str, Any]]
+    answer_schema: Mapping[str, Any]
     summary: str
     instances: str = "instances"
 
