@@ -142,7 +142,7 @@ def test_unknown_positions_topics_and_times_are_errors_with_a_reason(settings: S
     send_events(settings, click(1, 1))
     ingest(Workspace(settings), until_end=True)
     assert "Log partition 0 has offsets 0 to 0" in headrace("why", "clicks@0:9", code=2)
-    assert "1 log partitions" in headrace("why", "clicks@3:0", code=2)
+    assert "1 log partition, numbered from 0" in headrace("why", "clicks@3:0", code=2)
     assert "the contract of topic 'nowhere' does not exist" in headrace("why", "nowhere@0:0", code=2)
     assert "not a position" in headrace("quarantine", "show", "clicks", "zero", code=2)
     assert "not a moment" in headrace("quarantine", "show", "clicks", "--since", "yesterday", code=2)

@@ -126,6 +126,7 @@ def test_user_who_may_not_ask_for_the_limit_is_refused_only_large_records(
     allow(
         connection.admin, ResourceType.TRANSACTIONAL_ID, "headrace", AclOperation.DESCRIBE, AclOperation.WRITE
     )
+    allow(connection.admin, ResourceType.GROUP, "headrace-", AclOperation.READ)
     environment.setenv("HEADRACE_KAFKA_SASL_USERNAME", "guest")
     opened = log.open(tls_broker.url)
     assert 1_048_588 - 200 < opened.largest("bounded.events") < 1_048_588  # the default: this user may not ask

@@ -147,7 +147,7 @@ def test_a_label_that_a_function_fails_on_is_left_out_counted_and_named(
     rows = sorted((outcomes.row(number, named=True) for number in (5, 700)), key=lambda row: row["user_id"])
     for row, text in zip(rows, training_rows.failures, strict=True):
         assert text.startswith(
-            f"user_id={row['user_id']}, event_timestamp={row['event_timestamp']!r}, asked=0.0: "
+            f"user_id={row['user_id']}, event_timestamp={row['event_timestamp']}, asked=0.0: "
         )
         assert text.endswith("the on-demand view ratio failed: ZeroDivisionError: float division by zero")
 

@@ -248,7 +248,7 @@ def anonymous_memory() -> int:
 
 
 def test_many_identities_lie_in_unnamed_files(tmp_path: Path) -> None:
-    count, together = 1_000_000, 50_000
+    count, together = 2_000_000, 100_000
     turns = [np.arange(begin, begin + together) for begin in range(0, count, together)]
     partition = OnePartition(DAY, tmp_path)
     with limit_memory(65_536):
