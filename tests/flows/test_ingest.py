@@ -214,7 +214,6 @@ def test_ctrl_c_ends_ingest_without_a_traceback_and_the_next_one_continues(setti
     assert "3 events" in process.stdout.readline()
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
-    print(err)
     assert (process.returncode, err.strip()) == (130, "interrupted")
     send(settings, 2)
     assert ingest(Workspace(settings), until_end=True).events == 2
@@ -237,7 +236,6 @@ def test_workers_divide_the_topic_and_end_together(settings: Settings) -> None:
         events += int(process.stdout.readline().split()[1].replace(",", ""))
     os.killpg(process.pid, signal.SIGINT)  # as Ctrl-C does: every process of the group gets the signal
     out, err = process.communicate(timeout=180)
-    print(err)
     assert (process.returncode, err.strip()) == (130, "interrupted")
     assert "600 events in" in out
     assert len(lake.open(settings).table("clicks").scan().collect()) == 600

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import datetime
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -108,7 +109,9 @@ class _Worker:
             args=(settings, tuple(topics), until_end, history_until, theirs),
             name=f"ingest worker {number}",
         )
-        # The process inherits the mask, so a Ctrl-C during its start waits until `_work` ignores it.
+        # The process inherits the mask, so a Ctrl-C during its start waits until `_work` ignores it. A start of
+        # the resource tracker would end the block, so it runs already.
+        resource_tracker.ensure_running()
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             self.process.start()
@@ -120,14 +123,14 @@ class _Worker:
         """Asks the process to finish its batch and end."""
         if not self._asked:
             self._asked = True
-            with suppress(BrokenPipeError):  # it has ended already
+            with suppress(ConnectionError):  # it has ended already
                 self.pipe.send(None)
 
     def receive(self) -> Progress | BaseException | None:
         """The next message: a commit, or how the process ended: an error, or None for success."""
         try:
             message: Any = self.pipe.recv()
-        except EOFError:
+        except (EOFError, ConnectionError):
             self.process.join()
             message = Unavailable(
                 f"{self.process.name} died (exit {self.process.exitcode})",
