@@ -28,6 +28,7 @@ import headrace
 
 NEEDS_RAY = False  # before `up` nothing runs on Ray
 FILE = "models.yaml"
+EXPERIMENT = "iris"
 DEADLINE = 60.0  # seconds that the demo waits for something before it fails
 COLUMNS = ("sepal_length", "sepal_width", "petal_length", "petal_width")
 
@@ -162,6 +163,8 @@ def await_answer(url: str, server: subprocess.Popen[bytes]) -> None:
 
 def train(demo: headrace.Demo, address: str, pythons: dict[str, Path]) -> Trained:
     """Everybody trains at the same time. The first time, uv makes their environments and keeps them."""
+    # MLflow's client makes a missing experiment, and fails if another has made it meanwhile.
+    httpx.post(f"{address}/api/2.0/mlflow/experiments/create", json={"name": EXPERIMENT}).raise_for_status()
     with demo.step("train") as step, ThreadPoolExecutor(len(pythons)) as pool:
         results = dict(
             zip(
@@ -183,7 +186,7 @@ def train_model(
     environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
     environment |= {
         "MLFLOW_TRACKING_URI": address,
-        "MLFLOW_EXPERIMENT_NAME": "iris",
+        "MLFLOW_EXPERIMENT_NAME": EXPERIMENT,
         "MLFLOW_DISABLE_TELEMETRY": "true",
     }
     command = [

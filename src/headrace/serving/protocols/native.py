@@ -79,7 +79,9 @@ _PAST = object_schema(
 )
 _ANSWER = {
     "anyOf": [
-        form for one in (_PREDICTION, _PAST) for form in (one, object_schema(predictions=list_schema(one)))
+        form
+        for answer in (_PREDICTION, _PAST)
+        for form in (answer, object_schema(predictions=list_schema(answer)))
     ]
 }
 
