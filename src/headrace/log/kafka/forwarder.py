@@ -21,7 +21,7 @@ from headrace.kernel.faults import reach
 from headrace.log.kafka.connection import SECONDS
 from headrace.log.kafka.limits import TopicLimits, is_too_large
 from headrace.log.kafka.reader import READ_COMMITTED
-from headrace.log.kafka.writer import DeliveryCallback, KafkaRecord, commit, produce
+from headrace.log.kafka.writer import DeliveryCallback, KafkaRecord, produce
 
 __all__ = ["KafkaForwarder"]
 
@@ -133,7 +133,7 @@ class KafkaForwarder:
                         producer.commit_transaction(SECONDS)  # raises the fatal error's cause
                     raise
                 reach("forward.before_commit")
-                commit(producer, too_large, invalid)
+                producer.commit_transaction(SECONDS)
         except BaseException as error:
             self._release(partition)
             if invalid:

@@ -5,9 +5,8 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from time import monotonic
 from typing import Any
 
 import confluent_kafka as ck
@@ -17,10 +16,9 @@ from headrace.log.kafka.connection import SECONDS
 from headrace.log.kafka.limits import BatchRefused, TopicLimit, is_too_large
 from headrace.log.port import Headers
 
-__all__ = ["DeliveryCallback", "KafkaRecord", "KafkaWriter", "KafkaWriters", "commit", "produce"]
+__all__ = ["DeliveryCallback", "KafkaRecord", "KafkaWriter", "KafkaWriters", "produce"]
 
 TRANSACTION_MS = 25_000  # how long the open transaction of a killed writer may delay readers
-_ATTEMPT_SECONDS = 0.5  # after which a commit looks for refused records
 
 KafkaRecord = tuple[str, int, bytes, bytes | None, Headers | None]
 """Topic, log partition, value, key, headers."""
@@ -56,29 +54,6 @@ def produce(producer: ck.Producer, record: KafkaRecord, on_delivery: DeliveryCal
                 raise
             is_refreshed = True
             producer.list_topics(topic, SECONDS)  # updates the producer's view of the topic
-
-
-def commit(producer: ck.Producer, *refused: Sequence[int]) -> None:
-    """Commits the producer's transaction.
-
-    After the broker has refused a record, the client sends none of those that are left, and a commit would wait
-    for them until its time is over. So this gives up once a record is refused.
-
-    Args:
-        producer: the producer.
-        refused: the places of the refused records; the records' callbacks (`produce`) add to them.
-
-    Raises:
-        KafkaException: the transaction is not committed, because a record was refused or the client failed.
-    """
-    deadline = monotonic() + SECONDS
-    while True:
-        try:
-            producer.commit_transaction(_ATTEMPT_SECONDS)
-            return
-        except ck.KafkaException as error:
-            if any(refused) or not error.args[0].retriable() or monotonic() > deadline:
-                raise
 
 
 _Waiting = tuple[list[KafkaRecord], "Future[list[tuple[int, int]]]"]
@@ -183,7 +158,7 @@ class KafkaWriter:
             self._abort()
             raise
         try:
-            commit(producer, too_large, invalid)
+            producer.commit_transaction(SECONDS)
         except ck.KafkaException:
             self.is_broken = True  # it may never find a broker again (headrace.log.kafka.connection)
             self._abort()
