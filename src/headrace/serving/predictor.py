@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from headrace.features.online.lookup import RequestFeatures, ViewRead
+from headrace.features.online.lookup import ViewRead
 from headrace.features.online.store import StoreUnavailable
 from headrace.features.values.on_demand import OnDemandError
 from headrace.kernel.errors import HeadraceError, Unavailable
@@ -81,9 +81,17 @@ class _ArmCall(NamedTuple):
 
 
 class _Outputs(NamedTuple):
-    """What lookup and model gave to the instances of a call, and how long both took."""
+    """What lookup and model gave to each instance of a call, and how long both took.
 
-    features: RequestFeatures
+    Attributes:
+        features, missing, positions, values: of each instance, as a Prediction has them.
+        probabilities: of each instance; None where there are no classes.
+        latency_ms: milliseconds.
+    """
+
+    features: list[dict[str, Any]]
+    missing: list[list[str]]
+    positions: Sequence[dict[str, Any]]
     values: list[Value]
     probabilities: list[dict[str, float]] | None
     latency_ms: float
@@ -353,7 +361,8 @@ class SpoolingPredictor:
         name = model.release.model
         if self._tracer is not None:
             _trace(self._tracer, seconds, lookup_seconds, name, arm, len(instances), contexts)
-        outputs = _Outputs(answers, values, probabilities, seconds * 1_000)
+        features = [dict(zip(servable.columns, row, strict=True)) for row in answers.values]
+        outputs = _Outputs(features, answers.missing, answers.positions, values, probabilities, seconds * 1_000)
         predictions = _make_predictions(
             model, arm, servable, instances, indexes, at, outputs, shadow_of, shared=shared
         )
@@ -452,7 +461,7 @@ def _make_predictions(
     *,
     shared: bool,
 ) -> list[Prediction]:
-    moment, entities, answers = from_micros(at), model.entities, outputs.features
+    moment, entities = from_micros(at), model.entities
     return [
         Prediction(
             id=new_id(),
@@ -465,17 +474,17 @@ def _make_predictions(
             instance=row if indexes is None else indexes[row],
             entity={key: instance[key] for key in instance if key in entities},
             request={key: instance[key] for key in instance if key not in entities},
-            features=dict(zip(servable.columns, features, strict=True)),
+            features=outputs.features[row],
             value=outputs.values[row],
             latency_ms=outputs.latency_ms,
-            missing=answers.missing[row],
-            positions=answers.positions[row],
+            missing=outputs.missing[row],
+            positions=outputs.positions[row],
             release=model.release.id,
             shadow_of=None if shadow_of is None else shadow_of[row].id,
             probabilities=None if outputs.probabilities is None else outputs.probabilities[row],
             shared=shared,
         )
-        for row, (instance, features) in enumerate(zip(instances, answers.values, strict=True))
+        for row, instance in enumerate(instances)
     ]
 
 
@@ -493,29 +502,13 @@ def _make_failures(
 
     The others of a call are in none of them: how many there are depends on the arm's share of the instances.
     """
-    code, causes = _code_of(error), _find_causes(error)
+    code, causes, count = _code_of(error), _find_causes(error), len(instances)
+    nothing = _Outputs([{}] * count, [[]] * count, [{}] * count, [None] * count, None, latency_ms)
+    failures = _make_predictions(model, arm, servable, instances, indexes, at, nothing, None, shared=False)
     return [
-        Prediction(
-            id=new_id(),
-            model=model.release.model,
-            version=arm.version,
-            plan=servable.plan.digest,
-            arm=arm.name,
-            shadow=arm.shadow,
-            at=from_micros(at),
-            instance=row if indexes is None else indexes[row],
-            entity={key: instance[key] for key in instance if key in model.entities},
-            request={key: instance[key] for key in instance if key not in model.entities},
-            features={},
-            value=None,
-            latency_ms=latency_ms,
-            missing=[],
-            positions={},
-            release=model.release.id,
-            error=code,
-        )
-        for row, instance in enumerate(instances)
-        if causes is None or (row if indexes is None else indexes[row]) in causes
+        msgspec.structs.replace(failure, error=code)
+        for failure in failures
+        if causes is None or failure.instance in causes
     ]
 
 

@@ -99,11 +99,12 @@ def _operation(route: Route, path: str, models: Models, model: str | None) -> di
 
 def _describe_instance(schema: InstanceSchema) -> dict[str, Any]:
     """The JSON schema of an instance. One that gives features names at least one."""
-    keyed, *others = [_list_forms(type_) for type_ in schema.instance_types]
-    for form in (form for forms in others for form in forms):
+    keyed, *others = schema.instance_types
+    rows = [form for type_ in others for form in _list_forms(type_)]
+    for form in rows:
         if form["type"] == "object":
             form["anyOf"] = [{"required": [name]} for name in schema.features]
-    forms = [*keyed, *(form for forms in others for form in forms)]
+    forms = _list_forms(keyed) + rows
     return forms[0] if len(forms) == 1 else {"anyOf": forms}
 
 
