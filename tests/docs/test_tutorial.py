@@ -68,3 +68,19 @@ def test_the_how_to_pages_work_as_they_are_written(followed: Followed) -> None:
     frame = pl.DataFrame({"card": range(400), "amount": [20.0] * 400})
     moments = frame.with_columns(event_timestamp=before.table("payments").to_polars()["paid_at"].max())
     assert after.score("refusal", moments).equals(before.score("refusal", moments))
+
+
+def test_the_pages_on_servers_work_in_this_project(
+    followed: Followed, empty_database: str, empty_redis: str, tmp_path: Path
+) -> None:
+    """Feature values in PostgreSQL and Redis; traces in a collector."""
+    folder = followed.reader.folder
+    addresses = {
+        "postgresql://headrace@db:5432/features": empty_database,
+        "redis://redis:6379/0": empty_redis,
+        "/tmp/spans": str(tmp_path / "spans"),
+        "../payments": str(folder),
+    }
+    free_ports = dict.fromkeys(PORT_VARIABLES, "0")
+    Reader(folder, addresses=addresses, **free_ports).follow(DOCS / "guide" / "online.md", "stores")
+    Reader(ROOT, addresses=addresses, **free_ports).follow(DOCS / "guide" / "serving.md", "traces")

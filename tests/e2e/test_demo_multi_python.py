@@ -5,7 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from tests.docs.blocks import PORT_VARIABLES, Reader
 from tests.e2e.demos import EXAMPLES, DemoRun, check_readme, processes_of, run_demo
+
+from headrace.config.settings import load_settings
+
+DOCS = EXAMPLES.parent / "docs"
 
 
 @pytest.fixture(scope="module")
@@ -36,3 +41,27 @@ def test_no_process_is_left_running(demo: DemoRun) -> None:
 
 def test_readme_shows_what_is_printed(demo: DemoRun) -> None:
     assert check_readme(demo, Path(EXAMPLES, "multi_python", "README.md")) == 2
+
+
+def test_the_pages_on_models_of_mlflow_work_in_a_new_project(demo: DemoRun, tmp_path: Path) -> None:
+    """With a model of the demo, whose packages uv has; under the names that the pages give it."""
+    from mlflow import MlflowClient
+
+    address = load_settings(demo.folder).registry.mlflow_url
+    client = MlflowClient(address, address)
+    (trained, *_) = client.search_model_versions("name LIKE 'iris_catboost%'", order_by=["version_number ASC"])
+    for name in ("iris", "churn"):
+        copy = client.copy_model_version(f"models:/{trained.name}/{trained.version}", name)
+        for tag in copy.tags:
+            client.delete_model_version_tag(name, copy.version, tag)
+        client.set_registered_model_alias(name, "production", copy.version)
+    reader = Reader(
+        tmp_path, addresses={"https://mlflow.example.org": address}, **dict.fromkeys(PORT_VARIABLES, "0")
+    )
+    try:
+        reader.follow(DOCS / "how-to" / "move_from_mlflow.md", "multi_python")
+        reader.follow(DOCS / "guide" / "deploy.md", "multi_python")
+    finally:
+        code = reader.stop()
+    assert code == 0
+    assert list(processes_of(tmp_path)) == []

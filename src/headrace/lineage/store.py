@@ -337,7 +337,8 @@ class Store:
         """This thread's connection."""
         db: sqlite3.Connection | None = getattr(self._local, "db", None)
         if db is None:
-            self.path.touch(mode=0o600)
+            if not self.path.exists():
+                self.path.touch(mode=0o600)
             db = open_shared(self.path, timeout=20)
             # NORMAL survives the process; a power cut can lose only the record of the last runs.
             db.execute("PRAGMA synchronous = NORMAL")
