@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from tests.docs.blocks import PORT_VARIABLES, Reader
 from tests.e2e.demos import EXAMPLES, DemoRun, check_readme, processes_of, run_demo
 
 from headrace.config.settings import load_settings
+from headrace.kernel.addresses import path_of_sqlalchemy
 
 DOCS = EXAMPLES.parent / "docs"
 
@@ -47,11 +49,17 @@ def test_the_pages_on_models_of_mlflow_work_in_a_new_project(demo: DemoRun, tmp_
     """With a model of the demo, whose packages uv has; under the names that the pages give it."""
     from mlflow import MlflowClient
 
-    address = load_settings(demo.folder).registry.mlflow_url
+    database = path_of_sqlalchemy(load_settings(demo.folder).registry.mlflow_url)
+    assert database is not None
+    shutil.copy(database, tmp_path / "mlflow.db")
+    address = f"sqlite:///{tmp_path / 'mlflow.db'}"
     client = MlflowClient(address, address)
-    (trained, *_) = client.search_model_versions("name LIKE 'iris_catboost%'", order_by=["version_number ASC"])
+    names = sorted(model.name for model in client.search_registered_models())
+    trained, *others = [name for name in names if name != "iris_broken"]
+    for name in (*others, "iris_broken"):
+        client.delete_registered_model(name)
     for name in ("iris", "churn"):
-        copy = client.copy_model_version(f"models:/{trained.name}/{trained.version}", name)
+        copy = client.copy_model_version(f"models:/{trained}/1", name)
         for tag in copy.tags:
             client.delete_model_version_tag(name, copy.version, tag)
         client.set_registered_model_alias(name, "production", copy.version)
