@@ -364,7 +364,7 @@ def test_sent_events_are_history_unless_they_are_live(settings: Settings, write:
 def test_a_file_that_is_sent_again_is_told_and_its_forgotten_events_count_twice(
     settings: Settings, write: Write
 ) -> None:
-    totals = [number for number in range(100) if partition_of(str(number).encode(), 4) == 0]
+    totals = [number for number in range(100) if partition_of(b"%d.%018d" % (number, 0), 4) == 0]
     days = [b'{"Sold At": "2026-03-0%dT12:00:00Z", "total": "%d"}' % (day, totals[day]) for day in (1, 2, 3)]
     file = write("sales.ndjson", b"\n".join(days) + b"\n")
     reports = []
