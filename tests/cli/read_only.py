@@ -84,13 +84,15 @@ def serve() -> None:
 
     for line in sys.stdin:
         command = json.loads(line)
-        output, errors, code = io.StringIO(), io.StringIO(), 0
+        output, errors, code = io.TextIOWrapper(io.BytesIO()), io.StringIO(), 0
         with contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors):
             try:
                 main(shlex.split(command))
             except SystemExit as ended:
                 code = int(ended.code or 0)
-        ended_so = {"command": command, "code": code, "output": output.getvalue(), "errors": errors.getvalue()}
+        output.flush()
+        printed = output.buffer.getvalue().decode()
+        ended_so = {"command": command, "code": code, "output": printed, "errors": errors.getvalue()}
         sys.__stdout__.write(json.dumps(ended_so) + "\n")
         sys.__stdout__.flush()
 

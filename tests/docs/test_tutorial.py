@@ -7,6 +7,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+from tests.cli.read_only import call_commands, forbid_writing
 from tests.docs.blocks import PORT_VARIABLES, Reader
 
 import headrace
@@ -14,6 +15,47 @@ import headrace
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 TUTORIAL = ["index", "events", "tables", "features", "model", "predictions", "why"]
+READ = [
+    "status",
+    "graph",
+    "lineage",
+    "lineage refusal",
+    "why {id}",
+    "why payments@0:5",
+    "score refusal one.ndjson",
+    "check parity",
+    "check leakage refusal",
+    "check tables",
+    "check contracts",
+    "quarantine list",
+    "quarantine alerts",
+    "shadows refusal",
+    "backtest refusal@1",
+    "table-versions payments",
+    "try payment_labels",
+    "build --dry-run",
+    "export airflow",
+]
+WRITTEN = {
+    "build": "build.lock",
+    "build card_payments --full": "build.lock",
+    "send payments one.ndjson": "payments.db",
+    "ingest --until-end": "catalog.db",
+    "up": "up.lock",
+    "release refusal champion=1": "headrace.releases.db",
+    "rollback refusal": "headrace.releases.db",
+    "tag-table payments kept": "catalog.db",
+    "drop-table payment_labels --yes": "build.lock",
+    "test --record payment_labels": "tests",
+    "score refusal one.ndjson --output scores.csv": "scores.csv",
+    "graph --output graph.md": "graph.md",
+    "export airflow --output dag.py": "dag.py",
+    "backtest refusal@1 --output answers.parquet": "answers.parquet",
+    "quarantine replay payments": "payments.db",
+    "clean --yes": "up.lock",
+    "init sub": "sub",
+}
+"""Command that writes → what an error names that it cannot write."""
 HOW_TO = ["add_a_feature", "roll_back", "change_a_contract", "backfill", "debug_a_stale_build"]
 
 
@@ -68,6 +110,29 @@ def test_the_how_to_pages_work_as_they_are_written(followed: Followed) -> None:
     frame = pl.DataFrame({"card": range(400), "amount": [20.0] * 400})
     moments = frame.with_columns(event_timestamp=before.table("payments").to_polars()["paid_at"].max())
     assert after.score("refusal", moments).equals(before.score("refusal", moments))
+
+
+def test_a_folder_that_may_not_be_written_is_read_and_each_other_command_says_what_it_lacks(
+    followed: Followed,
+) -> None:
+    folder = followed.reader.folder
+    newest = (
+        headrace.project(folder, profile="local").table("headrace_predictions").to_polars().sort("at")["id"][-1]
+    )
+    commands = [command.format(id=newest) for command in READ]
+    with forbid_writing(folder):
+        ended = call_commands(folder, [*commands, *WRITTEN])
+    for end in ended:
+        assert "Traceback" not in end.errors
+        assert "This is a bug" not in end.errors, end
+        what, *rest = end.errors.strip().splitlines() or [""]
+        if end.command in commands:
+            assert (end.code, what) == (0, ""), end
+        else:
+            assert end.code == 1, end
+            assert what.startswith("error: "), end
+            assert f"/{WRITTEN[end.command]}" in rest[0], end
+            assert "permission" in rest[1], end
 
 
 def test_the_pages_on_servers_work_in_this_project(

@@ -352,7 +352,8 @@ def test_the_page_on_changes_works_as_it_is_written(server: Postgres, tmp_path: 
     (tmp_path / "headrace.toml").write_text('[project]\nname = "shop"\n')
     (tmp_path / "shop").mkdir()
     (tmp_path / "shop" / "__init__.py").touch()
-    reader = Reader(tmp_path, **server.environment, PGDATABASE="customers", PGPASSWORD="only-here")
+    database = {**server.environment, "PGDATABASE": "customers", "PGPASSWORD": "only-here"}
+    reader = Reader(tmp_path, **database)
     try:
         reader.follow(GUIDE / "changes.md", "capture")
     finally:

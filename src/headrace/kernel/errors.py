@@ -32,7 +32,7 @@ __all__ = [
 ]
 
 
-NO_PERMISSION = "Run it as the owner of that folder, or give this user the permission to write there."
+NO_PERMISSION = "Run it as the owner of that folder, or give this user the permission to read and write there."
 """The remedy where this user may not write."""
 
 
