@@ -116,10 +116,8 @@ def test_a_folder_that_may_not_be_written_is_read_and_each_other_command_says_wh
     followed: Followed,
 ) -> None:
     folder = followed.reader.folder
-    newest = (
-        headrace.project(folder, profile="local").table("headrace_predictions").to_polars().sort("at")["id"][-1]
-    )
-    commands = [command.format(id=newest) for command in READ]
+    predictions = headrace.project(folder, profile="local").table("headrace_predictions").to_polars()
+    commands = [command.format(id=predictions.sort("at")["id"][-1]) for command in READ]
     with forbid_writing(folder):
         ended = call_commands(folder, [*commands, *WRITTEN])
     for end in ended:

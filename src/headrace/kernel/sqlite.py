@@ -6,6 +6,7 @@ import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from time import monotonic, sleep
 from typing import Any
@@ -68,15 +69,15 @@ def connect(path: str | Path, *, timeout: float) -> sqlite3.Connection:
     Raises:
         sqlite3.Error: the file cannot be opened.
     """
-    options: dict[str, Any] = {"timeout": timeout, "isolation_level": None, "check_same_thread": False}
     path = Path(path).absolute()
+    open_file = partial(sqlite3.connect, timeout=timeout, isolation_level=None, check_same_thread=False)
     if os.access(path.parent, os.W_OK) or not path.is_file():
-        return sqlite3.connect(path, **options)
-    address = f"{path.as_uri()}?mode=ro"
+        return open_file(path)
     before = _stamp(path)
     if _journal(path).exists():
-        return sqlite3.connect(address, uri=True, **options)
-    connection = sqlite3.connect(f"{address}&immutable=1", uri=True, factory=_UnwrittenFile, **options)
+        return open_file(f"{path.as_uri()}?mode=ro", uri=True)
+    connection = open_file(f"{path.as_uri()}?mode=ro&immutable=1", uri=True, factory=_UnwrittenFile)
+    assert isinstance(connection, _UnwrittenFile)
     connection.path, connection.before = path, before
     return connection
 
