@@ -190,7 +190,8 @@ def _file_dataset(root: Path, file: Path) -> Dataset:
 def _find_sending(workspace: Workspace, topic: str, file: Dataset) -> datetime | None:
     """When this content of the file was last sent to the topic."""
     for earlier in workspace.lineage.runs(f"send {topic}", (file.kind, file.name)):
-        if any(dataset.facts == file.facts for dataset in earlier.inputs):
+        is_same = any(dataset.facts == file.facts for dataset in earlier.inputs)
+        if is_same and any(dataset.facts.get("rows") for dataset in earlier.outputs):
             return earlier.started
     return None
 
