@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import configparser
 import json
 import re
 import shlex
@@ -165,3 +166,7 @@ def test_the_settings_and_data_of_a_page_can_be_read(page: Path, tmp_path: Path)
         assert yaml.safe_load(block)
     for block in find_blocks(text, "json"):
         assert json.loads(block)
+    for block in find_blocks(text, "ini"):  # systemd takes no comment behind a value
+        units = configparser.ConfigParser(strict=True, interpolation=None)
+        units.read_string(block)
+        assert [value for unit in units.sections() for value in units[unit].values() if "#" in value] == []

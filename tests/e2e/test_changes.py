@@ -15,6 +15,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from datetime import datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -359,7 +360,7 @@ def test_the_page_on_changes_works_as_it_is_written(server: Postgres, tmp_path: 
     finally:
         reader.stop()
     debtors = open_project(tmp_path).table("debtors").to_polars()
-    assert debtors.select("id", "name", "balance").rows() == [(1, "Ada", "-5.5")]
+    assert debtors.select("id", "name", "balance").rows() == [(1, "Ada", Decimal("-5.50"))]
 
 
 def test_a_table_emptied_while_its_slot_is_lost_has_no_rows(server: Postgres, tmp_path: Path) -> None:

@@ -14,7 +14,8 @@ import click
 from msgspec import Struct
 
 from headrace.cli.live import show_live
-from headrace.kernel.errors import NO_PERMISSION, CallError, HeadraceError
+from headrace.kernel.errors import CallError, HeadraceError
+from headrace.kernel.private import NO_PERMISSION
 
 if TYPE_CHECKING:
     from headrace.config.settings import Settings

@@ -20,7 +20,6 @@ from functools import partial
 from typing import ClassVar
 
 __all__ = [
-    "NO_PERMISSION",
     "CallError",
     "Conflict",
     "HeadraceError",
@@ -30,10 +29,6 @@ __all__ = [
     "TooLarge",
     "Unavailable",
 ]
-
-
-NO_PERMISSION = "Run it as the owner of that folder, or give this user the permission to read and write there."
-"""The remedy where this user may not write."""
 
 
 class HeadraceError(Exception):

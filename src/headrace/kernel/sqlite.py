@@ -11,7 +11,8 @@ from pathlib import Path
 from time import monotonic, sleep
 from typing import Any
 
-from headrace.kernel.errors import NO_PERMISSION, Unavailable
+from headrace.kernel.errors import Unavailable
+from headrace.kernel.private import NO_PERMISSION
 
 __all__ = ["connect", "is_locked", "name_error", "name_errors", "open_shared", "transaction"]
 

@@ -6,7 +6,8 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from headrace.kernel.errors import NO_PERMISSION, CallError, Unavailable
+from headrace.kernel.errors import CallError, Unavailable
+from headrace.kernel.private import NO_PERMISSION
 from headrace.kernel.secrets import clean_text
 from headrace.kernel.sqlite import name_error
 
