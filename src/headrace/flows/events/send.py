@@ -118,16 +118,9 @@ def send(
         rows = sending.sent - len(sending.too_large)
         this_run.add_output(Dataset("topic", topic, facts={"rows": rows, "schema": schema}))
     moved, early = (None, 0) if sending.shift is None else (sending.shift.by, sending.shift.early)
-    return SendReport(
-        topic,
-        rows,
-        time.perf_counter() - started,
-        moved,
-        tuple(sending.too_large),
-        early,
-        before,
-        "" if before is None else _describe_repeats(contract),
-    )
+    repeats = "" if before is None else _describe_repeats(contract)
+    seconds, too_large = time.perf_counter() - started, tuple(sending.too_large)
+    return SendReport(topic, rows, seconds, moved, too_large, early, before, repeats)
 
 
 class _Sending(Struct):
