@@ -240,6 +240,25 @@ def test_what_a_version_would_refuse_is_left_out_and_counted(small):
     assert (report.slices[0].requests, report.slices[0].equal) == (26, 26)
 
 
+def test_an_answer_that_is_no_number_is_left_out_and_counted(small, monkeypatch):
+    settings, _ = small
+
+    def load_broken(folder):
+        model = load_model(folder)
+        predict = model.predict
+        monkeypatch.setattr(
+            model, "predict", lambda matrix: np.where(matrix[:, 1] > 90, np.inf, predict(matrix))
+        )
+        return model
+
+    monkeypatch.setattr("headrace.flows.models.backtest.load_model", load_broken)
+    with Workspace(settings) as workspace:
+        report = backtest(workspace, "purchase", 2)
+    assert report.left_out == {"the model's answer is not a finite number": 9}
+    assert report.slices[0].requests == len(report.rows) == 19
+    assert report.rows["replayed"].is_finite().all()
+
+
 def test_a_wrong_question_is_answered_with_what_exists(small):
     settings, predictions = small
     with Workspace(settings) as workspace:

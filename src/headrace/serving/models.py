@@ -151,7 +151,7 @@ class Models:
         keeps_releases: bool = True,
     ) -> None:
         self._served = served
-        self._keeps_releases = keeps_releases
+        self._keeps_releases, self._is_unkept = keeps_releases, False
         self.settings = settings
         self.selected = frozenset(names)
         self._registry = registry.open(settings)
@@ -362,13 +362,24 @@ class Models:
         for name, release in self._latest.items():
             if (not self.selected or name in self.selected) and self._is_due(name, release):
                 changed |= self._activate(name, release)
-        if changed and self._keeps_releases:
-            make_private(self._file.parent)
-            # A model without a release in force keeps the one that it had, for the next start.
-            releases = {name: release for name, release in self._kept.items() if name in self.failed}
-            releases |= {name: model.release for name, model in self.released.items()}
-            write_file(self._file, msgspec.json.encode(releases))
+        if self._keeps_releases and (changed or self._is_unkept):
+            self._keep_releases()
         return changed
+
+    def _keep_releases(self) -> None:
+        """Writes the releases in force down for the next start; if that fails, the next poll tries again."""
+        # A model without a release in force keeps the one that it had.
+        releases = {name: release for name, release in self._kept.items() if name in self.failed}
+        releases |= {name: model.release for name, model in self.released.items()}
+        try:
+            make_private(self._file.parent)
+            write_file(self._file, msgspec.json.encode(releases))
+        except OSError as error:
+            if not self._is_unkept:
+                _log.error("the releases in force cannot be written for the next start: %s", error)
+            self._is_unkept = True
+        else:
+            self._is_unkept = False
 
     def _activate_earlier(self, name: str) -> None:
         """Activates what answered before a release that cannot be activated at the start: the one that was

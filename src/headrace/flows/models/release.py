@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import takewhile
 from typing import Any
 
 import msgspec
@@ -87,11 +88,12 @@ def release(
         CallError: an arm is not valid, the model or a version does not exist, there is no champion, or the
             shares do not add up to 1.
         Refused: the gate refused a version that would get traffic, or a version failed its trial: nothing is
-            recorded. Or the running endpoint cannot activate the release.
+            recorded. Or the arms leave the present champion, and another release was put in force meanwhile. Or
+            the running endpoint cannot activate the release.
         Unavailable: the registry, the log or the online store cannot be reached, or a view has no values yet.
     """
-    parsed = _parse_arms(workspace, model, arms)
-    new = releases.make(model, parsed, by=by or getpass.getuser(), why=why, override=override)
+    parsed, follows = _parse_arms(workspace, model, arms)
+    new = releases.make(model, parsed, by=by or getpass.getuser(), why=why, override=override, follows=follows)
     try_arms(workspace, new)
     return put_in_force(workspace, new)
 
@@ -134,9 +136,10 @@ def check_model(workspace: Workspace, model: str) -> None:
         workspace.whole_project.model(model)
 
 
-def _parse_arms(workspace: Workspace, model: str, texts: Sequence[str]) -> list[Arm]:
-    """The arms, the champion first. If the texts name no champion, the present one is added."""
-    parsed = [parse_arm(text) for text in texts]
+def _parse_arms(workspace: Workspace, model: str, texts: Sequence[str]) -> tuple[list[Arm], str | None]:
+    """The arms, the champion first. If the texts name no champion, the present one is added, and the id of the
+    present release is returned, too: the new one follows it."""
+    parsed, follows = [parse_arm(text) for text in texts], None
     if not parsed:
         raise CallError("no arm is named", remedy="Name one, such as champion=3")
     if not any(name == "champion" for name, _, _ in parsed):
@@ -147,6 +150,7 @@ def _parse_arms(workspace: Workspace, model: str, texts: Sequence[str]) -> list[
                 f"model {model!r} has no champion yet", remedy=f"Name one: headrace release {model} champion=1"
             )
         parsed.insert(0, ("champion", releases.champion_version(current), None))
+        follows = current.id
     shares = []
     for name, version, share in parsed:
         if name == "champion" or _is_shadow(name):
@@ -164,7 +168,7 @@ def _parse_arms(workspace: Workspace, model: str, texts: Sequence[str]) -> list[
             arms.append(Arm(version, 0.0, shadow=True, name=name))
         else:
             arms.append(Arm(version, rest if share is None else share, name=name))
-    return arms
+    return arms, follows
 
 
 def _check_version(workspace: Workspace, model: str, arm: Arm, override: bool) -> None:
@@ -232,6 +236,17 @@ def set_aliases(workspace: Workspace, release: Release) -> None:
             workspace.registry.set_alias(release.model, alias, version)
 
 
+def _set_present_aliases(workspace: Workspace, new: Release) -> None:
+    """Makes the aliases name the versions of the release in force: of two processes that release at once, the
+    one that is slower must not set those of a release that the other has replaced."""
+    present = new
+    while True:
+        set_aliases(workspace, present)
+        before, present = present, releases.find_current(workspace.log, new.model) or present
+        if present.id == before.id:
+            return
+
+
 def put_in_force(workspace: Workspace, new: Release) -> Release:
     """Records the release, sets the aliases, and waits for the endpoint if it runs.
 
@@ -246,7 +261,7 @@ def put_in_force(workspace: Workspace, new: Release) -> Release:
         faults.reach("release.before_record")
         partition, offset = releases.append(workspace.log, new)
         faults.reach("release.after_record")
-        set_aliases(workspace, new)
+        _set_present_aliases(workspace, new)
         faults.reach("release.after_aliases")
         metrics = {arm.name: registry.version(new.model, arm.version).metrics for arm in new.arms}
         for arm in new.arms:
@@ -256,5 +271,7 @@ def put_in_force(workspace: Workspace, new: Release) -> Release:
         job.add_facts(release=new.id, by=new.by, why=new.why, override=new.override)
     up = find_up(workspace.settings)
     if up is not None:
-        await_release(workspace.settings, up, new)
+        records = releases.history(workspace.log, new.model)
+        earlier = {record.id for record in takewhile(lambda record: record.id != new.id, records)}
+        await_release(workspace.settings, up, new, earlier)
     return new

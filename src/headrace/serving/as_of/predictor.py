@@ -30,12 +30,12 @@ from headrace.serving.as_of.replay import (
     find_answering_release,
     read_requests_at,
 )
-from headrace.serving.errors import FeatureFailed, NoHistory, WrongValue, missing_features
+from headrace.serving.errors import FeatureFailed, NoHistory, WrongValue, missing_features, no_number
 from headrace.serving.prediction import Value
 from headrace.serving.protocols.instances import decode_instance, decode_instances, has_instances
 from headrace.serving.release import Release, ReleaseFollower
 from headrace.serving.request_schema import RequestSchema
-from headrace.serving.servable import decode_answers
+from headrace.serving.servable import decode_answers, find_no_numbers
 from headrace.serving.split import TrafficSplit, find_split_key, split_value
 from headrace.training.files import MODEL, PLAN
 from headrace.training.trainers.folder import Predictor, load_model
@@ -268,7 +268,10 @@ class AsOfPredictor:
             raise missing_features(lacking, None if single else list(call.members))
         text = {f.column: frame[f.column].to_list() for f in plan.features if f.dtype == "string"}
         features = matrix.values(rows, text)
-        values, probabilities = decode_answers(predictor, predictor.predict(rows.matrix))
+        outputs = predictor.predict(rows.matrix)
+        if no_numbers := find_no_numbers(outputs[[*call.members.values()]]):
+            raise no_number(no_numbers, None if single else list(call.members))
+        values, probabilities = decode_answers(predictor, outputs)
         ids = logged.rows["id"]
         return {
             index: PastPrediction(
