@@ -22,6 +22,7 @@ from headrace.config.settings import Settings
 from headrace.features.plan import FeaturePlan, decode_plan
 from headrace.features.values.matrix import Matrix
 from headrace.features.values.on_demand import OnDemandError
+from headrace.kernel.errors import ProjectError
 from headrace.serving.as_of.history import History
 from headrace.serving.as_of.query import AsOf
 from headrace.serving.as_of.replay import (
@@ -255,6 +256,12 @@ class AsOfPredictor:
             frame, reasons = features_as_known(logged, plan, plans, read)
         except OnDemandError as error:  # it fails on every row
             raise FeatureFailed(f"The on-demand view {error.where!r} fails.") from error
+        except ProjectError as error:  # the table was made by other code since the version was trained
+            raise NoHistory(
+                f"Version {call.version} cannot be asked for {moment.isoformat()}: {error.what}. Name a version"
+                " whose columns the tables have.",
+                field="version",
+            ) from error
         for index, row in call.members.items():
             if (reason := reasons[row]) is not None:
                 what = f"It {reason}." if reason.startswith("lacks") else f"The {reason}."
