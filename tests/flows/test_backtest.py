@@ -319,6 +319,12 @@ def test_the_fields_of_the_newest_request_are_named():
     assert caught.value.remedy == "The newest has arm, facts__new, new, version."
 
 
+def test_a_field_without_a_value_is_one_slice():
+    rows = pl.DataFrame({"arm": ["champion"] * 2, "version": [1, 1]})
+    logged = LoggedRequests(rows, [{}, {}], [{"facts__views": None}, {"facts__views": None}])
+    assert _slice_of(logged, "facts__views").to_list() == ["(none)", "(none)"]
+
+
 def test_whole_numbers_are_named_as_such():
     rows = pl.DataFrame({"arm": ["champion"] * 3, "version": [1] * 3})
     logged = LoggedRequests(

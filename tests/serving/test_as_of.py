@@ -77,7 +77,7 @@ def put_less(settings, column):
     rows = pl.DataFrame(
         {"product_id": [7], "event_timestamp": [from_micros(1)], "mean_price": [1.5], "views": [3]}
     )
-    table = rows.with_columns(pl.col("event_timestamp").dt.replace_time_zone("UTC")).drop(column).to_arrow()
+    table = rows.drop(column).to_arrow()
     lakes.open(settings).ensure("facts", table.schema).append(table)
 
 

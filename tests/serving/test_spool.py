@@ -2,11 +2,13 @@
 
 import errno
 import os
+import re
 import resource
 import signal
 import subprocess
 import sys
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 from tests.log.topics import set_largest_batch
@@ -270,15 +272,22 @@ def test_a_kill_leaves_one_file_of_an_oversized_prediction(folder, kafka, monkey
     spool.close()
 
 
-def test_a_folder_that_cannot_be_used_ends_no_shipper(folder, topics):
+@pytest.mark.parametrize(
+    ("damage", "mend", "message"),
+    [
+        (Path.mkdir, Path.rmdir, "spool of predictions"),
+        (lambda mark: mark.write_text("no number"), Path.unlink, "ValueError: .*'no number'"),
+    ],
+)
+def test_a_folder_that_cannot_be_used_ends_no_shipper(folder, topics, damage, mend, message):
     spool = Spool(folder)
     spool.append(b"one")
     (path,) = folder.glob("*.spool")
-    path.with_suffix(".shipped").mkdir()
+    damage(path.with_suffix(".shipped"))
     shipper = Shipper(folder, lambda: log.open(f"sqlite://{folder.parent}/log"), interval=0.01)
     until(lambda: shipper.error is not None)
-    assert "spool of predictions" in str(shipper.error)
-    path.with_suffix(".shipped").rmdir()
+    assert re.search(message, str(shipper.error))
+    mend(path.with_suffix(".shipped"))
     until(lambda: shipper.error is None)
     shipper.stop()
     assert read_log(topics) == [b"one"]

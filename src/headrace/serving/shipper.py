@@ -232,6 +232,8 @@ class Shipper:
             self.total += ship(self._folder, self._connect(), self._unmarked)
         except HeadraceError as error:  # while the log is unavailable, the spool keeps the predictions
             self._note(error)
+        except Exception as error:  # the thread must not end: nothing else ships them
+            self._note(Unavailable(f"{type(error).__name__}: {error}"))
         else:
             self.error = None
 

@@ -265,12 +265,12 @@ def _slice_of(logged: LoggedRequests, by: str | None) -> pl.Series:
     if by in ("arm", "version"):
         values = logged.rows[by].cast(pl.String)
     else:
-        pairs = zip(logged.fields, logged.features, strict=True)
+        pairs = list(zip(logged.fields, logged.features, strict=True))
+        if not any(by in fields or by in features for fields, features in pairs):
+            names = sorted({*logged.fields[-1], *logged.features[-1], "arm", "version"})
+            raise CallError(f"no request has the field {by!r}", remedy=f"The newest has {', '.join(names)}.")
         read: list[Any] = [fields.get(by, features.get(by)) for fields, features in pairs]
         values = pl.Series([None if value is None else _name_slice(value) for value in read], dtype=pl.String)
-    if values.null_count() == len(values):
-        names = sorted({*logged.fields[-1], *logged.features[-1], "arm", "version"})
-        raise CallError(f"no request has the field {by!r}", remedy=f"The newest has {', '.join(names)}.")
     frequent = values.drop_nulls().value_counts(sort=True)[:_SLICES].get_columns()[0]
     return pl.select(
         pl.when(values.is_null())
