@@ -298,6 +298,22 @@ def test_the_slower_of_two_releases_leaves_the_aliases_of_the_one_in_force(setti
     assert read_moved_aliases(settings) == []
 
 
+def test_a_rollback_without_the_registry_is_in_force_and_says_so(settings, caplog):
+    """An error would make people run it again, which goes back one release more."""
+    with Workspace(settings) as workspace:
+        releases_before = [release(workspace, "purchase", [f"champion={version}"]) for version in (1, 2)]
+    away = settings.with_values(mlflow="http://127.0.0.1:9")  # nothing listens there
+    with Workspace(away) as workspace:
+        restored = rollback(workspace, "purchase")
+        assert restored.restores == releases_before[0].id
+        assert releases.find_current(workspace.log, "purchase") == restored
+    assert "is in force, but its aliases could not be set" in caplog.text
+    assert read_moved_aliases(settings) == [MovedAlias("purchase", "champion", 2, 1)]
+    with Workspace(away) as workspace, pytest.raises(Unavailable):
+        release(workspace, "purchase", ["champion=2"])  # it cannot be tried, and nothing is recorded
+    assert release_history(settings)[-1] == restored
+
+
 REVIEW = """
 import sys
 from pathlib import Path

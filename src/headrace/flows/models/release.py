@@ -6,6 +6,7 @@ The record on the topic decides: replicas follow it, and the registry's aliases 
 from __future__ import annotations
 
 import getpass
+import logging
 import math
 import re
 from collections.abc import Iterator, Sequence
@@ -19,7 +20,7 @@ from headrace.features.plan import decode_plan
 from headrace.flows.models.aliases import aliases_of
 from headrace.flows.models.endpoint import await_release
 from headrace.kernel import faults
-from headrace.kernel.errors import CallError, Refused
+from headrace.kernel.errors import CallError, HeadraceError, Refused
 from headrace.kernel.properties import GATE
 from headrace.kernel.run import Dataset, current_run, record_with, run
 from headrace.projects.running import find_up
@@ -31,6 +32,7 @@ from headrace.workspace import Workspace
 
 __all__ = ["check_model", "parse_arm", "put_in_force", "release", "rollback", "set_aliases", "try_arms"]
 
+_logger = logging.getLogger(__name__)
 _ARM = re.compile(r"(?P<name>[a-z][a-z0-9_-]*)=(?P<version>[1-9][0-9]*)(:(?P<share>[0-9.]+))?")
 _ROWS_TRIED = 20  # of each version
 
@@ -247,23 +249,39 @@ def _set_present_aliases(workspace: Workspace, new: Release) -> None:
             return
 
 
+def _update_registry(workspace: Workspace, new: Release) -> dict[str, dict[str, float]]:
+    """Sets the aliases. Returns the metrics of each arm, as the registry has them."""
+    try:
+        _set_present_aliases(workspace, new)
+        return {arm.name: workspace.registry.version(new.model, arm.version).metrics for arm in new.arms}
+    except HeadraceError as error:
+        _logger.warning(
+            "release %s of %s is in force, but its aliases could not be set: %s. headrace status shows them",
+            new.id,
+            new.model,
+            error.what,
+        )
+        return {arm.name: {} for arm in new.arms}
+
+
 def put_in_force(workspace: Workspace, new: Release) -> Release:
     """Records the release, sets the aliases, and waits for the endpoint if it runs.
+
+    If the registry fails after the record, that is only logged: who ran a rollback again because of it would go
+    back one release more.
 
     Raises:
         Refused: the release that it follows is no longer in force, or the running endpoint cannot activate it.
         Unavailable: the running endpoint cannot activate it.
     """
-    registry = workspace.registry
     reads = [Dataset("model", f"{new.model}@{arm.version}") for arm in new.arms]
     writes = [Dataset("endpoint", new.model)]
     with _record(workspace), run(f"release {new.model}", reads=reads, writes=writes) as job:
         faults.reach("release.before_record")
         partition, offset = releases.append(workspace.log, new)
         faults.reach("release.after_record")
-        _set_present_aliases(workspace, new)
+        metrics = _update_registry(workspace, new)
         faults.reach("release.after_aliases")
-        metrics = {arm.name: registry.version(new.model, arm.version).metrics for arm in new.arms}
         for arm in new.arms:
             job.add_input(Dataset("model", f"{new.model}@{arm.version}", facts={"metrics": metrics[arm.name]}))
         job.add_output(Dataset("endpoint", new.model, facts=_endpoint_facts(new, metrics)))
