@@ -260,7 +260,7 @@ def test_outcomes_of_several_classes_are_compared_with_the_probabilities(
     assert metrics["log_loss"] == pytest.approx(-np.mean(np.log([0.7, 0.3, 0.5, 0.6])))
     unknown = pl.Series([labels[0], labels[2], labels[1], "elm" if labels[0] == "ash" else 99])
     assert evaluate_outcomes(report, unknown, outputs, 0.5)["accuracy"] == pytest.approx(2 / 3)
-    assert "no value of the model's target" in caplog.text
+    assert "not values of the model's target" in caplog.text
     assert evaluate_outcomes(report, happened[:1], outputs[:1], 0.5) == {}
 
 

@@ -153,8 +153,7 @@ def backtest(
     predictor = load_model(bundle / MODEL)
     logged = read_requests(workspace.lake, model, since, until, limit)
     plans = _served_plans(workspace, model, logged, report.task)
-    project, lake = workspace.project, workspace.lake
-    visible = workspace.visible
+    project, lake, visible = workspace.project, workspace.lake, workspace.visible
     features, left_out = features_as_known(
         logged, plan, plans, lambda name: table_reader(project, lake, visible_snapshots(visible, [name]))(name)
     )

@@ -192,7 +192,7 @@ def are_targets(report: TrainingReport, outcome: pl.Series) -> pl.Series:
     multiclass model its classes. Logs a warning where some are not.
 
     Raises:
-        ProjectError: the outcomes are no numbers, and those of the target are.
+        ProjectError: the target is a number, and the outcomes are text or another type.
     """
     import polars as pl
 
@@ -209,7 +209,7 @@ def are_targets(report: TrainingReport, outcome: pl.Series) -> pl.Series:
         are_valid = outcome.cast(float).is_in([0.0, 1.0])
     if not are_valid.all():
         others = ", ".join(map(str, outcome.filter(~are_valid).unique().sort()[:5]))
-        _logger.warning("outcomes that are no value of the model's target are left out: %s", others)
+        _logger.warning("outcomes that are not values of the model's target are left out: %s", others)
     return are_valid
 
 
@@ -227,12 +227,12 @@ def evaluate_outcomes(
 
     Args:
         report: the report of the version.
-        outcome: what really happened. One that is no value of the target is left out, with a warning.
+        outcome: what really happened. One that is not a value of the target is left out, with a warning.
         outputs: the model's outputs (training.trainers.port.Outputs). NaN counts as the probability 0.
         threshold: the probability from which on a binary model's answer counts as yes.
 
     Raises:
-        ProjectError: the outcomes are no numbers, and those of the target are.
+        ProjectError: the target is a number, and the outcomes are text or another type.
     """
     evaluator, classes = evaluator_for(report.task), labels_of(report)
     if outcome.is_empty():
