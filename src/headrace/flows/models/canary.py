@@ -181,6 +181,9 @@ def review_each(workspace: Workspace, canaries: Iterable[Release]) -> dict[str, 
             reviews[release.model] = _review(workspace, release)
         except HeadraceError as error:  # the other canaries are shown
             reviews[release.model] = error.what
+        except Exception as error:  # an outcome that cannot be scored, a damaged record
+            _logger.debug("the canary of %s cannot be reviewed", release.model, exc_info=True)
+            reviews[release.model] = f"{type(error).__name__}: {error}"
     return reviews
 
 
