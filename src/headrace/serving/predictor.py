@@ -144,6 +144,7 @@ class SpoolingPredictor:
             UnknownVersion: no arm answers by the version.
             MissingFeatures: the model does not predict without a feature that is missing.
             FeatureFailed: an on-demand function failed.
+            ModelFailed: the model's answer is not a finite number.
             OversizedPrediction: the record of a prediction is larger than `max_bytes`.
             Unavailable: the features cannot be read, or the spool cannot be written.
         """
@@ -335,7 +336,7 @@ class SpoolingPredictor:
         if servable.plan.missing == "refuse" and any(answers.missing):
             raise missing_features(answers.missing, indexes)
         predict = servable.predict if contexts is None else servable.predict_each
-        values, probabilities = predict(answers.matrix)
+        values, probabilities = predict(answers.matrix, indexes)
         seconds = time.perf_counter() - started
         name = model.release.model
         if self._tracer is not None:
