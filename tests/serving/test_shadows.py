@@ -51,15 +51,16 @@ def test_copies_share_a_call_but_one_time_in_eight_and_have_the_values_that_they
         copies = [answer(predictor, model, user) for user in range(5)] + [answer(predictor, model, 7, 8, 9)]
         shadows.predict(copies)
         for copy in copies:
-            expected |= {made.id: (made.value, made.entity, made.instance) for made in copy.predictions}
+            for prediction in copy.predictions:
+                expected[prediction.id] = prediction.value, prediction.entity, prediction.instance
         shared.append((turn % 8 > 0, {copy.predictions[0].id for copy in copies[:5]}))
     logged = read_copies(project)
     assert logged.keys() == expected.keys()
-    for of, (value, entity, instance) in expected.items():
-        by_arm = {copy.arm: copy for copy in logged[of]}
-        assert len(logged[of]) == 2
+    for id_, (value, entity, instance) in expected.items():
+        by_arm = {copy.arm: copy for copy in logged[id_]}
+        assert len(logged[id_]) == 2
         assert by_arm["shadow-copy"].value == value > 0.5 > by_arm["shadow"].value
-        assert {(copy.entity["user_id"], copy.instance) for copy in logged[of]} == {
+        assert {(copy.entity["user_id"], copy.instance) for copy in logged[id_]} == {
             (entity["user_id"], instance)
         }
     for is_shared, ids in shared:
@@ -84,7 +85,7 @@ def test_a_copy_that_fails_fails_no_other_and_each_is_counted(project, boosters,
     shadows.predict(copies)  # together, until that fails
     assert metrics.counts.failed_shadows == 2 * 2
     logged = read_copies(project)
-    assert {id_: len(made) for id_, made in logged.items()} == {
+    assert {id_: len(copied) for id_, copied in logged.items()} == {
         copy.predictions[0].id: 2 for copy in copies[:4]
     }
 
@@ -111,4 +112,4 @@ def test_a_queue_copies_what_waits_before_it_ends_and_counts_what_has_no_room(pr
     queue.close()
     shed = metrics.counts.shed_shadows
     assert shed == 200 - 1 - 64
-    assert Counter(len(made) for made in read_copies(project).values()) == {1: 200 - shed}
+    assert Counter(len(copied) for copied in read_copies(project).values()) == {1: 200 - shed}
