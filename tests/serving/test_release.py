@@ -130,9 +130,7 @@ def test_a_record_that_the_log_did_not_confirm_is_looked_up_before_a_rollback_is
 
     with monkeypatch.context() as patch:
         patch.setattr(topics, "append", append_unconfirmed)
-        with pytest.raises(
-            Unavailable, match="not known whether release .* was recorded: the broker did"
-        ) as error:
+        with pytest.raises(Unavailable, match="is not known whether release") as error:
             roll_back(topics)
     assert "Look before you run it again" in error.value.remedy
     assert release.find_current(topics, "purchase").restores == first.id
