@@ -27,6 +27,7 @@ from headrace.kernel.private import make_private
 from headrace.serving.errors import UnknownModel, UnknownService, WrongValue, unknown_version
 from headrace.serving.kept import find_kept_releases
 from headrace.serving.mlflow_models.served import ServedModel, ServedModels
+from headrace.serving.prepared import remove_unneeded
 from headrace.serving.release import Arm, Release, ReleaseFollower, find_restored
 from headrace.serving.request_schema import RequestSchema
 from headrace.serving.servable import Servable, check_filled, load_servable
@@ -368,7 +369,19 @@ class Models:
             releases = {name: release for name, release in self._kept.items() if name in self.failed}
             releases |= {name: model.release for name, model in self.released.items()}
             write_file(self._file, msgspec.json.encode(releases))
+            self._remove_prepared()
         return changed
+
+    def _remove_prepared(self) -> None:
+        """Removes the prepared models of former releases. Only the log tells what a rollback needs."""
+        if self._releases is None:
+            return
+        releases = [model.release for model in self.released.values()]
+        for records in self._releases.histories.values():
+            restored = find_restored(records)
+            releases += [records[-1]] if restored is None else [records[-1], restored]
+        versions = {(release.model, arm.version) for release in releases for arm in release.arms}
+        remove_unneeded(self._registry, sorted(versions))
 
     def _activate_earlier(self, name: str) -> None:
         """Activates what answered before a release that cannot be activated at the start: the one that was
