@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from tests.flows.logged_project import MODELS, put_version
+from tests.flows.logged_project import put_version
 from tests.serving.small_project import fit_booster, make_project, plan_of, put_features, put_release
 
 from headrace import log as logs
@@ -17,11 +17,11 @@ from headrace.config.settings import Settings
 from headrace.declare.event import contract_of, event
 from headrace.events.ingest.ingest import Ingest
 from headrace.flows.models import canary, outcomes, shadows
-from headrace.flows.models.backtest import backtest
 from headrace.flows.models.predictions import find_prediction
 from headrace.flows.trace.served import read_served
 from headrace.kernel.ids import new_id
 from headrace.serving import release as releases
+from headrace.serving.as_of import replay
 from headrace.serving.canary import CanaryPlan
 from headrace.serving.metrics import Metrics
 from headrace.serving.models import Models
@@ -71,8 +71,7 @@ def check_readers(workspace: Workspace, predictions: Sequence[Prediction]) -> No
         assert [getattr(found, name) for name in LATER] == [None, None, None, False]
     (step,) = canary.review(workspace, "purchase").steps
     assert step.champion.requests + step.canary.requests == len({(p.at, p.arm) for p in predictions})
-    (part,) = backtest(workspace, "purchase", 1).slices
-    assert (part.requests, part.equal) == (len(predictions), sum(p.version == 1 for p in predictions))
+    assert len(replay._scan_answered(workspace.lake, "purchase").collect()) == len(predictions)
     assert sum(len(part) for _, _, part in read_served(workspace, None, 1_000)) == len(predictions)
     assert shadows._read_pairs(workspace, "purchase").is_empty()
     assert len(outcomes._read_predictions(workspace, "purchase")) == len(predictions)
@@ -83,7 +82,6 @@ def test_an_earlier_table_is_read_before_and_after_it_gets_the_later_columns(tmp
     for version, slope in ((1, 1), (2, -1)):
         put_version(settings, boosters, version, plan_of(), slope)
     put_features(settings, plan_of(), {7: (9.5, 190)})
-    (settings.root / "small" / "models.py").write_text(MODELS.replace("KIND", "bool"))
     start_canary(settings)
     with Workspace(settings) as workspace:
         earlier = predict(settings, range(20))
