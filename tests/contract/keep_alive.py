@@ -18,7 +18,7 @@ _REQUEST = (
     b"POST /predict/purchase HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
     b"Content-Length: %d\r\n\r\n%b" % (len(_BODY), _BODY)
 )
-_PAUSE = 0.01  # seconds after a refused connection
+_PAUSE = 0.01  # seconds after a refused connection or an answer 503
 _TIMEOUT = 60.0  # seconds for an answer
 
 
@@ -71,6 +71,8 @@ class KeepAliveClients:
                         received = await reader.readuntil(b"\r\n\r\n")
                         is_open = self._count(received, await reader.readexactly(_length_of(received)))
                     answered += 1
+                    if received.startswith(b"HTTP/1.1 503 "):
+                        await asyncio.sleep(_PAUSE)
                 except (OSError, EOFError, TimeoutError) as error:
                     self.cut.append((answered, received, repr(error)))
                     is_open = False

@@ -18,6 +18,7 @@ import httpx
 import psutil
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from tests.contract.keep_alive import run_clients
 from tests.contract.supervised import INSTANCE, RAY_WARNINGS, SupervisedDeployment
 from tests.flows.processes import descendants, listening_sockets
 from tests.serving.small_project import (
@@ -178,19 +179,19 @@ def test_a_release_is_activated(running: SupervisedDeployment, settings: Setting
     until(lambda: {running.predict()["version"] for _ in range(8)} == {2})
 
 
-def test_a_rolling_restart_loses_no_request(running: SupervisedDeployment, kind: str) -> None:
-    """Each request has its own connection: a replica that ends may close one that is kept open."""
+def test_a_rolling_restart_cuts_no_request(running: SupervisedDeployment, kind: str) -> None:
     before = running.deployment.processes
     running.roll.set()
-    requests = 0
     if kind != "processes":  # HAProxy closes connections when it learns of another replica
         until(lambda: "the replicas are deployed again" in running.reports)
         until(running.is_answering)
         return
-    while "replica-2 was replaced" not in running.reports:
-        running.predict()
-        requests += 1
-    assert requests > 20
+    with run_clients(running.port, 8) as clients:
+        until(lambda: "replica-2 was replaced" in running.reports)
+    running.answers += clients.statuses[200]
+    assert (clients.cut, clients.refused) == ([], 0)
+    assert clients.statuses == {200: clients.requests}
+    assert clients.requests > 20
     assert set(running.deployment.processes.values()).isdisjoint(before.values())
 
 
@@ -436,6 +437,19 @@ def test_a_deployment_that_is_stopped_while_it_starts_ends_its_processes(setting
     assert sessions & {os.getsid(pid) for pid in descendants(os.getpid())}
     deployment.stop()
     assert [pid for pid in psutil.pids() if os.getsid(pid) in sessions] == []
+
+
+@pytest.mark.usefixtures("processes_only")
+def test_a_stop_under_load_cuts_no_request(settings: Settings) -> None:
+    """A request that arrives later is answered with 503, or its connection is refused."""
+    running = SupervisedDeployment(settings.with_values(replicas=1))
+    with run_clients(running.port, 8) as clients:
+        until(lambda: clients.statuses[200] > 50)
+        running.stop()
+        until(lambda: clients.refused > 8)
+    assert clients.cut == []
+    assert {*clients.statuses} <= {200, 503}
+    assert {*clients.ids} <= read_shipped_ids(settings)
 
 
 def test_after_a_stop_nothing_is_left(settings: Settings, running: SupervisedDeployment) -> None:
