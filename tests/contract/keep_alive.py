@@ -25,6 +25,10 @@ _TIMEOUT = 60.0  # seconds for an answer
 class KeepAliveClients:
     """What the clients sent and got.
 
+    Args:
+        port: the server's, on loopback.
+        pause: seconds between an answer and the next request.
+
     Attributes:
         requests: how many were sent.
         statuses: HTTP status → answers.
@@ -34,8 +38,8 @@ class KeepAliveClients:
             had arrived of its answer, and the error.
     """
 
-    def __init__(self, port: int) -> None:
-        self._port = port
+    def __init__(self, port: int, pause: float) -> None:
+        self._port, self._pause = port, pause
         self._stop = threading.Event()
         self.requests, self.refused = 0, 0
         self.statuses: Counter[int] = Counter()
@@ -71,8 +75,8 @@ class KeepAliveClients:
                         received = await reader.readuntil(b"\r\n\r\n")
                         is_open = self._count(received, await reader.readexactly(_length_of(received)))
                     answered += 1
-                    if received.startswith(b"HTTP/1.1 503 "):
-                        await asyncio.sleep(_PAUSE)
+                    is_unavailable = received.startswith(b"HTTP/1.1 503 ")
+                    await asyncio.sleep(max(self._pause, _PAUSE) if is_unavailable else self._pause)
                 except (OSError, EOFError, TimeoutError) as error:
                     self.cut.append((answered, received, repr(error)))
                     is_open = False
@@ -95,9 +99,9 @@ def _length_of(head: bytes) -> int:
 
 
 @contextmanager
-def run_clients(port: int, connections: int) -> Iterator[KeepAliveClients]:
-    """Clients that send while the block runs. After it, each has its last answer."""
-    clients = KeepAliveClients(port)
+def run_clients(port: int, connections: int, pause: float = 0.0) -> Iterator[KeepAliveClients]:
+    """Clients that send over so many connections while the block runs. After it, each has its last answer."""
+    clients = KeepAliveClients(port, pause)
     thread = threading.Thread(target=lambda: asyncio.run(clients.send_all(connections)))
     thread.start()
     try:
