@@ -298,8 +298,9 @@ def test_under_full_load_no_request_is_cut_while_replicas_come_and_go(
         for name, pid in running.deployment.processes.items():
             os.kill(pid, signal.SIGTERM)
             until(lambda pid=pid, name=name: running.deployment.processes[name] != pid)
+            until(lambda: all(replica.responsive for replica in running.deployment._replicas), seconds=240)
         running.roll.set()
-        until(lambda: running.reports.count("replica-2 was replaced") == 1, seconds=240)
+        until(lambda: "replica-2 was replaced" in running.reports, seconds=240)
         assert (clients.refused, {*clients.statuses}) == (0, {200})
         running.stop()
         until(lambda: clients.refused > 32)

@@ -66,9 +66,9 @@ def ingest(workspace: Workspace, contract: Any, predictions: Sequence[Prediction
 def check_readers(workspace: Workspace, predictions: Sequence[Prediction]) -> None:
     """Checks that whatever reads predictions reads these."""
     for prediction in (predictions[0], predictions[-1]):
-        found, place = find_prediction(workspace, prediction.id)
-        assert (place, found.value) == ("table", prediction.value)
-        assert [getattr(found, name) for name in LATER] == [None, None, None, False]
+        read, place = find_prediction(workspace, prediction.id)
+        assert (place, read.value) == ("table", prediction.value)
+        assert [getattr(read, name) for name in LATER] == [None, None, None, False]
     (step,) = canary.review(workspace, "purchase").steps
     assert step.champion.requests + step.canary.requests == len({(p.at, p.arm) for p in predictions})
     assert len(replay._scan_answered(workspace.lake, "purchase").collect()) == len(predictions)

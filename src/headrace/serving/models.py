@@ -369,19 +369,9 @@ class Models:
             releases = {name: release for name, release in self._kept.items() if name in self.failed}
             releases |= {name: model.release for name, model in self.released.items()}
             write_file(self._file, msgspec.json.encode(releases))
-            self._remove_prepared()
+            if self._releases is not None:  # only the log tells what a rollback needs
+                remove_unneeded(self._registry, _list_needed(self.released, self._releases))
         return changed
-
-    def _remove_prepared(self) -> None:
-        """Removes the prepared models of former releases. Only the log tells what a rollback needs."""
-        if self._releases is None:
-            return
-        releases = [model.release for model in self.released.values()]
-        for records in self._releases.histories.values():
-            restored = find_restored(records)
-            releases += [records[-1]] if restored is None else [records[-1], restored]
-        versions = {(release.model, arm.version) for release in releases for arm in release.arms}
-        remove_unneeded(self._registry, sorted(versions))
 
     def _activate_earlier(self, name: str) -> None:
         """Activates what answered before a release that cannot be activated at the start: the one that was
@@ -430,6 +420,15 @@ class Models:
                 check_filled(self._store.positions(), servable.plan)
             servables[version] = servable
         return servables
+
+
+def _list_needed(released: Mapping[str, ReleasedModel], followed: ReleaseFollower) -> list[tuple[str, int]]:
+    """Model and version, of every release in force and of those that rollbacks would restore."""
+    releases = [model.release for model in released.values()]
+    for records in followed.histories.values():
+        restored = find_restored(records)
+        releases += [records[-1]] if restored is None else [records[-1], restored]
+    return sorted({(release.model, arm.version) for release in releases for arm in release.arms})
 
 
 def _describe(error: Exception) -> str:
