@@ -50,7 +50,7 @@ class SignedFiles:
         make_private(self._folder)
         write_file(self._folder / name, self._sign(name, content) + content, mode=0o600)
 
-    def remove_unused(self, keep: Container[str], seconds: float) -> None:
+    def remove_unused(self, keep: Container[str | None], seconds: float) -> None:
         """Removes the files that are not to be kept, and were not read or written for so many seconds.
 
         Another process may read, write or remove them at the same time: what it reads is whole or not there.

@@ -68,7 +68,7 @@ def remove_unneeded(registry: Registry, versions: Iterable[tuple[str, int]]) -> 
         registry: the registry with the versions.
         versions: model and version; those that this machine does not have need no copy.
     """
-    names = set()
+    names = set[str | None]()
     for model, number in versions:
         with suppress(HeadraceError, OSError):  # it is not on this machine, or not whole
             names.add(_find_name(registry.bundle_folder(model, number)))

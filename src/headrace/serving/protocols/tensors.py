@@ -162,7 +162,7 @@ def _decode_json(tensor: InputTensor, data: bytes, size: int, width: int) -> lis
             f"The data do not have the {size:,} elements of the tensor's shape.", field=tensor.name
         )
     try:
-        values = _make_decoder(tensor.datatype, depth)(data)
+        values: list[Any] = _make_decoder(tensor.datatype, depth)(data)
     except msgspec.ValidationError as error:
         match = _PLACE.fullmatch(str(error))
         assert match is not None  # the pattern matches any text
