@@ -19,6 +19,7 @@ __all__ = [
     "select_pushed",
     "unpack_entries",
     "unpack_joined_entries",
+    "unpack_joined_single_entries",
 ]
 
 Entry = tuple[int, int | None, list[Any]]
@@ -28,27 +29,43 @@ PUSHED = b"\xdd"
 """The first byte of a packed state that has pushed rows: a database finds these without reading others. It
 begins MessagePack's longest form of an array, which no encoder chooses for so few items."""
 
+_WIDTH = 3  # items of an entry
 _encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder(list[Entry]).decode
-_decode_joined = msgspec.msgpack.Decoder(list[list[Entry] | None]).decode
+_decode = msgspec.msgpack.Decoder(list[Any]).decode
+_decode_joined = msgspec.msgpack.Decoder(list[list[Any] | None]).decode
+_decode_joined_single = msgspec.msgpack.Decoder(list[Entry]).decode
 
 
 def pack_entries(entries: list[Entry]) -> bytes:
-    """Packs entries, in order of time."""
-    for _, snapshot, _ in entries:
-        if snapshot is None:
-            return PUSHED + len(entries).to_bytes(4, "big") + b"".join(map(_encode, entries))
-    return _encode(entries)
+    """Packs entries, in order of time, as one array of all their items: that of one entry is the entry."""
+    items = [item for entry in entries for item in entry]
+    if any(snapshot is None for _, snapshot, _ in entries):
+        return PUSHED + len(items).to_bytes(4, "big") + b"".join(map(_encode, items))
+    return _encode(items)
 
 
 def unpack_entries(packed: bytes) -> list[Entry]:
     """Unpacks the entries that `pack_entries` packed. Raises msgspec.DecodeError for any other bytes."""
-    return _decode(packed)
+    return _group_items(_decode(packed))
 
 
 def unpack_joined_entries(packed: bytes, count: int) -> list[list[Entry] | None]:
     """Unpacks the joined states (database.join_states) of `count` entities; None for one without a state."""
-    return _decode_joined(array_head(count) + packed)
+    joined = _decode_joined(array_head(count) + packed)
+    return [None if items is None else _group_items(items) for items in joined]
+
+
+def unpack_joined_single_entries(packed: bytes, count: int) -> list[Entry]:
+    """The same for entities that have one entry each: several times as fast.
+
+    Raises:
+        msgspec.DecodeError: an entity has no state or several entries, or the bytes are not packed states.
+    """
+    return _decode_joined_single(array_head(count) + packed)
+
+
+def _group_items(items: list[Any]) -> list[Entry]:
+    return msgspec.convert([items[at : at + _WIDTH] for at in range(0, len(items), _WIDTH)], list[Entry])
 
 
 def select_pushed(packed: bytes) -> list[Entry]:
