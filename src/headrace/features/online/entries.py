@@ -32,8 +32,9 @@ begins MessagePack's longest form of an array, which no encoder chooses for so f
 _WIDTH = 3  # items of an entry
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(list[Any]).decode
-_decode_joined = msgspec.msgpack.Decoder(list[list[Any] | None]).decode
-_decode_joined_single = msgspec.msgpack.Decoder(list[Entry]).decode
+_decode_single = msgspec.msgpack.Decoder(Entry | None).decode
+_decode_joined_single = msgspec.msgpack.Decoder(list[Entry | None]).decode
+_separate = msgspec.msgpack.Decoder(list[msgspec.Raw]).decode
 
 
 def pack_entries(entries: list[Entry]) -> bytes:
@@ -44,28 +45,32 @@ def pack_entries(entries: list[Entry]) -> bytes:
     return _encode(items)
 
 
-def unpack_entries(packed: bytes) -> list[Entry]:
+def unpack_entries(packed: bytes | msgspec.Raw) -> list[Entry]:
     """Unpacks the entries that `pack_entries` packed. Raises msgspec.DecodeError for any other bytes."""
-    return _group_items(_decode(packed))
+    items = _decode(packed)
+    return msgspec.convert([items[at : at + _WIDTH] for at in range(0, len(items), _WIDTH)], list[Entry])
 
 
 def unpack_joined_entries(packed: bytes, count: int) -> list[list[Entry] | None]:
     """Unpacks the joined states (database.join_states) of `count` entities; None for one without a state."""
-    joined = _decode_joined(array_head(count) + packed)
-    return [None if items is None else _group_items(items) for items in joined]
+    entities: list[list[Entry] | None] = []
+    for state in _separate(array_head(count) + packed):
+        try:
+            entry = _decode_single(state)
+        except msgspec.DecodeError:  # several entries, which are much slower to unpack
+            entities.append(unpack_entries(state))
+        else:
+            entities.append(None if entry is None else [entry])
+    return entities
 
 
-def unpack_joined_single_entries(packed: bytes, count: int) -> list[Entry]:
-    """The same for entities that have one entry each: several times as fast.
+def unpack_joined_single_entries(packed: bytes, count: int) -> list[Entry | None]:
+    """The same for entities that have at most one entry each: several times as fast.
 
     Raises:
-        msgspec.DecodeError: an entity has no state or several entries, or the bytes are not packed states.
+        msgspec.DecodeError: an entity has several entries, or the bytes are not packed states.
     """
     return _decode_joined_single(array_head(count) + packed)
-
-
-def _group_items(items: list[Any]) -> list[Entry]:
-    return msgspec.convert([items[at : at + _WIDTH] for at in range(0, len(items), _WIDTH)], list[Entry])
 
 
 def select_pushed(packed: bytes) -> list[Entry]:

@@ -90,8 +90,9 @@ class WindowedReader:
             raise UnreadableState(self.view) from error
         for index in self._lists:  # whoever gets them may change them
             for row in rows:
-                if row[index] is not None:
-                    row[index] = [*row[index]]
+                values = row[index]
+                if isinstance(values, list):
+                    row[index] = values.copy()
         return rows, positions
 
     def _compute(
@@ -121,16 +122,18 @@ class AsOfReader:
     ) -> tuple[list[list[object]], Sequence[ServedPosition]]:
         """See ViewReader."""
         newest, oldest = at - self._delay, _NEVER if self._ttl is None else at - self._ttl
-        try:  # the usual case: each entity has one row, which is visible
-            times, snapshots, values = zip(*unpack_joined_single_entries(states, len(keys)), strict=True)
-            if oldest <= min(times) and max(times) <= newest:
-                return list(values), list(map(RowPosition, snapshots, times))
-        except (msgspec.DecodeError, ValueError):
-            pass
         try:
-            entities = unpack_joined_entries(states, len(keys))
-        except msgspec.DecodeError as error:
-            raise UnreadableState(self.view) from error
+            entries = unpack_joined_single_entries(states, len(keys))
+        except msgspec.DecodeError:  # an entity has several rows
+            entities = self._unpack(states, len(keys))
+        else:
+            try:  # the usual case: each entity has a row, which is visible
+                times, snapshots, values = zip(*entries, strict=True)
+                if oldest <= min(times) and max(times) <= newest:
+                    return list(values), list(map(RowPosition, snapshots, times))
+            except (TypeError, ValueError):  # an entity has no row, or there is none
+                pass
+            entities = [None if entry is None else [entry] for entry in entries]
         rows: list[list[object]] = []
         positions: list[ServedPosition] = []
         for entity in entities:
@@ -138,6 +141,12 @@ class AsOfReader:
             rows.append(row)
             positions.append(position)
         return rows, positions
+
+    def _unpack(self, states: bytes, count: int) -> list[list[Entry] | None]:
+        try:
+            return unpack_joined_entries(states, count)
+        except msgspec.DecodeError as error:
+            raise UnreadableState(self.view) from error
 
     def _select(
         self, entries: list[Entry] | None, filled: Position | None, newest: int, oldest: int

@@ -447,7 +447,8 @@ def _execute_multi(connection: RedisConnection, packed: Sequence[bytes], width: 
 
 def _pack_arguments(*arguments: PackedKey | str) -> bytes:
     """A part of a command, which the server wants as `*`, the number of its arguments, and the arguments."""
-    return pack_command(arguments).partition(b"\r\n")[2]
+    packed: bytes = pack_command(arguments)
+    return packed.partition(b"\r\n")[2]
 
 
 def _field(key: PackedKey) -> bytes:

@@ -318,7 +318,7 @@ class _Select:
     ) -> tuple[Sequence[bytes], Sequence[Position | None] | None]:
         """The joined states in each view; of a view in which an entity has none, also the position."""
         states, texts = self._read_chunk(db, keys) if 0 < len(keys) <= _CHUNK else self._read_chunks(db, keys)
-        return states, [text and decode_position(text) for text in texts] if any(texts) else None
+        return states, [decode_position(text) if text else None for text in texts] if any(texts) else None
 
     def _read_chunk(
         self, db: sqlite3.Connection, keys: Sequence[PackedKey]
