@@ -166,8 +166,9 @@ class Tiles:
             for track, shape in zip(state.tracks, self.tracks, strict=True):
                 _settle(track, shape, times[:settled], values[shape.column][:settled])
         for track, shape in zip(state.tracks, self.tracks, strict=True):
-            expired = bisect_left(track[0], (now - SETTLED - shape.longest) // shape.hop * shape.hop)
-            if expired:
+            begins, oldest = track[0], now - SETTLED - shape.longest
+            if begins and begins[0] + shape.hop <= oldest:
+                expired = bisect_left(begins, oldest // shape.hop * shape.hop)
                 for part in track:
                     del part[:expired]
         return EntityState(offsets, times[settled:], [column[settled:] for column in values], state.tracks)
@@ -261,10 +262,12 @@ def unpack_state(packed: bytes) -> EntityState:
         Unavailable: the entity is broken.
         msgspec.DecodeError: the bytes are not a packed state.
     """
-    (state,) = separate_states(packed, 1)
-    if state is None:
-        raise msgspec.DecodeError("it is nil")
-    return decode_state(state)
+    try:
+        return decode_state(_open(packed))
+    except msgspec.DecodeError:
+        if packed[:1] != BROKEN:
+            raise
+    raise _broken(packed)
 
 
 def separate_states(packed: bytes, count: int) -> list[bytes | None]:
@@ -280,7 +283,11 @@ def separate_states(packed: bytes, count: int) -> list[bytes | None]:
     except msgspec.DecodeError:
         if count != 1 or packed[:1] != BROKEN:
             raise
-    raise Unavailable(
+    raise _broken(packed)
+
+
+def _broken(packed: bytes) -> Unavailable:
+    return Unavailable(
         f"an entity's online state is broken: {_decode_reason(packed)[0]}",
         remedy="Run a headrace build that updates the online state: it computes the view's state again.",
     )
@@ -289,6 +296,7 @@ def separate_states(packed: bytes, count: int) -> list[bytes | None]:
 _encode = msgspec.msgpack.Encoder().encode
 decode_state = msgspec.msgpack.Decoder(EntityState).decode
 """Decodes a state of `separate_states`. Raises msgspec.DecodeError for other bytes."""
+_open = msgspec.msgpack.Decoder(memoryview).decode
 _separate = msgspec.msgpack.Decoder(list[bytes | None]).decode
 _decode_reason = msgspec.msgpack.Decoder(list[str]).decode
 
