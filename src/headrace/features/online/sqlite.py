@@ -91,8 +91,9 @@ class SqliteDatabase:
         self._connections: list[sqlite3.Connection] = []
         self._lock = threading.Lock()
         make_private(Path(path).parent)
-        with self.writing():
-            self._db().execute(_SCHEMA)
+        if not self._query("select 1 from sqlite_master where name = 'views'"):
+            with self.writing():
+                self._db().execute(_SCHEMA)
 
     @contextmanager
     def writing(self, views: Sequence[StoredView] = ()) -> Iterator[None]:
