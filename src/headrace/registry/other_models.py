@@ -98,6 +98,18 @@ class OtherModels:
             is_ready = entry.status in (None, "READY")
         return OtherVersion(model, int(entry.version), source, tags, is_ready)
 
+    def list_versions(self, model: str) -> tuple[list[int], list[str]]:
+        """The numbers of the model's versions, and its aliases; none of a model that does not exist.
+
+        Raises:
+            Unavailable: MLflow cannot be reached.
+        """
+        client = self._mlflow.client
+        with self._mlflow.translate_errors():
+            numbers = [int(entry.version) for entry in client.search_model_versions(_name_is(model))]
+            aliases = client.get_registered_model(model).aliases if numbers else {}
+        return numbers, sorted(aliases)
+
     def download(self, source: str, folder: Path) -> Path:
         """Downloads an artefact into the folder; returns the folder of its files.
 
