@@ -40,8 +40,8 @@ hypothesis.settings.load_profile("suite")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Where processes share the files of tests, the longest begin first: the last one runs alone for a while, and
-    should be short. `make test` keeps this order."""
+    """Where processes share the files of tests, the longest begin first: the last one runs alone for a while,
+    and should be short. `make test` keeps this order."""
     if hasattr(config, "workerinput"):  # in a process of pytest-xdist
         order = {Path(__file__).parent / name: place for place, name in enumerate(LONGEST)}
         items.sort(key=lambda item: order.get(item.path, len(order)))

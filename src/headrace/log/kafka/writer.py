@@ -135,9 +135,9 @@ def commit(producer: ck.Producer, errors: DeliveryErrors) -> None:
             transactional id.
     """
     deadline = monotonic() + SECONDS
-    while producer.flush(_FLUSH_SECONDS) and not errors.any and monotonic() < deadline:
+    while (waiting := producer.flush(_FLUSH_SECONDS)) and not errors.any and monotonic() < deadline:
         pass
-    producer.commit_transaction(SECONDS)
+    producer.commit_transaction(_FLUSH_SECONDS if waiting else SECONDS)
 
 
 _Waiting = tuple[list[KafkaRecord], "Future[list[tuple[int, int]]]"]
