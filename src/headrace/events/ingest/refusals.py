@@ -18,7 +18,7 @@ from headrace.log import Log
 
 __all__ = ["RefusalSource"]
 
-_NOT_DECLARED = "no contract of the topic declares alerts any more"
+_NOT_DECLARED = "the topic's contract declares no alerts any more"
 
 
 class RefusalSource:
@@ -30,15 +30,14 @@ class RefusalSource:
     Args:
         contracts: the contracts of the topics that are ingested here.
         log, lake: the log with the topics and the lake with their tables.
-        has_all: whether these are all contracts of the project, so that alerts of other topics are over.
     """
 
     name = "refusals"
 
-    def __init__(self, contracts: Iterable[Contract], log: Log, lake: Lake, *, has_all: bool = False) -> None:
+    def __init__(self, contracts: Iterable[Contract], log: Log, lake: Lake) -> None:
         contracts = list(contracts)
         self._contracts = {contract.topic: contract for contract in contracts if contract.alerts is not None}
-        self._topics, self._has_all = {contract.topic for contract in contracts}, has_all
+        self._unwatched = {contract.topic for contract in contracts} - self._contracts.keys()
         self._log, self._lake = log, lake
         self._rates: dict[str, RefusalRates] = {}
         self._lock = threading.Lock()
@@ -70,12 +69,12 @@ class RefusalSource:
 
     def judge(self, open: Sequence[Alert]) -> list[Finding]:
         """One finding for each reason that occurs in a topic's window or has an open alert. An alert of a topic
-        without a contract that has `alerts` is over."""
+        whose contract has no `alerts` any more is over."""
         severities = {(alert.subject, _key_of(alert)): alert.severity for alert in open}
         findings = [
             Finding(alert.subject, alert.reason, None, _NOT_DECLARED, alert.look, alert.facts)
             for alert in open
-            if alert.subject not in self._contracts and (self._has_all or alert.subject in self._topics)
+            if alert.subject in self._unwatched
         ]
         for topic, until in self._until.items():
             limits = self._contracts[topic].alerts

@@ -112,8 +112,7 @@ class _Session:
                 system = [contract for contract in system_contracts() if contract.topic in self.log.topics()]
                 self.contracts = [*self._project.contracts.values(), *system]
             stack.enter_context(record_with(recorder))
-            has_all = not self._topics
-            self.refusals = RefusalSource(self.contracts, self.log, self.lake, has_all=has_all)
+            self.refusals = RefusalSource(self.contracts, self.log, self.lake)
             stack.enter_context(AlertWatch([self.refusals], self.log, self.lake))
             self._stack = stack.pop_all()
         return self
