@@ -23,7 +23,7 @@ from headrace.kernel.time import from_micros
 from headrace.registry import tables
 from headrace.registry.bundle import is_sealed, seal
 from headrace.registry.bundles import ARTIFACT, Bundles
-from headrace.registry.client import MlflowConnection
+from headrace.registry.client import MlflowConnection, name_is
 from headrace.registry.fetch import fetch_apart
 from headrace.registry.home import relocate
 from headrace.registry.owners import ModelOwners
@@ -267,7 +267,7 @@ class Registry:
         entries: list[Any] = []
         token = None
         while True:
-            page = self.client.search_model_versions(f"name = '{model}'", page_token=token)
+            page = self.client.search_model_versions(name_is(model), page_token=token)
             entries += page
             token = page.token
             if not token:
