@@ -170,7 +170,7 @@ def _serve_without(settings: Settings, pipe: Connection) -> None:
     with ExitStack() as stack:
         silenced = (
             (SpoolingPredictor, "_append_to_spool"),
-            (SpoolingPredictor, "_complete_together"),
+            (SpoolingPredictor, "complete_together"),
             (Metrics, "count_answer"),
         )
         for owner, name in silenced:

@@ -240,6 +240,25 @@ def test_what_a_version_would_refuse_is_left_out_and_counted(small):
     assert (report.slices[0].requests, report.slices[0].equal) == (26, 26)
 
 
+def test_an_answer_that_is_no_number_is_left_out_and_counted(small, monkeypatch):
+    settings, _ = small
+
+    def load_broken(folder):
+        model = load_model(folder)
+        predict = model.predict
+        monkeypatch.setattr(
+            model, "predict", lambda matrix: np.where(matrix[:, 1] > 90, np.inf, predict(matrix))
+        )
+        return model
+
+    monkeypatch.setattr("headrace.flows.models.backtest.load_model", load_broken)
+    with Workspace(settings) as workspace:
+        report = backtest(workspace, "purchase", 2)
+    assert report.left_out == {"the model's answer is not a finite number": 9}
+    assert report.slices[0].requests == len(report.rows) == 19
+    assert report.rows["replayed"].is_finite().all()
+
+
 def test_a_wrong_question_is_answered_with_what_exists(small):
     settings, predictions = small
     with Workspace(settings) as workspace:
@@ -298,6 +317,12 @@ def test_the_fields_of_the_newest_request_are_named():
     with pytest.raises(CallError) as caught:
         _slice_of(logged, "colour")
     assert caught.value.remedy == "The newest has arm, facts__new, new, version."
+
+
+def test_a_field_without_a_value_is_one_slice():
+    rows = pl.DataFrame({"arm": ["champion"] * 2, "version": [1, 1]})
+    logged = LoggedRequests(rows, [{}, {}], [{"facts__views": None}, {"facts__views": None}])
+    assert _slice_of(logged, "facts__views").to_list() == ["(none)", "(none)"]
 
 
 def test_whole_numbers_are_named_as_such():
