@@ -52,6 +52,8 @@ class TableSource(DataSource):  # type: ignore[misc]
         code: the fingerprint of a rowwise table's function; "" for any other table.
         is_written_by_feast: whether the table is neither a topic's nor made by a function, so that rows may be
             written to it through Feast.
+        row_key: for a topic of a database's changes, the primary key of the database's table; else empty.
+        is_current: whether the table has the current rows of a database's table.
         place: the place of its declaration; None if it comes from a registry.
     """
 
@@ -110,6 +112,8 @@ class TableSource(DataSource):  # type: ignore[misc]
             delay=_check_delay(delay, is_from_events, self.place) / _SECOND,
             rowwise=isinstance(declared, Table) and declared.rowwise,
             topic=reads[0].topic if is_from_events and isinstance(reads[0], Contract) else None,
+            row_key=declared.row_key if isinstance(declared, Contract) else (),
+            current=isinstance(declared, Table) and declared.current,
         )
         self._check_columns()
 
@@ -158,6 +162,8 @@ class TableSource(DataSource):  # type: ignore[misc]
         mapping: Mapping[str, str] | None = None,
         created: str = "",
         feast: bool = False,
+        row_key: Sequence[str] = (),
+        current: bool = False,
     ) -> None:
         mapping = dict(mapping or {})
         super().__init__(
@@ -173,6 +179,8 @@ class TableSource(DataSource):  # type: ignore[misc]
         self.topics = tuple(topics)
         self.code = code
         self.is_written_by_feast = feast
+        self.row_key = tuple(row_key)
+        self.is_current = current
 
     def complete(self, project: Project, index: CodeIndex) -> None:
         """Sets the facts that need the whole project: the topics, and the fingerprint of the function.
@@ -208,6 +216,8 @@ class TableSource(DataSource):  # type: ignore[misc]
             "mapping": self.field_mapping,
             "created": self.created_timestamp_column,
             "feast": self.is_written_by_feast,
+            "row_key": list(self.row_key),
+            "current": self.is_current,
         }
 
     @classmethod

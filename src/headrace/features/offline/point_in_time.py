@@ -27,6 +27,7 @@ __all__ = [
     "convert_labels",
     "join",
     "join_as_of",
+    "reads_changes",
     "states",
     "unique_rows",
 ]
@@ -156,11 +157,16 @@ def as_of_rows(view: AsOfView, table: pl.LazyFrame) -> pl.LazyFrame:
     return unique_rows(view, states(view, table))
 
 
+def reads_changes(view: AsOfView, table: pl.LazyFrame) -> bool:
+    """Whether the rows of the view's table are the changes of a database's rows."""
+    return is_changelog(table) and not view.is_current
+
+
 def states(view: AsOfView, table: pl.LazyFrame) -> pl.LazyFrame:
     """The rows that `as_of_rows` chooses from, with their names in the view."""
     if "_valid" in table.collect_schema():
         table = table.filter("_valid")
-    if is_changelog(table):
+    if reads_changes(view, table):
         table = history(table, [view.column(key) for key in view.keys])
     return _rename(view, table)
 
