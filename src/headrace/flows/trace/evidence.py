@@ -17,6 +17,7 @@ from headrace.declare.source import Source
 from headrace.declare.table import Table
 from headrace.events.ingest.position import read_position
 from headrace.features.checks.events_behind import find_events_behind
+from headrace.features.checks.recompute import find_late_begin, has_lost_events
 from headrace.features.offline.columns import check_columns
 from headrace.features.offline.point_in_time import reads_changes, states, unique_rows
 from headrace.features.online import RowPosition, StreamPosition
@@ -134,10 +135,16 @@ def find_events(
         limit: how many events are listed at most.
 
     Raises:
-        CallError: the project has no such topic or table any more.
+        CallError: the project has no such topic or table any more, or the table has lost the events.
         Unavailable: the events are not in the topic's table yet.
     """
     contract = project.contract(view.topic)
+    if has_lost_events(position.offsets, at, find_late_begin(lake.table(contract.table), at)):
+        raise CallError(
+            f"the events before {from_micros(at).isoformat()} are no longer in table {contract.table}, which"
+            " begins later",
+            where=f"topic {contract.topic}",
+        )
     _await_ingested(contract, lake, position)
     events, rows, event_of_row = find_events_behind(project, lake, view, entity, at, position)
     counts = {aggregation.name: _is_counted(aggregation, view, rows, at) for aggregation in view.aggregations}
