@@ -74,7 +74,7 @@ def make_history(seed: int, *, transactions: int = 60, keys: int = 6) -> History
         for text in raw:
             first.setdefault(text, len(records))
             records.append(Record(text, None))
-    cuts = sorted({0, len(records), *(chance.randrange(len(records)) for _ in range(3))})
+    cuts = sorted({0, len(records), *(chance.randrange(len(records)) for _ in range(2))})
     return History(states, [records[low:high] for low, high in pairwise(cuts)])
 
 

@@ -48,7 +48,7 @@ EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 USERS, PLACES = [1, 2, -9, 2**63 - 1], ["", "x", "é"]
 ASKED = [
     {"user_id": user, "shop": shop, "peer_id": peer}
-    for user, shop, peer in zip([*USERS, 3], ["x", "back", "", "x", "x"], [2, 1, 3, 2**63 - 1, -9], strict=True)
+    for user, shop, peer in [(1, "back", -9), (2**63 - 1, "x", 3), (3, "", 1)]
 ]
 DAY = timedelta(days=1)
 SPANS = {  # window, hop, offset
@@ -259,7 +259,7 @@ def test_every_feature_is_what_its_definition_says(project: Project) -> None:
     log.create("deeds")
     now = datetime.now(UTC)
     with closing(log), closing(online.open(project.settings)) as store:
-        for number, size in enumerate((150, 40, 1, 60)):
+        for number, size in enumerate((120, 40, 1, 30)):
             batch = make_deeds(number, size, now)
             if number == 1:
                 batch[0]["at"] = batch[1]["at"] = "2026-10-25 02:30:00"  # which the clocks of Berlin show twice
@@ -312,9 +312,8 @@ def as_instants(value: Any, dtype: str) -> Any:
 
 
 def check_offline(lake: lakes.Lake, plan: FeaturePlan, deeds: Deeds, now: datetime) -> None:
-    moments = [now, now - timedelta(hours=6), now - 7 * DAY, now - 33 * DAY, now - 60 * DAY]
-    moments += [datetime(2026, 10, 25, 0, 30, tzinfo=UTC), datetime(2026, 10, 25, 1, 0, tzinfo=UTC)]
-    moments += [row["at"] for row in deeds.rows[:3]]
+    moments = [now, now - timedelta(hours=6), now - 33 * DAY, datetime(2026, 10, 25, 1, 0, tzinfo=UTC)]
+    moments += [row["at"] for row in deeds.rows[:2]]
     asked = [(keys, t) for t in moments for keys in ASKED]
     labels = pl.DataFrame([keys for keys, _ in asked]).with_columns(
         pl.Series(MOMENT, [t for _, t in asked], pl.Datetime("us", "UTC")).dt.convert_time_zone("Europe/Berlin")

@@ -224,6 +224,12 @@ def _compile_windowed(
             where=where,
             remedy="Give the rows the entity's key and the columns their names in a @table(rowwise=True).",
         )
+    if source.delay:
+        raise ProjectError(
+            f"windowed view {view.name!r} reads {source.name} with a delay",
+            where=where,
+            remedy="Leave it out: events carry the instant from which they are known.",
+        )
     if view.timestamp_field != source.timestamp_field:
         raise ProjectError(
             f"windowed view {view.name!r} has timestamp_field={view.timestamp_field!r},"
