@@ -281,7 +281,7 @@ def _convert(
     column: pl.Series, dtype: pl.DataType, labels_name: str, key_of: Sequence[str] | None = None
 ) -> pl.Series:
     """Converts the column to the dtype; NaN becomes null. Values that a request could not carry are refused:
-    text for a number, 2.5 for a whole number. `key_of`: the views whose key it is; None: it is no key."""
+    text for a number, 2.5 for a whole number. `key_of`: the views whose key it is; None: it is not a key."""
     if isinstance(dtype, pl.List) and isinstance(column.dtype, pl.List):
         items = column.explode(empty_as_null=False, keep_nulls=False).rename(column.name)
         _convert(items, dtype.inner, labels_name)  # type: ignore[arg-type]  # refuses invalid items
