@@ -108,10 +108,12 @@ def _find_compute(project: Project, lake: Lake) -> StateCompute:
 
 
 def _fill_windowed(project: Project, lake: Lake, view: WindowedView, store: OnlineStore) -> FillResult:
-    position = _table_position(project, lake, view)
     current = store.position(view)
-    same_log = isinstance(current, LogPosition) and current.log_id == position.log_id
-    if isinstance(current, LogPosition) and same_log and not store.count_broken(view):
+    if (
+        isinstance(current, LogPosition)
+        and not store.count_broken(view)
+        and current.log_id == _table_position(project, lake, view).log_id
+    ):
         return FillResult(view.name, view.digest, 0, 0, current)
     if view.code and is_of_other_code(view, codes_of(project)):
         raise ProjectError(f"the function of its table {view.table} was edited since")
