@@ -347,7 +347,7 @@ def run(small, capsys):
 
 def test_the_command_prints_the_slices_and_writes_the_answers(small, run, tmp_path):
     file = tmp_path / "new" / "answers.parquet"
-    code, output = run("purchase@2", "--by", "user_id", "--out", str(file))
+    code, output = run("purchase@2", "--by", "user_id", "--output", str(file))
     with Workspace(small[0]) as workspace:
         report = backtest(workspace, "purchase", 2, by="user_id")
     assert code == 0
@@ -373,7 +373,7 @@ def test_the_command_prints_the_slices_and_writes_the_answers(small, run, tmp_pa
         (["purchase@1", "--threshold", "nan"], "the threshold nan is not a probability"),
         (["purchase@1", "--limit", "0"], "0 is not in the range"),
         (["purchase@1", "--by", "colour"], "no request has the field 'colour'"),
-        (["purchase@1", "--out", "/"], "/ is not a plain file"),
+        (["purchase@1", "--output", "/"], "/ is not a plain file"),
     ],
 )
 def test_a_wrong_command_says_what_is_wrong(run, arguments, message):

@@ -15,7 +15,7 @@ from headrace import registry as registries
 from headrace.flows.models import canary
 from headrace.flows.models import release as releasing
 from headrace.flows.models.aliases import MovedAlias, find_moved_aliases
-from headrace.flows.models.canary import find_canaries, review, review_all, start
+from headrace.flows.models.canary import find_canaries, review, review_all, review_each, start
 from headrace.flows.models.endpoint import describe
 from headrace.flows.models.release import parse_arm, release, rollback
 from headrace.flows.project.status import status
@@ -358,6 +358,8 @@ def test_a_canary_that_fails_in_an_unforeseen_way_does_not_stop_the_others(setti
         releases.append(
             workspace.log, structs.replace(first, id=new_id(), model="a", canary=damaged, follows=None)
         )
+        shown = review_each(workspace, find_canaries(workspace).values())
+        assert (shown["a"], shown["purchase"].release) == ("IndexError: list index out of range", first)
         (changed,) = review_all(workspace)
         assert changed.release == first
         assert "the canary of a cannot be reviewed" in caplog.text

@@ -6,9 +6,11 @@ import sqlite3
 import subprocess
 import sys
 from contextlib import closing
+from pathlib import Path
 
 import msgspec
 import pytest
+from tests.docs.blocks import Reader
 from tests.serving.running import FEW_VIEWS, INSTANCE, run_endpoint, ship_predictions
 from tests.serving.small_project import (
     FACTS,
@@ -451,6 +453,22 @@ def test_a_replica_that_lacks_a_bundle_does_not_load_mlflow(project):
     assert done.stdout.startswith("False")
     assert "purchase" in done.stdout
     assert "version 1" in done.stdout
+
+
+def test_the_page_on_serving_adds_a_token_without_a_restart(project, tmp_path):
+    tokens = tmp_path / "apps"
+    tokens.write_text("a-token-of-enough-length\n")
+    with run_endpoint(project, host="0.0.0.0", token_files=[tokens]) as client:
+        addresses = {
+            "/run/secrets/headrace": str(tmp_path),
+            "shop.example:8100": f"127.0.0.1:{client.base_url.port}",
+        }
+        reader = Reader(tmp_path, addresses=addresses)
+        reader.follow(Path(__file__).parents[2] / "docs" / "guide" / "serving.md", "tokens")
+        first, second = tokens.read_text().splitlines()
+        assert first == "a-token-of-enough-length"
+        for token in (first, second):
+            assert client.get("/models", headers={"Authorization": f"Bearer {token}"}).status_code == 200
 
 
 def test_probes_need_no_token_and_metrics_only_by_choice(project, monkeypatch, tmp_path):

@@ -282,7 +282,7 @@ def _slice_of(logged: LoggedRequests, by: str | None) -> pl.Series:
 
 def _name_slice(value: Any) -> str:
     """The value as a slice's name. Features are served as floats, those of whole numbers too."""
-    return str(int(value) if isinstance(value, float) and value.is_integer() else value)
+    return str(int(value) if isinstance(value, float) and value.is_integer() and abs(value) < 1e16 else value)
 
 
 def _summarize(
