@@ -42,7 +42,6 @@ WRITTEN = {
     "ingest --until-end": "catalog.db",
     "up": "up.lock",
     "release refusal champion=1": "headrace.releases.db",
-    "rollback refusal": "headrace.releases.db",
     "tag-table payments kept": "catalog.db",
     "drop-table payment_labels --yes": "build.lock",
     "test --record payment_labels": "tests",
@@ -115,6 +114,7 @@ def test_a_folder_that_may_not_be_written_is_read_and_each_other_command_says_wh
     followed: Followed,
 ) -> None:
     folder = followed.reader.folder
+    (folder / "one.ndjson").write_text('{"card": 17, "amount": 120}\n')
     predictions = headrace.project(folder, profile="local").table("headrace_predictions").to_polars()
     commands = [command.format(id=predictions.sort("at")["id"][-1]) for command in READ]
     with forbid_writing(folder):
@@ -143,5 +143,10 @@ def test_the_pages_on_servers_work_in_this_project(
         "../payments": str(folder),
     }
     free_ports = dict.fromkeys(PORT_VARIABLES, "0")
-    Reader(folder, addresses=addresses, **free_ports).follow(DOCS / "guide" / "online.md", "stores")
+    settings = folder / "headrace.toml"
+    before = settings.read_text()
+    try:
+        Reader(folder, addresses=addresses, **free_ports).follow(DOCS / "guide" / "online.md", "stores")
+    finally:
+        settings.write_text(before)  # of the other tests, which run without these servers
     Reader(ROOT, addresses=addresses, **free_ports).follow(DOCS / "guide" / "serving.md", "traces")

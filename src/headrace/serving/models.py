@@ -24,6 +24,7 @@ from headrace.kernel.position import LogPosition
 from headrace.serving.errors import UnknownModel, UnknownService, WrongValue, unknown_version
 from headrace.serving.kept import find_kept_releases, read_kept_releases, write_kept_releases
 from headrace.serving.mlflow_models.served import ServedModel, ServedModels
+from headrace.serving.prepared import remove_unneeded
 from headrace.serving.release import Arm, Release, ReleaseFollower, find_restored
 from headrace.serving.request_schema import RequestSchema
 from headrace.serving.servable import Servable, check_filled, load_servable
@@ -361,6 +362,8 @@ class Models:
                 changed |= self._activate(name, release)
         if self._keeps_releases and (changed or self._is_unkept):
             self._keep_releases()
+        if changed and self._keeps_releases and self._releases is not None:  # only the log tells of a rollback
+            remove_unneeded(self._registry, _list_needed(self.released, self._releases))
         return changed
 
     def _keep_releases(self) -> None:
@@ -417,6 +420,15 @@ class Models:
                 check_filled(self._store.positions(), servable.plan)
             servables[version] = servable
         return servables
+
+
+def _list_needed(released: Mapping[str, ReleasedModel], followed: ReleaseFollower) -> list[tuple[str, int]]:
+    """Model and version, of every release in force and of those that rollbacks would restore."""
+    releases = [model.release for model in released.values()]
+    for records in followed.histories.values():
+        restored = find_restored(records)
+        releases += [records[-1]] if restored is None else [records[-1], restored]
+    return sorted({(release.model, arm.version) for release in releases for arm in release.arms})
 
 
 def _describe(error: Exception) -> str:

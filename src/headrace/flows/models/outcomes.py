@@ -15,7 +15,7 @@ from msgspec import Struct
 from headrace.declare.outcomes import Outcomes
 from headrace.kernel.errors import CallError, ProjectError
 from headrace.serving.outcomes import join_outcomes
-from headrace.serving.prediction import TABLE
+from headrace.serving.prediction import TABLE, add_later_columns
 from headrace.tables.read import read_input
 from headrace.training.evaluation import evaluator_for
 from headrace.training.evaluation.multiclass import MulticlassEvaluation
@@ -122,9 +122,8 @@ def outcomes(workspace: Workspace, model: str) -> OutcomesReport:
 def _read_predictions(workspace: Workspace, model: str) -> pl.DataFrame:
     import polars as pl
 
-    table = workspace.lake.table(TABLE)
     return (
-        table.scan()
+        add_later_columns(workspace.lake.table(TABLE).scan())
         .filter("_valid", pl.col("model") == model, pl.col("error").is_null())
         .select(_COLUMNS)
         .collect()
