@@ -16,9 +16,18 @@ import re
 import shutil
 import signal
 import sys
+import time
+from contextlib import suppress
 from pathlib import Path
 
-__all__ = ["answer_unavailable", "find_binary", "limit_waits", "restrict_listeners", "serve_environment"]
+__all__ = [
+    "answer_unavailable",
+    "drain",
+    "find_binary",
+    "limit_waits",
+    "restrict_listeners",
+    "serve_environment",
+]
 
 _PR_SET_PDEATHSIG = 1
 _EVERY_ADDRESS = re.compile(r"^(\s*)bind\s+\*?:(\d+)\s*$", re.MULTILINE)
@@ -93,6 +102,34 @@ def serve_environment(folder: Path, fallback_port: int) -> dict[str, str]:
         # clients wait for, and a replica may take so long to answer a large request.
         "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": "60",
     }
+
+
+def drain(folder: Path, seconds: float) -> None:
+    """Makes the HAProxy of this folder accept no more connections, and returns when it has sent the answers that
+    its clients wait for and has ended, or after so many seconds.
+
+    Serve starts another one when it misses it, which is drained, too. Without a HAProxy on this machine nothing
+    happens: that of a cluster may be elsewhere.
+    """
+    deadline = time.monotonic() + seconds
+    while (pids := _find_processes(folder)) and time.monotonic() < deadline:
+        for pid in pids:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGUSR1)
+        time.sleep(0.02)
+
+
+def _find_processes(folder: Path) -> list[int]:
+    """The processes of HAProxy whose configuration is below the folder."""
+    below, pids = f"{folder}/", []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            program, *arguments = path.read_bytes().decode(errors="replace").split("\0")
+        except OSError:  # it has ended
+            continue
+        if Path(program).name == "haproxy" and any(argument.startswith(below) for argument in arguments):
+            pids.append(int(path.parent.name))
+    return pids
 
 
 def restrict_listeners(configuration: str, folder: Path) -> str:

@@ -32,7 +32,7 @@ from headrace.http.token import is_loopback
 from headrace.kernel.child import end_with_parent, log_error, report_alive, report_ready, run_work
 from headrace.kernel.errors import HeadraceError, Unavailable
 from headrace.kernel.ids import new_id
-from headrace.serving.deployment.haproxy import serve_environment
+from headrace.serving.deployment.haproxy import drain, serve_environment
 from headrace.serving.deployment.ray_watch import ENDPOINT, EndpointWatch
 from headrace.serving.deployment.replica import open_models, shorten_turns
 from headrace.serving.mlflow_models.model_set import ModelSet
@@ -194,6 +194,7 @@ def _run_serve(settings: Settings, port: int, environment: dict[str, str]) -> It
     try:
         yield
     finally:
+        drain(runtime_folder(settings), _GRACE)  # Serve kills it together with the replicas
         serve.shutdown()
 
 
