@@ -5,7 +5,8 @@
 Each figure compares two deployments of the same project, which run throughout and are measured in turn; the
 figures are medians of the rounds:
 
-- answers a second with split, log, metrics and traces on, and (the peer) with all of them off;
+- answers a second with log, metrics and traces on, with a split of three versions besides, and (the peer) with
+  all of them off;
 - p99 at half of the peak, beside bare uvicorn's at the same rate; p50 of 100 rows a request;
 - p50 of a split of three versions with a shadow at half of its peak, beside one version's at the same rate;
 - answers a second of two replicas, beside one. The load takes a part of a processor, so on two processors the
@@ -59,14 +60,18 @@ def main() -> None:
 
 
 def compare_on_and_off(folder: Path, seconds: float, rounds: int) -> None:
-    """Split, log, metrics and traces (of the share that is the default) on, and all of them off."""
-    whole = _make(folder / "on", *ARMS)
+    """Log, metrics and traces (of the share that is the default) on, a split besides, and all of them off.
+
+    The arms of a split share no call of a model: three versions are three calls for the requests of a turn.
+    """
+    single, whole = _make(folder / "on", Arm(1)), _make(folder / "split", *ARMS)
     with ExitStack() as stack:
         off = stack.enter_context(run_process(_serve_without, _make(folder / "off", Arm(1))))
         collector = stack.enter_context(run_process(_serve_collector, whole))
         with mock.patch.dict(os.environ, HEADRACE_OTLP=collector.url):  # the replicas read it
-            on = stack.enter_context(run_ours(whole))
-        _report_rates("with split, log, metrics and traces", on, off, seconds, rounds)
+            on, split = (stack.enter_context(run_ours(settings)) for settings in (single, whole))
+        _report_rates("with log, metrics and traces", on, off, seconds, rounds)
+        _report_rates("with split, log, metrics and traces", split, off, seconds, rounds)
 
 
 def compare_with_bare(folder: Path, seconds: float, rounds: int) -> None:
@@ -170,7 +175,7 @@ def _serve_without(settings: Settings, pipe: Connection) -> None:
     with ExitStack() as stack:
         silenced = (
             (SpoolingPredictor, "_append_to_spool"),
-            (SpoolingPredictor, "_complete_together"),
+            (SpoolingPredictor, "complete_together"),
             (Metrics, "count_answer"),
         )
         for owner, name in silenced:

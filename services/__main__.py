@@ -49,11 +49,14 @@ def main() -> None:
         folder.mkdir(parents=True, exist_ok=True)
         server = stack.enter_context(SERVERS[given.server](folder.absolute()))
         print(server, flush=True)
-        with contextlib.suppress(KeyboardInterrupt):
-            if not given.command:
+        if not given.command:
+            with contextlib.suppress(KeyboardInterrupt):
                 signal.pause()
-            environment = {**os.environ, **server.environment}
-            sys.exit(subprocess.run(given.command, env=environment, check=False).returncode)
+            return
+        # Ctrl-C reaches the command too, and the server ends after it.
+        signal.signal(signal.SIGINT, lambda _number, _frame: None)
+        environment = {**os.environ, **server.environment}
+        sys.exit(subprocess.run(given.command, env=environment, check=False).returncode)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ import httpx
 import psutil
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from tests.contract.keep_alive import run_clients
 from tests.contract.supervised import INSTANCE, RAY_WARNINGS, SupervisedDeployment
 from tests.flows.processes import descendants, listening_sockets
 from tests.serving.small_project import (
@@ -80,8 +81,12 @@ def ray_serve_only(kind: str) -> None:
 
 @pytest.fixture(scope="module")
 def settings(kind: str, boosters: dict[int, bytes], tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    return make_settings(tmp_path_factory.mktemp(kind) / "project", kind, boosters)
+
+
+def make_settings(root: Path, kind: str, boosters: dict[int, bytes]) -> Settings:
     """A project with versions 1 and 2, version 1 released, and two replicas."""
-    project = make_project(tmp_path_factory.mktemp(kind) / "project")
+    project = make_project(root)
     if kind == "ray_serve":
         path = project.root / "headrace.toml"
         path.write_text(path.read_text() + SCALING)
@@ -112,14 +117,16 @@ def find_processes(parent: int, command: bytes) -> list[int]:
     return [pid for pid in descendants(parent) if command in read_command(pid)]
 
 
-def read_shipped_ids(settings: Settings) -> set[str]:
-    """The ids of the predictions on the log."""
+def read_shipped(settings: Settings) -> list[str]:
+    """The ids of the predictions on the log, in its order."""
     topics = log.open(settings.log.url)
+    ids: list[str] = []
     try:
-        batch = topics.read(TOPIC, dict.fromkeys(range(topics.partitions(TOPIC)), 0), 100_000)
+        while batch := topics.read(TOPIC, {0: len(ids)}, 100_000).values:
+            ids += [json.loads(value)["id"] for value in batch]
     finally:
         topics.close()
-    return {json.loads(value)["id"] for value in batch.values}
+    return ids
 
 
 def test_a_deployment_answers_once_started_and_ships_predictions(
@@ -127,7 +134,7 @@ def test_a_deployment_answers_once_started_and_ships_predictions(
 ) -> None:
     answer = running.predict()
     assert (answer["version"], answer["missing"]) == (1, [])
-    until(lambda: answer["id"] in read_shipped_ids(settings))
+    until(lambda: answer["id"] in read_shipped(settings))
 
 
 def test_kserves_protocol_is_answered(running: SupervisedDeployment) -> None:
@@ -178,19 +185,19 @@ def test_a_release_is_activated(running: SupervisedDeployment, settings: Setting
     until(lambda: {running.predict()["version"] for _ in range(8)} == {2})
 
 
-def test_a_rolling_restart_loses_no_request(running: SupervisedDeployment, kind: str) -> None:
-    """Each request has its own connection: a replica that ends may close one that is kept open."""
+def test_a_rolling_restart_cuts_no_request(running: SupervisedDeployment, kind: str) -> None:
     before = running.deployment.processes
     running.roll.set()
-    requests = 0
     if kind != "processes":  # HAProxy closes connections when it learns of another replica
         until(lambda: "the replicas are deployed again" in running.reports)
         until(running.is_answering)
         return
-    while "replica-2 was replaced" not in running.reports:
-        running.predict()
-        requests += 1
-    assert requests > 20
+    with run_clients(running.port, 8, pause=0.05) as clients:
+        until(lambda: "replica-2 was replaced" in running.reports)
+    running.answers += clients.statuses[200]
+    assert (clients.cut, clients.refused) == ([], 0)
+    assert clients.statuses == {200: clients.requests}
+    assert clients.requests > 20
     assert set(running.deployment.processes.values()).isdisjoint(before.values())
 
 
@@ -277,6 +284,29 @@ def test_while_no_replica_is_ready_the_answer_is_503(running: SupervisedDeployme
     until(is_back)
     assert {status for status, _ in statuses} <= {200, 503}
     assert {kind for _, kind in statuses} == {"application/json"}
+
+
+@pytest.mark.soak
+@pytest.mark.usefixtures("processes_only")
+def test_under_full_load_no_request_is_cut_while_replicas_come_and_go(
+    boosters: dict[int, bytes], tmp_path: Path
+) -> None:
+    """Each replica is ended by SIGTERM, then all are replaced, then the deployment ends."""
+    settings = make_settings(tmp_path / "project", "processes", boosters)
+    running = SupervisedDeployment(settings)
+    with run_clients(running.port, 32) as clients:
+        for name, pid in running.deployment.processes.items():
+            os.kill(pid, signal.SIGTERM)
+            until(lambda pid=pid, name=name: running.deployment.processes[name] != pid)
+            until(lambda: all(replica.responsive for replica in running.deployment._replicas), seconds=240)
+        running.roll.set()
+        until(lambda: "replica-2 was replaced" in running.reports, seconds=240)
+        assert (clients.refused, {*clients.statuses}) == (0, {200})
+        running.stop()
+        until(lambda: clients.refused > 32)
+    assert clients.cut == []
+    assert {*clients.statuses} <= {200, 503}
+    assert sorted(read_shipped(settings)) == sorted(clients.ids)  # each once, and no other
 
 
 @pytest.mark.usefixtures("processes_only")
@@ -438,13 +468,20 @@ def test_a_deployment_that_is_stopped_while_it_starts_ends_its_processes(setting
     assert [pid for pid in psutil.pids() if os.getsid(pid) in sessions] == []
 
 
-def test_after_a_stop_nothing_is_left(settings: Settings, running: SupervisedDeployment) -> None:
+def test_a_stop_under_load_cuts_no_request_and_leaves_nothing(
+    settings: Settings, running: SupervisedDeployment
+) -> None:
+    """A request that arrives too late is answered with 503, or its connection is refused."""
     until(running.is_answering)
-    answer = running.predict()
     pids = list(running.deployment.processes.values())
-    running.stop()
+    with run_clients(running.port, 8, pause=0.01) as clients:
+        until(lambda: clients.statuses[200] > 50)
+        running.stop()
+        until(lambda: clients.refused > 8)
+    assert clients.cut == []
+    assert {*clients.statuses} <= {200, 503}
     assert [pid for pid in pids if Path(f"/proc/{pid}").exists()] == []
-    assert answer["id"] in read_shipped_ids(settings)
+    assert {*clients.ids} <= {*read_shipped(settings)}
     assert list(settings.place("serving", "spool").glob("*.spool")) == []
     with bind("127.0.0.1", running.port):
         pass

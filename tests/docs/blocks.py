@@ -4,21 +4,32 @@ A block with a title is a file; in the language `diff` it is an edit of the file
 after `$ ` is a command, and the lines below it are its output; where a page shows no output, none is compared.
 In the output `...` stands for any text within a line, and alone on a line for any lines. Seconds, ports and
 spaces may differ, and an id stands for the id that the reader gets. In a command, ID is the id of the newest
-prediction. A command whose output begins with `error:` must fail. The Python blocks of a page run in one
-process and share their names; a block in an HTML comment runs too, so a page may define what it need not show.
+prediction. A command whose output begins with `error:` must fail. One that runs until Ctrl-C is interrupted
+when it has printed what stands above the line `^C`. Commands in `sh` run too; their output is not shown.
+`export` holds for all commands that follow. Of `pip install 'headrace[...]'` the extras must exist. The Python
+blocks of a page run in one process and share their names; a block in an HTML comment runs too, so a page may
+define what it need not show.
 
-A block below the comment `<!-- not run: REASON -->` is not run.
+A comment above a block may say what is done with it instead:
+
+- `<!-- not run: REASON -->`: it is not run;
+- `<!-- excerpt of PATH -->`: each of its lines stands in that file, or in a page of that folder, which is run;
+- `<!-- run in PLACE -->`: it is run by the test that follows the page in this place (`PLACES`), and only there.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Mapping
+from importlib.metadata import metadata
 from pathlib import Path
 
 import click
@@ -27,11 +38,34 @@ from tests.until import until
 
 BLOCK = re.compile(r"^```(\w+)(?: title=\"(.*?)\")?\n(.*?)^```", re.MULTILINE | re.DOTALL)
 NOT_RUN = re.compile(r"^<!-- not run: ([^\n]+) -->\n```.*?^```", re.MULTILINE | re.DOTALL)
+EXCERPT = re.compile(r"^<!-- excerpt of (\S+) -->\n```\w+\n(.*?)^```", re.MULTILINE | re.DOTALL)
+ELSEWHERE = re.compile(r"^<!-- run in (\w+) -->\n((?:<!--\n)?```.*?^```\n)", re.MULTILINE | re.DOTALL)
+PLACES = {
+    "capture": "e2e/test_changes.py",
+    "churn": "e2e/test_demo_churn.py",
+    "connect": "e2e/test_changes.py",
+    "multi_python": "e2e/test_demo_multi_python.py",
+    "secured": "log/test_kafka_security.py",
+    "stores": "docs/test_tutorial.py",
+    "tokens": "serving/test_endpoint.py",
+    "traces": "docs/test_tutorial.py",
+    "triton": "docs/test_guide.py",
+}
+"""Place → the test that follows pages there."""
 PORT = re.compile(r"http://127\.0\.0\.1:(\d+)")
 PORTS = ("8100", "8101", "8102")  # where a page does not show them
 PORT_VARIABLES = ("HEADRACE_PREDICT_PORT", "HEADRACE_COLLECTOR_PORT", "HEADRACE_CONSOLE_PORT")
-FOLLOWS_EVENTS = ("headrace predict", "headrace shadows")
+FOLLOWS_CHANGES = re.compile("headrace predict|headrace shadows|curl .*Bearer")
 ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
+
+
+def select_blocks(text: str, place: str = "") -> str:
+    """The text of a page with the blocks that run in this place; by default those that name no place."""
+    if place:
+        return "".join(block for name, block in ELSEWHERE.findall(text) if name == place)
+    for pattern in (NOT_RUN, EXCERPT, ELSEWHERE):
+        text = pattern.sub("", text)
+    return text
 
 
 def find_blocks(text: str, *languages: str) -> Iterator[str]:
@@ -68,14 +102,28 @@ class Reader:
     Args:
         folder: an empty folder.
         instead: command of a page → the command to run instead, such as one with less data, the first time.
-        environment: variables of the commands' environment, beside those of this process.
+        addresses: text of a page, such as the address of a server → what stands for it here.
+        python: the interpreter of the Python blocks; by default this one.
+        environment: variables of the commands' environment, beside those of this process. They count more than
+            those that a page exports.
     """
 
-    def __init__(self, folder: Path, instead: Mapping[str, str] | None = None, **environment: str) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        instead: Mapping[str, str] | None = None,
+        *,
+        addresses: Mapping[str, str] | None = None,
+        python: Path = Path(sys.executable),
+        **environment: str,
+    ) -> None:
         self.folder = folder
         self._instead = dict(instead or {})
+        self._addresses = dict(addresses or {})
+        self._interpreter = python
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-        self._environment = {**os.environ, "PATH": path, **environment}
+        self._given = {"PATH": path, **environment}
+        self._environment = {**os.environ, **self._given}
         self._ports: dict[str, str] = {}  # port in the pages → port of the server
         self._ids: dict[str, str] = {}
         self._newest_id = "ID"
@@ -83,29 +131,29 @@ class Reader:
         self._log = folder / "up.log"
         self._python: PythonSession | None = None
 
-    def follow(self, page: Path, *more: str) -> None:
+    def follow(self, page: Path, place: str = "") -> None:
         """Does what the page says.
 
         Args:
             page: the page.
-            more: further languages to run: `sh`, commands whose output is not shown.
+            place: one of `PLACES`, whose blocks alone run; by default those that name none.
 
         Raises:
             AssertionError: a command fails, or prints something else than the page shows.
         """
         is_begun = False
-        for language, title, block in BLOCK.findall(NOT_RUN.sub("", page.read_text())):
+        for language, title, block in BLOCK.findall(select_blocks(page.read_text(), place)):
             if title and language == "diff":
                 edit_file(self.folder / title, block)
             elif title:
-                (self.folder / title).write_text(block)
+                (self.folder / title).write_text(self._replace(block))
             elif language == "python":
                 python = self._open_python()
                 if not is_begun:
                     python.begin_page()
                 is_begun = True
                 python.run(self._replace(block))
-            elif language == "console" or language in more:
+            elif language in {"console", "sh"}:
                 for command, output in split_commands(block) if language == "console" else split_lines(block):
                     self.run(command, output, page.name)
 
@@ -137,12 +185,18 @@ class Reader:
         command = self._replace(self._instead.pop(command, command))
         if command.startswith("cd "):
             self.folder = (self.folder / command.removeprefix("cd ")).resolve()
+        elif command.startswith("export "):
+            self._export(command)
+        elif command.startswith("pip install "):
+            check_extras(command)
         elif command == "headrace up":
             self._start(output)
+        elif "^C\n" in output:
+            self._interrupt(command, output)
         else:
             where, fails = f"{page}: {command}", output.startswith("error:")
-            # What is asked follows an event within a second or so: a reader would ask again.
-            deadline = time.monotonic() + (60 if command.startswith(FOLLOWS_EVENTS) else 0)
+            # What is asked follows an event, or a new token, within a second or so: a reader would ask again.
+            deadline = time.monotonic() + (60 if FOLLOWS_CHANGES.match(command) else 0)
             while True:
                 done = self._call(command)
                 printed = done.stderr if fails else done.stdout
@@ -153,8 +207,47 @@ class Reader:
             for newest in re.findall(rf"^id +({ID.pattern}) *$", printed, re.MULTILINE):
                 self._newest_id = newest
 
+    def _export(self, command: str) -> None:
+        """Sets variables as the shell does; a value `...` stands for a secret, which the test must give."""
+        for assignment in shlex.split(command, comments=True)[1:]:
+            name, _, value = assignment.partition("=")
+            assert value != "..." or name in self._given, f"{command}\nThe test does not give {name}."
+            self._environment[name] = self._given.get(name, value)
+
+    def _interrupt(self, command: str, output: str) -> None:
+        """Runs a command until it has printed what stands above `^C`, and then presses Ctrl-C."""
+        first, _, rest = output.partition("^C\n")
+        with tempfile.TemporaryFile("w+") as printed:
+
+            def read() -> str:
+                printed.seek(0)
+                return printed.read()
+
+            process = subprocess.Popen(
+                ["/bin/bash", "-c", command],
+                cwd=self.folder,
+                env=self._environment,
+                stdout=printed,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+            try:
+                until(
+                    lambda: process.poll() is not None or self._matches(read(), f"{first}...\n"),
+                    f"{command}\ndoes not print:\n{first}",
+                    180,
+                )
+                assert process.poll() is None, f"{command}\nended by itself, and printed:\n{read()}"
+            finally:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGINT)
+                process.wait(60)
+            assert self._matches(read(), first + rest), f"{command}\nprinted:\n{read()}\nshown:\n{output}"
+
     def _replace(self, text: str) -> str:
-        """The command or Python with the reader's own ids and ports."""
+        """The command or Python with the reader's own ids, ports and addresses."""
+        for shown, used in self._addresses.items():
+            text = text.replace(shown, used)
         text = ID.sub(lambda match: self._ids.get(match[0], match[0]), text)
         text = re.sub(r"\bID\b", self._newest_id, text)
         for shown, used in self._ports.items():
@@ -163,7 +256,7 @@ class Reader:
 
     def _open_python(self) -> PythonSession:
         if self._python is None:
-            self._python = PythonSession(self.folder, self._environment)
+            self._python = PythonSession(self.folder, self._environment, self._interpreter)
         return self._python
 
     def _call(self, command: str) -> subprocess.CompletedProcess[str]:
@@ -212,6 +305,15 @@ def split_lines(block: str) -> Iterator[tuple[str, str]]:
         command = re.sub(r"\s+# .*", "", line).strip()
         if command:
             yield command, ""
+
+
+def check_extras(command: str) -> None:
+    """Asserts that `pip install` names this package, and extras that it has."""
+    (requirement,) = shlex.split(command, comments=True)[2:]
+    match = re.fullmatch(r"headrace(?:\[([\w,]+)\])?", requirement)
+    assert match is not None, command
+    extras = set(match[1].split(",")) if match[1] else set()
+    assert extras <= set(metadata("headrace").get_all("Provides-Extra") or ()), command
 
 
 def normalise(text: str) -> str:

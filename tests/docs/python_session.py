@@ -22,11 +22,17 @@ NEW_PAGE = "\x1e"  # in place of a block: forget the names
 
 
 class PythonSession:
-    """A process that runs blocks in a folder, one after the other."""
+    """A process that runs blocks in a folder, one after the other.
 
-    def __init__(self, folder: Path, environment: Mapping[str, str]) -> None:
+    Args:
+        folder: the folder.
+        environment: the process's environment.
+        interpreter: its Python.
+    """
+
+    def __init__(self, folder: Path, environment: Mapping[str, str], interpreter: Path) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, __file__],
+            [interpreter, __file__],
             cwd=folder,
             env=environment,
             stdin=subprocess.PIPE,

@@ -8,14 +8,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from services import clients
 from tests.cli.terminal import render
-from tests.docs.blocks import BLOCK, NOT_RUN, PORT_VARIABLES, Reader
+from tests.docs.blocks import PORT_VARIABLES, Reader
 from tests.e2e.demos import EXAMPLES, run_commands
 
 GUIDE = Path(__file__).parents[2] / "docs" / "guide"
 # The first makes the second version that others release.
 PAGES = sorted(GUIDE.glob("*.md"), key=lambda page: (page.stem != "canary", page.stem))
-READ_ONLY = {"csv", "json", "toml", "yaml", "sql", "mermaid", "promql"}
 METRIC = re.compile(r"`(headrace_\w+_(?:total|seconds|bytes|behind))`")
 SCREEN = "build.screen"
 TERMINAL = Path(__file__).parents[1] / "cli" / "terminal.py"
@@ -40,16 +40,16 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reader]:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_a_page_of_the_guide_works_as_it_is_written(shop: Reader, page: Path) -> None:
-    shop.follow(page, "sh")
+    shop.follow(page)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_each_command_of_a_page_stands_in_a_block_that_is_run(page: Path) -> None:
-    """Or in one that says why it is not."""
-    text = NOT_RUN.sub("", page.read_text())
-    assert re.findall(r"^(?:\$ .*|headrace .*)", BLOCK.sub("", text), re.MULTILINE) == []
-    languages = {language for language, _, _ in BLOCK.findall(text)}
-    assert languages <= {"console", "sh", "python", "diff", *READ_ONLY}
+def test_tritons_client_asks_as_the_page_on_serving_shows(shop: Reader) -> None:
+    address = shop.url(0).removeprefix("http://")
+    reader = Reader(shop.folder, addresses={"localhost:8100": address}, python=clients.python())
+    try:
+        reader.follow(GUIDE / "serving.md", "triton")
+    finally:
+        reader.stop()
 
 
 def test_each_metric_of_the_guide_is_served(shop: Reader) -> None:

@@ -14,7 +14,6 @@ from tests.docs.blocks import Reader
 from tests.e2e.demos import AUTHOR
 
 import headrace
-from headrace.flows.project.init import init
 
 FOLDER = Path(__file__).parents[2] / "docs" / "how-to"
 MAKE_REPOSITORY = """\
@@ -40,8 +39,6 @@ def test_a_repository_of_dvc_becomes_a_project(tmp_path: Path) -> None:
 
 
 def test_a_view_of_feast_becomes_one_of_a_project(tmp_path: Path) -> None:
-    folder = tmp_path / "drivers"
-    init(folder)
     hours = pl.datetime_range(pl.datetime(2026, 3, 1), pl.datetime(2026, 3, 2, 23), "1h", time_zone="UTC")
     rows = pl.select(event_timestamp=hours).with_columns(
         driver_id=pl.lit(1001),
@@ -51,9 +48,12 @@ def test_a_view_of_feast_becomes_one_of_a_project(tmp_path: Path) -> None:
         avg_daily_trips=pl.int_range(pl.len()),
         driver_config=pl.lit("{}"),
     )
-    rows.write_parquet(folder / "driver_stats.parquet")
-    Reader(folder).follow(FOLDER / "move_from_feast.md")
-    project = headrace.project(folder)
+    file = tmp_path / "feature_repo" / "data" / "driver_stats.parquet"
+    file.parent.mkdir(parents=True)
+    rows.write_parquet(file)
+    reader = Reader(tmp_path)
+    reader.follow(FOLDER / "move_from_feast.md")
+    project = headrace.project(reader.folder)
     assert project.table("driver_stats").to_polars().height == 48
     assert list(project.feature_services) == ["driver_activity"]
 

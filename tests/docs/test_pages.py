@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import configparser
 import json
 import re
 import shlex
@@ -12,7 +13,7 @@ from pathlib import Path
 import click
 import pytest
 import yaml
-from tests.docs.blocks import find_blocks, parse
+from tests.docs.blocks import BLOCK, ELSEWHERE, EXCERPT, PLACES, find_blocks, parse, select_blocks
 from tests.docs.python_blocks import check_python
 
 from headrace.cli.main import cli
@@ -28,6 +29,7 @@ PAGES = [
     )  # decisions are history
     for page in sorted(ROOT.glob(pattern))
 ]
+READ_ONLY = {"csv", "ini", "json", "toml", "yaml", "sql", "mermaid", "promql"}
 CODE = re.compile(r"(?<!`)`(headrace [^`\n]+)`(?!`)")
 OPERATORS = {"&&", "||", "|", ";", ">", ">>", "<", "2>&1", "&"}
 
@@ -108,6 +110,51 @@ def test_the_commands_of_a_page_exist_with_their_arguments(
 
 
 @pytest.mark.parametrize("page", PAGES)
+def test_each_command_of_a_page_stands_in_a_block_that_is_run(page: Path) -> None:
+    """Or in one that says what is done with it."""
+    text = select_blocks(page.read_text())
+    assert re.findall(r"^(?:\$ .*|headrace .*)", BLOCK.sub("", text), re.MULTILINE) == []
+    languages = {language for language, _, _ in BLOCK.findall(text)}
+    assert languages <= {"console", "sh", "python", "diff", *READ_ONLY}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_an_excerpt_stands_where_its_page_says(page: Path) -> None:
+    for path, block in EXCERPT.findall(page.read_text()):
+        files = sorted((ROOT / path).glob("*.md")) if (ROOT / path).is_dir() else [ROOT / path]
+        lines = {line for file in files for line in split_lines(file.read_text())}
+        for line in split_lines(block):
+            assert any(other.startswith(line) for other in lines), f"{path} lacks: {line}"
+
+
+def split_lines(text: str) -> Iterator[str]:
+    """Each line of code or command of a text, without prompts, comments and spaces around it."""
+    for line in text.splitlines():
+        for command in re.sub(r"\s+# .*", "", line).removeprefix("$ ").split(" && "):
+            if command.strip():
+                yield command.strip()
+
+
+def test_each_place_that_a_page_names_has_a_test_that_follows_it() -> None:
+    named = {place for page in PAGES for place, _ in ELSEWHERE.findall(page.values[0].read_text())}
+    assert named == set(PLACES)
+    for place, file in PLACES.items():
+        assert f'"{place}")' in (ROOT / "tests" / file).read_text(), place
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_the_files_and_targets_that_a_page_runs_exist(page: Path) -> None:
+    text = page.read_text()
+    targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert set(re.findall(r"(?:^|`)make ([a-z][\w-]*)", text, re.MULTILINE)) <= targets
+    for file in re.findall(r"(?:^|`)\$? ?python ((?:tests|bench)/\S+?\.py)", text, re.MULTILINE):
+        assert (ROOT / file).is_file(), file
+    for module in re.findall(r"python -m (services|tests\.[\w.]+)", text):
+        path = ROOT / module.replace(".", "/")
+        assert path.with_suffix(".py").is_file() or (path / "__main__.py").is_file(), module
+
+
+@pytest.mark.parametrize("page", PAGES)
 def test_the_settings_and_data_of_a_page_can_be_read(page: Path, tmp_path: Path) -> None:
     text = page.read_text()
     for block in find_blocks(text, "toml"):
@@ -119,3 +166,7 @@ def test_the_settings_and_data_of_a_page_can_be_read(page: Path, tmp_path: Path)
         assert yaml.safe_load(block)
     for block in find_blocks(text, "json"):
         assert json.loads(block)
+    for block in find_blocks(text, "ini"):  # systemd takes no comment behind a value
+        units = configparser.ConfigParser(strict=True, interpolation=None)
+        units.read_string(block)
+        assert [value for unit in units.sections() for value in units[unit].values() if "#" in value] == []

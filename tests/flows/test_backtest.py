@@ -240,6 +240,25 @@ def test_what_a_version_would_refuse_is_left_out_and_counted(small):
     assert (report.slices[0].requests, report.slices[0].equal) == (26, 26)
 
 
+def test_an_answer_that_is_no_number_is_left_out_and_counted(small, monkeypatch):
+    settings, _ = small
+
+    def load_broken(folder):
+        model = load_model(folder)
+        predict = model.predict
+        monkeypatch.setattr(
+            model, "predict", lambda matrix: np.where(matrix[:, 1] > 90, np.inf, predict(matrix))
+        )
+        return model
+
+    monkeypatch.setattr("headrace.flows.models.backtest.load_model", load_broken)
+    with Workspace(settings) as workspace:
+        report = backtest(workspace, "purchase", 2)
+    assert report.left_out == {"the model's answer is not a finite number": 9}
+    assert report.slices[0].requests == len(report.rows) == 19
+    assert report.rows["replayed"].is_finite().all()
+
+
 def test_a_wrong_question_is_answered_with_what_exists(small):
     settings, predictions = small
     with Workspace(settings) as workspace:
@@ -300,6 +319,12 @@ def test_the_fields_of_the_newest_request_are_named():
     assert caught.value.remedy == "The newest has arm, facts__new, new, version."
 
 
+def test_a_field_without_a_value_is_one_slice():
+    rows = pl.DataFrame({"arm": ["champion"] * 2, "version": [1, 1]})
+    logged = LoggedRequests(rows, [{}, {}], [{"facts__views": None}, {"facts__views": None}])
+    assert _slice_of(logged, "facts__views").to_list() == ["(none)", "(none)"]
+
+
 def test_whole_numbers_are_named_as_such():
     rows = pl.DataFrame({"arm": ["champion"] * 3, "version": [1] * 3})
     logged = LoggedRequests(
@@ -322,7 +347,7 @@ def run(small, capsys):
 
 def test_the_command_prints_the_slices_and_writes_the_answers(small, run, tmp_path):
     file = tmp_path / "new" / "answers.parquet"
-    code, output = run("purchase@2", "--by", "user_id", "--out", str(file))
+    code, output = run("purchase@2", "--by", "user_id", "--output", str(file))
     with Workspace(small[0]) as workspace:
         report = backtest(workspace, "purchase", 2, by="user_id")
     assert code == 0
@@ -348,7 +373,7 @@ def test_the_command_prints_the_slices_and_writes_the_answers(small, run, tmp_pa
         (["purchase@1", "--threshold", "nan"], "the threshold nan is not a probability"),
         (["purchase@1", "--limit", "0"], "0 is not in the range"),
         (["purchase@1", "--by", "colour"], "no request has the field 'colour'"),
-        (["purchase@1", "--out", "/"], "/ is not a plain file"),
+        (["purchase@1", "--output", "/"], "/ is not a plain file"),
     ],
 )
 def test_a_wrong_command_says_what_is_wrong(run, arguments, message):

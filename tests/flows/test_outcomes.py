@@ -29,10 +29,10 @@ from headrace.flows.models.canary import (
     review,
     review_all,
 )
-from headrace.flows.models.outcomes import decode_outputs, evaluate_outcomes, outcomes
+from headrace.flows.models.outcomes import are_targets, decode_outputs, evaluate_outcomes, outcomes
 from headrace.flows.project.status import status
 from headrace.http.serve import serve
-from headrace.kernel.errors import CallError
+from headrace.kernel.errors import CallError, ProjectError
 from headrace.kernel.ids import new_id
 from headrace.serving import release as releases
 from headrace.serving.canary import CanaryPlan
@@ -260,7 +260,7 @@ def test_outcomes_of_several_classes_are_compared_with_the_probabilities(
     assert metrics["log_loss"] == pytest.approx(-np.mean(np.log([0.7, 0.3, 0.5, 0.6])))
     unknown = pl.Series([labels[0], labels[2], labels[1], "elm" if labels[0] == "ash" else 99])
     assert evaluate_outcomes(report, unknown, outputs, 0.5)["accuracy"] == pytest.approx(2 / 3)
-    assert "has no class for" in caplog.text
+    assert "not values of the model's target" in caplog.text
     assert evaluate_outcomes(report, happened[:1], outputs[:1], 0.5) == {}
 
 
@@ -273,12 +273,47 @@ def test_outcomes_of_several_classes_are_compared_with_the_probabilities(
         ("binary", 0.2, 0, 1.0),
         ("multiclass", "oak", "oak", 1.0),
         ("multiclass", 3, 3, 1.0),
+        ("multiclass", "3", 3, 1.0),  # as the metrics compare them
         ("multiclass", 3, 4, 0.0),  # the labels 3 and 4 are not close to each other
         ("regression", 3.0, 5, -2.0),
     ],
 )
 def test_a_right_answer_is_judged_by_the_task(task, value, outcome, score) -> None:
     assert _score(value, outcome, "right", task, 0.5) == score
+
+
+@pytest.mark.parametrize(
+    ("task", "outcomes", "are_valid"),
+    [
+        ("binary", [True, False], [True, True]),
+        ("binary", [1.0, 0.0, 2.0, 0.5], [True, True, False, False]),
+        ("regression", [3, -1], [True, True]),
+    ],
+)
+def test_only_values_of_the_target_are_compared(
+    workspace: Workspace, task, outcomes, are_valid, caplog
+) -> None:
+    report = msgspec.structs.replace(read_any_report(workspace), task=task)
+    assert are_targets(report, pl.Series(outcomes)).to_list() == are_valid
+    assert ("are left out: 0.5, 2.0" in caplog.text) == (False in are_valid)
+
+
+@pytest.mark.parametrize("task", ["binary", "regression"])
+def test_text_is_no_outcome_of_a_number(workspace: Workspace, task) -> None:
+    """In a canary every answer would count as wrong, and the metrics would end in an error of Polars."""
+    report = msgspec.structs.replace(read_any_report(workspace), task=task)
+    for check in (
+        lambda: are_targets(report, pl.Series(["yes", "1"])),
+        lambda: evaluate_outcomes(report, pl.Series(["yes", "1"]), np.array([0.1, 0.9]), 0.5),
+    ):
+        with pytest.raises(ProjectError, match="are String, and its target is a number"):
+            check()
+    assert evaluate_outcomes(report, pl.Series([], dtype=pl.Null), np.zeros(0), 0.5) == {}
+
+
+def read_any_report(workspace: Workspace):
+    (first, *_) = workspace.registry.versions("purchase")
+    return read_report(workspace.registry.bundle("purchase", first.version))
 
 
 def test_a_release_by_a_person_ends_a_canary(workspace: Workspace) -> None:

@@ -4,7 +4,7 @@ import os
 import signal
 import subprocess
 import sys
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 
 import pytest
 from msgspec import structs
@@ -13,8 +13,10 @@ from tests.serving.small_project import make_project, plan_of, put_features, put
 from headrace import log as logs
 from headrace import registry as registries
 from headrace.flows.models import canary
+from headrace.flows.models import release as releasing
 from headrace.flows.models.aliases import MovedAlias, find_moved_aliases
-from headrace.flows.models.canary import find_canaries, review, review_all, start
+from headrace.flows.models.canary import find_canaries, review, review_all, review_each, start
+from headrace.flows.models.endpoint import describe
 from headrace.flows.models.release import parse_arm, release, rollback
 from headrace.flows.project.status import status
 from headrace.flows.trace.lineage import lineage
@@ -22,7 +24,7 @@ from headrace.http.serve import serve
 from headrace.kernel.errors import CallError, Refused, Unavailable
 from headrace.kernel.ids import new_id
 from headrace.kernel.time import now
-from headrace.projects.running import Up, hold_up_lock, write_up
+from headrace.projects.running import Up, find_up, hold_up_lock, write_up
 from headrace.registry.bundle import seal
 from headrace.registry.signing import signing_key
 from headrace.serving import release as releases
@@ -259,6 +261,59 @@ def test_a_release_between_a_canarys_review_and_its_decision_stays_in_force(sett
         assert workspace.registry.version("purchase", "champion").version == 1
 
 
+def test_a_release_beside_a_champion_that_another_one_replaced_meanwhile_is_refused(settings, monkeypatch):
+    with Workspace(settings) as workspace:
+        release(workspace, "purchase", ["champion=1"])
+        try_arms, others = releasing.try_arms, []
+
+        def release_meanwhile(*arguments):
+            try_arms(*arguments)  # it takes seconds, in which somebody else releases
+            if not others:
+                others.append(None)
+                others[0] = release(workspace, "purchase", ["champion=2"])
+
+        monkeypatch.setattr(releasing, "try_arms", release_meanwhile)
+        with pytest.raises(Refused, match="was put in force meanwhile"):
+            release(workspace, "purchase", ["challenger=1:0.1"])
+        assert releases.find_current(workspace.log, "purchase") == others[0]
+        others.clear()
+        named = release(workspace, "purchase", ["champion=1"])  # whoever names the champion means it
+        assert releases.find_current(workspace.log, "purchase") == named
+    assert read_moved_aliases(settings) == []
+
+
+def test_the_slower_of_two_releases_leaves_the_aliases_of_the_one_in_force(settings, monkeypatch):
+    with Workspace(settings) as workspace:
+        set_aliases, others = releasing.set_aliases, []
+
+        def release_meanwhile(workspace, new):
+            if not others:
+                others.append(None)
+                release(workspace, "purchase", ["champion=2", "challenger=1:0.1"])
+            set_aliases(workspace, new)
+
+        monkeypatch.setattr(releasing, "set_aliases", release_meanwhile)
+        release(workspace, "purchase", ["champion=1"])
+        assert releases.find_current(workspace.log, "purchase").arms[0] == Arm(2, 0.9)
+    assert read_moved_aliases(settings) == []
+
+
+def test_a_rollback_without_the_registry_is_in_force_and_says_so(settings, caplog):
+    """An error would make people run it again, which goes back one release more."""
+    with Workspace(settings) as workspace:
+        releases_before = [release(workspace, "purchase", [f"champion={version}"]) for version in (1, 2)]
+    away = settings.with_values(mlflow="http://127.0.0.1:9")  # nothing listens there
+    with Workspace(away) as workspace:
+        restored = rollback(workspace, "purchase")
+        assert restored.restores == releases_before[0].id
+        assert releases.find_current(workspace.log, "purchase") == restored
+    assert "is in force, but its aliases could not be set" in caplog.text
+    assert read_moved_aliases(settings) == [MovedAlias("purchase", "champion", 2, 1)]
+    with Workspace(away) as workspace, pytest.raises(Unavailable):
+        release(workspace, "purchase", ["champion=2"])  # it cannot be tried, and nothing is recorded
+    assert release_history(settings)[-1] == restored
+
+
 REVIEW = """
 import sys
 from pathlib import Path
@@ -303,6 +358,8 @@ def test_a_canary_that_fails_in_an_unforeseen_way_does_not_stop_the_others(setti
         releases.append(
             workspace.log, structs.replace(first, id=new_id(), model="a", canary=damaged, follows=None)
         )
+        shown = review_each(workspace, find_canaries(workspace).values())
+        assert (shown["a"], shown["purchase"].release) == ("IndexError: list index out of range", first)
         (changed,) = review_all(workspace)
         assert changed.release == first
         assert "the canary of a cannot be reviewed" in caplog.text
@@ -365,6 +422,15 @@ def test_a_version_without_online_features_is_not_released(tmp_path):
     with pytest.raises(Unavailable, match="version 1 of model 'purchase' cannot be tried"):
         release(Workspace(settings), "purchase", ["champion=1"])
     assert release_history(settings) == []
+
+
+def test_release_waits_for_the_endpoint_also_after_a_release_of_a_clock_that_is_ahead(small):
+    with closing(logs.open(small.log.url)) as log:
+        ahead = releases.make("purchase", [Arm(1)], by="anna", why="her clock is ahead")
+        releases.append(log, structs.replace(ahead, id=f"7{ahead.id[1:]}"))
+    with running_endpoint(small):
+        new = release(Workspace(small), "purchase", ["champion=2"])
+        assert describe(small, find_up(small)).models["purchase"].release == new
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")

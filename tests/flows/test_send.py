@@ -359,3 +359,25 @@ def test_sent_events_are_history_unless_they_are_live(settings: Settings, write:
     history, live = sorted(ingest_and_read_rows(settings), key=lambda row: row["_arrived_at"])
     assert history["_known_at"] == history["at"]
     assert live["_known_at"] == live["_arrived_at"] > live["at"]
+
+
+def test_a_file_that_is_sent_again_is_told_and_its_forgotten_events_count_twice(
+    settings: Settings, write: Write
+) -> None:
+    totals = [number for number in range(100) if partition_of(b"%d.%018d" % (number, 0), 4) == 0]
+    days = [b'{"Sold At": "2026-03-0%dT12:00:00Z", "total": "%d"}' % (day, totals[day]) for day in (1, 2, 3)]
+    file = write("sales.ndjson", b"\n".join(days) + b"\n")
+    reports = []
+    for _ in range(2):
+        reports.append(send(Workspace(settings), "sales", file))
+        ingest(Workspace(settings), until_end=True)
+    first, again = reports
+    assert (first.before, first.repeats) == (None, "")
+    assert again.before is not None
+    assert "1d older than the newest one count twice" in again.repeats
+    rows = lake.open(settings).table("sales").scan().filter("_valid").collect()
+    assert sorted(rows["total"].cast(int)) == sorted([totals[1], *totals[1:4]])
+    write("sales.ndjson", days[0] + b"\n")
+    assert send(Workspace(settings), "sales", file, skip=1).before is None  # which sends nothing
+    assert send(Workspace(settings), "sales", file).before is None
+    assert send(Workspace(settings), "sales", file, skip=1).before is None

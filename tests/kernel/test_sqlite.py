@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from headrace.kernel.errors import Unavailable
-from headrace.kernel.sqlite import is_locked, name_errors, open_shared, transaction
+from headrace.kernel.sqlite import connect, is_locked, name_errors, open_shared, transaction
 
 
 def test_several_that_open_a_new_file_at_once_all_have_it_in_wal_mode(tmp_path: Path) -> None:
@@ -91,3 +91,25 @@ def test_each_outage_is_named_with_its_own_remedy(tmp_path: Path) -> None:
         ):
             open_shared(locked, timeout=0.1)
     assert "End the process that has it open" in str(failure.value.remedy)
+
+
+def test_a_file_in_a_folder_that_may_not_be_written_is_read_unless_somebody_writes_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.db"
+    with closing(open_shared(path, timeout=20)) as writer:
+        writer.execute("CREATE TABLE a (b)")
+    monkeypatch.setattr("os.access", lambda _path, _mode: False)
+    reader = connect(path, timeout=20)
+    assert reader.execute("SELECT count(*) FROM a").fetchone() == (0,)
+    with pytest.raises(Unavailable, match="cannot be written") as refused, name_errors("the file", path):
+        reader.execute("INSERT INTO a VALUES (1)")
+    assert "permission" in str(refused.value)
+    with closing(sqlite3.connect(path, isolation_level=None)) as writer:
+        writer.execute("INSERT INTO a VALUES (1)")
+        with pytest.raises(sqlite3.OperationalError, match="another process writes it"):
+            reader.execute("SELECT count(*) FROM a")
+        with closing(connect(path, timeout=20)) as beside:
+            assert beside.execute("SELECT count(*) FROM a").fetchone() == (1,)
+    with pytest.raises(sqlite3.OperationalError, match="another process writes it"):
+        reader.close()

@@ -20,6 +20,7 @@ from confluent_kafka.admin import (
     ResourceType,
 )
 from services.kafka import Broker, broker
+from tests.docs.blocks import Reader
 from tests.events.clicks import Click, click
 from tests.events.forking import settings_of
 from tests.log.topics import read_all
@@ -138,6 +139,20 @@ def test_user_who_may_not_ask_for_the_limit_is_refused_only_large_records(
     read = read_all(opened, "bounded.events")
     assert [read[place] for place in sorted(read)] == [v for v in values if len(v) < 20_000] + many
     opened.close()
+
+
+def test_the_page_on_the_log_lets_a_client_in(tls_broker: Broker, tmp_path: Path) -> None:
+    project = f'[project]\nname = "shop"\n[profile.prod]\nlog = "{tls_broker.url}"\n'
+    (tmp_path / "headrace.toml").write_text(project)
+    (tmp_path / "shop").mkdir()
+    (tmp_path / "shop" / "__init__.py").touch()
+    authority = tls_broker.environment["HEADRACE_KAFKA_SSL_CA_LOCATION"]
+    reader = Reader(
+        tmp_path,
+        addresses={"/etc/kafka/ca.pem": authority, "SCRAM-SHA-512": "PLAIN"},  # what this broker has
+        HEADRACE_KAFKA_SASL_PASSWORD=PASSWORD,
+    )
+    reader.follow(Path(__file__).parents[2] / "docs" / "guide" / "log.md", "secured")
 
 
 @pytest.mark.parametrize(

@@ -12,12 +12,14 @@ import numpy as np
 import polars as pl
 import pytest
 from tests.events.customers import NOON, change
+from tests.flows import logged_project
 from tests.flows.logged_project import make_logged_project, mean_prices, plan_with_clicks, put_events
 from tests.serving.running import run_endpoint
 from tests.serving.small_project import DAY, make_project, put_release
 from tests.tables.changes_shop import Shop
 from tests.until import until
 
+from headrace import lake as lakes
 from headrace.config.settings import load_settings
 from headrace.features.offline.point_in_time import join
 from headrace.features.plan import AsOfView, EntityKey, FeaturePlan, FeatureRef, PlanField
@@ -51,6 +53,32 @@ def ask(logged):
         return client.post("/predict/purchase", params=query, json=body, timeout=60)
 
     return post
+
+
+@pytest.mark.parametrize("column", ["views", "product_id"])
+def test_a_table_that_lost_a_column_of_the_version_has_no_history_for_it(tmp_path, monkeypatch, column):
+    """It was made by other code meanwhile. What is in the log is answered as ever."""
+    monkeypatch.setattr(logged_project, "put_facts", lambda settings, predictions: put_less(settings, column))
+    settings, predictions = make_logged_project(tmp_path / "p")
+    moment, (first, *_) = predictions[-1].at + timedelta(microseconds=1), predictions
+    predictor = AsOfPredictor(settings)
+    try:
+        body = msgspec.json.encode(first.entity | first.request)
+        answer = msgspec.json.decode(predictor.answer("purchase", AsOf(first.at), body))
+        assert (answer["logged"], answer["value"]) == (first.id, first.value)
+        with pytest.raises(NoHistory, match=f"'{column}', a column that table facts lacks") as error:
+            predictor.answer("purchase", AsOf(moment, 1), body)
+        assert error.value.field == "version"
+    finally:
+        predictor.close()
+
+
+def put_less(settings, column):
+    rows = pl.DataFrame(
+        {"product_id": [7], "event_timestamp": [from_micros(1)], "mean_price": [1.5], "views": [3]}
+    )
+    table = rows.drop(column).to_arrow()
+    lakes.open(settings).ensure("facts", table.schema).append(table)
 
 
 def load(settings, version):

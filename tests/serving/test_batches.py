@@ -222,7 +222,7 @@ def test_more_large_requests_than_the_limit_are_refused_with_429(project):
 
 def test_the_limit_holds_while_the_process_starts(project, monkeypatch):
     is_open, predict = threading.Event(), Servable.predict
-    monkeypatch.setattr(Servable, "predict", lambda self, matrix: is_open.wait(60) and predict(self, matrix))
+    monkeypatch.setattr(Servable, "predict", lambda *arguments: is_open.wait(60) and predict(*arguments))
     with run_endpoint(project.with_values(max_batches=1)) as client, ThreadPoolExecutor(1) as thread:
         large = thread.submit(ask, client)  # answered by the replica
         until(lambda: count_large(client) == 1)

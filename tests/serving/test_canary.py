@@ -153,6 +153,31 @@ def test_numbers_are_compared_with_the_champions_median():
     assert (scored(1.5).action, scored(1.5).why[:9]) == ("roll back", "outcomes:")
 
 
+@pytest.mark.parametrize(
+    ("buyers", "factor", "action"),
+    [(0.3, 1.0, "hold"), (0.1, 1.0, "roll back"), (0.3, 0.0, "roll back"), (0.5, 1.0, "hold")],
+)
+def test_revenue_that_most_customers_do_not_bring_is_compared(buyers, factor, action):
+    """The champion's median is 0, and no outcome is less. Of its customers 30 % buy."""
+    rng = np.random.default_rng(8)
+
+    def spend(size, share, times):
+        return np.where(rng.random(size) < share, rng.lognormal(2, 1, size) * times, 0.0)
+
+    champion, canary = spend(9_000, 0.3, 1.0), spend(3_000, buyers, factor)
+    assert np.median(champion[:500]) == 0
+    arms = StepObservations([], [], champion, 0), StepObservations([], [], canary, 0)
+    decision = decide(PLAN, [Observations(0.25, *arms)])
+    assert decision.action == action
+    assert ("not over 0" in decision.why) == (action == "roll back")
+
+
+@pytest.mark.parametrize(("outcome", "action"), [(2.5, "hold"), (2.4, "roll back"), (2.6, "hold")])
+def test_outcomes_that_are_all_equal_are_compared(outcome, action):
+    arms = StepObservations([], [], [2.5] * 9_000, 0), StepObservations([], [], [outcome] * 3_000, 0)
+    assert decide(PLAN, [Observations(0.25, *arms)]).action == action
+
+
 @pytest.mark.parametrize(("factor", "more", "action"), [(1.1, 0.05, "hold"), (1.3, 0.05, "roll back")])
 def test_an_arm_that_is_asked_rarely_may_be_a_little_slower(factor, more, action):
     rng = np.random.default_rng(8)

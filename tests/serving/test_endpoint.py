@@ -1,13 +1,16 @@
 """The endpoint over HTTP: responses, arms, missing features, invalid requests, and the logged predictions."""
 
+import errno
 import shutil
 import sqlite3
 import subprocess
 import sys
 from contextlib import closing
+from pathlib import Path
 
 import msgspec
 import pytest
+from tests.docs.blocks import Reader
 from tests.serving.running import FEW_VIEWS, INSTANCE, run_endpoint, ship_predictions
 from tests.serving.small_project import (
     FACTS,
@@ -24,6 +27,7 @@ from headrace.features.plan import AsOfView, FeatureRef, PlanField
 from headrace.kernel.ids import id_time
 from headrace.serving import release
 from headrace.serving.endpoint import MAX_BODY
+from headrace.serving.kept import find_kept_releases, read_kept_releases
 from headrace.serving.models import Models
 from headrace.serving.prediction import TOPIC
 from headrace.serving.release import Arm
@@ -184,15 +188,33 @@ def test_a_shadow_that_fails_is_counted_and_does_no_harm(client, project, monkey
     await_release(client, put_release(project, Arm(1), Arm(2, shadow=True, name="shadow")))
     predict = Servable.predict
 
-    def predict_unless_shadow(servable, matrix):
+    def predict_unless_shadow(servable, *arguments):
         if servable.version == 2:
             raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
-        return predict(servable, matrix)
+        return predict(servable, *arguments)
 
     monkeypatch.setattr(Servable, "predict", predict_unless_shadow)
     assert client.post("/predict/purchase", json=INSTANCE).json()["version"] == 1
     until(lambda: "headrace_failed_shadows_total 1" in client.get("/metrics").text)
     assert len(ship_predictions(project)) == 1
+
+
+def test_a_disk_that_is_full_keeps_no_release_from_being_in_force_and_the_next_start_has_it(
+    project, monkeypatch
+):
+    def fail(path, content):
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    with closing(Models(project)) as models:
+        second = put_release(project, Arm(2))
+        with monkeypatch.context() as full:
+            full.setattr("headrace.serving.kept.write_file", fail)
+            assert models.poll()
+            assert models.released["purchase"].release == second
+            with closing(Models(project)) as started:
+                assert started.released["purchase"].release == second
+        assert not models.poll()
+    assert read_kept_releases(find_kept_releases(project)) == {"purchase": second}
 
 
 def test_a_release_that_cannot_be_activated_leaves_the_one_before_in_force(client, project, boosters):
@@ -431,6 +453,22 @@ def test_a_replica_that_lacks_a_bundle_does_not_load_mlflow(project):
     assert done.stdout.startswith("False")
     assert "purchase" in done.stdout
     assert "version 1" in done.stdout
+
+
+def test_the_page_on_serving_adds_a_token_without_a_restart(project, tmp_path):
+    tokens = tmp_path / "apps"
+    tokens.write_text("a-token-of-enough-length\n")
+    with run_endpoint(project, host="0.0.0.0", token_files=[tokens]) as client:
+        addresses = {
+            "/run/secrets/headrace": str(tmp_path),
+            "shop.example:8100": f"127.0.0.1:{client.base_url.port}",
+        }
+        reader = Reader(tmp_path, addresses=addresses)
+        reader.follow(Path(__file__).parents[2] / "docs" / "guide" / "serving.md", "tokens")
+        first, second = tokens.read_text().splitlines()
+        assert first == "a-token-of-enough-length"
+        for token in (first, second):
+            assert client.get("/models", headers={"Authorization": f"Bearer {token}"}).status_code == 200
 
 
 def test_probes_need_no_token_and_metrics_only_by_choice(project, monkeypatch, tmp_path):

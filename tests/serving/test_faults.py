@@ -16,12 +16,13 @@ from contextlib import closing, contextmanager
 import httpx
 import pytest
 from tests.contract.supervised import SupervisedDeployment
-from tests.serving.small_project import plan_of, put_bundle, put_release
+from tests.serving.small_project import plan_of, put_bundle, put_release, put_trained
 from tests.until import until
 
 from headrace import log as logs
 from headrace import registry
 from headrace.config.settings import load_settings
+from headrace.declare.trainers import Sklearn
 from headrace.serving.prediction import TOPIC
 from headrace.serving.release import Arm
 
@@ -172,7 +173,10 @@ def test_replicas_that_are_killed_under_a_split_and_a_shadow_lose_no_acknowledge
 
 
 def test_under_overload_shadows_are_shed_and_counted_and_no_answer_is(project):
-    put_release(project, Arm(1), Arm(2, shadow=True, name="shadow"))
+    from sklearn.ensemble import RandomForestClassifier
+
+    put_trained(project, Sklearn(RandomForestClassifier(200)), version=3)  # its rows are predicted one by one
+    put_release(project, Arm(1), Arm(3, shadow=True, name="shadow"))
     with run_deployment(project) as running:
         with Load(running.deployment.url, threads=24) as load:
             until(lambda: _read_count(running, "shed_shadows") > 0 and len(load.answers) > 500)

@@ -33,9 +33,9 @@ def gate(monkeypatch):
     """While it is not set, the model does not answer batches."""
     is_open, predict = threading.Event(), Servable.predict
 
-    def wait_and_predict(self, matrix):
+    def wait_and_predict(self, matrix, *indexes):
         assert len(matrix) == 1 or is_open.wait(60)
-        return predict(self, matrix)
+        return predict(self, matrix, *indexes)
 
     monkeypatch.setattr(Servable, "predict", wait_and_predict)
     yield is_open

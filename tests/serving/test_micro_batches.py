@@ -152,7 +152,7 @@ def test_a_spool_that_cannot_be_written_refuses_each_and_predicts_once(
 ):
     calls = []
 
-    def predict(self, matrix):
+    def predict(self, matrix, indexes):
         calls.append(len(matrix))
         return [0.5] * len(matrix), None
 

@@ -148,6 +148,15 @@ def test_a_key_that_the_events_lack_or_have_otherwise_is_named() -> None:
         join_outcomes(rows, other, BY_ENTITY)
 
 
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), -float("inf")])
+def test_an_outcome_that_is_no_number_does_not_count(number) -> None:
+    rows = predictions_of([{"id": "p0", "at": 0, "customer": "a", "branch": 1}])
+    event = {"customer": "a", "branch": 1, "is_gone": True, "prediction": None}
+    events = events_of([event | {"at": at, "arrived": at} for at in (1, 2)])
+    events = events.with_columns(is_gone=pl.when(pl.col("_log_offset") == 1).then(number).otherwise(7.5))
+    assert join_outcomes(rows, events, BY_ENTITY)["outcome"].to_list() == [7.5]
+
+
 def test_a_prediction_of_other_keys_has_no_outcome() -> None:
     rows = predictions_of([{"id": f"p{n}", "at": 0, "customer": "a", "branch": 1} for n in range(2)])
     rows = rows.with_columns(entity=pl.Series([rows["entity"][0], '{"customer": "a"}']))

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import pickle
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NoReturn
@@ -13,14 +17,17 @@ import pytest
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
 from skops.io import dumps
-from tests.serving.small_project import make_project
+from tests.serving.small_project import make_project, plan_of, put_features, put_release, put_trained
 
 from headrace import registry
 from headrace.config.settings import Settings
+from headrace.declare.trainers import Sklearn
 from headrace.features.values.matrix import Encoding
 from headrace.registry.bundle import seal
 from headrace.registry.signing import signing_key
-from headrace.serving.prepared import load_prepared
+from headrace.serving.models import Models
+from headrace.serving.prepared import load_prepared, remove_unneeded
+from headrace.serving.release import Arm
 from headrace.training.trainers.folder import load_model, save_model
 from headrace.training.trainers.port import ModelMeta
 from headrace.training.trainers.sklearn import MODEL, SklearnTrainer
@@ -102,3 +109,59 @@ def test_a_folder_that_cannot_be_written_only_costs_time(settings: Settings) -> 
     np.testing.assert_array_equal(
         load_prepared(opened, bundle).predict(ROWS), load_model(bundle / "model").predict(ROWS)
     )
+
+
+def test_a_replica_removes_what_neither_its_releases_nor_anybody_else_needs(settings: Settings) -> None:
+    """The release in force needs its arms, and the release that a rollback would restore needs its own."""
+    put_features(settings, plan_of(), {7: (9.5, 190)})
+    for number in range(1, 6):
+        put_trained(settings, Sklearn(LogisticRegression(C=number)), number)
+    names = {}
+    folder = settings.place("prepared")
+    for number in range(1, 6):
+        load_prepared(registry.open(settings), registry.open(settings).bundle_folder("purchase", number))
+        (names[number],) = {path.name for path in folder.iterdir()} - set(names.values())
+    digest, _, libraries = names[5].partition("-")
+    for other in ("0" * len(digest) + f"-{libraries}", f"{digest}-other-libraries", "fresh"):
+        (folder / other).write_bytes(b"of another project, or of other libraries")
+    for path in folder.iterdir():
+        os.utime(path, (0, 0) if path.name != "fresh" else None)
+    put_release(settings, Arm(1))
+    put_release(settings, Arm(2), Arm(3, shadow=True, name="shadow"))
+    put_release(settings, Arm(4, 0.5), Arm(5, 0.5, name="challenger"))
+    with closing(Models(settings)) as models:
+        assert models.failed == {}
+    assert {path.name for path in folder.iterdir()} == {*(names[number] for number in (2, 3, 4, 5)), "fresh"}
+
+
+def test_a_copy_that_was_used_this_week_is_kept(settings: Settings) -> None:
+    bundle, opened = put_bundle(settings, 1, LogisticRegression().fit(ROWS, LABELS)), registry.open(settings)
+    load_prepared(opened, bundle)
+    (copy,) = settings.place("prepared").iterdir()
+    os.utime(copy, (0, 0))
+    load_prepared(opened, bundle)
+    remove_unneeded(opened, [])
+    assert copy.exists()
+    os.utime(copy, (0, 0))
+    remove_unneeded(opened, [("purchase", 1), ("purchase", 2), ("absent", 1)])
+    assert copy.exists()
+    remove_unneeded(opened, [("purchase", 2)])
+    assert not copy.exists()
+
+
+def test_copies_are_loaded_while_another_process_removes_them(settings: Settings) -> None:
+    bundle, opened = put_bundle(settings, 1, LogisticRegression().fit(ROWS, LABELS)), registry.open(settings)
+    expected, stop = load_model(bundle / "model").predict(ROWS), threading.Event()
+
+    def remove() -> None:
+        while not stop.is_set():
+            opened.signed_files.remove_unused((), -60.0)  # what was used up to a minute from now
+
+    with ThreadPoolExecutor(2) as pool:
+        ends = [pool.submit(remove) for _ in range(2)]
+        try:
+            for _ in range(40):
+                np.testing.assert_array_equal(load_prepared(opened, bundle).predict(ROWS), expected)
+        finally:
+            stop.set()
+    assert [end.result() for end in ends] == [None, None]

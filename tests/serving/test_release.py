@@ -4,7 +4,7 @@ import msgspec
 import pytest
 
 from headrace import log
-from headrace.kernel.errors import CallError, Refused
+from headrace.kernel.errors import CallError, Refused, Unavailable
 from headrace.serving import release
 from headrace.serving.canary import CanaryPlan
 from headrace.serving.release import Arm
@@ -118,3 +118,19 @@ def test_a_release_that_follows_another_is_void_after_any_other(topics):
     for follower in followers:
         assert late not in follower.poll()
         assert follower.in_force["purchase"] == next_one
+
+
+def test_a_record_that_the_log_did_not_confirm_is_looked_up_before_a_rollback_is_run_again(topics, monkeypatch):
+    first, append = append_release(topics, Arm(1)), topics.append
+    append_release(topics, Arm(2))
+
+    def append_unconfirmed(*arguments):
+        append(*arguments)
+        raise Unavailable("the broker did not answer")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(topics, "append", append_unconfirmed)
+        with pytest.raises(Unavailable, match="is not known whether release") as error:
+            roll_back(topics)
+    assert "Look before you run it again" in error.value.remedy
+    assert release.find_current(topics, "purchase").restores == first.id

@@ -8,9 +8,12 @@ import pytest
 from tests.serving.canary_power import (
     REGRESSIONS,
     SHARES,
+    SLOWER,
+    count_until_slow,
     fixed_sample,
     measure_power,
     simulate,
+    write_latency_table,
     write_tables,
 )
 
@@ -96,6 +99,13 @@ def test_a_regression_is_seen_within_3_times_the_fixed_sample(name, share):
     assert count_false_alarms(champion, share, fixed_sample(champion, canary, share), 25) <= 2
 
 
+@pytest.mark.parametrize(("name", "most"), [("every answer 1.5 times", 300), ("equal", math.inf)])
+def test_a_slower_version_is_seen_by_the_whole_rule(name, most):
+    counts = count_until_slow(*SLOWER[name], 0.25, 20, longest=2_000)
+    assert np.sum(counts <= most) >= 19
+    assert np.isfinite(counts).all() == (name != "equal")
+
+
 @pytest.mark.soak
 @pytest.mark.parametrize("share", SHARES)
 @pytest.mark.parametrize("name", REGRESSIONS)
@@ -108,4 +118,6 @@ def test_a_regression_is_seen_at_every_share_in_2_000_simulations(name, share):
 
 @pytest.mark.soak
 def test_the_guide_has_the_tables_of_the_simulations():
-    assert write_tables(400) in (Path(__file__).parents[2] / "docs" / "guide" / "canary.md").read_text()
+    guide = (Path(__file__).parents[2] / "docs" / "guide" / "canary.md").read_text()
+    assert write_tables(400) in guide
+    assert write_latency_table(200) in guide

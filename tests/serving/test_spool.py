@@ -1,15 +1,21 @@
 """The spool and the shipper: no prediction is lost with its process, no incomplete frame is shipped."""
 
+import errno
 import os
+import re
+import resource
 import signal
 import subprocess
 import sys
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 from tests.log.topics import set_largest_batch
 from tests.until import until
 
 from headrace import log
+from headrace.kernel.errors import Unavailable
 from headrace.kernel.files import create_draft
 from headrace.serving import shipper as shipping
 from headrace.serving import spool as spooling
@@ -148,6 +154,73 @@ for n in range(1_000_000):
     assert list(folder.iterdir()) == []
 
 
+@contextmanager
+def largest_file(size=None):
+    """A file cannot get larger, as on a full disk: a write stops in the middle of a frame. None: any size."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    size = before[1] if size is None else size
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_shipper_that_reads_a_half_written_append_skips_nothing_afterwards(folder, topics, monkeypatch):
+    spool = Spool(folder)
+    spool.append(b"first")
+    truncate = os.ftruncate
+
+    def ship_and_truncate(descriptor, size):
+        with largest_file():
+            ship(folder, topics)  # it reads the whole frame of those that were written
+        truncate(descriptor, size)
+
+    with monkeypatch.context() as patch, largest_file(100):
+        patch.setattr("headrace.serving.spool.os.ftruncate", ship_and_truncate)
+        with pytest.raises(OSError, match="disk is full"):
+            spool.append(b"a" * 40, b"b" * 40)
+    returned = [b"%d" % number * 5 for number in range(9)]
+    for prediction in returned:
+        spool.append(prediction)
+        ship(folder, topics)
+    spool.close()
+    assert ship(folder, topics).torn == 0
+    assert read_log(topics) == [b"first", b"a" * 40, *returned]
+
+
+def test_a_full_disk_gets_room_again_once_the_log_takes_the_spool(folder, topics, monkeypatch):
+    """Nothing but removing a file works on it: the shipper cannot write how far it is."""
+    spool, unmarked, returned = Spool(folder), {}, []
+    with largest_file(400):
+        for number in range(20):
+            try:
+                spool.append(b"%02d" % number * 40)
+            except OSError:
+                continue
+            returned.append(b"%02d" % number * 40)
+
+    def fail(path, content):
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    spool.append(b"more")
+    returned.append(b"more")
+    with monkeypatch.context() as patch:
+        patch.setattr(shipping, "write_file", fail)
+        for _ in range(3):
+            with pytest.raises(Unavailable, match="No space left on device"):
+                ship(folder, topics, unmarked)
+    assert read_log(topics) == returned  # each of them once
+    assert len(list(folder.glob("*.spool"))) == 1
+    spool.append(b"after")
+    assert ship(folder, topics, unmarked).predictions == 1
+    assert unmarked == {}
+    spool.close()
+    ship(folder, topics, unmarked)
+    assert read_log(topics) == [*returned, b"after"]
+    assert list(folder.iterdir()) == []
+
+
 @pytest.fixture
 def kafka(empty_broker):
     topics = log.open(empty_broker.url)
@@ -199,15 +272,22 @@ def test_a_kill_leaves_one_file_of_an_oversized_prediction(folder, kafka, monkey
     spool.close()
 
 
-def test_a_folder_that_cannot_be_used_ends_no_shipper(folder, topics):
+@pytest.mark.parametrize(
+    ("damage", "mend", "message"),
+    [
+        (Path.mkdir, Path.rmdir, "spool of predictions"),
+        (lambda mark: mark.write_text("no number"), Path.unlink, "ValueError: .*'no number'"),
+    ],
+)
+def test_a_folder_that_cannot_be_used_ends_no_shipper(folder, topics, damage, mend, message):
     spool = Spool(folder)
     spool.append(b"one")
     (path,) = folder.glob("*.spool")
-    path.with_suffix(".shipped").mkdir()
+    damage(path.with_suffix(".shipped"))
     shipper = Shipper(folder, lambda: log.open(f"sqlite://{folder.parent}/log"), interval=0.01)
     until(lambda: shipper.error is not None)
-    assert "spool of predictions" in str(shipper.error)
-    path.with_suffix(".shipped").rmdir()
+    assert re.search(message, str(shipper.error))
+    mend(path.with_suffix(".shipped"))
     until(lambda: shipper.error is None)
     shipper.stop()
     assert read_log(topics) == [b"one"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+import threading
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -17,6 +19,7 @@ from tests.serving.small_project import make_project, plan_of, put_bundle, put_f
 from tests.until import until
 
 from headrace.kernel.errors import ProjectError
+from headrace.serving import tracing
 from headrace.serving.release import Arm
 from headrace.serving.tracing import RequestTracer, open_tracer
 
@@ -87,6 +90,23 @@ def test_a_collector_that_is_away_delays_no_request(project):
     with run_endpoint(settings, tracer=open_tracer(settings)) as client:
         for _ in range(3):
             assert client.post("/predict/purchase", json=INSTANCE).status_code == 200
+
+
+def test_a_collector_that_never_answers_does_not_delay_the_end(project, monkeypatch, caplog):
+    """Spans of several batches wait, and a batch may take ten minutes."""
+    monkeypatch.setattr(tracing, "_TIMEOUT", 600.0)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        tracer = open_tracer(project.with_values(otlp=address, trace_share=1.0))
+        scope = {"method": "POST", "headers": []}
+        for _ in range(1_500):
+            with tracer.trace_request(scope, "/predict/{model}"):
+                pass
+        end = threading.Thread(target=tracer.close, daemon=True)
+        end.start()
+        end.join(60)
+        assert not end.is_alive()
+    assert "spans are lost" in caplog.text
 
 
 def test_a_share_of_the_requests_is_traced_and_each_that_its_client_traces(project):

@@ -21,13 +21,17 @@ __all__ = ["backtest"]
 
 @command("backtest", example="headrace backtest purchase@4 --since 7d --by event_type")
 @click.argument("version", metavar="MODEL@VERSION")
-@click.option("--since", type=Moment(), help="The first moment: 2026-03-01, or 7d for seven days ago.")
-@click.option("--until", type=Moment(), help="The first moment after the last.")
-@click.option("--by", metavar="FIELD", help="A key, a field, a feature, arm or version: its values are slices.")
+@click.option("--since", type=Moment(), help="From this time on: 2026-03-01, or 7d for seven days ago.")
+@click.option("--until", type=Moment(), help="Before this time.")
+@click.option(
+    "--by",
+    metavar="FIELD",
+    help="Show each value of a key, a request field, a feature, `arm` or `version` by itself.",
+)
 @click.option("--limit", type=click.IntRange(1), help="Only so many of the newest requests.")
 @click.option("--threshold", type=float, help="From where on a binary answer is yes; default: as declared.")
 @click.option(
-    "--out",
+    "--output",
     type=click.Path(path_type=Path),
     metavar="FILE",
     help="A Parquet file for the answers to each request.",
@@ -40,20 +44,20 @@ def backtest(
     by: str | None,
     limit: int | None,
     threshold: float | None,
-    out: Path | None,
+    output: Path | None,
 ) -> None:
     """Answer logged requests by MODEL@VERSION, and show how answers, decisions and metrics would differ."""
     model, _, number = version.rpartition("@")
     if not model or not number.isdecimal():
         raise CallError(f"{version!r} is not a version of a model", remedy="Write it as purchase@4")
-    file = None if out is None else prepare_output(out)
+    file = None if output is None else prepare_output(output)
     report = replay(
         call.workspace(), model, int(number), since=since, until=until, by=by, limit=limit, threshold=threshold
     )
     if file is not None:
         with replace_file(file) as draft:
             report.rows.write_parquet(draft)
-        click.echo(f"Wrote {out}: {report.rows.height:,} answers.", err=True)
+        click.echo(f"Wrote {output}: {report.rows.height:,} answers.", err=True)
     if call.json:
         names = [name for name in BacktestReport.__struct_fields__ if name != "rows"]
         show.json({name: getattr(report, name) for name in names})

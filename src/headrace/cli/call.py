@@ -15,6 +15,7 @@ from msgspec import Struct
 
 from headrace.cli.live import show_live
 from headrace.kernel.errors import CallError, HeadraceError
+from headrace.kernel.private import NO_PERMISSION
 
 if TYPE_CHECKING:
     from headrace.config.settings import Settings
@@ -24,9 +25,9 @@ if TYPE_CHECKING:
 _REMEDIES = {
     errno.ENOSPC: "Make room on the disk, then run it again: it continues where it stopped.",
     errno.EDQUOT: "This user's quota on the disk is used up: make room, then run it again.",
-    errno.EROFS: "The file system is read-only.",
-    errno.EACCES: "This user has no permission to read or write there.",
-    errno.EPERM: "This user has no permission to read or write there.",
+    errno.EROFS: "The file system is read-only: copy the project to a folder that can be written.",
+    errno.EACCES: NO_PERMISSION,
+    errno.EPERM: NO_PERMISSION,
     errno.EMFILE: "Too many files are open: raise the limit (ulimit -n), then run it again.",
     errno.ENFILE: "Too many files are open on this machine.",
 }
@@ -119,6 +120,9 @@ def command(name: str, *, example: str, hidden: bool = False) -> Callable[[Calla
 
     def decorate(function: Callable[..., Any]) -> click.Command:
         decorated = click.command(name, hidden=hidden, epilog=_epilog(example))(click.pass_obj(function))
+        for parameter in decorated.params:
+            if isinstance(parameter.type, click.types.IntParamType | click.types.FloatParamType):
+                parameter.metavar = parameter.metavar or "N"
         decorated.params.extend(OPTIONS)
         return decorated
 

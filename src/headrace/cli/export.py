@@ -16,30 +16,30 @@ from headrace.kernel.files import write_file
 __all__ = ["export"]
 
 
-@group("export", example="headrace export airflow --out dags/shop.py")
+@group("export", example="headrace export airflow --output dags/shop.py")
 def export() -> None:
     """Write files that another tool needs to run the project."""
 
 
 def _make_command(target: Target) -> click.Command:
-    def run(call: Call, out: Path | None, **options: Any) -> None:
+    def run(call: Call, output: Path | None, **options: Any) -> None:
         result = target.write(call.settings(), **options)
-        if out is not None:
-            write_file(prepare_output(out), result.text)
+        if output is not None:
+            write_file(prepare_output(output), result.text)
         if call.json:
             from headrace.cli import show
 
-            shown = {"text": result.text} if out is None else {"file": out}
+            shown = {"text": result.text} if output is None else {"file": output}
             show.json({**shown, "summary": result.summary})
-        elif out is None:
+        elif output is None:
             click.echo(result.text, nl=False)
         else:
-            click.echo(f"Wrote {out}: {result.summary}.")
+            click.echo(f"Wrote {output}: {result.summary}.")
 
     run.__doc__ = target.help
     subcommand = command(target.name, example=target.example)(run)
-    out = click.Option(
-        ["--out"], type=click.Path(path_type=Path), metavar="FILE", help="Write to FILE; default: print it."
+    output = click.Option(
+        ["--output"], type=click.Path(path_type=Path), metavar="FILE", help="Write to FILE; default: print it."
     )
     own = [
         click.Option(
@@ -47,7 +47,7 @@ def _make_command(target: Target) -> click.Command:
         )
         for option in target.options
     ]
-    subcommand.params[:0] = [out, *own]
+    subcommand.params[:0] = [output, *own]
     return subcommand
 
 

@@ -15,7 +15,7 @@ __all__ = ["init"]
 
 @command("init", example="headrace init shop --example shop")
 @click.argument("folder", type=click.Path(path_type=Path), metavar="DIR")
-@click.option("--example", metavar="NAME", help="Copy an example, such as shop.")
+@click.option("--example", metavar="NAME", help="Copy an example, such as minimal or shop.")
 def init(call: Call, folder: Path, example: str | None) -> None:
     """Make a new project in DIR, empty or as a copy of an example."""
     project = make(folder, example)

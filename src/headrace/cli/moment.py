@@ -15,7 +15,7 @@ __all__ = ["Moment"]
 class Moment(click.ParamType[datetime]):
     """An instant: `2026-03-01T12:00`, in UTC unless it names a zone, or `2h`: two hours ago."""
 
-    name = "moment"
+    name = "time"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
         """The instant; an error of the command line if the text is neither form."""

@@ -13,6 +13,7 @@ from headrace.cli.live import show_live
 from headrace.flows.events.send import send as send_file
 from headrace.kernel.counts import plural
 from headrace.kernel.errors import Refused
+from headrace.kernel.time import format_age, now
 
 __all__ = ["send"]
 
@@ -73,6 +74,8 @@ def send(
         moved = f", moved by {report.shifted}" if report.shifted is not None else ""
         events = plural(report.events, "event")
         click.echo(f"Sent {events} to {topic} in {report.seconds:.1f} s{moved}.")
+        if report.before is not None:
+            click.echo(f"  This file was sent before, {format_age(now() - report.before)}: {report.repeats}.")
         if report.early:
             click.echo(
                 f"  {report.early:,} of them will be read an hour too early: their times have no zone, and lie"

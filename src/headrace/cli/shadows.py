@@ -45,7 +45,7 @@ def shadows(call: Call, model: str) -> None:
             row.predictions,
             *map(_percent, (row.differ, row.noise, row.decisions_changed, row.decision_noise)),
             None if row.mean_distance is None else f"{row.mean_distance:.3g}",
-            *(f"{value:.3g}" for value in (row.p50_ms, row.p50_ms_beside, row.p99_ms, row.p99_ms_beside)),
+            *map(_milliseconds, (row.p50_ms, row.p50_ms_beside, row.p99_ms, row.p99_ms_beside)),
         )
         for row in compared
     ]
@@ -54,3 +54,7 @@ def shadows(call: Call, model: str) -> None:
 
 def _percent(share: float | None) -> str | None:
     return None if share is None else f"{share:.2%}"
+
+
+def _milliseconds(value: float | None) -> str | None:
+    return None if value is None else f"{value:.3g}"

@@ -101,6 +101,17 @@ class Settings(Struct, frozen=True):
             write_file(ignore, b"*\n")
         return self.state
 
+    def find_scratch(self) -> Path | None:
+        """The place of what a check computes meanwhile: in the state folder, whose disk has room for it.
+
+        None if this user may not write there: kernel.scratch takes the system's temporary folder then.
+        """
+        try:
+            folder = self.make_state()
+        except OSError:
+            return None
+        return folder / "scratch" if os.access(folder, os.W_OK) else None
+
     @property
     def deployment(self) -> str:
         """Where the replicas of the predict endpoint run: `processes` or `ray_serve`."""

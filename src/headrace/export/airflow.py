@@ -79,7 +79,7 @@ TARGET = Target(
     name="airflow",
     help="Write the build as a DAG for Airflow 3.\n\n"
     "Each stage is a task. The DAG runs as often as the smallest refresh of the project's models.",
-    example="headrace export airflow --out dags/shop.py",
+    example="headrace export airflow --output dags/shop.py",
     write=_write,
 )
 

@@ -101,7 +101,11 @@ def create_draft(path: Path, *, mode: int = 0o666, flags: int = 0) -> tuple[Path
     """
     while True:
         draft = path.with_name(f".{path.name}.{os.urandom(4).hex()}{_DRAFT}")
-        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | flags, mode)
+        try:
+            descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | flags, mode)
+        except OSError as error:
+            error.filename = str(path)  # the reader of the message knows this name
+            raise
         if try_lock_open(descriptor) and os.fstat(descriptor).st_nlink:
             return draft, descriptor
         os.close(descriptor)  # remove_dead_drafts came before the lock

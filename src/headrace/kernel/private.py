@@ -9,8 +9,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-__all__ = ["is_open_to_others", "make_private", "set_private_umask", "user_umask"]
+__all__ = ["NO_PERMISSION", "is_open_to_others", "make_private", "set_private_umask", "user_umask"]
 
+NO_PERMISSION = "Run it as the owner of that folder, or give this user the permission to read and write there."
+"""The remedy of an error: this user may not write."""
 _user_umask = -1
 
 

@@ -2,19 +2,85 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from time import monotonic, sleep
+from typing import Any
 
 from headrace.kernel.errors import Unavailable
+from headrace.kernel.private import NO_PERMISSION
 
-__all__ = ["is_locked", "name_error", "name_errors", "open_shared", "transaction"]
+__all__ = ["connect", "is_locked", "name_error", "name_errors", "open_shared", "transaction"]
 
 _DAMAGED = ("malformed", "not a database", "no such table")  # in SQLite's messages
 _RESTORE = "Restore a copy of the file."
 _OUTAGES = (sqlite3.OperationalError, sqlite3.DatabaseError)  # the other subclasses are errors of our own
+
+
+class _UnwrittenFile(sqlite3.Connection):
+    """Reads a file that nobody should write meanwhile, since SQLite takes no lock on it.
+
+    Attributes:
+        path: the file.
+        before: its size and times when it was opened.
+    """
+
+    path: Path
+    before: tuple[int, int, bool]
+
+    def execute(self, *arguments: Any) -> sqlite3.Cursor:
+        """Raises sqlite3.OperationalError if the file was written meanwhile: two states of it may be mixed."""
+        cursor = super().execute(*arguments)
+        self._check()
+        return cursor
+
+    def close(self) -> None:
+        """Raises sqlite3.OperationalError as `execute`: rows are read until now."""
+        super().close()
+        self._check()
+
+    def _check(self) -> None:
+        if _stamp(self.path) != self.before:
+            raise sqlite3.OperationalError("another process writes it meanwhile: try again")
+
+
+def _stamp(path: Path) -> tuple[int, int, bool]:
+    stat = path.stat()
+    return stat.st_size, stat.st_mtime_ns, _journal(path).exists()
+
+
+def _journal(path: Path) -> Path:
+    return path.with_name(f"{path.name}-wal")
+
+
+def connect(path: str | Path, *, timeout: float) -> sqlite3.Connection:
+    """Opens a connection that starts no transactions by itself. Threads may share it, one at a time.
+
+    It only reads if this user may not write the file's folder. SQLite cannot make the files there that WAL mode
+    needs. If a writer has made them, it reads by them, else it reads the file alone.
+
+    Args:
+        path: the file; it is created if it does not exist.
+        timeout: seconds to wait for another process's lock at each statement.
+
+    Raises:
+        sqlite3.Error: the file cannot be opened.
+    """
+    path = Path(path).absolute()
+    open_file = partial(sqlite3.connect, timeout=timeout, isolation_level=None, check_same_thread=False)
+    if os.access(path.parent, os.W_OK) or not path.is_file():
+        return open_file(path)
+    before = _stamp(path)
+    if _journal(path).exists():
+        return open_file(f"{path.as_uri()}?mode=ro", uri=True)
+    connection = open_file(f"{path.as_uri()}?mode=ro&immutable=1", uri=True, factory=_UnwrittenFile)
+    assert isinstance(connection, _UnwrittenFile)
+    connection.path, connection.before = path, before
+    return connection
 
 
 def open_shared(path: str | Path, *, timeout: float) -> sqlite3.Connection:
@@ -30,7 +96,7 @@ def open_shared(path: str | Path, *, timeout: float) -> sqlite3.Connection:
         sqlite3.Error: the file is locked for longer, or cannot be opened.
     """
     deadline = monotonic() + timeout
-    connection = sqlite3.connect(path, timeout=timeout, isolation_level=None, check_same_thread=False)
+    connection = connect(path, timeout=timeout)
     while True:
         try:
             connection.execute("PRAGMA journal_mode = WAL")
@@ -92,6 +158,8 @@ def name_error(error: sqlite3.Error, what: str, where: str | Path, restore: str 
         )
     if any(sign in text for sign in _DAMAGED):
         return Unavailable(f"{what} is damaged: {text}", where=str(where), remedy=restore)
+    if "readonly" in text:
+        return Unavailable(f"{what} cannot be written: {text}", where=str(where), remedy=NO_PERMISSION)
     return _unusable(f"{what} cannot be read or written: {text}", where)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from headrace.kernel.errors import CallError, Unavailable
+from headrace.kernel.private import NO_PERMISSION
 from headrace.kernel.secrets import clean_text
 from headrace.kernel.sqlite import name_error
 
@@ -34,6 +35,12 @@ def name_file_errors(where: str, table: str | None = None) -> Iterator[None]:
         yield
     except sqlite3.DatabaseError as error:
         raise unreadable_catalog(error, where) from error
+    except PermissionError as error:
+        raise Unavailable(
+            f"the lake's files cannot be read or written: {error.strerror}",
+            where=str(error.filename or where),
+            remedy=NO_PERMISSION,
+        ) from error
     except OSError as error:
         store = "AWS Error" in str(error)
         raise Unavailable(

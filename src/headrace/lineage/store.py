@@ -3,10 +3,11 @@ each endpoint."""
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
@@ -329,6 +330,11 @@ class Store:
     @contextmanager
     def _transaction(self, *, write: bool = False) -> Iterator[sqlite3.Connection]:
         with name_errors("the lineage store", self.path):
+            if not write and not self.path.exists() and not os.access(self.path.parent, os.W_OK):
+                with closing(sqlite3.connect(":memory:")) as empty:
+                    empty.executescript(_SCHEMA)
+                    yield empty
+                return
             db = self._connection()
             with transaction(db, write=write):
                 yield db
@@ -337,7 +343,8 @@ class Store:
         """This thread's connection."""
         db: sqlite3.Connection | None = getattr(self._local, "db", None)
         if db is None:
-            self.path.touch(mode=0o600)
+            if not self.path.exists():
+                self.path.touch(mode=0o600)
             db = open_shared(self.path, timeout=20)
             # NORMAL survives the process; a power cut can lose only the record of the last runs.
             db.execute("PRAGMA synchronous = NORMAL")

@@ -59,14 +59,16 @@ class TopicFollower(Generic[T]):
             self.log_id = log_id
             self._offsets = dict.fromkeys(range(self._log.partitions(self._topic)), 0)
         records: list[TopicRecord[T]] = []
-        for batch in read_to_end(self._log, self._topic, self._offsets):
-            self._offsets.update(batch.next)
+        offsets = self._offsets  # kept until all is read: if the log fails meanwhile, nothing is skipped
+        for batch in read_to_end(self._log, self._topic, offsets):
+            offsets = {**offsets, **batch.next}
             places = zip(batch.partitions.tolist(), batch.offsets.tolist(), strict=True)
             for (partition, offset), value in zip(places, batch.values, strict=True):
                 try:
                     records.append(TopicRecord(partition, offset, self._decode(value)))
                 except _UNDECODABLE:
                     continue
+        self._offsets = offsets
         return records
 
 

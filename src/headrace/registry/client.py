@@ -53,7 +53,10 @@ class MlflowConnection:
             Unavailable: the store or the server cannot be reached.
         """
         if self._client is None:
-            with self.lock("setup"):  # two processes must not make the same new database
+            file = path_of_sqlalchemy(self._settings.registry.mlflow_url)
+            is_new = file is not None and not file.exists()
+            # Two processes must not make the same new database.
+            with self.lock("setup") if is_new else contextlib.nullcontext():
                 self._client = self._make_client()
         return self._client
 

@@ -105,7 +105,10 @@ def _supervise(
     children.supervise(report)
     endpoint.supervise(report)
     if children.processes | endpoint.processes != state.processes:
-        state = _write_state(settings, endpoint, ports, children)
+        try:
+            state = _write_state(settings, endpoint, ports, children)
+        except OSError as error:  # the disk is full: everything goes on, and the next round tries again
+            _logger.debug("the record of this `up` cannot be written: %s", error)
     return state
 
 

@@ -244,7 +244,11 @@ def _compare_latencies(observations: Sequence[Observations]) -> Comparison:
 
 
 def _compare_outcomes(observations: Sequence[Observations]) -> Comparison:
-    """Outcomes that are good or not are compared by that; others by the median of the champion's first ones."""
+    """Outcomes that are good or not are compared by that; others by the median of the champion's first ones.
+
+    More than half of them may be equal to it, as where most customers buy nothing. So there are two rules, of
+    which one holds for those that are equal to it.
+    """
     parts = [(step.share, step.champion.scores, step.canary.scores) for step in observations]
     if all(np.isin(arm, (0, 1)).all() for _, *arms in parts for arm in arms):
         return _compare("outcomes", parts, [("without success", partial(np.equal, 0))])
@@ -252,7 +256,11 @@ def _compare_outcomes(observations: Sequence[Observations]) -> Comparison:
     if not len(first):
         return _compare("outcomes", [], [("low", np.asarray)])
     median = float(np.median(first))
-    return _compare("outcomes", rest, [(f"under {median:.4g}", partial(np.greater, median))])
+    rules: list[_Rule] = [
+        (f"under {median:.4g}", partial(np.greater, median)),
+        (f"not over {median:.4g}", partial(np.greater_equal, median)),
+    ]
+    return _compare("outcomes", rest, rules)
 
 
 def _split_calibration(parts: Sequence[_Part]) -> tuple[Sequence[float], list[_Part]]:

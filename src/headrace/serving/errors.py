@@ -38,6 +38,7 @@ __all__ = [
     "UnknownVersion",
     "WrongValue",
     "missing_features",
+    "no_number",
     "unknown_version",
 ]
 
@@ -124,7 +125,7 @@ class FeatureFailed(RequestError):
 
 
 class ModelFailed(RequestError):
-    """The model itself failed on the request."""
+    """The model itself failed on the request, or its answer is not a number."""
 
     code = "model_failed"
 
@@ -162,6 +163,20 @@ def missing_features(missing: Sequence[Sequence[str]], indexes: Sequence[int] | 
         what = f"Instance {first}: {what}"
         details["instances"] = [indexes[row] for row in rows]
     return MissingFeatures(what, instance=first, details=details)
+
+
+def no_number(rows: Sequence[int], indexes: Sequence[int] | None) -> ModelFailed:
+    """The error for instances to which the model's answer is NaN or infinite.
+
+    Args:
+        rows: which of the instances.
+        indexes: the index of each instance in its request; None: they are the whole request.
+    """
+    if indexes is None:
+        return ModelFailed("The model's answer is not a finite number.")
+    instances = [indexes[row] for row in rows]
+    what = f"Instance {instances[0]}: The model's answer is not a finite number."
+    return ModelFailed(what, instance=instances[0], details={"instances": instances})
 
 
 def unknown_version(model: str, version: str, versions: Sequence[int]) -> UnknownVersion:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
+from contextvars import copy_context
 from functools import partial
 from pathlib import Path
 
@@ -22,14 +23,16 @@ from headrace.serving.micro_batches import MicroBatcher
 from headrace.serving.mlflow_models.served import ServedModel
 from headrace.serving.models import Models, ReleasedModel
 from headrace.serving.prediction import Prediction
-from headrace.serving.predictor import MAX_SHADOWS, Instances, SpoolingPredictor
+from headrace.serving.predictor import Instances, SpoolingPredictor
 from headrace.serving.protocols.port import DecodedRequest, PostRoute, PredictRoute, Response
 from headrace.serving.protocols.status import to_response_error
+from headrace.serving.shadows import RequestCopy, ShadowQueue
 from headrace.serving.tracing import RequestTracer
 
 __all__ = ["RequestHandler"]
 
 _MAX_INLINE = 4096  # bytes of a body; a larger one is answered in a thread: it would delay other requests
+_MAX_COPIED = 4  # large requests in progress; while there are more, none is copied to the shadows
 _MAX_IN_THREAD = 16_384  # bytes of a body; a larger one is answered in a process of its own
 
 
@@ -56,6 +59,7 @@ class RequestHandler:
         self._as_of = AsOfLane(models.settings)
         self._batches = BatchLane(models.settings, sorted(models.selected), folder)
         limits = models.settings.serving
+        self._shadows = ShadowQueue(predictor, metrics)
         self._requests = RequestLimit(limits.max_requests, "requests")
         self._large = RequestLimit(limits.max_batches, "large requests")
         self._micro_batcher = None
@@ -64,7 +68,8 @@ class RequestHandler:
             self._micro_batcher = MicroBatcher(predictor, size, in_thread=models.waits)
 
     def close(self) -> None:
-        """Ends the processes that answer beside the replica."""
+        """Ends what works beside the replica's requests. They are copied to the shadows first."""
+        self._shadows.close()
         self._as_of.close()
         self._batches.close()
 
@@ -81,10 +86,9 @@ class RequestHandler:
             HttpError: the request cannot be answered.
         """
         started = time.perf_counter()
-        copy_to_shadows = None
         try:
             with self._requests.count_one():
-                status, response, copy_to_shadows = await self._answer_prediction(route, names, scope, receive)
+                status, response = await self._answer_prediction(route, names, scope, receive)
         except Exception as error:
             failure = to_response_error(error, route.instances)
             self._metrics.count_answer(failure.status, time.perf_counter() - started)
@@ -93,8 +97,6 @@ class RequestHandler:
             raise failure from error
         self._metrics.count_answer(status, time.perf_counter() - started)
         await send_body(send, status, *response)
-        if copy_to_shadows is not None:
-            await asyncio.to_thread(copy_to_shadows)
 
     async def answer_post(self, route: PostRoute, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers a request for something else than predictions. Raises HttpError."""
@@ -117,17 +119,16 @@ class RequestHandler:
 
     async def _answer_prediction(
         self, route: PredictRoute, names: Mapping[str, str], scope: Scope, receive: Receive
-    ) -> tuple[int, Response, Callable[[], None] | None]:
-        """The status, the response, and what copies the request to the shadow arms afterwards."""
+    ) -> tuple[int, Response]:
         model = self._models.find(names["model"]) if "model" in names else self._models.find_only()
         body, version = (await receive())["body"], names.get("version")
         query = parse_as_of(scope["query_string"]) if route.takes_as_of else None
         if query is not None:
-            return *await self._answer_as_of(model, query, body), None
+            return await self._answer_as_of(model, query, body)
         with self._count_large(body):
             if isinstance(model, ServedModel):
-                return 200, await self._ask_served(route, model, version, scope, body), None
-            return 200, *await self._answer(route, model, version, scope, body)
+                return 200, await self._ask_served(route, model, version, scope, body)
+            return 200, await self._answer(route, model, version, scope, body)
 
     async def _answer_features(self, route: PostRoute, scope: Scope, receive: Receive) -> Response:
         await asyncio.sleep(0)
@@ -143,12 +144,11 @@ class RequestHandler:
 
     async def _answer(
         self, route: PredictRoute, model: ReleasedModel, version: str | None, scope: Scope, body: bytes
-    ) -> tuple[Response, Callable[[], None] | None]:
-        """The response, and what copies the request to the shadow arms afterwards."""
+    ) -> Response:
         releases = {model.release.model: model.release.id}
         large = await self._ask_batches(route.path, releases, version, scope, body)
         if large is not None:
-            return large, None
+            return large
         if len(body) <= _MAX_INLINE:
             request = route.decode(model.schema, scope, body)
             predictions = await self._predict_small(model, request.instances, version)
@@ -156,9 +156,9 @@ class RequestHandler:
         else:
             predict = partial(self._predict, route, model, version, scope, body)
             request, predictions, response = await asyncio.to_thread(predict)
-        if not model.shadows:
-            return response, None
-        return response, partial(self._predictor.predict_shadows, model, request.instances, predictions)
+        if model.shadows:
+            self._shadows.add(RequestCopy(model, request.instances, predictions, copy_context()))
+        return response
 
     async def _predict_small(
         self, model: ReleasedModel, instances: Instances, version: str | None
@@ -189,7 +189,7 @@ class RequestHandler:
             releases=releases,
             version=version,
             max_bytes=self._predictor.max_bytes,
-            sheds_shadows=self._large.count > MAX_SHADOWS,
+            sheds_shadows=self._large.count > _MAX_COPIED,
             query=scope["query_string"],
             headers=scope["headers"],
             body=body,

@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -21,12 +20,11 @@ from headrace.features import online
 from headrace.features.online.lookup import Lookup
 from headrace.features.plan import FeaturePlan
 from headrace.kernel.errors import HeadraceError, Unavailable
-from headrace.kernel.files import write_file
 from headrace.kernel.position import LogPosition
-from headrace.kernel.private import make_private
 from headrace.serving.errors import UnknownModel, UnknownService, WrongValue, unknown_version
-from headrace.serving.kept import find_kept_releases
+from headrace.serving.kept import find_kept_releases, read_kept_releases, write_kept_releases
 from headrace.serving.mlflow_models.served import ServedModel, ServedModels
+from headrace.serving.prepared import remove_unneeded
 from headrace.serving.release import Arm, Release, ReleaseFollower, find_restored
 from headrace.serving.request_schema import RequestSchema
 from headrace.serving.servable import Servable, check_filled, load_servable
@@ -151,7 +149,7 @@ class Models:
         keeps_releases: bool = True,
     ) -> None:
         self._served = served
-        self._keeps_releases = keeps_releases
+        self._keeps_releases, self._is_unkept = keeps_releases, False
         self.settings = settings
         self.selected = frozenset(names)
         self._registry = registry.open(settings)
@@ -166,7 +164,7 @@ class Models:
         self.failed: dict[str, ReleaseFailure] = {}
         self.unfilled: dict[str, str] = {}
         self._next_check = 0.0  # of `unfilled`, monotonic
-        self._kept = _read_releases(self._file)
+        self._kept = read_kept_releases(self._file)
         self._poll_releases()
         self._latest = self._kept | self._latest  # the log may be away, or new
         self._activate_latest()
@@ -362,13 +360,18 @@ class Models:
         for name, release in self._latest.items():
             if (not self.selected or name in self.selected) and self._is_due(name, release):
                 changed |= self._activate(name, release)
-        if changed and self._keeps_releases:
-            make_private(self._file.parent)
-            # A model without a release in force keeps the one that it had, for the next start.
-            releases = {name: release for name, release in self._kept.items() if name in self.failed}
-            releases |= {name: model.release for name, model in self.released.items()}
-            write_file(self._file, msgspec.json.encode(releases))
+        if self._keeps_releases and (changed or self._is_unkept):
+            self._keep_releases()
+        if changed and self._keeps_releases and self._releases is not None:  # only the log tells of a rollback
+            remove_unneeded(self._registry, _list_needed(self.released, self._releases))
         return changed
+
+    def _keep_releases(self) -> None:
+        """Writes the releases in force down for the next start; if that fails, the next poll tries again."""
+        # A model without a release in force keeps the one that it had.
+        releases = {name: release for name, release in self._kept.items() if name in self.failed}
+        releases |= {name: model.release for name, model in self.released.items()}
+        self._is_unkept = not write_kept_releases(self._file, releases, is_retry=self._is_unkept)
 
     def _activate_earlier(self, name: str) -> None:
         """Activates what answered before a release that cannot be activated at the start: the one that was
@@ -419,13 +422,14 @@ class Models:
         return servables
 
 
+def _list_needed(released: Mapping[str, ReleasedModel], followed: ReleaseFollower) -> list[tuple[str, int]]:
+    """Model and version, of every release in force and of those that rollbacks would restore."""
+    releases = [model.release for model in released.values()]
+    for records in followed.histories.values():
+        restored = find_restored(records)
+        releases += [records[-1]] if restored is None else [records[-1], restored]
+    return sorted({(release.model, arm.version) for release in releases for arm in release.arms})
+
+
 def _describe(error: Exception) -> str:
     return str(error) if isinstance(error, HeadraceError) else f"{type(error).__name__}: {error}"
-
-
-def _read_releases(path: Path) -> dict[str, Release]:
-    """The releases that were in force when a replica last ran here."""
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=dict[str, Release])
-    except (FileNotFoundError, msgspec.DecodeError):
-        return {}

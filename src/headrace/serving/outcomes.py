@@ -87,12 +87,21 @@ def _read_outcomes(events: pl.LazyFrame, declared: Outcomes, keys: Mapping[str, 
             pl.col(declared.value).alias("outcome"),
             *_ARRIVAL,
         )
+        .with_columns(outcome=_drop_no_numbers(events.collect_schema()[declared.value]))
         .drop_nulls([*keys, "outcome_at", "outcome"])
         .sort("outcome_at", *_ARRIVAL)
         .unique([*keys, "outcome_at"], keep="last", maintain_order=True)
         .drop(_ARRIVAL)
         .collect()
     )
+
+
+def _drop_no_numbers(dtype: pl.DataType) -> pl.Expr:
+    """The outcome, of this type; null where it is NaN or infinite."""
+    import polars as pl
+
+    outcome = pl.col("outcome")
+    return pl.when(outcome.is_finite()).then(outcome) if dtype.is_float() else outcome
 
 
 def _entity_keys(entities: pl.Series) -> _Keys:

@@ -12,7 +12,7 @@ from headrace.declare.event import event
 if TYPE_CHECKING:
     import polars as pl
 
-__all__ = ["REQUEST", "TABLE", "TOPIC", "Prediction", "Value", "number_requests"]
+__all__ = ["REQUEST", "TABLE", "TOPIC", "Prediction", "Value", "add_later_columns", "number_requests"]
 
 TOPIC = "headrace.predictions"
 TABLE = "headrace_predictions"
@@ -73,6 +73,16 @@ class Prediction(Struct, frozen=True):
     probabilities: dict[str, float] | None = None
     error: str | None = None
     shared: bool = False
+
+
+def add_later_columns(rows: pl.LazyFrame) -> pl.LazyFrame:
+    """Rows of the predictions' table with the columns that an earlier version did not have, null where it made
+    the table: the ingest adds a column with the first rows that have it."""
+    import polars as pl
+
+    later = {"shadow_of": pl.String, "probabilities": pl.String, "error": pl.String, "shared": pl.Boolean}
+    missing = later.keys() - rows.collect_schema().names()
+    return rows.with_columns(pl.lit(None, later[name]).alias(name) for name in sorted(missing))
 
 
 def number_requests(rows: pl.DataFrame) -> pl.DataFrame:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextvars import Context
@@ -29,13 +28,12 @@ from headrace.serving.servable import Servable
 from headrace.serving.spool import DEFAULT_LIMIT, DEFAULT_MAX_BYTES, Spool
 from headrace.serving.tracing import PredictionSpan, PredictionTracer
 
-__all__ = ["MAX_SHADOWS", "Instances", "SingleRequest", "SpoolingPredictor"]
+__all__ = ["SEPARATED", "ArmCall", "Instances", "SingleRequest", "SpoolingPredictor", "list_answers"]
 
 _log = logging.getLogger("headrace.serving")
 _encode = msgspec.json.Encoder().encode
-MAX_SHADOWS = 4
-"""How many requests are copied to shadows at the same time."""
-_SEPARATED = 8  # one turn in so many is answered request by request
+SEPARATED = 8
+"""One turn in so many is answered request by request, so that the latencies of versions can be compared."""
 Instances = Sequence[Mapping[str, Any]]
 """Field → value of each instance of a request, as RequestSchema.to_values returns them."""
 
@@ -54,7 +52,7 @@ class SingleRequest(NamedTuple):
     context: Context
 
 
-class _ArmCall(NamedTuple):
+class ArmCall(NamedTuple):
     """A call of an arm for one or more instances.
 
     Attributes:
@@ -124,7 +122,6 @@ class SpoolingPredictor:
         self.max_bytes = DEFAULT_MAX_BYTES
         self._metrics = metrics
         self._turns = count()  # of requests that arrived together, while two arms are compared
-        self._shadow_room = threading.Semaphore(MAX_SHADOWS)
 
     def close(self) -> None:
         """Completes the spool file."""
@@ -147,6 +144,7 @@ class SpoolingPredictor:
             UnknownVersion: no arm answers by the version.
             MissingFeatures: the model does not predict without a feature that is missing.
             FeatureFailed: an on-demand function failed.
+            ModelFailed: the model's answer is not a finite number.
             OversizedPrediction: the record of a prediction is larger than `max_bytes`.
             Unavailable: the features cannot be read, or the spool cannot be written.
         """
@@ -154,9 +152,9 @@ class SpoolingPredictor:
         if version is not None:
             arm, servable = model.find_arm_of_version(version)
             indexes = None if len(instances) == 1 else range(len(instances))
-            call = self._predict_arm(model, arm, servable, instances, indexes)
+            call = self.predict_by_arm(model, arm, servable, instances, indexes)
         elif len(instances) == 1:
-            call = self._predict_arm(model, *model.find_arm(instances[0]), instances, None)
+            call = self.predict_by_arm(model, *model.find_arm(instances[0]), instances, None)
         else:
             return self._predict_arms(model, instances)
         return self._complete(call)
@@ -177,7 +175,7 @@ class SpoolingPredictor:
             For each request what `predict` would return or raise. A request that fails does not fail others.
         """
         answers: list[Prediction | Exception] = [Unavailable("it was not answered")] * len(requests)
-        shared = len(requests) > 1 and not (model.is_compared and next(self._turns) % _SEPARATED == 0)
+        shared = len(requests) > 1 and not (model.is_compared and next(self._turns) % SEPARATED == 0)
         groups: dict[str | int, tuple[Arm, Servable, list[int]]] = {}
         for index, request in enumerate(requests):
             try:
@@ -190,40 +188,48 @@ class SpoolingPredictor:
                 answers[index] = error
             else:
                 groups.setdefault(arm.name if shared else index, (arm, servable, []))[2].append(index)
-        calls: list[_ArmCall] = []
+        calls: list[ArmCall] = []
         for arm, servable, indexes in groups.values():
-            outcomes = self._call_arm(model, arm, servable, [requests[index] for index in indexes], shared)
-            calls += [outcome for outcome in outcomes if isinstance(outcome, _ArmCall)]
-            for index, answer in zip(indexes, _list_answers(outcomes), strict=True):
+            outcomes = self.predict_each_by_arm(
+                model, arm, servable, [requests[index] for index in indexes], shared
+            )
+            calls += [outcome for outcome in outcomes if isinstance(outcome, ArmCall)]
+            for index, answer in zip(indexes, list_answers(outcomes), strict=True):
                 answers[index] = answer
-        self._complete_together(calls, answers)
+        self.complete_together(calls, answers)
         return answers
 
-    def _call_arm(
+    def predict_each_by_arm(
         self,
         model: ReleasedModel,
         arm: Arm,
         servable: Servable,
         requests: Sequence[SingleRequest],
         shared: bool,
-    ) -> list[_ArmCall | Exception]:
-        """One call for all requests. If it fails, the call of each request, or its error."""
-        predict_arm = partial(self._predict_arm, model, arm, servable, indexes=None, shared=shared)
+        shadow_of: Sequence[Prediction] | None = None,
+    ) -> list[ArmCall | Exception]:
+        """One call for all requests. If it fails, the call of each request, or its error.
+
+        Args:
+            shadow_of: for a shadow arm, the prediction that each client received.
+        """
+        predict_arm = partial(self.predict_by_arm, model, arm, servable, indexes=None, shared=shared)
         if len(requests) > 1:
             instances, contexts = [r.instance for r in requests], [r.context for r in requests]
             indexes, at, predict = [0] * len(requests), now_micros(), self._predict_by_servable
             try:
-                return [predict(model, arm, servable, instances, indexes, None, at, contexts, shared=True)]
+                return [predict(model, arm, servable, instances, indexes, shadow_of, at, contexts, shared=True)]
             except StoreUnavailable as error:  # of none of them in particular: alone, each would wait again
                 metrics = self._metrics.arm(model.release.model, arm.version, arm.name)
                 metrics.count_errors(_code_of(error), len(requests))
                 return [error] * len(requests)
             except Exception as error:
                 _log.info("%d requests are answered one by one: %s", len(requests), type(error).__name__)
-        outcomes: list[_ArmCall | Exception] = []
-        for request in requests:
+        outcomes: list[ArmCall | Exception] = []
+        for index, request in enumerate(requests):
+            answered = None if shadow_of is None else [shadow_of[index]]
             try:
-                outcomes.append(request.context.run(predict_arm, instances=[request.instance]))
+                outcomes.append(request.context.run(predict_arm, [request.instance], shadow_of=answered))
             except Exception as error:
                 outcomes.append(error)
         return outcomes
@@ -237,32 +243,6 @@ class SpoolingPredictor:
             raise Unavailable(
                 f"the predictions that wait for the log fill the spool: {error.strerror}"
             ) from error
-
-    def predict_shadows(
-        self, model: ReleasedModel, instances: Instances, predictions: Sequence[Prediction]
-    ) -> None:
-        """Predicts the same instances by the shadow arms, for the log alone. Logs and counts failures.
-
-        While MAX_SHADOWS requests are being copied, the replica is too busy: another one is only counted, so
-        that shadows take no time from the requests that clients wait for.
-        """
-        if not self._shadow_room.acquire(blocking=False):
-            self._metrics.count_shed_shadow()
-            return
-        try:
-            self._predict_shadows(model, instances, predictions)
-        finally:
-            self._shadow_room.release()
-
-    def _predict_shadows(
-        self, model: ReleasedModel, instances: Instances, predictions: Sequence[Prediction]
-    ) -> None:
-        for arm, servable in model.shadows:
-            try:
-                self._complete(self._predict_arm(model, arm, servable, instances, None, shadow_of=predictions))
-            except Exception as error:  # also one of the model's library, such as torch's RuntimeError
-                self._metrics.count_failed_shadow()
-                _log.warning("shadow %s of %s: %s", arm.version, model.release.model, error)
 
     def record(self, predictions: Sequence[Prediction]) -> None:
         """Counts predictions that another part made, and appends them to the spool.
@@ -287,7 +267,7 @@ class SpoolingPredictor:
         calls = []
         for arm, servable, indexes in groups.values():
             group = [instances[index] for index in indexes]
-            calls.append(self._predict_arm(model, arm, servable, group, indexes))
+            calls.append(self.predict_by_arm(model, arm, servable, group, indexes))
             by_index.update(zip(indexes, calls[-1].predictions, strict=True))
         predictions = [by_index[index] for index in range(len(instances))]
         self._append_to_spool(predictions)
@@ -295,7 +275,7 @@ class SpoolingPredictor:
             call.add_to_metrics(call.predictions)
         return predictions
 
-    def _predict_arm(
+    def predict_by_arm(
         self,
         model: ReleasedModel,
         arm: Arm,
@@ -304,7 +284,7 @@ class SpoolingPredictor:
         indexes: Sequence[int] | None,
         shadow_of: Sequence[Prediction] | None = None,
         shared: bool = False,
-    ) -> _ArmCall:
+    ) -> ArmCall:
         """Predicts instances by one arm. Errors are counted and logged; the predictions not yet.
 
         Args:
@@ -340,7 +320,7 @@ class SpoolingPredictor:
         contexts: Sequence[Context] | None = None,
         *,
         shared: bool = False,
-    ) -> _ArmCall:
+    ) -> ArmCall:
         """Predicts instances by one arm, as of `at`.
 
         Args:
@@ -356,7 +336,7 @@ class SpoolingPredictor:
         if servable.plan.missing == "refuse" and any(answers.missing):
             raise missing_features(answers.missing, indexes)
         predict = servable.predict if contexts is None else servable.predict_each
-        values, probabilities = predict(answers.matrix)
+        values, probabilities = predict(answers.matrix, indexes)
         seconds = time.perf_counter() - started
         name = model.release.model
         if self._tracer is not None:
@@ -367,9 +347,9 @@ class SpoolingPredictor:
             model, arm, servable, instances, indexes, at, outputs, shadow_of, shared=shared
         )
         metrics = self._metrics.arm(name, arm.version, arm.name)
-        return _ArmCall(predictions, metrics, seconds, lookup_seconds, answers.views, at)
+        return ArmCall(predictions, metrics, seconds, lookup_seconds, answers.views, at)
 
-    def _complete(self, call: _ArmCall) -> list[Prediction]:
+    def _complete(self, call: ArmCall) -> list[Prediction]:
         """Appends the predictions of a call to the spool, and counts them."""
         self._append_to_spool(call.predictions)
         call.add_to_metrics(call.predictions)
@@ -378,7 +358,7 @@ class SpoolingPredictor:
     def _append_to_spool(self, predictions: Sequence[Prediction]) -> None:
         _append_records(self._spool, [_encode_record(prediction, self.max_bytes) for prediction in predictions])
 
-    def _complete_together(self, calls: Sequence[_ArmCall], answers: list[Prediction | Exception]) -> None:
+    def complete_together(self, calls: Sequence[ArmCall], answers: list[Prediction | Exception]) -> None:
         """Appends the predictions among the answers to the spool, in one write, and counts those of each call.
 
         The error of a prediction that is not in the spool takes its place among the answers.
@@ -395,10 +375,10 @@ class SpoolingPredictor:
                 call.add_to_metrics(spooled)
 
 
-def _list_answers(outcomes: Sequence[_ArmCall | Exception]) -> Iterator[Prediction | Exception]:
+def list_answers(outcomes: Sequence[ArmCall | Exception]) -> Iterator[Prediction | Exception]:
     """The predictions of the calls, and the errors between them."""
     for outcome in outcomes:
-        if isinstance(outcome, _ArmCall):
+        if isinstance(outcome, ArmCall):
             yield from outcome.predictions
         else:
             yield outcome

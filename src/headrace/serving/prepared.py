@@ -4,6 +4,9 @@ Some libraries check and build a model object by object in Python: 13 ms for 20 
 requests of a replica wait for the interpreter. The first process that loads a version, which is the one that
 tries its release, keeps the loaded model as a pickle. A pickle can run any code, so it is signed with the
 project's key, and read only if the signature holds. It is not in the bundle, and never leaves this machine.
+
+A replica removes the copies that neither a release in force nor the rollback from it needs, once no process has
+used them for a week: other projects, or other versions of the libraries, may use the same folder.
 """
 
 from __future__ import annotations
@@ -11,21 +14,25 @@ from __future__ import annotations
 import logging
 import pickle
 import sys
+from collections.abc import Iterable
+from contextlib import suppress
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
 from headrace.kernel.digest import digest_file, short_digest
+from headrace.kernel.errors import HeadraceError
 from headrace.registry import Registry
 from headrace.registry.bundle import MANIFEST
 from headrace.training.files import MODEL
 from headrace.training.trainers import trainer_by_name
 from headrace.training.trainers.folder import Predictor, load_model, read_meta
 
-__all__ = ["load_prepared"]
+__all__ = ["load_prepared", "remove_unneeded"]
 
 _log = logging.getLogger("headrace.serving")
 _FORMAT = 1  # of what is pickled
+_UNUSED = 7 * 24 * 3_600.0  # seconds after which a copy that no release needs is removed
 
 
 def load_prepared(registry: Registry, bundle: Path) -> Predictor:
@@ -34,10 +41,9 @@ def load_prepared(registry: Registry, bundle: Path) -> Predictor:
     Raises:
         HeadraceError: the bundle does not hold a model that can be loaded.
     """
-    packages = trainer_by_name(read_meta(bundle / MODEL).trainer).prepared_for
-    if not packages:
+    name, files = _find_name(bundle), registry.signed_files
+    if name is None:
         return load_model(bundle / MODEL)
-    name, files = f"{digest_file(bundle / MANIFEST)}-{_describe_environment(packages)}", registry.signed_files
     content = files.read(name)
     if content is not None:
         try:
@@ -51,6 +57,35 @@ def load_prepared(registry: Registry, bundle: Path) -> Predictor:
     except (OSError, pickle.PicklingError) as error:
         _log.warning("a model cannot be prepared, and is loaded anew each time: %s", error)
     return predictor
+
+
+def remove_unneeded(registry: Registry, versions: Iterable[tuple[str, int]]) -> None:
+    """Removes the copies that none of these versions needs, and that were not used for a week.
+
+    A copy that is missed later is made again. If one cannot be removed, that is logged.
+
+    Args:
+        registry: the registry with the versions.
+        versions: model and version; those that this machine does not have need no copy.
+    """
+    names = set[str | None]()
+    for model, number in versions:
+        with suppress(HeadraceError, OSError):  # it is not on this machine, or not whole
+            names.add(_find_name(registry.bundle_folder(model, number)))
+    try:
+        registry.signed_files.remove_unused(names, _UNUSED)
+    except OSError as error:
+        _log.warning("prepared models that nobody needs cannot be removed: %s", error)
+
+
+def _find_name(bundle: Path) -> str | None:
+    """The name of the copy that the libraries of this process can read; None: the model needs none.
+
+    Raises:
+        HeadraceError, OSError: the folder does not hold a bundle.
+    """
+    packages = trainer_by_name(read_meta(bundle / MODEL).trainer).prepared_for
+    return f"{digest_file(bundle / MANIFEST)}-{_describe_environment(packages)}" if packages else None
 
 
 @cache

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence, Set
 from functools import lru_cache
+from types import GenericAlias
 from typing import Any, Protocol
 
 import msgspec
@@ -12,11 +13,32 @@ from msgspec import UNSET, Struct, UnsetType
 
 from headrace.features.plan import Dtype, FeaturePlan, find_needed
 from headrace.features.values.conversion import input_cleaner, json_type
-from headrace.serving.errors import MissingField, WrongValue
+from headrace.serving.errors import MissingField, UnknownField, WrongValue
 
-__all__ = ["InstanceSchema", "RequestSchema"]
+__all__ = ["InstanceSchema", "RequestSchema", "cell_type", "takes_lists"]
 
 _GIVEN_SETS = 256  # sets of given features whose needs are kept
+_ANY = "any"
+_Plain = int | float | str | bool | None
+
+
+class _SkippedList(Struct, array_like=True, gc=False):
+    """A list that cannot be an instance; its values are not decoded."""
+
+
+def takes_lists(dtype: str) -> bool:
+    """Whether a value of the dtype may be a list."""
+    return dtype == _ANY or dtype.startswith("list[")
+
+
+def cell_type(dtype: str) -> Any:
+    """The type to decode a value of the dtype to, before it is converted.
+
+    No list is built where no value can be one. Lists in lists take a hundred times the memory of their text.
+    """
+    if dtype == _ANY:
+        return Any
+    return _Plain | list[_Plain] if takes_lists(dtype) else _Plain
 
 
 class InstanceSchema(Protocol):
@@ -38,6 +60,14 @@ class InstanceSchema(Protocol):
     def nullable(self) -> Set[str]: ...
     @property
     def instance_types(self) -> Sequence[Any]: ...
+
+    def find_dtype(self, name: str) -> str:
+        """The dtype of a field or feature; `any` for any JSON. Raises UnknownField."""
+        ...
+
+    def check_list(self, length: int) -> None:
+        """Checks that an instance may be a list of so many values. Raises WrongValue."""
+        ...
 
     def to_values(self, instances: Sequence[Any]) -> list[dict[str, Any]]:
         """Field → value of each decoded instance. Raises RequestError."""
@@ -76,8 +106,9 @@ class RequestSchema:
         self.nullable = self.features.keys()
         self._plans = plans
         order, *others = {tuple(feature.column for feature in plan.features) for plan in plans}
-        # Of the values of a list; None: the plans differ in the features or in their types.
-        self._order = order if not others and self.features.keys() >= {*order} else None
+        # Of the values of a list; empty: the plans differ in the features or in their types, or have none.
+        self._order = order if not others and self.features.keys() >= {*order} else ()
+        self._dtypes: Mapping[str, str] = {**optional, **required, **self.features}
         self._names = (*required, *optional)
         self._cleaners = [
             (name, cleaner)
@@ -97,16 +128,34 @@ class RequestSchema:
             forbid_unknown_fields=True,
             gc=False,
         )
-        more_types = (row_type | list[Any],) if gives_features else ()
+        more_types: tuple[Any, ...] = ()
+        if self._order:
+            cells = tuple(cell_type(self.features[name]) for name in self._order)
+            more_types = (row_type | GenericAlias(tuple, cells),)
+        elif gives_features:
+            more_types = (_SkippedList, row_type)
         self.instance_types: tuple[Any, ...] = (self._keyed_type, *more_types)
         self._find_fields = lru_cache(_GIVEN_SETS)(self._list_needed_fields)
+
+    def find_dtype(self, name: str) -> str:
+        """The dtype of a field or feature. Raises UnknownField."""
+        if name not in self._dtypes:
+            raise UnknownField(f"Object contains unknown field `{name}`.", field=name)
+        return self._dtypes[name]
+
+    def check_list(self, length: int) -> None:
+        """Checks that an instance may be a list of so many values. Raises WrongValue."""
+        if not self._order:
+            raise WrongValue("The released versions have different features: name each value.")
+        if length != len(self._order):
+            raise WrongValue(f"The list has {length} values, and the model has {len(self._order)} features.")
 
     def to_values(self, instances: Sequence[Any]) -> list[dict[str, Any]]:
         """Field → value of each decoded instance. Timestamps become UTC, as in training.
 
         Raises:
             MissingField: an instance lacks a field that its missing features need.
-            WrongValue: a timestamp is out of range, or a list does not have the model's features.
+            WrongValue: a timestamp is out of range, or a list's values are not those of the model's features.
         """
         return [
             self._to_values(instance, None if len(instances) == 1 else index)
@@ -117,10 +166,12 @@ class RequestSchema:
         if type(instance) is self._keyed_type:
             pairs = zip(self._names, msgspec.structs.astuple(instance), strict=True)
             values = {name: value for name, value in pairs if value is not UNSET}
-        elif isinstance(instance, Struct):
-            values = self._to_row(msgspec.structs.astuple(instance), index)
-        else:
+        elif isinstance(instance, tuple):
             values = self._read_list(instance, index)
+        elif isinstance(instance, _SkippedList):
+            raise WrongValue("The released versions have different features: name each value.", instance=index)
+        else:
+            values = self._to_row(msgspec.structs.astuple(instance), index)
         for name, clean in self._cleaners:
             if name in values:
                 try:
@@ -141,17 +192,9 @@ class RequestSchema:
             values[name] = _to_feature(values[name], self.features[name], name, index)
         return values
 
-    def _read_list(self, instance: list[Any], index: int | None) -> dict[str, Any]:
-        columns = self._order
-        if columns is None:
-            raise WrongValue("The released versions have different features: name each value.", instance=index)
-        if not instance or len(instance) != len(columns):
-            raise WrongValue(
-                f"The list has {len(instance)} values, and the model has {len(columns)} features.",
-                instance=index,
-            )
+    def _read_list(self, instance: tuple[Any, ...], index: int | None) -> dict[str, Any]:
         values = {}
-        for name, value in zip(columns, instance, strict=True):
+        for name, value in zip(self._order, instance, strict=True):
             try:
                 plain = msgspec.convert(value, _feature_type(self.features[name]))
             except msgspec.ValidationError as error:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Container, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -13,13 +13,14 @@ from headrace.features.online.lookup import Lookup
 from headrace.features.plan import FeaturePlan, decode_plan
 from headrace.kernel.errors import Unavailable
 from headrace.registry import Registry
+from headrace.serving.errors import no_number
 from headrace.serving.prediction import Value
 from headrace.serving.prepared import load_prepared
 from headrace.training.files import PLAN
 from headrace.training.trainers.folder import Predictor
 from headrace.training.trainers.port import Outputs
 
-__all__ = ["Servable", "check_filled", "decode_answers", "load_servable"]
+__all__ = ["Servable", "check_filled", "decode_answers", "find_no_numbers", "load_servable"]
 
 
 @frozen
@@ -40,18 +41,45 @@ class Servable:
     lookup: Lookup
     predictor: Predictor
 
-    def predict(self, matrix: npt.NDArray[np.float32]) -> tuple[list[Value], list[dict[str, float]] | None]:
-        """The value of each row, and the probabilities of its classes, if it has any (serving.prediction)."""
-        return decode_answers(self.predictor, self.predictor.predict(matrix))
+    def predict(
+        self, matrix: npt.NDArray[np.float32], indexes: Sequence[int] | None = None
+    ) -> tuple[list[Value], list[dict[str, float]] | None]:
+        """The value of each row, and the probabilities of its classes, if it has any (serving.prediction).
+
+        Args:
+            matrix: the features.
+            indexes: the index of each row in its request, for errors; None: they are the whole request.
+
+        Raises:
+            ModelFailed: an output is not a finite number: JSON has none but null for it.
+        """
+        return self._decode(self.predictor.predict(matrix), indexes)
 
     def predict_each(
-        self, matrix: npt.NDArray[np.float32]
+        self, matrix: npt.NDArray[np.float32], indexes: Sequence[int] | None = None
     ) -> tuple[list[Value], list[dict[str, float]] | None]:
         """As `predict`, and each row has the value that it has alone."""
         if self.predictor.is_batch_invariant or len(matrix) == 1:
-            return self.predict(matrix)
+            return self.predict(matrix, indexes)
         outputs = [self.predictor.predict(matrix[row : row + 1]) for row in range(len(matrix))]
-        return decode_answers(self.predictor, np.concatenate(outputs))
+        return self._decode(np.concatenate(outputs), indexes)
+
+    def _decode(
+        self, outputs: Outputs, indexes: Sequence[int] | None
+    ) -> tuple[list[Value], list[dict[str, float]] | None]:
+        rows = find_no_numbers(outputs)
+        if rows:
+            raise no_number(rows, indexes)
+        return decode_answers(self.predictor, outputs)
+
+
+def find_no_numbers(outputs: Outputs) -> list[int]:
+    """The rows of a model's outputs that have a NaN or an infinite number."""
+    is_finite = np.isfinite(outputs)
+    if is_finite.all():
+        return []
+    rows: list[int] = np.flatnonzero(~is_finite.reshape(len(outputs), -1).all(axis=1)).tolist()
+    return rows
 
 
 def decode_answers(predictor: Predictor, outputs: Outputs) -> tuple[list[Value], list[dict[str, float]] | None]:

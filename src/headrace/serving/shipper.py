@@ -2,7 +2,8 @@
 
 Predictions are appended to the log in batches. A file beside the spool file (`.shipped`) holds the offset up to
 which it is shipped. If the shipper is killed just after an append, the batch is appended again; ingest
-refuses the second copy by its ids.
+refuses the second copy by its ids. While the disk is full, the offset is kept in memory: the shipper goes on,
+so that files are removed and the disk has room again.
 
 A prediction that is larger than the topic accepts is not returned to a client. If the topic's limit is lowered
 after the answer, the shipper moves the prediction to a separate file and ships it once the topic accepts it.
@@ -14,7 +15,7 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -70,23 +71,31 @@ class ShipResult(Struct):
         )
 
 
-def ship(folder: Path, log: Log) -> ShipResult:
+def ship(folder: Path, log: Log, unmarked: dict[Path, int] | None = None) -> ShipResult:
     """Appends the folder's predictions to the log, and removes the spool files that are complete.
 
     If the writer of a file is dead, the file is shipped to its end; an incomplete last frame is skipped and
     counted.
 
+    Args:
+        folder: the spool folder.
+        log: the log.
+        unmarked: spool file → the offset up to which it is shipped, where that could not be written. This
+            function changes it; give the same one to the next call.
+
     Raises:
         Unavailable: the log cannot be reached, or the folder cannot be written, for example because the disk is
             full. The remaining predictions stay in the folder.
     """
-    result = ShipResult()
+    result, unmarked = ShipResult(), {} if unmarked is None else unmarked
     if not folder.is_dir():
         return result
     try:
         _ship_oversized(folder, log, result)
         for path in find_spool_files(folder):
-            _ship_file(path, log, result)
+            _ship_file(path, log, result, unmarked)
+        for path in [*unmarked]:
+            _write_mark(path, unmarked)
     except OSError as error:
         raise Unavailable(
             f"the spool of predictions cannot be used: {error.strerror or error}",
@@ -114,9 +123,13 @@ def _ship_oversized(folder: Path, log: Log, result: ShipResult) -> None:
                 result.predictions += 1
 
 
-def _ship_file(path: Path, log: Log, result: ShipResult) -> None:
-    mark = path.with_suffix(".shipped")
-    shipped = read_shipped(path)
+def _write_mark(path: Path, unmarked: dict[Path, int]) -> None:
+    write_file(path.with_suffix(".shipped"), str(unmarked[path]))
+    del unmarked[path]
+
+
+def _ship_file(path: Path, log: Log, result: ShipResult, unmarked: dict[Path, int]) -> None:
+    shipped = unmarked.get(path) or read_shipped(path)
     with path.open("rb") as file:
         # Unless its writer still has it. It is locked before it is read, so that nothing is written afterwards.
         is_complete = try_lock_open(file.fileno())
@@ -134,14 +147,17 @@ def _ship_file(path: Path, log: Log, result: ShipResult) -> None:
                 else:
                     result.predictions += 1
             shipped += used
-            write_file(mark, str(shipped))
+            unmarked[path] = shipped
+            with suppress(OSError):  # the disk is full: `ship` tries again once complete files are removed
+                _write_mark(path, unmarked)
             if len(content) < BATCH_BYTES:
                 break  # what is appended meanwhile waits for the next pass: a commit for each few is expensive
             file.seek(shipped)
         if is_complete:
             result.torn += file.seek(0, os.SEEK_END) > shipped
             path.unlink()
-            mark.unlink(missing_ok=True)
+            path.with_suffix(".shipped").unlink(missing_ok=True)
+            unmarked.pop(path, None)
             result.files += 1
 
 
@@ -189,6 +205,7 @@ class Shipper:
         self.error: HeadraceError | None = None
         self._folder, self._open_log, self._interval = folder, open_log, interval
         self._log: Log | None = None
+        self._unmarked: dict[Path, int] = {}
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="prediction shipper", daemon=True)
         try:
@@ -212,9 +229,11 @@ class Shipper:
 
     def _ship(self) -> None:
         try:
-            self.total += ship(self._folder, self._connect())
+            self.total += ship(self._folder, self._connect(), self._unmarked)
         except HeadraceError as error:  # while the log is unavailable, the spool keeps the predictions
             self._note(error)
+        except Exception as error:  # the thread must not end: nothing else ships them
+            self._note(Unavailable(f"{type(error).__name__}: {error}"))
         else:
             self.error = None
 

@@ -16,6 +16,7 @@ import threading
 import time
 import zlib
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from headrace.kernel.errors import Unavailable
@@ -83,10 +84,10 @@ class Spool:
             raise OSError(errno.EDQUOT, f"it has {self._waiting:,} bytes, and the limit is {self._limit:,}")
 
     def append(self, *predictions: bytes) -> None:
-        """Writes encoded predictions, all of them or none.
+        """Writes encoded predictions.
 
         Raises:
-            OSError: the disk is full or cannot be written.
+            OSError: the disk is full or cannot be written. The first of them may be written nevertheless.
             ValueError: a prediction is larger than MAX_BYTES.
         """
         if any(len(prediction) > MAX_BYTES for prediction in predictions):
@@ -97,11 +98,23 @@ class Spool:
         with self._lock:
             if self._size + len(frames) > _ROTATE and self._size:
                 self._open()
-            written = os.write(self._file, frames)
-            if written != len(frames):  # the disk is full, and the next frame must not follow half a frame
-                os.ftruncate(self._file, self._size)
-                raise OSError(errno.ENOSPC, "the spool's disk is full", str(self._folder))
-            self._size += written
+            try:
+                self._write(frames)
+            except OSError:
+                if self._size:  # once the old file is shipped, its room is free
+                    with suppress(OSError):
+                        self._open()
+                raise
+
+    def _write(self, frames: bytes) -> None:
+        written = os.write(self._file, frames)
+        if written != len(frames):
+            # The next frame must not follow half a frame. A shipper may have read the whole ones: they stay.
+            written = split_frames(frames[:written])[1]
+            os.ftruncate(self._file, self._size + written)
+        self._size += written
+        if written != len(frames):
+            raise OSError(errno.ENOSPC, "the spool's disk is full", str(self._folder))
 
     def close(self) -> None:
         """Closes the file; a shipper then ships and removes it."""

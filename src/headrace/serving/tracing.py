@@ -8,6 +8,8 @@ collector, and what it cannot take is dropped.
 from __future__ import annotations
 
 import contextvars
+import logging
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from random import random
@@ -26,7 +28,9 @@ if TYPE_CHECKING:
 
 __all__ = ["PredictionSpan", "PredictionSpans", "PredictionTracer", "RequestTracer", "open_tracer"]
 
-_TIMEOUT = 2.0  # seconds for a batch, and for the spans that are left at the end
+_log = logging.getLogger("headrace.serving")
+_TIMEOUT = 2.0  # seconds for a batch
+_END_SECONDS = 1.0  # for the spans that are left at the end
 _request_span: contextvars.ContextVar[Span | None] = contextvars.ContextVar("request_span", default=None)
 _NAMES = (b"traceparent", b"tracestate")
 
@@ -169,9 +173,16 @@ class RequestTracer:
         call.end(span.end)
 
     def close(self) -> None:
-        """Exports the spans that are left, and ends the export."""
-        self._provider.force_flush(int(_TIMEOUT * 1_000))
-        self._provider.shutdown()
+        """Exports the spans that are left, and ends the export.
+
+        It takes a second at most. The provider would wait for each batch, however long the collector takes. The
+        process does not wait for the thread.
+        """
+        end = threading.Thread(target=self._provider.shutdown, name="end of traces", daemon=True)
+        end.start()
+        end.join(_END_SECONDS)
+        if end.is_alive():
+            _log.warning("spans are lost: the collector did not take them within %g s", _END_SECONDS)
 
 
 def open_tracer(settings: Settings) -> RequestTracer | None:

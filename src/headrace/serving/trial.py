@@ -6,8 +6,6 @@ from collections.abc import Mapping, Sequence
 from contextlib import closing
 from typing import Any
 
-import numpy as np
-
 from headrace import registry as registries
 from headrace.config.settings import Settings
 from headrace.features import online
@@ -15,7 +13,7 @@ from headrace.kernel.errors import HeadraceError, Refused, Unavailable
 from headrace.kernel.time import now_micros
 from headrace.serving.models import ReleasedModel
 from headrace.serving.release import Release
-from headrace.serving.servable import Servable, check_filled, load_servable
+from headrace.serving.servable import Servable, check_filled, find_no_numbers, load_servable
 
 __all__ = ["try_release"]
 
@@ -63,9 +61,7 @@ def _predict(servable: Servable, instances: _Instances) -> None:
         return
     answers = servable.lookup.features(instances, now_micros())
     values = servable.predictor.predict(answers.matrix)
-    is_finite = np.isfinite(values).reshape(len(values), -1).all(axis=1)
-    invalid = np.flatnonzero(~is_finite)
-    if len(invalid):
+    if invalid := find_no_numbers(values):
         raise ValueError(f"it predicts {values[invalid[0]]} for {dict(instances[invalid[0]])}")
 
 

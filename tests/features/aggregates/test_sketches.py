@@ -30,7 +30,7 @@ def compute(function, values, n=0):
             tile = part.merge(part.make([0] * len(piece), piece), tile)
         track.append([tile])
     read = aggregate.tile_reader({part.name: i for i, part in enumerate(parts, 1)}, dtype)
-    assert read(track, 0, [0] * len(pieces[6]), pieces[6]) == offline
+    assert read(track, [0] * len(pieces[6]), pieces[6]) == offline
     return offline
 
 

@@ -32,7 +32,7 @@ def test_a_settled_burst_is_one_tile():
     row = dict(
         zip(
             (aggregation.name for aggregation in tiles.view.aggregations),
-            tiles.values(state, NOW + 7 * MINUTE),
+            tiles.values(state, tiles.windows(NOW + 7 * MINUTE)),
             strict=True,
         )
     )

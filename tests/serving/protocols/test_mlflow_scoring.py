@@ -52,7 +52,9 @@ def test_each_form_of_a_body_gives_the_same_rows(body: dict[str, Any]) -> None:
         (b'{"dataframe_split": {"columns": ["x", "y"], "data": [[1, "a"], [1]]}}', 422, "rows[1]"),
         (b'{"dataframe_split": {"columns": ["x", "y"]}}', 422, "dataframe_split.data"),
         (b'{"inputs": {"x": [1, 2], "y": ["a"]}}', 422, None),
-        (b'{"inputs": {"x": 1, "y": "a"}}', 422, "inputs[...]"),
+        (b'{"inputs": {"x": 1, "y": "a"}}', 422, "x"),
+        (b'{"inputs": {"x": [1, [2]], "y": ["a", "b"]}}', 422, "rows[1].x"),
+        (b'{"inputs": {"x": [1], "z": ["a"]}}', 422, "z"),
         (b'{"inputs": {}}', 422, None),
         (b'{"instances": [[NaN, "a"]]', 400, None),
         (b'{"instances": [[Infinity, "NaN"]]}', 400, None),
@@ -60,7 +62,7 @@ def test_each_form_of_a_body_gives_the_same_rows(body: dict[str, Any]) -> None:
         (b'{"instances": [[1, "a"], [2, NaN, 3]]}', 422, "rows[1]"),
         (b'{"NaN": [[NaN, "a"]]}', 422, "NaN"),
         (b'{"inputs": NaN}', 422, "inputs"),
-        (b'{"inputs": [[1, "a"]], "params": {"x": 1}}', 422, "params"),
+        (b'{"inputs": [[1, "a"]], "params": {"x": 1}}', 422, "params.x"),
         (b"[" * 100_000 + b"NaN", 422, None),
         (b'{"NaN": ' + b"[" * 100_000, 422, "NaN"),
         (b"{", 400, None),
@@ -74,6 +76,16 @@ def test_an_invalid_body_is_refused_and_its_field_named(body: bytes, status: int
     body_of_error = json.loads(mlflow_scoring.encode_error(error))
     assert body_of_error["error_code"] == error.code
     assert field is None or body_of_error["message"].startswith(f"{field}: ")
+
+
+def test_nan_in_a_text_is_that_text() -> None:
+    texts = ["NaN", "[NaN,", 'a "NaN"', '\\"NaN', "\\\\", "NaN\\", "é NaN", "N", "NaNaN"]
+    rows = [[float("nan"), text] for text in texts]
+    body = json.dumps({"instances": rows}).encode()
+    assert mlflow_scoring.decode(SCHEMA, SCOPE, body).instances == [{"x": None, "y": text} for text in texts]
+    for body in (b"NaN", b'"NaN', b'{"instances": [[1, "a"]], "inputs": NaNaN}', b"N", b"NaN\\"):
+        with pytest.raises((HttpError, RequestError)):
+            mlflow_scoring.decode(SCHEMA, SCOPE, body)
 
 
 def test_nan_is_a_missing_value_as_mlflows_client_writes_it() -> None:

@@ -18,14 +18,14 @@ from headrace.features.aggregates.column import Ints, SortedColumn
 from headrace.features.plan import Dtype
 from headrace.kernel.time import from_micros
 
-__all__ = ["Aggregate", "TilePart", "TileReader", "Track", "drop_nulls", "restore_of"]
+__all__ = ["Aggregate", "TilePart", "TileReader", "Track", "restore_of"]
 
 Track = list[list[Any]]
 """The tiles of one column at one hop as parallel lists: their begins, then one list for each part."""
 
-TileReader = Callable[[Track, int, list[int], list[Any]], object]
-"""Reads a result from a track, the index of the first tile in the window, and the times and values of the
-unsettled events in the window. A null value does not count."""
+TileReader = Callable[[Track, list[int], list[Any]], object]
+"""Reads a result from the tiles of a window, and the times and values of the unsettled events in it, without
+those whose value is null."""
 
 
 class TilePart(NamedTuple):
@@ -86,11 +86,6 @@ class Aggregate(ABC):
     @abstractmethod
     def tile_reader(self, indexes: Mapping[str, int], column: Dtype) -> TileReader:
         """The reader of the result; `indexes` gives the index of each part in a track."""
-
-
-def drop_nulls(values: list[Any]) -> list[Any]:
-    """The values without nulls, which do not count."""
-    return [value for value in values if value is not None] if values else values
 
 
 def restore_of(dtype: Dtype) -> Callable[[Any], Any] | None:

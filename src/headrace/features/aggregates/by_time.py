@@ -48,9 +48,9 @@ class First(Aggregate):
         """See Aggregate."""
         index, restore = indexes["first"], restore_of(column)
 
-        def read(track: Track, first: int, times: list[int], unsettled: list[Any]) -> object:
-            pairs = [tuple(pair) for pair in track[index][first : first + 1]]
-            pairs.extend(_pairs(times, unsettled))
+        def read(tiles: Track, times: list[int], values: list[Any]) -> object:
+            pairs = [tuple(pair) for pair in tiles[index][:1]]
+            pairs.extend(zip(times, values, strict=True))
             if not pairs:
                 return None
             value = min(pairs)[1]
@@ -105,9 +105,9 @@ class Last(Aggregate):
         """See Aggregate."""
         read_values = _end_reader(indexes["last"], 1, column, latest=True)
 
-        def read(track: Track, first: int, times: list[int], unsettled: list[Any]) -> object:
-            values: Any = read_values(track, first, times, unsettled)
-            return None if values is None else values[0]
+        def read(tiles: Track, times: list[int], values: list[Any]) -> object:
+            last: Any = read_values(tiles, times, values)
+            return None if last is None else last[0]
 
         return read
 
@@ -164,11 +164,10 @@ def _end_reader(index: int, n: int, column: Dtype, *, latest: bool) -> TileReade
     """The reader of the n earliest or latest values, the oldest first; it returns None for no values."""
     restore, end = restore_of(column), _end_of(n, latest)
 
-    def read(track: Track, first: int, times: list[int], unsettled: list[Any]) -> object:
-        pairs = _pairs(times, unsettled)
-        tiles = track[index][first:]
+    def read(tiles: Track, times: list[int], values: list[Any]) -> object:
+        pairs = list(zip(times, values, strict=True))
         count = 0
-        for tile in reversed(tiles) if latest else tiles:
+        for tile in reversed(tiles[index]) if latest else tiles[index]:
             pairs.extend((time, value) for time, value in tile)
             count += len(tile)
             if count >= n:
@@ -183,7 +182,3 @@ def _end_reader(index: int, n: int, column: Dtype, *, latest: bool) -> TileReade
 
 def _end_of(n: int, latest: bool) -> slice:
     return slice(-n, None) if latest else slice(n)
-
-
-def _pairs(times: list[int], values: list[Any]) -> list[tuple[int, Any]]:
-    return [(time, value) for time, value in zip(times, values, strict=True) if value is not None]

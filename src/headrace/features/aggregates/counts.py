@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from itertools import chain
-from typing import Any
 
 import polars as pl
 
-from headrace.features.aggregates.aggregate import Aggregate, TilePart, TileReader, Track
+from headrace.features.aggregates.aggregate import Aggregate, TilePart, TileReader
 from headrace.features.aggregates.column import Ints, SortedColumn
 from headrace.features.aggregates.ranges import count_distinct
 from headrace.features.plan import Dtype
@@ -63,21 +61,10 @@ class CountDistinct(Aggregate):
         """See Aggregate."""
         index = indexes["distinct"]
 
-        def read(track: Track, first: int, _: list[int], unsettled: list[Any]) -> int:
-            values = set(unsettled)
-            values.update(chain.from_iterable(track[index][first:]))
-            values.discard(None)
-            return len(values)
-
-        return read
+        return lambda tiles, _, values: len(set(values).union(*tiles[index]))
 
 
 def count_reader(indexes: Mapping[str, int]) -> TileReader:
-    """The reader of the number of values, without nulls."""
+    """The reader of the number of values."""
     index = indexes["count"]
-
-    def read(track: Track, first: int, _: list[int], unsettled: list[Any]) -> int:
-        count: int = sum(track[index][first:])
-        return count + len(unsettled) - unsettled.count(None) if unsettled else count
-
-    return read
+    return lambda tiles, _, values: sum(tiles[index]) + len(values)

@@ -196,20 +196,18 @@ def total_of(values: Iterable[float | str]) -> Total:
         return _total_of_units(units_of(rest[:count]))
 
 
-def sum_of(values: Iterable[float | str]) -> float:
+def sum_of(values: list[Any]) -> float:
     """The sum of finite floats and of totals' items, rounded once; ±inf beyond a double's range."""
-    items: list[Any] = list(values)
     try:
-        return math.fsum(items)
+        return math.fsum(values)
     except (OverflowError, TypeError):
-        return _round(units_of(items))
+        return _round(units_of(values))
 
 
-def mean_of(values: Iterable[float | str], count: int) -> float:
+def mean_of(values: list[Any], count: int) -> float:
     """The mean of `count` floats, given as values and totals' items, computed as by `range_means`."""
-    items = list(values)
-    total = sum_of(items)
-    return _round(units_of(items), count) if math.isinf(total) else total / count
+    total = sum_of(values)
+    return _round(units_of(values), count) if math.isinf(total) else total / count
 
 
 def range_units(sums: ExactSums, low: Ints, high: Ints, unit: int = _SMALLEST) -> list[int]:

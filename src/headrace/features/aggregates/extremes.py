@@ -12,7 +12,6 @@ from headrace.features.aggregates.aggregate import (
     TilePart,
     TileReader,
     Track,
-    drop_nulls,
     restore_of,
 )
 from headrace.features.aggregates.column import Ints, SortedColumn
@@ -43,11 +42,11 @@ class _Extreme(Aggregate):
         """See Aggregate."""
         index, choose, restore = indexes[self.name], type(self).choose, restore_of(column)
 
-        def read(track: Track, first: int, _: list[int], unsettled: list[Any]) -> object:
-            values = track[index][first:] + drop_nulls(unsettled)
-            if not values:
+        def read(tiles: Track, _: list[int], values: list[Any]) -> object:
+            candidates = tiles[index] + values if values else tiles[index]
+            if not candidates:
                 return None
-            return choose(values) if restore is None else restore(choose(values))
+            return choose(candidates) if restore is None else restore(choose(candidates))
 
         return read
 

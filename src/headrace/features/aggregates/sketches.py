@@ -14,7 +14,6 @@ from headrace.features.aggregates.aggregate import (
     TilePart,
     TileReader,
     Track,
-    drop_nulls,
     restore_of,
 )
 from headrace.features.aggregates.column import Ints, SortedColumn
@@ -61,12 +60,12 @@ class TopK(Aggregate):
         """See Aggregate."""
         index, restore, k = indexes["frequencies"], restore_of(column), self.n
 
-        def read(track: Track, first: int, _: list[int], unsettled: list[Any]) -> object:
-            counts = _total(track[index][first:], drop_nulls(unsettled))
-            values = sorted(counts, key=lambda value: (-counts[value], value))[:k]
-            if not values:
+        def read(tiles: Track, _: list[int], values: list[Any]) -> object:
+            counts = _total(tiles[index], values)
+            top = sorted(counts, key=lambda value: (-counts[value], value))[:k]
+            if not top:
                 return None
-            return values if restore is None else [restore(value) for value in values]
+            return top if restore is None else [restore(value) for value in top]
 
         return read
 
@@ -101,8 +100,8 @@ class Percentile(Aggregate):
         """See Aggregate."""
         index = indexes["buckets"]
 
-        def read(track: Track, first: int, _: list[int], unsettled: list[Any]) -> object:
-            counts = _total(track[index][first:], map(bucket_of, drop_nulls(unsettled)))
+        def read(tiles: Track, _: list[int], values: list[Any]) -> object:
+            counts = _total(tiles[index], map(bucket_of, values))
             left = self._rank(counts.total()) if counts else 0
             for bucket in sorted(counts):
                 left -= counts[bucket]
@@ -152,8 +151,8 @@ class ApproximateCountDistinct(Aggregate):
         """See Aggregate."""
         index = indexes["registers"]
 
-        def read(track: Track, first: int, _: list[int], unsettled: list[Any]) -> object:
-            ranks = _highest_ranks(track[index][first:], drop_nulls(unsettled), column).values()
+        def read(tiles: Track, _: list[int], values: list[Any]) -> object:
+            ranks = _highest_ranks(tiles[index], values, column).values()
             return estimate(len(ranks), sum(map(_TERMS.__getitem__, ranks)))
 
         return read

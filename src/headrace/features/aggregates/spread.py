@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import polars as pl
 
-from headrace.features.aggregates.aggregate import Aggregate, TilePart, TileReader, Track, drop_nulls
+from headrace.features.aggregates.aggregate import Aggregate, TilePart, TileReader, Track
 from headrace.features.aggregates.column import Floats, Ints, SortedColumn
 from headrace.features.aggregates.counts import COUNT_PART, count_reader
 from headrace.features.aggregates.exact import ExactSums, total_of, units_of
@@ -65,11 +65,9 @@ class _Spread(Aggregate):
         moments = _float_moments if column == "float64" else _whole_moments
         of = self.of
 
-        def read(track: Track, first: int, times: list[int], unsettled: list[Any]) -> object:
-            count: Any = count_values(track, first, times, unsettled)
-            if count < 2:
-                return None
-            return of(count, *moments(track[sums][first:], track[squares][first:], drop_nulls(unsettled)))
+        def read(tiles: Track, times: list[int], values: list[Any]) -> object:
+            count: Any = count_values(tiles, times, values)
+            return of(count, *moments(tiles[sums], tiles[squares], values)) if count > 1 else None
 
         return read
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import polars as pl
 
-from headrace.features.aggregates.aggregate import Aggregate, TilePart, TileReader, Track, drop_nulls
+from headrace.features.aggregates.aggregate import Aggregate, TilePart, TileReader, Track
 from headrace.features.aggregates.column import Ints, SortedColumn
 from headrace.features.aggregates.counts import COUNT_PART, count_reader
 from headrace.features.aggregates.exact import mean_of, range_means, range_sums, sum_of, total_of
@@ -47,8 +47,8 @@ class Sum(Aggregate):
         """See Aggregate."""
         index, add = indexes["sum"], _add_floats if column == "float64" else _add_whole
 
-        def read(track: Track, first: int, _: list[int], unsettled: list[Any]) -> object:
-            totals, values = track[index][first:], drop_nulls(unsettled)
+        def read(tiles: Track, _: list[int], values: list[Any]) -> object:
+            totals = tiles[index]
             return add(totals, values) if totals or values else None
 
         return read
@@ -78,9 +78,9 @@ class Mean(Aggregate):
         index, count_values = indexes["sum"], count_reader(indexes)
         mean = _mean_of_floats if column == "float64" else _mean_of_whole
 
-        def read(track: Track, first: int, times: list[int], unsettled: list[Any]) -> object:
-            count: Any = count_values(track, first, times, unsettled)
-            return mean(track[index][first:], drop_nulls(unsettled), count) if count else None
+        def read(tiles: Track, times: list[int], values: list[Any]) -> object:
+            count: Any = count_values(tiles, times, values)
+            return mean(tiles[index], values, count) if count else None
 
         return read
 
@@ -108,7 +108,7 @@ class CountIf(Aggregate):
     def tile_reader(self, indexes: Mapping[str, int], column: Dtype) -> TileReader:
         """See Aggregate."""
         index = indexes["sum"]
-        return lambda track, first, _, unsettled: whole_total(track[index][first:], drop_nulls(unsettled))
+        return lambda tiles, _, values: whole_total(tiles[index], values)
 
 
 def check_number(column: Dtype) -> None:
@@ -123,11 +123,11 @@ def sum_part(column: Dtype) -> TilePart:
 
 
 def _add_floats(totals: list[Any], values: list[Any]) -> float:
-    return sum_of(chain(chain.from_iterable(totals), values))
+    return sum_of([*chain.from_iterable(totals), *values])
 
 
 def _mean_of_floats(totals: list[Any], values: list[Any], count: int) -> float:
-    return mean_of(chain(chain.from_iterable(totals), values), count)
+    return mean_of([*chain.from_iterable(totals), *values], count)
 
 
 def _add_whole(totals: list[Any], values: list[Any]) -> int:

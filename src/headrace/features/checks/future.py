@@ -100,7 +100,7 @@ def check_future(
     """
     names = [model.labels.name, *(view.table for view in plan.stored)]
     base = read_base_rows(project, lake, names)
-    with make_scratch(project.settings.make_state() / "scratch") as folder:
+    with make_scratch(project.settings.find_scratch()) as folder:
         replays = _Replays(project, model, plan, names, base, folder)
         present = replays.replay([rows.rows for rows in base])
         labels = _labels_of(present, present, model, plan)

@@ -205,7 +205,7 @@ def _recompute_windowed(
         orient="row",
     )
     values = pl.DataFrame(schema={field.name: POLARS[field.dtype] for field in view.features})
-    with make_scratch(project.settings.make_state() / "scratch") as folder:
+    with make_scratch(project.settings.find_scratch()) as folder:
         rows = _write_rows(view, events, labels, ends, lambda piece: rows_from(piece.lazy()).rows, folder)
         job = ViewJob(view, plan, labels, project.settings.features.join_bytes, folder, ends)
         if parts := list(compute_share(job, rows)):

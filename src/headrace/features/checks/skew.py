@@ -225,7 +225,7 @@ def _train(
     }
     moments = pl.Series([from_micros(p.at) for p in served], dtype=pl.Datetime("us", "UTC"))
     failed: dict[int, OnDemandError] = {}
-    with make_scratch(project.settings.make_state() / "scratch") as folder:
+    with make_scratch(project.settings.find_scratch()) as folder:
         pieces = join_in_pieces(
             pl.DataFrame({**columns, MOMENT: moments}),
             plan,

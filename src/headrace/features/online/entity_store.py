@@ -192,10 +192,10 @@ class EntityStore:
         """See OnlineStore."""
         try:
             try:
-                lookup, states = self._read(plan, keys)
+                lookup, packed_keys, states = self._read(plan, keys)
             except MissingView:  # another process dropped it, or added it again
                 self._lookups.pop(plan.digest, None)
-                lookup, states = self._read(plan, keys)
+                lookup, packed_keys, states = self._read(plan, keys)
         except MissingView as error:
             raise CallError(
                 f"a view of the plan of {plan.model!r} was dropped from the online store",
@@ -204,7 +204,7 @@ class EntityStore:
         except Unavailable as error:
             raise StoreUnavailable(error.what, where=error.where, remedy=error.remedy) from error
         try:
-            return lookup.values(len(keys), states, at)
+            return lookup.values(len(keys), packed_keys, states, at)
         except UnreadableState as error:
             if len(keys) == 1:
                 raise self._unreadable(error, keys[0]) from error
@@ -220,12 +220,15 @@ class EntityStore:
         """See OnlineStore."""
         self._database.close()
 
-    def _read(self, plan: FeaturePlan, keys: Sequence[Mapping[str, object]]) -> tuple[_PlanLookup, StatesRead]:
-        """The plan's lookup, and what it has read."""
+    def _read(
+        self, plan: FeaturePlan, keys: Sequence[Mapping[str, object]]
+    ) -> tuple[_PlanLookup, list[list[PackedKey]], StatesRead]:
+        """The plan's lookup, the packed keys of each of its groups, and their states."""
         lookup = self._lookups.get(plan.digest)
         if lookup is None:
             lookup = self._lookups[plan.digest] = _PlanLookup(self._database, plan)
-        return lookup, lookup.read(keys)
+        packed_keys = lookup.pack(keys)
+        return lookup, packed_keys, lookup.read(packed_keys)
 
     def _unreadable(self, error: UnreadableState, key: Mapping[str, object]) -> Unavailable:
         entity = ", ".join(f"{name}={key[name]!r}" for name in error.view.keys)
@@ -291,24 +294,30 @@ class _PlanLookup:
         self._packers = [_packer_of(keys) for keys in groups]
         self._read = database.reader([EntityGroup(keys, views) for keys, views in groups.items()])
 
-    def read(self, keys: Sequence[Mapping[str, object]]) -> StatesRead:
+    def pack(self, keys: Sequence[Mapping[str, object]]) -> list[list[PackedKey]]:
+        """The packed keys of these entities for each group."""
+        return [pack(keys) for pack in self._packers]
+
+    def read(self, packed_keys: Sequence[Sequence[PackedKey]]) -> StatesRead:
         """The states of these entities."""
         if not self._readers:  # every feature of the plan is computed from the request
             return StatesRead([], None)
-        return self._read([pack(keys) for pack in self._packers])
+        return self._read(packed_keys)
 
-    def values(self, count: int, read: StatesRead, at: int) -> LookupResult:
+    def values(
+        self, count: int, packed_keys: Sequence[Sequence[PackedKey]], read: StatesRead, at: int
+    ) -> LookupResult:
         """See OnlineStore.lookup. Raises UnreadableState as ViewReader.read."""
         rows: list[list[object]] = []
         positions: list[dict[str, ServedPosition]] = []
         costs: dict[str, ViewCost] = {}
         if not self._readers:
             rows, positions = [[] for _ in range(count)], [{} for _ in range(count)]
+        started = perf_counter()
         for name, reader, group, column in self._readers:
-            started = perf_counter()
             states = read.states[group][column]
             filled = None if read.positions is None else read.positions[group][column]
-            view_rows, view_positions = reader.read(states, count, filled, at)
+            view_rows, view_positions = reader.read(states, packed_keys[group], filled, at)
             if rows:
                 for row, values, served, position in zip(
                     rows, view_rows, positions, view_positions, strict=True
@@ -317,7 +326,9 @@ class _PlanLookup:
                     served[name] = position
             else:
                 rows, positions = view_rows, [{name: position} for position in view_positions]
-            costs[name] = ViewCost(perf_counter() - started, len(states))
+            ended = perf_counter()
+            costs[name] = ViewCost(ended - started, len(states))
+            started = ended
         return LookupResult(rows, positions, costs)
 
 

@@ -208,10 +208,11 @@ class Lookup:
         """
         for view, index in self._inputs:
             missing[view] += sum(_or_missing(row[index]) is None for row in rows)
-        return {
-            view: ViewRead(len(rows) * width, missing[view], *costs.get(view, _NOT_READ))
-            for view, width in self._widths.items()
-        }
+        reads: dict[str, ViewRead] = {}
+        for view, width in self._widths.items():
+            cost = costs.get(view, _NOT_READ)
+            reads[view] = ViewRead(len(rows) * width, missing[view], cost.seconds, cost.bytes)
+        return reads
 
     def _complete(self, requests: Sequence[Mapping[str, Any]], at: int) -> LookupResult:
         """The values of all features, and the positions, of requests that give a part of the features.

@@ -7,9 +7,11 @@ from typing import Protocol, TypeVar
 
 import msgspec
 
-from headrace.features.online.entries import Entry, unpack_joined_entries
+from headrace.features.online.entries import Entry, unpack_joined_entries, unpack_joined_single_entries
+from headrace.features.online.keys import PackedKey
+from headrace.features.online.memo import KnownRow, RowMemo
 from headrace.features.online.store import RowPosition, ServedPosition, StreamPosition
-from headrace.features.online.tiles import Tiles, unpack_joined_states
+from headrace.features.online.tiles import Tiles, WindowAt, decode_state, separate_states
 from headrace.features.plan import AsOfView, FeaturePlan, StoredView, WindowedView
 from headrace.kernel.errors import Unavailable
 from headrace.kernel.position import LogPosition, Position, SnapshotPosition
@@ -38,13 +40,13 @@ class ViewReader(Protocol):
     view: StoredView
 
     def read(
-        self, states: bytes, count: int, filled: Position | None, at: int
+        self, states: bytes, keys: Sequence[PackedKey], filled: Position | None, at: int
     ) -> tuple[list[list[object]], Sequence[ServedPosition]]:
         """The view's values, a new list for each entity, and their positions.
 
         Args:
             states: the joined states of the entities (database.join_states).
-            count: how many entities there are.
+            keys: the entities' keys.
             filled: the view's position; it may be None if every entity has a state.
             at: the moment, microseconds.
 
@@ -60,25 +62,50 @@ class WindowedReader:
     def __init__(self, view: WindowedView) -> None:
         self.view: StoredView = view
         self._tiles = Tiles(view)
+        self._lists = [i for i, field in enumerate(view.features) if field.dtype.startswith("list[")]
+        self._memo = RowMemo(0, 0)
 
     def read(
-        self, states: bytes, count: int, filled: Position | None, at: int
+        self, states: bytes, keys: Sequence[PackedKey], filled: Position | None, at: int
     ) -> tuple[list[list[object]], Sequence[ServedPosition]]:
         """See ViewReader."""
+        memo = self._memo
+        if not memo.start <= at < memo.end:
+            memo = self._memo = RowMemo(*self._tiles.span(at))
+        windows = self._tiles.windows(at)
+        rows: list[list[object]] = []
+        positions: list[ServedPosition] = []
         try:
-            entities = unpack_joined_states(states, count)
-            rows = [
-                self._tiles.nothing.copy() if state is None else self._tiles.values(state, at)
-                for state in entities
-            ]
+            for key, state in zip(keys, separate_states(states, len(keys)), strict=True):
+                known = memo.rows.get(key)
+                if known is None or known.state != state or known.newest >= at:
+                    known = self._compute(state, filled, windows, at)
+                    if known.newest < at:
+                        memo.add(key, known)
+                rows.append([*known.values])
+                positions.append(known.position)
         except Unavailable:
             raise
         except Exception as error:
             raise UnreadableState(self.view) from error
-        return rows, [
-            StreamPosition(_require(self.view, filled, LogPosition).offsets if state is None else state.offsets)
-            for state in entities
-        ]
+        for index in self._lists:  # whoever gets them may change them
+            for row in rows:
+                values = row[index]
+                if isinstance(values, list):
+                    row[index] = values.copy()
+        return rows, positions
+
+    def _compute(
+        self, packed: bytes | None, filled: Position | None, windows: Sequence[WindowAt], at: int
+    ) -> KnownRow:
+        """The row of a state in the windows at `at`."""
+        if packed is None:
+            position = StreamPosition(_require(self.view, filled, LogPosition).offsets)
+            return KnownRow(b"", at, self._tiles.nothing, position)
+        state = decode_state(packed)
+        newest = state.times[-1] if state.times else _NEVER
+        values = tuple(self._tiles.values(state, windows))
+        return KnownRow(packed, newest, values, StreamPosition(state.offsets))
 
 
 class AsOfReader:
@@ -91,21 +118,22 @@ class AsOfReader:
         self._delay = 1 if strict else 0  # a row of this exact moment is not visible yet
 
     def read(
-        self, states: bytes, count: int, filled: Position | None, at: int
+        self, states: bytes, keys: Sequence[PackedKey], filled: Position | None, at: int
     ) -> tuple[list[list[object]], Sequence[ServedPosition]]:
         """See ViewReader."""
         newest, oldest = at - self._delay, _NEVER if self._ttl is None else at - self._ttl
         try:
-            entities = unpack_joined_entries(states, count)
-        except msgspec.DecodeError as error:
-            raise UnreadableState(self.view) from error
-        try:
-            entries = [entry for (entry,) in entities]  # type: ignore[misc]  # the usual case: one row each
-            times = [time for time, _, _ in entries]
-            if oldest <= min(times) and max(times) <= newest:
-                return [values for _, _, values in entries], [RowPosition(s, time) for time, s, _ in entries]
-        except (TypeError, ValueError):  # an entity has no state, or several rows
-            pass
+            entries = unpack_joined_single_entries(states, len(keys))
+        except msgspec.DecodeError:  # an entity has several rows
+            entities = self._unpack(states, len(keys))
+        else:
+            try:  # the usual case: each entity has a row, which is visible
+                times, snapshots, values = zip(*entries, strict=True)
+                if oldest <= min(times) and max(times) <= newest:
+                    return list(values), list(map(RowPosition, snapshots, times))
+            except (TypeError, ValueError):  # an entity has no row, or there is none
+                pass
+            entities = [None if entry is None else [entry] for entry in entries]
         rows: list[list[object]] = []
         positions: list[ServedPosition] = []
         for entity in entities:
@@ -113,6 +141,12 @@ class AsOfReader:
             rows.append(row)
             positions.append(position)
         return rows, positions
+
+    def _unpack(self, states: bytes, count: int) -> list[list[Entry] | None]:
+        try:
+            return unpack_joined_entries(states, count)
+        except msgspec.DecodeError as error:
+            raise UnreadableState(self.view) from error
 
     def _select(
         self, entries: list[Entry] | None, filled: Position | None, newest: int, oldest: int

@@ -241,17 +241,16 @@ class RedisDatabase:
 
     def reader(self, groups: Sequence[EntityGroup]) -> ReadStates:
         """See StateDatabase."""
-        heads = [[("HMGET", self._state(view)) for view in views] for _, views in groups]
+        heads = [[_pack_arguments("HMGET", self._state(view)) for view in views] for _, views in groups]
         digests = [view.digest for _, views in groups for view in views]
         positions = pack_command(("HMGET", self._positions, *digests))
-        packers = [_packer(keys) for keys, _ in groups]
 
         def read(packed_keys: Sequence[Sequence[PackedKey]]) -> StatesRead:
             commands = [positions]
-            for views, keys, pack in zip(heads, packed_keys, packers, strict=True):
-                present = [key for key in keys if key is not None] if None in keys else keys
-                fields = [pack(key) for key in present] or [b""]
-                commands += [pack_command((*head, *fields)) for head in views]
+            for views, keys in zip(heads, packed_keys, strict=True):
+                fields = ([key for key in keys if key is not None] if None in keys else keys) or [b""]
+                width, packed = 2 + len(fields), _pack_arguments(*fields)  # once, for all views
+                commands += [b"*%d\r\n%b%b" % (width, head, packed) for head in views]
             commands.append(positions)
             texts, *states = self._lookups.run(lambda connection: _read_at_once(connection, commands))
             if None in texts:
@@ -446,6 +445,12 @@ def _execute_multi(connection: RedisConnection, packed: Sequence[bytes], width: 
     return replies
 
 
+def _pack_arguments(*arguments: PackedKey | str) -> bytes:
+    """A part of a command, which the server wants as `*`, the number of its arguments, and the arguments."""
+    packed: bytes = pack_command(arguments)
+    return packed.partition(b"\r\n")[2]
+
+
 def _field(key: PackedKey) -> bytes:
     """The field of an entity in a view's hash."""
     assert key is not None
@@ -458,10 +463,6 @@ def _in_places(keys: Sequence[PackedKey], values: Sequence[bytes | None]) -> Seq
         return values[: len(keys)]  # without keys, one value was asked for
     left = iter(values)
     return [None if key is None else next(left) for key in keys]
-
-
-def _packer(keys: KeySchema) -> Callable[[Any], bytes]:
-    return b"%d".__mod__ if keys.kind == "int64" else bytes
 
 
 def _chunks(states: Iterable[tuple[PackedKey, bytes]]) -> Iterator[list[bytes]]:

@@ -25,7 +25,6 @@ from headrace.features.online.database import (
     ReadStates,
     StatesRead,
     decode_views,
-    join_states,
 )
 from headrace.features.online.keys import KeySchema, PackedKey
 from headrace.features.plan import StoredView
@@ -92,8 +91,9 @@ class SqliteDatabase:
         self._connections: list[sqlite3.Connection] = []
         self._lock = threading.Lock()
         make_private(Path(path).parent)
-        with self.writing():
-            self._db().execute(_SCHEMA)
+        if not self._query("select 1 from sqlite_master where name = 'views'"):
+            with self.writing():
+                self._db().execute(_SCHEMA)
 
     @contextmanager
     def writing(self, views: Sequence[StoredView] = ()) -> Iterator[None]:
@@ -172,7 +172,8 @@ class SqliteDatabase:
     def positions(self) -> dict[str, Position]:
         """See StateDatabase."""
         with self._answering() as db:
-            return _select_positions(db)
+            rows = db.execute("select digest, position from views where position is not null")
+            return {digest: decode_position(text) for digest, text in rows}
 
     def set_position(self, view: StoredView, position: Position) -> None:
         """See StateDatabase."""
@@ -180,24 +181,27 @@ class SqliteDatabase:
         self._query("update views set position = ? where digest = ?", (text, view.digest))
 
     def reader(self, groups: Sequence[EntityGroup]) -> ReadStates:
-        """See StateDatabase. Reads positions only if an entity lacks a state."""
+        """See StateDatabase. Reads the position of a view only if an entity lacks a state in it."""
         selects = [_Select(keys, views) for keys, views in groups]
 
         def read(packed_keys: Sequence[Sequence[PackedKey]]) -> StatesRead:
             db = self._db()
             try:
+                if len(selects) == 1 and len(packed_keys[0]) <= _CHUNK:  # one statement
+                    states, positions = selects[0].read(db, packed_keys[0])
+                    return StatesRead([states], None if positions is None else [positions])
                 with transaction(db, write=False):  # every statement sees the same states
-                    states, is_complete = _select_states(db, selects, packed_keys)
-                    positions = {} if is_complete else _select_positions(db)
+                    reads = [select.read(db, keys) for select, keys in zip(selects, packed_keys, strict=True)]
             except sqlite3.DatabaseError as error:
                 if str(error).startswith("no such column"):  # that of a view that was dropped
                     raise MissingView from error
                 self._abandon(db)
                 with name_errors(_WHAT, self.where):
                     raise
-            if is_complete:
-                return StatesRead(states, None)
-            return StatesRead(states, [[positions.get(view.digest) for view in views] for _, views in groups])
+            return StatesRead(
+                [states for states, _ in reads],
+                [positions or [None] * len(states) for states, positions in reads],
+            )
 
         return read
 
@@ -299,47 +303,62 @@ class _Select:
     """
 
     def __init__(self, keys: KeySchema, views: Sequence[StoredView]) -> None:
-        table, columns = f"entities_{keys.digest}", [_column(view) for view in views]
-        self._views = len(columns)
-        self._select_rows = f"select key, {', '.join(columns)} from {table} where key in"
-        self._select_single = f"select {', '.join(columns)} from {table} where key = ?"
-        counts = ", ".join(f"count({column})" for column in columns)
-        joined = ", ".join(
-            f"cast(group_concat(ifnull({column}, x'{NO_STATE.hex()}'), '') as blob)" for column in columns
-        )
+        states = [f"ifnull({_column(view)}, x'{NO_STATE.hex()}')" for view in views]
+        joined = [f"cast(group_concat({state}, '') as blob)" for state in states]
         # The outer table of a left join is the outer loop: the states have the order of the keys.
-        self._select = (
-            f"select {counts}, {joined} from asked left join {table} stored on stored.key = asked.key"
+        source = f"from asked left join entities_{keys.digest} stored on stored.key = asked.key"
+        self._views = len(views)
+        self._select_rows = f"select {', '.join([*states, *_positions(views, '{} is null')])} {source}"
+        self._select_joined = (
+            f"select {', '.join([*joined, *_positions(views, 'count({}) < count(*)')])} {source}"
         )
+        self._select_row = f"{_name_keys(1)} {self._select_rows}"
 
-    def read(self, db: sqlite3.Connection, keys: Sequence[PackedKey]) -> tuple[list[bytes], bool]:
-        """The joined states in each view, and whether each entity has one in each."""
-        if len(keys) == 1:
-            row = db.execute(self._select_single, keys).fetchone()
-            if row is None or None in row:
-                return [join_states([state]) for state in row or [None] * self._views], False
-            return row, True
-        chunks, views, is_complete = [], self._views, True
-        for first in range(0, len(keys), _CHUNK):
-            chunk = keys[first : first + _CHUNK]
-            if not _joins_bytes():
-                joined, has_all = self._join(db, chunk)
-                is_complete = is_complete and has_all
-                chunks.append(joined)
-                continue
-            marks = "(?)," * (len(chunk) - 1)
-            row = db.execute(f"with asked (key) as (values {marks}(?)) {self._select}", chunk).fetchone()
-            is_complete = is_complete and min(row[:views]) == len(chunk)
-            chunks.append(row[views:])
-        return [b"".join([chunk[view] for chunk in chunks]) for view in range(views)], is_complete
+    def read(
+        self, db: sqlite3.Connection, keys: Sequence[PackedKey]
+    ) -> tuple[Sequence[bytes], Sequence[Position | None] | None]:
+        """The joined states in each view; of a view in which an entity has none, also the position."""
+        states, texts = self._read_chunk(db, keys) if 0 < len(keys) <= _CHUNK else self._read_chunks(db, keys)
+        return states, [decode_position(text) if text else None for text in texts] if any(texts) else None
 
-    def _join(self, db: sqlite3.Connection, keys: Sequence[PackedKey]) -> tuple[list[bytes], bool]:
-        """As `read`, for an SQLite that cannot join bytes."""
-        marks = "?," * (len(keys) - 1)
-        stored = {key: states for key, *states in db.execute(f"{self._select_rows} ({marks}?)", keys)}
-        nothing = [None] * self._views
-        rows = [stored.get(key, nothing) for key in keys]
-        return [join_states(column) for column in zip(*rows, strict=True)], all(None not in row for row in rows)
+    def _read_chunk(
+        self, db: sqlite3.Connection, keys: Sequence[PackedKey]
+    ) -> tuple[Sequence[bytes], Sequence[str | None]]:
+        """The joined states, and the positions as text."""
+        views = self._views
+        if len(keys) == 1 or _joins_bytes():
+            select = self._select_row if len(keys) == 1 else f"{_name_keys(len(keys))} {self._select_joined}"
+            row = db.execute(select, keys).fetchone()
+            return row[:views], row[views:]
+        columns = list(zip(*db.execute(f"{_name_keys(len(keys))} {self._select_rows}", keys), strict=True))
+        return [b"".join(column) for column in columns[:views]], list(map(_find_text, columns[views:]))
+
+    def _read_chunks(
+        self, db: sqlite3.Connection, keys: Sequence[PackedKey]
+    ) -> tuple[Sequence[bytes], Sequence[str | None]]:
+        """The same of as many keys as there are."""
+        chunks = [self._read_chunk(db, keys[first : first + _CHUNK]) for first in range(0, len(keys), _CHUNK)]
+        views = range(self._views)
+        states = [b"".join([states[view] for states, _ in chunks]) for view in views]
+        return states, [_find_text([texts[view] for _, texts in chunks]) for view in views]
+
+
+def _positions(views: Sequence[StoredView], condition: str) -> list[str]:
+    """For each view an expression: if the condition is true of its column its position, else null."""
+    return [
+        f"case when {condition.format(_column(view))}"
+        f" then (select position from views where digest = '{view.digest}') end"
+        for view in views
+    ]
+
+
+def _name_keys(count: int) -> str:
+    """What a statement of this many keys begins with."""
+    return f"with asked (key) as (values {'(?),' * (count - 1)}(?))"
+
+
+def _find_text(texts: Sequence[str | None]) -> str | None:
+    return next((text for text in texts if text is not None), None)
 
 
 @cache
@@ -347,23 +366,6 @@ def _joins_bytes() -> bool:
     """Whether SQLite's group_concat keeps a zero byte; in older versions the text ends there."""
     with closing(sqlite3.connect(":memory:")) as db:
         return bool(db.execute("select cast(group_concat(x'610062', '') as blob) = x'610062'").fetchone()[0])
-
-
-def _select_states(
-    db: sqlite3.Connection, selects: Sequence[_Select], packed_keys: Sequence[Sequence[PackedKey]]
-) -> tuple[list[list[bytes]], bool]:
-    """The joined states of each group, and whether each entity has a state in each view."""
-    groups, is_complete = [], True
-    for select, keys in zip(selects, packed_keys, strict=True):
-        states, has_all = select.read(db, keys)
-        groups.append(states)
-        is_complete = is_complete and has_all
-    return groups, is_complete
-
-
-def _select_positions(db: sqlite3.Connection) -> dict[str, Position]:
-    rows = db.execute("select digest, position from views where position is not null")
-    return {digest: decode_position(text) for digest, text in rows}
 
 
 def _column(view: StoredView) -> str:

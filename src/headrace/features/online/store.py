@@ -73,7 +73,7 @@ class RowPosition(Struct, frozen=True, gc=False, tag_field="kind", tag="row"):
 ServedPosition = StreamPosition | RowPosition
 
 
-class ViewCost(NamedTuple):
+class ViewCost(Struct, frozen=True, gc=False):
     """What one view cost in a lookup.
 
     Attributes:

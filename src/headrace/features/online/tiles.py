@@ -6,8 +6,9 @@ as they arrived, because a lookup sees only those before its moment. Tiles that 
 are dropped, by the wall clock and never by the time of events.
 
 A track holds the tiles of one column at one hop as parallel lists: the tiles' begins, then one list for each
-part that the view's aggregations need. A state consists of plain lists, is packed as MessagePack, and gives
-the same values as the offline kernel (`offline.windows`), to the bit.
+part that the view's aggregations need. A state consists of plain lists, is packed as MessagePack bytes within
+MessagePack, so that joined states are separated without decoding them, and gives the same values as the
+offline kernel (`offline.windows`), to the bit.
 
 An entity whose state cannot be computed is **broken**: a string with the reason replaces its state, because a
 state that lacks events would be served as if it were complete.
@@ -27,7 +28,17 @@ from headrace.features.online.keys import array_head
 from headrace.features.plan import Aggregation, Dtype, WindowedView
 from headrace.kernel.errors import Unavailable
 
-__all__ = ["BROKEN", "SETTLED", "EntityState", "Tiles", "pack_state", "unpack_joined_states", "unpack_state"]
+__all__ = [
+    "BROKEN",
+    "SETTLED",
+    "EntityState",
+    "Tiles",
+    "WindowAt",
+    "decode_state",
+    "pack_state",
+    "separate_states",
+    "unpack_state",
+]
 
 _logger = logging.getLogger(__name__)
 
@@ -61,13 +72,32 @@ class _TrackShape(NamedTuple):
     parts: list[TilePart]
 
 
+_Reads = list[tuple[int, int, list[tuple[int, TileReader]]]]  # track, column, (index in the row, reader)
+
+
 class _Window(NamedTuple):
     """The aggregations of one window, by the track that they are read from."""
 
     window: int
     hop: int
     offset: int
-    reads: list[tuple[int, int, list[tuple[int, TileReader]]]]  # track, column, (index in the row, reader)
+    reads: _Reads
+
+
+class WindowAt(NamedTuple):
+    """A window at a moment.
+
+    Attributes:
+        begin: its first moment, microseconds.
+        end: the first moment after it.
+        is_open: whether no settled event is after it: settled events are before every moment.
+        reads: its aggregations.
+    """
+
+    begin: int
+    end: int
+    is_open: bool
+    reads: _Reads
 
 
 class Tiles:
@@ -104,6 +134,8 @@ class Tiles:
             for key, tracks in windows.items()
         ]
         self.nothing = self._find_nothing()
+        self._borders = [(window.offset + window.window, window.hop) for window in self._windows]
+        self._borders += [(window.offset, window.hop) for window in self._windows if window.offset]
 
     def empty(self) -> EntityState:
         """The state of an entity without events."""
@@ -134,8 +166,9 @@ class Tiles:
             for track, shape in zip(state.tracks, self.tracks, strict=True):
                 _settle(track, shape, times[:settled], values[shape.column][:settled])
         for track, shape in zip(state.tracks, self.tracks, strict=True):
-            expired = bisect_left(track[0], (now - SETTLED - shape.longest) // shape.hop * shape.hop)
-            if expired:
+            begins, oldest = track[0], now - SETTLED - shape.longest
+            if begins and begins[0] + shape.hop <= oldest:
+                expired = bisect_left(begins, oldest // shape.hop * shape.hop)
                 for part in track:
                     del part[:expired]
         return EntityState(offsets, times[settled:], [column[settled:] for column in values], state.tracks)
@@ -168,37 +201,58 @@ class Tiles:
         for window in self._windows:
             for track, _, readers in window.reads:
                 for index, read in readers:
-                    row[index] = read(tracks[track], 0, [], [])
+                    row[index] = read(tracks[track], [], [])
         return row
 
-    def values(self, state: EntityState, at: int) -> list[object]:
-        """The view's features at `at` (microseconds), in order."""
+    def span(self, at: int) -> tuple[int, int]:
+        """The moments around `at` at which every window has the same hops, from the first up to the second,
+        microseconds.
+
+        At all of these that are after its unsettled events, a state gives the same values.
+        """
+        moves = [(at - border) // hop * hop + border for border, hop in self._borders]
+        return max(moves), min(move + hop for move, (_, hop) in zip(moves, self._borders, strict=True))
+
+    def windows(self, at: int) -> list[WindowAt]:
+        """The view's windows at `at`, microseconds."""
+        return [
+            WindowAt(
+                (at - offset - window) // hop * hop,
+                (at - offset) // hop * hop if offset else at,
+                offset == 0,
+                reads,
+            )
+            for window, hop, offset, reads in self._windows
+        ]
+
+    def values(self, state: EntityState, windows: Sequence[WindowAt]) -> list[object]:
+        """The view's features in its windows at some moment, in order."""
         _, times, raw, tracks = state
         row = self.nothing.copy()
         low = high = 0
-        for window, hop, offset, reads in self._windows:
-            begin = (at - offset - window) // hop * hop
-            end = (at - offset) // hop * hop if offset else at
+        for begin, end, is_open, reads in windows:
             if times:
                 low, high = bisect_left(times, begin), bisect_left(times, end)
             seen = times[low:high]
             for track_index, column, readers in reads:
-                track = tracks[track_index]
-                first = bisect_left(track[0], begin)
-                if offset:  # without one, a tile of settled events is before every moment
-                    last = bisect_left(track[0], end, first)
-                    track, first = [part[first:last] for part in track], 0
-                if not seen and first == len(track[0]):
+                tiles = tracks[track_index]
+                first = bisect_left(tiles[0], begin)
+                if not seen and first == len(tiles[0]):
                     continue
-                values = raw[column][low:high] if seen else seen
+                if not is_open:
+                    last = bisect_left(tiles[0], end, first)
+                    tiles = [part[first:last] for part in tiles]
+                elif first:
+                    tiles = [part[first:] for part in tiles]
+                moments, values = _drop_nulls(seen, raw[column][low:high]) if seen else (seen, seen)
                 for index, read in readers:
-                    row[index] = read(track, first, seen, values)
+                    row[index] = read(tiles, moments, values)
         return row
 
 
 def pack_state(state: EntityState) -> bytes:
     """Packs the state."""
-    return _encode(state)
+    return _encode(_encode(state))
 
 
 def unpack_state(packed: bytes) -> EntityState:
@@ -209,34 +263,41 @@ def unpack_state(packed: bytes) -> EntityState:
         msgspec.DecodeError: the bytes are not a packed state.
     """
     try:
-        return _decode(packed)
+        return decode_state(_open(packed))
     except msgspec.DecodeError:
         if packed[:1] != BROKEN:
             raise
-    raise Unavailable(
-        f"an entity's online state is broken: {_decode_reason(packed)[0]}",
-        remedy="Run a headrace build that updates the online state: it computes the view's state again.",
-    )
+    raise _broken(packed)
 
 
-def unpack_joined_states(packed: bytes, count: int) -> list[EntityState | None]:
-    """Unpacks the joined states (database.join_states) of `count` entities; None for one without a state.
+def separate_states(packed: bytes, count: int) -> list[bytes | None]:
+    """The states, for `decode_state`, among the joined states (database.join_states) of `count` entities; None
+    for one without a state.
 
     Raises:
         Unavailable: there is one entity, and it is broken.
         msgspec.DecodeError: the bytes are not packed states.
     """
     try:
-        return _decode_joined(array_head(count) + packed)
+        return _separate(array_head(count) + packed)
     except msgspec.DecodeError:
-        if count == 1:
-            unpack_state(packed)
-        raise
+        if count != 1 or packed[:1] != BROKEN:
+            raise
+    raise _broken(packed)
+
+
+def _broken(packed: bytes) -> Unavailable:
+    return Unavailable(
+        f"an entity's online state is broken: {_decode_reason(packed)[0]}",
+        remedy="Run a headrace build that updates the online state: it computes the view's state again.",
+    )
 
 
 _encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder(EntityState).decode
-_decode_joined = msgspec.msgpack.Decoder(list[EntityState | None]).decode
+decode_state = msgspec.msgpack.Decoder(EntityState).decode
+"""Decodes a state of `separate_states`. Raises msgspec.DecodeError for other bytes."""
+_open = msgspec.msgpack.Decoder(memoryview).decode
+_separate = msgspec.msgpack.Decoder(list[bytes | None]).decode
 _decode_reason = msgspec.msgpack.Decoder(list[str]).decode
 
 
@@ -262,6 +323,14 @@ def _merge_events(
     return [both[i] for i in order], [[column[i] for i in order] for column in columns]
 
 
+def _drop_nulls(times: list[int], values: list[Any]) -> tuple[list[int], list[Any]]:
+    """The times and values of those events whose value is not null."""
+    if None not in values:
+        return times, values
+    pairs = [(time, value) for time, value in zip(times, values, strict=True) if value is not None]
+    return [time for time, _ in pairs], [value for _, value in pairs]
+
+
 def _settle(track: Track, shape: _TrackShape, times: list[int], values: list[Any]) -> None:
     """Adds events, in the order of their times, to their tiles."""
     begins, hop, count = track[0], shape.hop, len(times)
@@ -270,14 +339,9 @@ def _settle(track: Track, shape: _TrackShape, times: list[int], values: list[Any
         first = end
         begin = times[first] // hop * hop
         end = bisect_left(times, begin + hop, first)
-        inside = [value for value in values[first:end] if value is not None]
+        moments, inside = _drop_nulls(times[first:end], values[first:end])
         if not inside:
             continue
-        moments = times[first:end]
-        if len(inside) < len(moments):
-            moments = [
-                time for time, value in zip(moments, values[first:end], strict=True) if value is not None
-            ]
         at = bisect_left(begins, begin)
         if at < len(begins) and begins[at] == begin:
             for tiles, part in zip(track[1:], shape.parts, strict=True):

@@ -79,7 +79,7 @@ class Aggregation(Struct, frozen=True):
         return (at - self.offset) // self.hop * self.hop if self.offset else at
 
 
-LAYOUT = 2
+LAYOUT = 3
 """The version of the form in which online stores keep states. A view is stored under its digest, so a store in
 another form is filled anew, and never misread."""
 

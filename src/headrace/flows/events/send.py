@@ -11,7 +11,7 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Iterator
-from datetime import timedelta
+from datetime import datetime, timedelta
 from itertools import islice
 from pathlib import Path
 
@@ -28,6 +28,7 @@ from headrace.kernel.digest import digest_file
 from headrace.kernel.errors import CallError, HeadraceError
 from headrace.kernel.properties import HISTORY
 from headrace.kernel.run import Dataset, record_with, run
+from headrace.kernel.time import format_duration
 from headrace.log import Log, append_fitting
 from headrace.workspace import Workspace
 
@@ -49,6 +50,8 @@ class SendReport(Struct, frozen=True):
             All others were sent.
         early: how many moved times will be read an hour too early: they have no zone, and lie in the second of
             two hours that the clocks show alike.
+        before: when this file was last sent to this topic, with the same content; None: never, or with `skip`.
+        repeats: which of its events count twice then; "" if it was never sent before.
     """
 
     topic: str
@@ -57,6 +60,8 @@ class SendReport(Struct, frozen=True):
     shifted: timedelta | None
     too_large: tuple[int, ...]
     early: int
+    before: datetime | None = None
+    repeats: str = ""
 
 
 def send(
@@ -104,21 +109,18 @@ def send(
         sending.report_errors(),
     ):
         check_file(file)
-        this_run.add_input(_file_dataset(workspace.settings.root, file))
+        dataset = _file_dataset(workspace.settings.root, file)
+        before = None if skip else _find_sending(workspace, topic, dataset)
+        this_run.add_input(dataset)
         if shift_to_now:
             sending.shift = TimeShift.to_now(contract, _batches(read_events(file), _BATCH), str(file))
         sending.append_to(workspace.log, progress)
         rows = sending.sent - len(sending.too_large)
         this_run.add_output(Dataset("topic", topic, facts={"rows": rows, "schema": schema}))
     moved, early = (None, 0) if sending.shift is None else (sending.shift.by, sending.shift.early)
-    return SendReport(
-        topic,
-        rows,
-        time.perf_counter() - started,
-        moved,
-        tuple(sending.too_large),
-        early,
-    )
+    repeats = "" if before is None else _describe_repeats(contract)
+    seconds, too_large = time.perf_counter() - started, tuple(sending.too_large)
+    return SendReport(topic, rows, seconds, moved, too_large, early, before, repeats)
 
 
 class _Sending(Struct):
@@ -176,6 +178,23 @@ def _file_dataset(root: Path, file: Path) -> Dataset:
     path, root = file.resolve(), root.resolve()
     name = path.relative_to(root) if path.is_relative_to(root) else path
     return Dataset("file", name.as_posix(), facts={"digest": f"sha256:{digest_file(file)}"})
+
+
+def _find_sending(workspace: Workspace, topic: str, file: Dataset) -> datetime | None:
+    """When this content of the file was last sent to the topic."""
+    for earlier in workspace.lineage.runs(f"send {topic}", (file.kind, file.name)):
+        is_same = any(dataset.facts == file.facts for dataset in earlier.inputs)
+        if is_same and any(dataset.facts.get("rows") for dataset in earlier.outputs):
+            return earlier.started
+    return None
+
+
+def _describe_repeats(contract: Contract) -> str:
+    """Which events count twice if a file is sent again: those whose identity is forgotten."""
+    if contract.dedup_within is None:
+        return "its events count twice, because the contract has no identity"
+    within = format_duration(contract.dedup_within)
+    return f"events more than {within} older than the newest one count twice, since dedup_within is {within}"
 
 
 def _check_format(contract: Contract) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from html import escape
 from typing import Any
@@ -21,6 +22,7 @@ from headrace.flows.models.release import check_model
 from headrace.kernel.errors import CallError
 from headrace.serving.as_of.replay import LoggedRequests, features_as_known, read_requests
 from headrace.serving.prediction import REQUEST
+from headrace.serving.servable import find_no_numbers
 from headrace.training.files import MODEL, PLAN
 from headrace.training.report import TrainingReport, read_report
 from headrace.training.trainers.folder import Predictor, load_model
@@ -151,15 +153,15 @@ def backtest(
     predictor = load_model(bundle / MODEL)
     logged = read_requests(workspace.lake, model, since, until, limit)
     plans = _served_plans(workspace, model, logged, report.task)
-    project, lake = workspace.project, workspace.lake
-    visible = workspace.visible
+    project, lake, visible = workspace.project, workspace.lake, workspace.visible
     features, left_out = features_as_known(
         logged, plan, plans, lambda name: table_reader(project, lake, visible_snapshots(visible, [name]))(name)
     )
     matrix = Matrix(plan, predictor.meta.encoding)
     if plan.missing == "refuse":
-        left_out = _add_refused(left_out, ~matrix.complete(features))
+        left_out = _leave_out(left_out, (~matrix.complete(features)).arg_true(), "missing features")
     outputs = _predict(predictor, matrix, features)
+    left_out = _leave_out(left_out, find_no_numbers(outputs), "the model's answer is not a finite number")
     logged_outputs = decode_outputs(logged.rows, predictor.meta.classes)
     _repeat_by_request(predictor, matrix, features, logged, version, outputs, logged_outputs)
     rows = _compare(logged, predictor, outputs, logged_outputs, _slice_of(logged, by))
@@ -200,9 +202,10 @@ def _parts(rows: pl.DataFrame, kept: pl.Series, by: str | None) -> list[tuple[st
     return [(_ALL, kept), *((name, kept & (rows["slice"] == name)) for name in names)]
 
 
-def _add_refused(left_out: pl.Series, is_missing: pl.Series) -> pl.Series:
-    refused = is_missing & left_out.is_null()
-    return pl.select(pl.when(refused).then(pl.lit("missing features")).otherwise(left_out)).to_series()
+def _leave_out(left_out: pl.Series, rows: Sequence[int] | pl.Series, why: str) -> pl.Series:
+    """Adds the reason to these rows, unless they have one."""
+    is_new = pl.int_range(len(left_out), eager=True).is_in(pl.Series(rows, dtype=pl.Int64).implode())
+    return pl.select(pl.when(is_new & left_out.is_null()).then(pl.lit(why)).otherwise(left_out)).to_series()
 
 
 def _predict(predictor: Predictor, matrix: Matrix, features: pl.DataFrame) -> npt.NDArray[np.float64]:
@@ -261,12 +264,12 @@ def _slice_of(logged: LoggedRequests, by: str | None) -> pl.Series:
     if by in ("arm", "version"):
         values = logged.rows[by].cast(pl.String)
     else:
-        pairs = zip(logged.fields, logged.features, strict=True)
+        pairs = list(zip(logged.fields, logged.features, strict=True))
+        if not any(by in fields or by in features for fields, features in pairs):
+            names = sorted({*logged.fields[-1], *logged.features[-1], "arm", "version"})
+            raise CallError(f"no request has the field {by!r}", remedy=f"The newest has {', '.join(names)}.")
         read: list[Any] = [fields.get(by, features.get(by)) for fields, features in pairs]
         values = pl.Series([None if value is None else _name_slice(value) for value in read], dtype=pl.String)
-    if values.null_count() == len(values):
-        names = sorted({*logged.fields[-1], *logged.features[-1], "arm", "version"})
-        raise CallError(f"no request has the field {by!r}", remedy=f"The newest has {', '.join(names)}.")
     frequent = values.drop_nulls().value_counts(sort=True)[:_SLICES].get_columns()[0]
     return pl.select(
         pl.when(values.is_null())
@@ -279,7 +282,7 @@ def _slice_of(logged: LoggedRequests, by: str | None) -> pl.Series:
 
 def _name_slice(value: Any) -> str:
     """The value as a slice's name. Features are served as floats, those of whole numbers too."""
-    return str(int(value) if isinstance(value, float) and value.is_integer() else value)
+    return str(int(value) if isinstance(value, float) and value.is_integer() and abs(value) < 1e16 else value)
 
 
 def _summarize(

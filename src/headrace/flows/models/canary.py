@@ -20,14 +20,14 @@ from headrace.config.settings import Settings
 from headrace.declare.metrics import Task
 from headrace.features.plan import decode_plan
 from headrace.flows.models.aliases import find_moved_aliases
-from headrace.flows.models.outcomes import add_outcomes
+from headrace.flows.models.outcomes import add_outcomes, are_targets
 from headrace.flows.models.release import check_model, parse_arm, put_in_force, set_aliases, try_arms
 from headrace.kernel.errors import CallError, HeadraceError
 from headrace.kernel.ids import new_id
 from headrace.serving import release as releases
 from headrace.serving.canary import Better, CanaryPlan, Decision, Observations, StepObservations, decide
 from headrace.serving.canary_steps import StepSummary, summarize
-from headrace.serving.prediction import REQUEST, TABLE, number_requests
+from headrace.serving.prediction import REQUEST, TABLE, add_later_columns, number_requests
 from headrace.serving.release import Arm, Release, ReleaseFollower
 from headrace.training.files import PLAN
 from headrace.training.report import read_report
@@ -181,6 +181,9 @@ def review_each(workspace: Workspace, canaries: Iterable[Release]) -> dict[str, 
             reviews[release.model] = _review(workspace, release)
         except HeadraceError as error:  # the other canaries are shown
             reviews[release.model] = error.what
+        except Exception as error:  # an outcome that cannot be scored, a damaged record
+            _logger.debug("the canary of %s cannot be reviewed", release.model, exc_info=True)
+            reviews[release.model] = f"{type(error).__name__}: {error}"
     return reviews
 
 
@@ -322,8 +325,7 @@ def _observe(workspace: Workspace, release: Release) -> list[Observations]:
     if not steps or not workspace.lake.table_exists(TABLE):
         return []
     rows = (
-        workspace.lake.table(TABLE)
-        .scan()
+        add_later_columns(workspace.lake.table(TABLE).scan())
         .filter("_valid", pl.col("model") == release.model, pl.col("release").is_in(list(steps)))
         .filter(~pl.col("shadow"))
         .select(_COLUMNS)
@@ -403,10 +405,12 @@ def _read_scores(workspace: Workspace, release: Release, rows: pl.DataFrame, bet
     known = joined.drop_nulls("outcome").sort("outcome_at", "id")
     if declared is None or known.is_empty():  # a model that is no longer declared is judged by the rest
         return known.select("release", "arm", score=pl.lit(0.0))
+    report = read_report(workspace.registry.bundle(release.model, release.arms[0].version))
+    if better == "right":
+        known = known.filter(are_targets(report, known["outcome"]))
     pairs = zip(known["value"], known["outcome"], strict=True)
-    task = read_report(workspace.registry.bundle(release.model, release.arms[0].version)).task
     scores = [
-        _score(msgspec.json.decode(value), outcome, better, task, declared.threshold)
+        _score(msgspec.json.decode(value), outcome, better, report.task, declared.threshold)
         for value, outcome in pairs
     ]
     return known.select("release", "arm", pl.Series("score", scores, dtype=pl.Float64))
@@ -417,7 +421,9 @@ def _score(value: Any, outcome: Any, better: Better, task: Task, threshold: floa
     if better == "right":
         if task == "binary":
             return float((value >= threshold) == (outcome == 1))
-        return float(value == outcome) if task == "multiclass" else -abs(float(value) - float(outcome))
+        return (
+            float(str(value) == str(outcome)) if task == "multiclass" else -abs(float(value) - float(outcome))
+        )
     if isinstance(outcome, str):
         raise CallError(f"outcomes that are text, such as {outcome!r}, are neither higher nor lower")
     return float(outcome) if better == "higher" else 1.0 - float(outcome)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import time
+from collections.abc import Container
 from urllib.parse import urlsplit
 
 import msgspec
@@ -68,8 +69,14 @@ def describe(settings: Settings, up: Up) -> EndpointReport:
         raise Unavailable(f"GET /models of the predict endpoint: {error}", where=up.predict) from error
 
 
-def await_release(settings: Settings, up: Up, release: Release) -> None:
+def await_release(settings: Settings, up: Up, release: Release, earlier: Container[str]) -> None:
     """Returns when the endpoint has activated this release or a later one.
+
+    Args:
+        settings: the project's settings.
+        up: its `up`.
+        release: the release.
+        earlier: the ids of the model's releases before it. Their times do not tell: clocks differ.
 
     Raises:
         Refused: the endpoint cannot activate it; the previous release stays in force there.
@@ -79,7 +86,7 @@ def await_release(settings: Settings, up: Up, release: Release) -> None:
     while True:
         report = describe(settings, up)
         model = report.models.get(release.model)
-        if model is not None and model.release.id >= release.id:  # ids rise with time
+        if model is not None and model.release.id not in earlier:
             return
         failure = report.failed.get(release.model)
         if failure is not None and failure.release == release.id:

@@ -13,9 +13,9 @@ import numpy.typing as npt
 from msgspec import Struct
 
 from headrace.declare.outcomes import Outcomes
-from headrace.kernel.errors import CallError
+from headrace.kernel.errors import CallError, ProjectError
 from headrace.serving.outcomes import join_outcomes
-from headrace.serving.prediction import TABLE
+from headrace.serving.prediction import TABLE, add_later_columns
 from headrace.tables.read import read_input
 from headrace.training.evaluation import evaluator_for
 from headrace.training.evaluation.multiclass import MulticlassEvaluation
@@ -26,7 +26,15 @@ from headrace.workspace import Workspace
 if TYPE_CHECKING:
     import polars as pl
 
-__all__ = ["ArmOutcomes", "OutcomesReport", "add_outcomes", "decode_outputs", "evaluate_outcomes", "outcomes"]
+__all__ = [
+    "ArmOutcomes",
+    "OutcomesReport",
+    "add_outcomes",
+    "are_targets",
+    "decode_outputs",
+    "evaluate_outcomes",
+    "outcomes",
+]
 
 _COLUMNS = (
     "id",
@@ -114,9 +122,8 @@ def outcomes(workspace: Workspace, model: str) -> OutcomesReport:
 def _read_predictions(workspace: Workspace, model: str) -> pl.DataFrame:
     import polars as pl
 
-    table = workspace.lake.table(TABLE)
     return (
-        table.scan()
+        add_later_columns(workspace.lake.table(TABLE).scan())
         .filter("_valid", pl.col("model") == model, pl.col("error").is_null())
         .select(_COLUMNS)
         .collect()
@@ -154,7 +161,7 @@ def _compare_arms(workspace: Workspace, model: str, rows: pl.DataFrame, threshol
             predictions=len(part),
             known=len(known),
             metrics=evaluate_outcomes(
-                report, known["outcome"], decode_outputs(known, _labels_of(report)), threshold
+                report, known["outcome"], decode_outputs(known, labels_of(report)), threshold
             ),
         )
         arms.append(arm)
@@ -179,7 +186,34 @@ def decode_outputs(rows: pl.DataFrame, labels: Sequence[Label]) -> npt.NDArray[n
     return np.array([[row.get(name, np.nan) for name in names] for row in decoded], dtype=np.float64)
 
 
-def _labels_of(report: TrainingReport) -> tuple[Label, ...]:
+def are_targets(report: TrainingReport, outcome: pl.Series) -> pl.Series:
+    """Which outcomes are values of the version's target: of a binary model 0 and 1 (or false and true), of a
+    multiclass model its classes. Logs a warning where some are not.
+
+    Raises:
+        ProjectError: the target is a number, and the outcomes are text or another type.
+    """
+    import polars as pl
+
+    kind, are_valid = outcome.dtype, outcome.is_not_null()
+    if classes := labels_of(report):
+        outcome = outcome.cast(str)
+        are_valid = outcome.is_in([str(label) for label in classes])
+    elif report.task != "multiclass" and not (kind.is_numeric() or isinstance(kind, pl.Boolean)):
+        raise ProjectError(
+            f"outcomes of model {report.model!r} are {kind}, and its target is a number",
+            remedy="Name a field with values of the target: Outcomes(..., value=FIELD).",
+        )
+    elif report.task == "binary":
+        are_valid = outcome.cast(float).is_in([0.0, 1.0])
+    if not are_valid.all():
+        others = ", ".join(map(str, outcome.filter(~are_valid).unique().sort()[:5]))
+        _logger.warning("outcomes that are not values of the model's target are left out: %s", others)
+    return are_valid
+
+
+def labels_of(report: TrainingReport) -> tuple[Label, ...]:
+    """The classes of a multiclass version; of others none."""
     if not isinstance(report.test, MulticlassEvaluation):
         return ()
     return tuple(metrics.label for metrics in report.test.classes)
@@ -192,20 +226,21 @@ def evaluate_outcomes(
 
     Args:
         report: the report of the version.
-        outcome: what really happened. An outcome that is not a class of a multiclass model is left out, with
-            a warning.
+        outcome: what really happened. One that is not a value of the target is left out, with a warning.
         outputs: the model's outputs (training.trainers.port.Outputs). NaN counts as the probability 0.
         threshold: the probability from which on a binary model's answer counts as yes.
+
+    Raises:
+        ProjectError: the target is a number, and the outcomes are text or another type.
     """
-    evaluator, classes = evaluator_for(report.task), _labels_of(report)
+    evaluator, classes = evaluator_for(report.task), labels_of(report)
+    if outcome.is_empty():
+        return {}
+    are_valid = are_targets(report, outcome)
+    outcome, outputs = outcome.filter(are_valid), outputs[are_valid.to_numpy()]
     if classes:
-        texts, labels = outcome.cast(str), {str(label): label for label in classes}
-        is_class = texts.is_in(list(labels))
-        if not is_class.all():
-            others = sorted(texts.filter(~is_class).unique())
-            _logger.warning("outcomes that the model has no class for are left out: %s", ", ".join(others[:5]))
-        outcome = texts.filter(is_class).replace_strict(labels)
-        outputs = np.nan_to_num(outputs[is_class.to_numpy()])
+        outcome = outcome.cast(str).replace_strict({str(label): label for label in classes})
+        outputs = np.nan_to_num(outputs)
     if outcome.n_unique() < 2:
         return {}
     target = evaluator.encode(outcome, classes)

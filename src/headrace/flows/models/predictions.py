@@ -16,7 +16,7 @@ from headrace.kernel.ids import id_time
 from headrace.lake import Lake
 from headrace.log import Log
 from headrace.log.follow import read_to_end
-from headrace.serving.prediction import TABLE, TOPIC, Prediction
+from headrace.serving.prediction import TABLE, TOPIC, Prediction, add_later_columns
 from headrace.serving.spool import read_spool
 from headrace.workspace import Workspace
 
@@ -65,8 +65,7 @@ def _find_in_table(lake: Lake, id: str, time: datetime) -> Prediction | None:
     if not lake.table_exists(TABLE):
         return None
     rows = (
-        lake.table(TABLE)
-        .scan()
+        add_later_columns(lake.table(TABLE).scan())
         .filter(pl.col("_valid"), pl.col("at").is_between(time - _AROUND, time + _AROUND), pl.col("id") == id)
         .limit(1)
         .collect()
@@ -75,7 +74,8 @@ def _find_in_table(lake: Lake, id: str, time: datetime) -> Prediction | None:
         return None
     row = rows.select(Prediction.__struct_fields__).row(0, named=True)
     row |= {name: msgspec.json.decode(row[name]) for name in _JSON_COLUMNS if row[name] is not None}
-    return msgspec.convert(row, Prediction)
+    later = Prediction.__struct_fields__[-len(Prediction.__struct_defaults__) :]
+    return msgspec.convert({k: v for k, v in row.items() if v is not None or k not in later}, Prediction)
 
 
 def _read_unread(lake: Lake, log: Log) -> Iterable[bytes]:

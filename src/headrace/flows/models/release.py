@@ -6,10 +6,12 @@ The record on the topic decides: replicas follow it, and the registry's aliases 
 from __future__ import annotations
 
 import getpass
+import logging
 import math
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import takewhile
 from typing import Any
 
 import msgspec
@@ -18,7 +20,7 @@ from headrace.features.plan import decode_plan
 from headrace.flows.models.aliases import aliases_of
 from headrace.flows.models.endpoint import await_release
 from headrace.kernel import faults
-from headrace.kernel.errors import CallError, Refused
+from headrace.kernel.errors import CallError, HeadraceError, Refused
 from headrace.kernel.properties import GATE
 from headrace.kernel.run import Dataset, current_run, record_with, run
 from headrace.projects.running import find_up
@@ -30,6 +32,7 @@ from headrace.workspace import Workspace
 
 __all__ = ["check_model", "parse_arm", "put_in_force", "release", "rollback", "set_aliases", "try_arms"]
 
+_logger = logging.getLogger(__name__)
 _ARM = re.compile(r"(?P<name>[a-z][a-z0-9_-]*)=(?P<version>[1-9][0-9]*)(:(?P<share>[0-9.]+))?")
 _ROWS_TRIED = 20  # of each version
 
@@ -87,11 +90,12 @@ def release(
         CallError: an arm is not valid, the model or a version does not exist, there is no champion, or the
             shares do not add up to 1.
         Refused: the gate refused a version that would get traffic, or a version failed its trial: nothing is
-            recorded. Or the running endpoint cannot activate the release.
+            recorded. Or the arms leave the present champion, and another release was put in force meanwhile. Or
+            the running endpoint cannot activate the release.
         Unavailable: the registry, the log or the online store cannot be reached, or a view has no values yet.
     """
-    parsed = _parse_arms(workspace, model, arms)
-    new = releases.make(model, parsed, by=by or getpass.getuser(), why=why, override=override)
+    parsed, follows = _parse_arms(workspace, model, arms)
+    new = releases.make(model, parsed, by=by or getpass.getuser(), why=why, override=override, follows=follows)
     try_arms(workspace, new)
     return put_in_force(workspace, new)
 
@@ -134,9 +138,10 @@ def check_model(workspace: Workspace, model: str) -> None:
         workspace.whole_project.model(model)
 
 
-def _parse_arms(workspace: Workspace, model: str, texts: Sequence[str]) -> list[Arm]:
-    """The arms, the champion first. If the texts name no champion, the present one is added."""
-    parsed = [parse_arm(text) for text in texts]
+def _parse_arms(workspace: Workspace, model: str, texts: Sequence[str]) -> tuple[list[Arm], str | None]:
+    """The arms, the champion first. If the texts name no champion, the present one is added, and the id of the
+    present release is returned, too: the new one follows it."""
+    parsed, follows = [parse_arm(text) for text in texts], None
     if not parsed:
         raise CallError("no arm is named", remedy="Name one, such as champion=3")
     if not any(name == "champion" for name, _, _ in parsed):
@@ -147,6 +152,7 @@ def _parse_arms(workspace: Workspace, model: str, texts: Sequence[str]) -> list[
                 f"model {model!r} has no champion yet", remedy=f"Name one: headrace release {model} champion=1"
             )
         parsed.insert(0, ("champion", releases.champion_version(current), None))
+        follows = current.id
     shares = []
     for name, version, share in parsed:
         if name == "champion" or _is_shadow(name):
@@ -164,7 +170,7 @@ def _parse_arms(workspace: Workspace, model: str, texts: Sequence[str]) -> list[
             arms.append(Arm(version, 0.0, shadow=True, name=name))
         else:
             arms.append(Arm(version, rest if share is None else share, name=name))
-    return arms
+    return arms, follows
 
 
 def _check_version(workspace: Workspace, model: str, arm: Arm, override: bool) -> None:
@@ -232,23 +238,50 @@ def set_aliases(workspace: Workspace, release: Release) -> None:
             workspace.registry.set_alias(release.model, alias, version)
 
 
+def _set_present_aliases(workspace: Workspace, new: Release) -> None:
+    """Makes the aliases name the versions of the release in force: of two processes that release at once, the
+    one that is slower must not set those of a release that the other has replaced."""
+    present = new
+    while True:
+        set_aliases(workspace, present)
+        before, present = present, releases.find_current(workspace.log, new.model) or present
+        if present.id == before.id:
+            return
+
+
+def _update_registry(workspace: Workspace, new: Release) -> dict[str, dict[str, float]]:
+    """Sets the aliases. Returns the metrics of each arm, as the registry has them."""
+    try:
+        _set_present_aliases(workspace, new)
+        return {arm.name: workspace.registry.version(new.model, arm.version).metrics for arm in new.arms}
+    except HeadraceError as error:
+        _logger.warning(
+            "release %s of %s is in force, but its aliases could not be set: %s. headrace status shows them",
+            new.id,
+            new.model,
+            error.what,
+        )
+        return {arm.name: {} for arm in new.arms}
+
+
 def put_in_force(workspace: Workspace, new: Release) -> Release:
     """Records the release, sets the aliases, and waits for the endpoint if it runs.
+
+    If the registry fails after the record, that is only logged: who ran a rollback again because of it would go
+    back one release more.
 
     Raises:
         Refused: the release that it follows is no longer in force, or the running endpoint cannot activate it.
         Unavailable: the running endpoint cannot activate it.
     """
-    registry = workspace.registry
     reads = [Dataset("model", f"{new.model}@{arm.version}") for arm in new.arms]
     writes = [Dataset("endpoint", new.model)]
     with _record(workspace), run(f"release {new.model}", reads=reads, writes=writes) as job:
         faults.reach("release.before_record")
         partition, offset = releases.append(workspace.log, new)
         faults.reach("release.after_record")
-        set_aliases(workspace, new)
+        metrics = _update_registry(workspace, new)
         faults.reach("release.after_aliases")
-        metrics = {arm.name: registry.version(new.model, arm.version).metrics for arm in new.arms}
         for arm in new.arms:
             job.add_input(Dataset("model", f"{new.model}@{arm.version}", facts={"metrics": metrics[arm.name]}))
         job.add_output(Dataset("endpoint", new.model, facts=_endpoint_facts(new, metrics)))
@@ -256,5 +289,7 @@ def put_in_force(workspace: Workspace, new: Release) -> Release:
         job.add_facts(release=new.id, by=new.by, why=new.why, override=new.override)
     up = find_up(workspace.settings)
     if up is not None:
-        await_release(workspace.settings, up, new)
+        records = releases.history(workspace.log, new.model)
+        earlier = {record.id for record in takewhile(lambda record: record.id != new.id, records)}
+        await_release(workspace.settings, up, new, earlier)
     return new

@@ -29,7 +29,7 @@ from headrace.serving.as_of.history import History
 from headrace.serving.errors import WrongValue
 from headrace.serving.prediction import Value
 from headrace.serving.request_schema import RequestSchema
-from headrace.serving.servable import decode_answers
+from headrace.serving.servable import decode_answers, find_no_numbers
 from headrace.training.files import MODEL, PLAN
 from headrace.training.trainers.folder import Predictor, load_model
 from headrace.training.training_set import table_reader, visible_snapshots
@@ -49,8 +49,8 @@ class Score(Struct, frozen=True):
         value: a number, or of a model with classes the label; None if there is no answer.
         probabilities: class → probability, of a model with classes.
         missing: the features that were missing.
-        error: why there is no answer: an on-demand function failed, or the model does not predict without a
-            feature that is missing; else None.
+        error: why there is no answer: an on-demand function failed, the model does not predict without a
+            feature that is missing, or its answer is not a finite number; else None.
         features: feature (`view__feature`) → value as the model saw it; empty if an on-demand function failed.
     """
 
@@ -141,13 +141,20 @@ def _predict(plan: FeaturePlan, predictor: Predictor, features: pl.DataFrame) ->
         is_refused = [plan.missing == "refuse" and bool(names) for names in missing]
         kept = [row for row in range(len(frame)) if not is_refused[row]]
         answers: dict[int, tuple[Value, dict[str, float] | None]] = {}
+        no_numbers: set[int] = set()
         if kept:
-            values, probabilities = decode_answers(predictor, predictor.predict(part.matrix[kept]))
+            outputs = predictor.predict(part.matrix[kept])
+            no_numbers = {kept[place] for place in find_no_numbers(outputs)}
+            values, probabilities = decode_answers(predictor, outputs)
             shares = [None] * len(kept) if probabilities is None else probabilities
-            answers = {row: (values[place], shares[place]) for place, row in enumerate(kept)}
+            answers = {
+                row: (values[place], shares[place]) for place, row in enumerate(kept) if row not in no_numbers
+            }
         for row in range(len(frame)):
             value, classes = answers.get(row, (None, None))
             error = "features are missing" if is_refused[row] else None
+            if row in no_numbers:
+                error = "the model's answer is not a finite number"
             yield Score(value, classes, missing[row], error, dict(zip(matrix.columns, seen[row], strict=True)))
 
 

@@ -12,7 +12,7 @@ from headrace.declare.metrics import Task
 from headrace.declare.model import threshold_of
 from headrace.flows.models.release import check_model
 from headrace.kernel.errors import CallError
-from headrace.serving.prediction import TABLE
+from headrace.serving.prediction import TABLE, add_later_columns
 from headrace.training.files import REPORT
 from headrace.workspace import Workspace
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ShadowComparison", "compare_shadows"]
 
-_COLUMNS = ("id", "version", "arm", "shadow", "shadow_of", "at", "value", "latency_ms", "release")
+_COLUMNS = ("id", "version", "arm", "shadow", "shadow_of", "at", "value", "latency_ms", "release", "shared")
 
 
 class _TrainingRecord(Struct):
@@ -47,7 +47,7 @@ class ShadowComparison(Struct, frozen=True):
         mean_distance: the mean absolute difference; None for labels.
         noise: `differ` of the copy of the version that answered, in the same release; None: there is none.
         decision_noise: `decisions_changed` of that copy.
-        p50_ms, p99_ms: the latency of the shadow.
+        p50_ms, p99_ms: the latency of the shadow, of requests that shared no call with others; None: all did.
         p50_ms_beside, p99_ms_beside: that of the answers.
     """
 
@@ -63,10 +63,10 @@ class ShadowComparison(Struct, frozen=True):
     mean_distance: float | None
     noise: float | None
     decision_noise: float | None
-    p50_ms: float
-    p99_ms: float
-    p50_ms_beside: float
-    p99_ms_beside: float
+    p50_ms: float | None
+    p99_ms: float | None
+    p50_ms_beside: float | None
+    p99_ms_beside: float | None
 
 
 def compare_shadows(workspace: Workspace, model: str) -> list[ShadowComparison]:
@@ -101,13 +101,12 @@ def _read_pairs(workspace: Workspace, model: str) -> pl.DataFrame:
     import polars as pl
 
     rows = (
-        workspace.lake.table(TABLE)
-        .scan()
+        add_later_columns(workspace.lake.table(TABLE).scan())
         .filter("_valid", pl.col("model") == model, pl.col("error").is_null())
         .select(_COLUMNS)
         .collect()
     )
-    answered = rows.filter(~pl.col("shadow")).select("id", "version", "value", "latency_ms")
+    answered = rows.filter(~pl.col("shadow")).select("id", "version", "value", "latency_ms", "shared")
     shadows = rows.filter("shadow").sort("at", "id")
     return shadows.join(answered, left_on="shadow_of", right_on="id", suffix="_beside", maintain_order="left")
 
@@ -141,10 +140,10 @@ def _compare(workspace: Workspace, model: str, part: pl.DataFrame) -> ShadowComp
         mean_distance=None if task == "multiclass" else _mean((own - beside).abs()),
         noise=None,
         decision_noise=None,
-        p50_ms=_quantile(part["latency_ms"], 0.5),
-        p99_ms=_quantile(part["latency_ms"], 0.99),
-        p50_ms_beside=_quantile(part["latency_ms_beside"], 0.5),
-        p99_ms_beside=_quantile(part["latency_ms_beside"], 0.99),
+        p50_ms=_quantile(part, "", 0.5),
+        p99_ms=_quantile(part, "", 0.99),
+        p50_ms_beside=_quantile(part, "_beside", 0.5),
+        p99_ms_beside=_quantile(part, "_beside", 0.99),
     )
 
 
@@ -152,5 +151,8 @@ def _mean(values: pl.Series) -> float:
     return float(values.cast(float).mean() or 0.0)  # type: ignore[arg-type]
 
 
-def _quantile(values: pl.Series, share: float) -> float:
-    return float(values.quantile(share, "linear") or 0.0)
+def _quantile(part: pl.DataFrame, side: str, share: float) -> float | None:
+    """A quantile of the latencies. That of a shared call is that of several requests."""
+    is_shared = part[f"shared{side}"].fill_null(value=False)
+    value = part[f"latency_ms{side}"].filter(~is_shared).quantile(share, "linear")
+    return None if value is None else float(value)

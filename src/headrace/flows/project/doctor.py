@@ -235,7 +235,7 @@ def _ports(settings: Settings) -> Iterator[Diagnosis]:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind((settings.http.host, port))
-                yield Diagnosis(name, True, f"{port} is free")
+                yield Diagnosis(name, True, f"{port} is free" if port else "any free port")
             except OSError as error:
                 remedy = f"End the process that listens there, or set {name} in the profile (0: any free port)."
                 yield Diagnosis(name, False, f"{port}: {error.strerror}", remedy)

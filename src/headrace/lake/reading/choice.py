@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Callable
 from contextlib import closing
 from typing import TYPE_CHECKING
 
 from headrace.config.settings import Settings
 from headrace.kernel.addresses import path_of
+from headrace.kernel.sqlite import connect
 from headrace.lake.file_errors import name_file_errors
 from headrace.lake.home import is_home
 from headrace.lake.reading.embedded import BUSY_SECONDS, EmbeddedReader
@@ -40,7 +40,7 @@ def open_reader(settings: Settings, where: str, catalog: Callable[[], Catalog]) 
     path = path_of(settings.lake.catalog_url)
     with name_file_errors(where):
         if path.is_file():
-            with closing(sqlite3.connect(path, timeout=BUSY_SECONDS)) as connection:
+            with closing(connect(path, timeout=BUSY_SECONDS)) as connection:
                 moved = not is_home(connection, path.parent)
             if moved:
                 catalog()

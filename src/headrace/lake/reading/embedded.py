@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from headrace.kernel.sqlite import connect
 from headrace.lake.metadata import TableMetadata, decode_metadata
 from headrace.lake.reading.port import StoredFile, StoredTable
 from headrace.lake.reading.unknown import UnknownFormat
@@ -73,7 +74,7 @@ class EmbeddedReader:
         if not self._path.is_file():
             return []
         try:
-            with closing(sqlite3.connect(self._path, timeout=BUSY_SECONDS)) as connection:
+            with closing(connect(self._path, timeout=BUSY_SECONDS)) as connection:
                 return connection.execute(statement, values).fetchall()
         except sqlite3.OperationalError as error:
             if "no such table" in str(error):  # the catalog was created a moment ago

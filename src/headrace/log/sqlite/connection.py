@@ -24,7 +24,7 @@ def connect(path: Path) -> sqlite3.Connection:
 
     Several threads may use it, one at a time: the caller holds a lock.
     """
-    connection = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+    connection = kernel.connect(path, timeout=BUSY_SECONDS)
     connection.execute("PRAGMA synchronous = FULL")
     return connection
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import sqlite3
@@ -79,17 +80,27 @@ class SqliteTopics:
     """The topics in a folder. Its methods implement those of Log."""
 
     def __init__(self, folder: Path) -> None:
-        """Creates the folder if it does not exist. Raises Unavailable if that fails."""
+        """Creates the folder if it does not exist. If this user may not, it has no topics.
+
+        Raises:
+            Unavailable: it cannot be created for another reason, or is not readable.
+        """
         self._folder = folder
         self._open: dict[str, SqliteTopic] = {}
         self._lock = threading.Lock()
+        self._make_folder(must_exist=False)
+
+    def _make_folder(self, *, must_exist: bool = True) -> None:
         try:
-            make_private(folder)
-            remove_dead_drafts(folder)
+            make_private(self._folder)
+            remove_dead_drafts(self._folder)
         except OSError as error:
+            may_not_write = error.errno in (errno.EACCES, errno.EROFS)
+            if not must_exist and may_not_write and _is_missing(self._folder):
+                return
             raise Unavailable(
                 f"the log's folder cannot be created: {error.strerror}",
-                where=str(folder),
+                where=str(self._folder),
                 remedy="Create it, or give this user the permission to.",
             ) from error
 
@@ -103,6 +114,7 @@ class SqliteTopics:
         check_partitions(topic, partitions)
         path = self._path(topic)
         if not path.exists():
+            self._make_folder()
             with name_errors(path):
                 _create_file(path, partitions)
         if retention is not None and retention != self.retention(topic):
@@ -164,6 +176,15 @@ class SqliteTopics:
 
     def _path(self, topic: str) -> Path:
         return self._folder / f"{topic}.db"
+
+
+def _is_missing(folder: Path) -> bool:
+    """Whether the folder does not exist. One in a folder that this user may not enter may exist."""
+    try:
+        folder.stat()
+    except OSError as error:
+        return isinstance(error, FileNotFoundError)
+    return False
 
 
 def _create_file(path: Path, partitions: int) -> None:

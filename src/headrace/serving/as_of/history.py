@@ -64,7 +64,10 @@ class History:
             rows = self._scan_valid(name)
             if is_changelog(rows):
                 return rows
-            return rows.filter(pl.any_horizontal(_is_of_entity(plan, view, requests) for view in views))
+            columns = rows.collect_schema().names()
+            return rows.filter(
+                pl.any_horizontal(_is_of_entity(plan, view, requests, columns) for view in views)
+            )
 
         return read
 
@@ -176,12 +179,17 @@ def _has_events_of(batch: Batch, moment: datetime) -> bool:
     return any(headers is not None and HISTORY in headers for headers in batch.headers)
 
 
-def _is_of_entity(plan: FeaturePlan, view: StoredView, requests: Sequence[Mapping[str, Any]]) -> pl.Expr:
-    """Whether a row of the view's table has keys that a request has; the join pairs them."""
+def _is_of_entity(
+    plan: FeaturePlan, view: StoredView, requests: Sequence[Mapping[str, Any]], columns: Sequence[str]
+) -> pl.Expr:
+    """Whether a row of the view's table has keys that a request has; the join pairs them, and names a key that
+    is none of the columns."""
     dtypes = {key.join_key: POLARS[key.dtype] for key in plan.entities}
     is_of = pl.lit(True)
     for key in view.keys:
         column = view.column(key) if isinstance(view, AsOfView) else key
+        if column not in columns:
+            continue
         values = pl.Series(list({request.get(key) for request in requests}), dtype=dtypes[key])
         is_of &= pl.col(column).cast(dtypes[key], strict=False).is_in(values.implode())
     return is_of

@@ -22,6 +22,7 @@ from headrace.config.settings import Settings
 from headrace.features.plan import FeaturePlan, decode_plan
 from headrace.features.values.matrix import Matrix
 from headrace.features.values.on_demand import OnDemandError
+from headrace.kernel.errors import ProjectError
 from headrace.serving.as_of.history import History
 from headrace.serving.as_of.query import AsOf
 from headrace.serving.as_of.replay import (
@@ -30,12 +31,12 @@ from headrace.serving.as_of.replay import (
     find_answering_release,
     read_requests_at,
 )
-from headrace.serving.errors import FeatureFailed, NoHistory, WrongValue, missing_features
+from headrace.serving.errors import FeatureFailed, NoHistory, WrongValue, missing_features, no_number
 from headrace.serving.prediction import Value
 from headrace.serving.protocols.instances import decode_instance, decode_instances, has_instances
 from headrace.serving.release import Release, ReleaseFollower
 from headrace.serving.request_schema import RequestSchema
-from headrace.serving.servable import decode_answers
+from headrace.serving.servable import decode_answers, find_no_numbers
 from headrace.serving.split import TrafficSplit, find_split_key, split_value
 from headrace.training.files import MODEL, PLAN
 from headrace.training.trainers.folder import Predictor, load_model
@@ -255,6 +256,12 @@ class AsOfPredictor:
             frame, reasons = features_as_known(logged, plan, plans, read)
         except OnDemandError as error:  # it fails on every row
             raise FeatureFailed(f"The on-demand view {error.where!r} fails.") from error
+        except ProjectError as error:  # the table was made by other code since the version was trained
+            raise NoHistory(
+                f"Version {call.version} cannot be asked for {moment.isoformat()}: {error.what}. Name a version"
+                " whose columns the tables have.",
+                field="version",
+            ) from error
         for index, row in call.members.items():
             if (reason := reasons[row]) is not None:
                 what = f"It {reason}." if reason.startswith("lacks") else f"The {reason}."
@@ -268,7 +275,10 @@ class AsOfPredictor:
             raise missing_features(lacking, None if single else list(call.members))
         text = {f.column: frame[f.column].to_list() for f in plan.features if f.dtype == "string"}
         features = matrix.values(rows, text)
-        values, probabilities = decode_answers(predictor, predictor.predict(rows.matrix))
+        outputs = predictor.predict(rows.matrix)
+        if no_numbers := find_no_numbers(outputs[[*call.members.values()]]):
+            raise no_number(no_numbers, None if single else list(call.members))
+        values, probabilities = decode_answers(predictor, outputs)
         ids = logged.rows["id"]
         return {
             index: PastPrediction(

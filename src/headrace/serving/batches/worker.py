@@ -11,8 +11,8 @@ import logging
 import pickle
 import sys
 import traceback
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
+from contextvars import copy_context
 from pathlib import Path
 
 from headrace.config.settings import Settings
@@ -36,6 +36,7 @@ from headrace.serving.predictor import SpoolingPredictor
 from headrace.serving.protocols import PROTOCOLS
 from headrace.serving.protocols.port import PostRoute, PredictRoute, Response
 from headrace.serving.protocols.status import to_response_error
+from headrace.serving.shadows import RequestCopy, ShadowPredictor
 from headrace.serving.tracing import PredictionSpans
 
 __all__ = ["BatchWorker"]
@@ -67,7 +68,8 @@ class BatchWorker:
         self._predictor = SpoolingPredictor(
             folder / "spool", self._metrics, self._spans, settings.serving.spool_limit
         )
-        self._copy_to_shadows: Callable[[], None] | None = None
+        self._shadows = ShadowPredictor(self._predictor, self._metrics)
+        self._copied: RequestCopy | None = None
 
     def poll(self) -> None:
         """Activates the releases that are new."""
@@ -97,9 +99,9 @@ class BatchWorker:
 
     def predict_shadows(self) -> None:
         """Predicts the instances of the last request by the shadow arms, if it has any."""
-        predict, self._copy_to_shadows = self._copy_to_shadows, None
-        if predict is not None:
-            predict()
+        copy, self._copied = self._copied, None
+        if copy is not None:
+            self._shadows.predict([copy])
             self._spans.take()  # the request's trace has ended
             self._slot.write(self._metrics.counts)
 
@@ -118,8 +120,7 @@ class BatchWorker:
         if model.shadows and request.sheds_shadows:
             self._metrics.count_shed_shadow()
         elif model.shadows:
-            predict_shadows = self._predictor.predict_shadows
-            self._copy_to_shadows = partial(predict_shadows, model, decoded.instances, predictions)
+            self._copied = RequestCopy(model, decoded.instances, predictions, copy_context())
         return decoded.encode(predictions)
 
 

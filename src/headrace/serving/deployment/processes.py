@@ -28,6 +28,7 @@ from headrace.serving.shipper import run_shipper
 __all__ = ["ProcessDeployment", "answer_unavailable", "start"]
 
 _GRACE = 10.0  # how many seconds a replica may take to end
+_DRAIN = 0.5  # seconds within which the requests on the connections that this process accepted arrive
 
 
 class ProcessDeployment:
@@ -40,10 +41,9 @@ class ProcessDeployment:
     def __init__(self, settings: Settings, models: Sequence[str], port: int, stack: ExitStack) -> None:
         self._settings, self._models, self._stack = settings, tuple(models), stack
         self._socket = bind(settings.http.host, port)
-        stack.callback(self._socket.close)
         self.url = url_of(*self._socket.getsockname()[:2])
         self._fallback: HttpServer | None = None
-        stack.callback(self._stop_fallback)
+        stack.callback(self._close_socket)
         stack.enter_context(run_shipper(settings))
         self._replicas: list[Child] = []
         self._to_replace: list[int] = []  # indexes of replicas that the rolling restart has not replaced yet
@@ -138,6 +138,8 @@ class ProcessDeployment:
         return Child(name, command, settings.place("up", f"{name}.log"), environment, [descriptor])
 
     def _end_replicas(self) -> None:
+        # A client whose connection a replica closes opens another one at once: that one must be answered, too.
+        self._start_fallback()
         rolling = [replica for replica in (self._new, self._old) if replica is not None]
         for replica in [*self._replicas, *rolling]:
             replica.terminate()
@@ -150,7 +152,13 @@ class ProcessDeployment:
         if self._fallback is None:
             shared = socket.socket(fileno=os.dup(self._socket.fileno()))
             shared.setblocking(False)
-            self._fallback = serve(answer_unavailable, "", 0, bound=shared)
+            self._fallback = serve(answer_unavailable, "", 0, bound=shared, drain=_DRAIN)
+
+    def _close_socket(self) -> None:
+        """Closes the socket. The kernel resets what is queued there then, so the fallback first accepts it."""
+        self._socket.listen(0)  # no more of them queue up
+        self._socket.close()
+        self._stop_fallback()
 
     def _stop_fallback(self) -> None:
         if self._fallback is not None:

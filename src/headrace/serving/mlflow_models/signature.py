@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from types import GenericAlias
 from typing import Annotated, Any
 
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from headrace.kernel.errors import Refused
-from headrace.serving.errors import MissingField, WrongValue
+from headrace.serving.errors import MissingField, UnknownField, WrongValue
 from headrace.serving.mlflow_models.needs import read_yaml
+from headrace.serving.request_schema import cell_type
 
 __all__ = ["Column", "Signature", "SignatureSchema", "read_signature", "to_columns"]
 
@@ -151,6 +153,7 @@ class SignatureSchema:
         self.features = {column.name: column.type for column in columns or () if not column.required}
         self.nullable = frozenset(column.name for column in columns or () if column.type not in _NEVER_MISSING)
         self.instance_types: Sequence[Any] = (dict[str, Any],)
+        self._cells: list[tuple[str, Any]] | None = None
         if columns is None:
             return
         types = [(column, _TYPES.get(column.type, Any)) for column in columns]
@@ -166,15 +169,31 @@ class SignatureSchema:
             kw_only=True,
             gc=False,
         )
-        self.instance_types = (struct | list[Any],)
+        self.instance_types = (
+            struct | GenericAlias(tuple, tuple(cell_type(column.type) for column in columns)),
+        )
         self._cells = [(column.name, type_) for column, type_ in types]
+
+    def find_dtype(self, name: str) -> str:
+        """The type of a column; `any` if the signature states none. Raises UnknownField."""
+        dtype = "any" if self._cells is None else self.fields.get(name) or self.features.get(name)
+        if dtype is None:
+            raise UnknownField(f"Object contains unknown field `{name}`.", field=name)
+        return dtype
+
+    def check_list(self, length: int) -> None:
+        """Checks that an instance may be a list of so many values. Raises WrongValue."""
+        if self._cells is None:
+            raise WrongValue("The model states no columns: name each value.")
+        if length != len(self._cells):
+            raise WrongValue(f"The list has {length} values, and the model has {len(self._cells)} columns.")
 
     def to_values(self, instances: Sequence[Any]) -> list[dict[str, Any]]:
         """Field → JSON value of each decoded instance.
 
         Raises:
             MissingField: an instance has other fields than the others.
-            WrongValue: an instance is a list of the wrong length, or with a value of the wrong type.
+            WrongValue: an instance has no field, or is a list with a value of the wrong type.
         """
         rows = [
             self._to_values(instance, None if len(instances) == 1 else index)
@@ -193,32 +212,31 @@ class SignatureSchema:
             if not instance:
                 raise WrongValue("The instance has no field.", instance=index)
             return instance
-        if isinstance(instance, list):
-            return self._read_list(instance, index)
-        values = zip((name for name, _ in self._cells), msgspec.structs.astuple(instance), strict=True)
+        cells = self._cells or ()
+        if isinstance(instance, tuple):
+            return _read_list(cells, instance, index)
+        values = zip((name for name, _ in cells), msgspec.structs.astuple(instance), strict=True)
         row = {name: _to_json(value, name, index) for name, value in values if value is not UNSET}
         if not row:
             raise WrongValue("The instance has no field.", instance=index)
         return row
 
-    def _read_list(self, instance: list[Any], index: int | None) -> dict[str, Any]:
-        if len(instance) != len(self._cells):
-            raise WrongValue(
-                f"The list has {len(instance)} values, and the model has {len(self._cells)} columns.",
-                instance=index,
-            )
-        values = {}
-        for value, (name, type_) in zip(instance, self._cells, strict=True):
-            try:
-                values[name] = _to_json(msgspec.convert(value, type_), name, index)
-            except msgspec.ValidationError as error:
-                raise WrongValue(f"{error}.", field=name, instance=index) from error
-        return values
-
 
 def to_columns(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
     """The rows, which have equal fields, as columns."""
     return {name: [row[name] for row in rows] for name in rows[0]}
+
+
+def _read_list(
+    cells: Sequence[tuple[str, Any]], instance: tuple[Any, ...], index: int | None
+) -> dict[str, Any]:
+    values = {}
+    for value, (name, type_) in zip(instance, cells, strict=True):
+        try:
+            values[name] = _to_json(msgspec.convert(value, type_), name, index)
+        except msgspec.ValidationError as error:
+            raise WrongValue(f"{error}.", field=name, instance=index) from error
+    return values
 
 
 def _to_json(value: Any, field: str, index: int | None) -> Any:

@@ -15,7 +15,15 @@ from msgspec import Struct
 
 from headrace.serving.errors import WrongValue
 
-__all__ = ["MAX_INSTANCES", "CountedList", "CountedObject", "check_number"]
+__all__ = [
+    "MAX_INSTANCES",
+    "CountedList",
+    "CountedObject",
+    "check_number",
+    "has_more",
+    "has_more_values",
+    "mask_escapes",
+]
 
 MAX_INSTANCES = 10_000
 """The largest number of instances in a request."""
@@ -55,10 +63,30 @@ def check_number(body: bytes, outlines: Sequence[Callable[[bytes], Any]], field:
     """
     if max(body.count(b"{"), body.count(b"[")) <= MAX_INSTANCES:  # an instance has one or the other
         return
-    for decode in outlines:
-        _left.instances = MAX_INSTANCES
-        try:
-            decode(body)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            if _left.instances < 0:
-                raise WrongValue(f"Expected `array` of length <= {MAX_INSTANCES}.", field=field) from None
+    if any(has_more(body, decode, MAX_INSTANCES) for decode in outlines):
+        raise WrongValue(f"Expected `array` of length <= {MAX_INSTANCES}.", field=field)
+
+
+def has_more(body: bytes, outline: Callable[[bytes], Any], limit: int) -> bool:
+    """Whether a body has more than `limit` of what the outline counts. It is parsed no further than that."""
+    _left.instances = limit
+    try:
+        outline(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return bool(_left.instances < 0)
+    return False
+
+
+def has_more_values(values: bytes, limit: int) -> bool:
+    """Whether a JSON list of numbers, or of texts, has more than `limit` values.
+
+    If it has both, this may be False although there are more.
+    """
+    if b'"' not in values:
+        return values.count(b",") >= limit
+    return mask_escapes(values).count(b'"') > 2 * limit
+
+
+def mask_escapes(body: bytes) -> bytes:
+    """The body with dots in place of escaped quotes and backslashes: each quote begins or ends a text."""
+    return body.replace(rb"\\", b"..").replace(rb"\"", b"..")

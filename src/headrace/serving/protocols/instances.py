@@ -21,12 +21,14 @@ __all__ = [
     "decode_instance",
     "decode_instances",
     "decode_json",
+    "decode_rows",
     "has_instances",
 ]
 
 _FIELD_NAME = re.compile(r"`([^`]+)`")
 _KINDS = {"Object missing required field": MissingField, "Object contains unknown field": UnknownField}
 _WHOLE_BODY = ""  # in place of a member's name: the body is one instance
+_ROWS = None  # in place of a member's name: the JSON is a list of instances
 _Decode = Callable[[bytes], Any]
 
 
@@ -37,7 +39,7 @@ class _Outline(Struct):
 
 
 _decode_outline = msgspec.json.Decoder(_Outline).decode
-_decoders: WeakKeyDictionary[InstanceSchema, dict[str, _Decode]] = WeakKeyDictionary()
+_decoders: WeakKeyDictionary[InstanceSchema, dict[str | None, _Decode]] = WeakKeyDictionary()
 
 
 def decode_instance(schema: InstanceSchema, body: bytes) -> list[dict[str, Any]]:
@@ -65,6 +67,11 @@ def decode_instances(schema: InstanceSchema, body: bytes, member: str = "instanc
     return _to_values(schema, getattr(decoded, member))
 
 
+def decode_rows(schema: InstanceSchema, rows: bytes) -> list[dict[str, Any]]:
+    """Decodes a JSON list of instances, which have been counted. Returns and raises like `decode_instances`."""
+    return _to_values(schema, decode_json(_find_decoder(schema, _ROWS), rows, _ROWS))
+
+
 def convert_instances(schema: InstanceSchema, rows: Sequence[Any]) -> list[dict[str, Any]]:
     """Converts decoded JSON, 1 to MAX_INSTANCES instances. Returns and raises like `decode_instances`."""
     *first, last = schema.instance_types
@@ -86,9 +93,17 @@ def has_instances(body: bytes) -> bool:
     return decode_json(_decode_outline, body).instances is not UNSET
 
 
-def decode_json(decode: _Decode, body: bytes, member: str = _WHOLE_BODY) -> Any:
-    """Decodes a body by a decoder of msgspec, and explains why it cannot be decoded. Raises like
-    `decode_instances`."""
+def decode_json(decode: _Decode, body: bytes, member: str | None = _WHOLE_BODY) -> Any:
+    """Decodes a body by a decoder of msgspec, and explains why it cannot be decoded.
+
+    Args:
+        decode: the decoder.
+        body: the body.
+        member: the member that has the instances; None: the whole value is a list of them.
+
+    Raises:
+        HttpError, MissingField, UnknownField, WrongValue: as `decode_instances`.
+    """
     try:
         return decode(body)
     except msgspec.ValidationError as error:
@@ -106,7 +121,7 @@ def _to_values(schema: InstanceSchema, instances: Sequence[Any]) -> list[dict[st
         raise
 
 
-def _find_decoder(schema: InstanceSchema, member: str) -> _Decode:
+def _find_decoder(schema: InstanceSchema, member: str | None) -> _Decode:
     """Decodes bodies with this member to the first of the schema's types that they fit. It is built once."""
     decoders = _decoders.setdefault(schema, {})
     decode = decoders.get(member)
@@ -138,9 +153,11 @@ def _decode_first(decoders: Sequence[_Decode]) -> _Decode:
     return decode
 
 
-def _body_type(instance_type: Any, member: str) -> Any:
+def _body_type(instance_type: Any, member: str | None) -> Any:
     if member == _WHOLE_BODY:
         return instance_type
+    if member is None:
+        return _several(instance_type)
     return msgspec.defstruct("Instances", [(member, _several(instance_type))], forbid_unknown_fields=True)
 
 

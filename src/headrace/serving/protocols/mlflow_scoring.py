@@ -9,21 +9,29 @@ GET  /version               the version of MLflow that wrote the models
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
-from functools import cache
+from functools import cache, lru_cache
 from importlib.metadata import version
+from types import GenericAlias
 from typing import Annotated, Any, Generic, TypeVar
 
 import msgspec
-from msgspec import UNSET, Meta, Struct, UnsetType
+import numpy as np
+from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
 from headrace.http.asgi import Scope
 from headrace.http.responses import HttpError
-from headrace.serving.errors import WrongValue
+from headrace.serving.errors import RequestError, WrongValue
 from headrace.serving.models import Models
-from headrace.serving.protocols.counting import MAX_INSTANCES, CountedList, CountedObject, check_number
-from headrace.serving.protocols.instances import convert_instances, decode_json
+from headrace.serving.protocols.counting import (
+    MAX_INSTANCES,
+    CountedList,
+    CountedObject,
+    check_number,
+    has_more_values,
+    mask_escapes,
+)
+from headrace.serving.protocols.instances import convert_instances, decode_json, decode_rows
 from headrace.serving.protocols.json_schema import (
     PARALLEL_ANSWER,
     TEXT,
@@ -32,34 +40,41 @@ from headrace.serving.protocols.json_schema import (
     object_schema,
 )
 from headrace.serving.protocols.port import DecodedRequest, PredictRoute, ReadRoute, encode_parallel
-from headrace.serving.request_schema import InstanceSchema
+from headrace.serving.request_schema import InstanceSchema, cell_type, takes_lists
 
 __all__ = ["ROUTES", "decode", "encode_error"]
 
 _encode = msgspec.json.Encoder().encode
-_TEXT_OR_NAN = re.compile(rb'"(?:[^"\\]++|\\.)*+"|NaN', re.DOTALL)
 _FORMS = ("dataframe_split", "dataframe_records", "instances", "inputs")
+_SHAPES = 256  # of rows, whose decoders are kept
+_WIDEST = 10_000  # columns of a frame
+_AT_MOST = Meta(max_length=MAX_INSTANCES)
 
 
 class _Split(Struct, forbid_unknown_fields=True):
-    """A frame as pandas' `to_dict(orient="split")` writes it."""
+    """A frame as pandas' `to_dict(orient="split")` writes it. Its index counts for nothing."""
 
     columns: list[str]
-    data: list[list[Any]]
-    index: Any = None
+    data: Raw
+    index: Raw | UnsetType = UNSET
+
+
+class _NoParams(Struct, forbid_unknown_fields=True):
+    """Models here have no `params`."""
 
 
 class _Invocation(Struct, forbid_unknown_fields=True):
-    """A body. Models here have no `params`: they may be null or empty."""
+    """A body. What is large in it is decoded once the columns are known."""
 
     dataframe_split: _Split | UnsetType = UNSET
-    dataframe_records: list[Any] | UnsetType = UNSET
-    instances: list[Any] | UnsetType = UNSET
-    inputs: list[Any] | dict[str, list[Any]] | UnsetType = UNSET
-    params: Annotated[dict[str, Any], Meta(max_length=0)] | None = None
+    dataframe_records: Raw | UnsetType = UNSET
+    instances: Raw | UnsetType = UNSET
+    inputs: Raw | UnsetType = UNSET
+    params: _NoParams | None = None
 
 
 _decode_invocation = msgspec.json.Decoder(_Invocation).decode
+_decode_columns = msgspec.json.Decoder(dict[str, Raw]).decode
 _Row = TypeVar("_Row")
 
 
@@ -88,7 +103,16 @@ def _replace_nan(body: bytes) -> bytes:
     """The body with null in place of NaN, as MLflow's client and pandas write a missing value."""
     if b"NaN" not in body:
         return body
-    return _TEXT_OR_NAN.sub(lambda match: b"null" if match[0] == b"NaN" else match[0], body)
+    characters = np.frombuffer(body, np.uint8)
+    is_text = np.logical_xor.accumulate(np.frombuffer(mask_escapes(body), np.uint8) == ord('"'))
+    starts = np.flatnonzero(characters[:-2] == ord("N"))
+    starts = starts[(characters[starts + 1] == ord("a")) & (characters[starts + 2] == ord("N"))]
+    starts = starts[~is_text[starts]]
+    replaced = np.insert(characters, starts + 3, ord("l"))
+    starts += np.arange(len(starts))
+    for place, character in enumerate(b"nul"):
+        replaced[starts + place] = character
+    return replaced.tobytes()
 
 
 def decode(schema: InstanceSchema, scope: Scope, body: bytes) -> DecodedRequest:
@@ -105,8 +129,17 @@ def decode(schema: InstanceSchema, scope: Scope, body: bytes) -> DecodedRequest:
     given = [name for name in _FORMS if getattr(invocation, name) is not UNSET]
     if len(given) != 1:
         raise WrongValue(f"The body must have one of {', '.join(_FORMS)}.")
-    rows = _to_rows(getattr(invocation, given[0]), given[0])
-    return DecodedRequest(convert_instances(schema, rows), encode_parallel)
+    (form,) = given
+    value: _Split | Raw = getattr(invocation, form)
+    if isinstance(value, _Split):
+        instances = convert_instances(schema, _decode_split(schema, value))
+    elif form == "inputs" and bytes(value).startswith(b"{"):
+        instances = convert_instances(schema, _decode_inputs(schema, value))
+    elif bytes(value).startswith(b"["):
+        instances = decode_rows(schema, bytes(value))
+    else:
+        raise WrongValue("Expected `array`.", field=form)
+    return DecodedRequest(instances, encode_parallel)
 
 
 def encode_error(error: HttpError) -> bytes:
@@ -115,28 +148,50 @@ def encode_error(error: HttpError) -> bytes:
     return _encode({"error_code": error.code, "message": message})
 
 
-def _to_rows(value: _Split | Mapping[str, list[Any]] | list[Any], form: str) -> list[Any]:
-    """The rows of a frame, or of columns."""
-    if isinstance(value, list):
-        return value
-    columns = value.columns if isinstance(value, _Split) else list(value)
+def _decode_split(schema: InstanceSchema, frame: _Split) -> list[dict[str, Any]]:
+    """The rows of a frame."""
+    columns = frame.columns
+    if len(columns) > _WIDEST:
+        raise WrongValue(f"A frame may have {_WIDEST:,} columns at most.", field="dataframe_split.columns")
     if len(set(columns)) != len(columns):
-        raise WrongValue(f"A column of {form} occurs twice.")
-    rows = value.data if isinstance(value, _Split) else next(iter(value.values()), [])
-    if len(rows) > MAX_INSTANCES:  # before each of them is made an object
+        raise WrongValue("A column of dataframe_split occurs twice.")
+    decode = _make_row_decoder(tuple(schema.find_dtype(name) for name in columns))
+    rows: list[tuple[Any, ...]] = decode_json(decode, bytes(frame.data), None)
+    return [dict(zip(columns, row, strict=True)) for row in rows]
+
+
+def _decode_inputs(schema: InstanceSchema, inputs: Raw) -> list[dict[str, Any]]:
+    """The rows of columns."""
+    columns: dict[str, list[Any]] = {}
+    for name, values in decode_json(_decode_columns, bytes(inputs)).items():
+        try:
+            columns[name] = _decode_column(schema.find_dtype(name), bytes(values))
+        except RequestError as error:
+            error.field = name
+            raise
+    if len({len(values) for values in columns.values()}) > 1:
+        raise WrongValue("The columns of inputs have different numbers of values.")
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+
+def _decode_column(dtype: str, values: bytes) -> list[Any]:
+    if not takes_lists(dtype) and has_more_values(values, MAX_INSTANCES):
         raise WrongValue(f"Expected `array` of length <= {MAX_INSTANCES}.")
-    if isinstance(value, _Split):
-        cells = value.data
-    elif len({len(values) for values in value.values()}) <= 1:
-        cells = list(map(list, zip(*value.values(), strict=True)))
-    else:
-        raise WrongValue(f"The columns of {form} have different numbers of values.")
-    for index, row in enumerate(cells):
-        if len(row) != len(columns):
-            raise WrongValue(
-                f"The row has {len(row)} values, and there are {len(columns)} columns.", instance=index
-            )
-    return [dict(zip(columns, row, strict=True)) for row in cells]
+    column: list[Any] = decode_json(_make_column_decoder(dtype), values, None)
+    return column
+
+
+@lru_cache(_SHAPES)
+def _make_row_decoder(dtypes: tuple[str, ...]) -> Callable[[bytes], Any]:
+    """Decodes rows of cells, each for a column of this dtype. A row of another length is refused where it
+    ends."""
+    row: Any = GenericAlias(tuple, tuple(map(cell_type, dtypes)))
+    return msgspec.json.Decoder(Annotated[GenericAlias(list, (row,)), _AT_MOST]).decode
+
+
+@lru_cache(_SHAPES)
+def _make_column_decoder(dtype: str) -> Callable[[bytes], Any]:
+    return msgspec.json.Decoder(Annotated[GenericAlias(list, (cell_type(dtype),)), _AT_MOST]).decode
 
 
 def _body_schema(instance: dict[str, Any]) -> dict[str, Any]:

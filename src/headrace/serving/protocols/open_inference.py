@@ -11,13 +11,14 @@ of another name with the shape [n, features] has the model's features, in its or
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence, Set
+import math
+from collections.abc import Callable, Mapping, Sequence, Set
 from functools import partial
 from importlib.metadata import version as package_version
 from typing import Annotated, Any
 
 import msgspec
-from msgspec import Meta, Struct
+from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
 from headrace.http.asgi import Scope, find_header
 from headrace.http.responses import HttpError
@@ -25,7 +26,7 @@ from headrace.kernel.errors import Unavailable
 from headrace.serving.errors import WrongValue, unknown_version
 from headrace.serving.models import Models
 from headrace.serving.prediction import Prediction
-from headrace.serving.protocols.counting import MAX_INSTANCES
+from headrace.serving.protocols.counting import MAX_INSTANCES, CountedObject, check_number
 from headrace.serving.protocols.instances import convert_instances, decode_json
 from headrace.serving.protocols.json_schema import TEXT, list_schema, object_schema
 from headrace.serving.protocols.port import JSON, DecodedRequest, PredictRoute, ReadRoute, Response
@@ -39,13 +40,14 @@ from headrace.serving.protocols.tensors import (
     encode_bytes,
     output_tensor,
 )
-from headrace.serving.request_schema import InstanceSchema
+from headrace.serving.request_schema import InstanceSchema, takes_lists
 
 __all__ = ["ROUTES", "decode", "encode_error"]
 
 _encode = msgspec.json.Encoder().encode
 _JSON_LENGTH = "Inference-Header-Content-Length"
 _BINARY = b"application/octet-stream"
+_NOT_GIVEN, _TRUE = Raw(b""), b"true"
 _OUTPUTS = ("predictions", "probabilities", "ids", "versions", "missing")
 _DATATYPES = {
     "int64": "INT64",
@@ -60,11 +62,23 @@ _DATATYPES = {
 """Dtype of a field, or MLflow's type → datatype; BYTES for any other."""
 
 
+class _OutputParameters(Struct):
+    """The parameters of an output."""
+
+    binary_data: Raw = _NOT_GIVEN
+
+
 class _Output(Struct):
     """An output that the client asks for."""
 
     name: str
-    parameters: dict[str, Any] | None = None
+    parameters: _OutputParameters | None = None
+
+
+class _RequestParameters(Struct):
+    """The parameters of a request."""
+
+    binary_data_output: Raw = _NOT_GIVEN
 
 
 class _InferRequest(Struct):
@@ -73,10 +87,18 @@ class _InferRequest(Struct):
     inputs: Annotated[list[InputTensor], Meta(min_length=1, max_length=MAX_INSTANCES)]
     id: str | None = None
     outputs: list[_Output] | None = None
-    parameters: dict[str, Any] | None = None
+    parameters: _RequestParameters | None = None
+
+
+class _Outline(Struct):
+    """A request of which only the tensors are counted."""
+
+    inputs: list[CountedObject] | UnsetType = UNSET
+    outputs: list[CountedObject] | None = None
 
 
 _decode_request = msgspec.json.Decoder(_InferRequest).decode
+_OUTLINES: list[Callable[[bytes], Any]] = [msgspec.json.Decoder(_Outline).decode]
 
 
 def decode(schema: InstanceSchema, scope: Scope, body: bytes) -> DecodedRequest:
@@ -89,12 +111,17 @@ def decode(schema: InstanceSchema, scope: Scope, body: bytes) -> DecodedRequest:
     if scope["query_string"]:
         raise HttpError(400, "query", "This protocol has no query parameters.")
     length = _json_length(scope, len(body))
-    request: _InferRequest = decode_json(_decode_request, body[:length])
-    outputs = request.outputs or [_Output(name) for name in _OUTPUTS]
-    for output in outputs:
-        if output.name not in _OUTPUTS:
-            raise WrongValue(f"The outputs are {', '.join(_OUTPUTS)}.", field="outputs")
+    head = body[:length]
+    check_number(head, _OUTLINES, "inputs")
+    request: _InferRequest = decode_json(_decode_request, head)
+    outputs = [output.name for output in request.outputs or ()]
+    if not set(outputs) <= set(_OUTPUTS):
+        raise WrongValue(f"The outputs are {', '.join(_OUTPUTS)}.", field="outputs")
+    if len(set(outputs)) != len(outputs):
+        raise WrongValue("Two outputs have the same name.", field="outputs")
     is_matrix = _is_matrix(schema, request.inputs)
+    for tensor in request.inputs:
+        _check_width(schema, tensor, is_matrix=is_matrix)
     nullable = {tensor.name for tensor in request.inputs} if is_matrix else schema.nullable
     tensors = _decode_tensors(request.inputs, body[length:], nullable)
     rows = _to_rows(schema, tensors, is_matrix=is_matrix)
@@ -130,8 +157,6 @@ def _decode_tensors(inputs: Sequence[InputTensor], content: bytes, nullable: Set
     tensors = []
     place = 0
     for tensor, size in zip(inputs, sizes, strict=True):
-        if tensor.shape[0] == 0 or tensor.shape[0] > MAX_INSTANCES:
-            raise WrongValue(f"The first dimension must be 1 to {MAX_INSTANCES}.", field=tensor.name)
         part = None if size is None else content[place : place + size]
         place += size or 0
         tensors.append(decode_tensor(tensor, part, is_nullable=tensor.name in nullable))
@@ -143,6 +168,17 @@ def _is_matrix(schema: InstanceSchema, inputs: Sequence[InputTensor]) -> bool:
     (first, *others) = inputs
     is_field = first.name in schema.fields or first.name in schema.features
     return not others and not is_field and len(first.shape) == 2
+
+
+def _check_width(schema: InstanceSchema, tensor: InputTensor, *, is_matrix: bool) -> None:
+    """Checks that the shape is that of a matrix of features, or of one value for each instance."""
+    if tensor.shape[0] == 0 or tensor.shape[0] > MAX_INSTANCES:
+        raise WrongValue(f"The first dimension must be 1 to {MAX_INSTANCES}.", field=tensor.name)
+    width = math.prod(tensor.shape[1:])
+    if is_matrix:
+        schema.check_list(width)
+    elif not takes_lists(schema.find_dtype(tensor.name)) and width != 1:
+        raise WrongValue(f"The tensor has {width} values for each instance, and not one.", field=tensor.name)
 
 
 def _to_rows(schema: InstanceSchema, tensors: Sequence[Tensor], *, is_matrix: bool) -> list[Any]:
@@ -157,7 +193,7 @@ def _to_rows(schema: InstanceSchema, tensors: Sequence[Tensor], *, is_matrix: bo
                 f"The tensor has {tensor.rows} instances, and {first.name!r} has {first.rows}.",
                 field=tensor.name,
             )
-        dtype = schema.fields.get(tensor.name) or schema.features.get(tensor.name) or ""
+        dtype = schema.find_dtype(tensor.name)
         is_list = tensor.width is not None and (tensor.width != 1 or dtype.startswith("list["))
         columns[tensor.name] = _split(tensor, tensor.width or 0) if is_list else tensor.values
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
@@ -170,7 +206,7 @@ def _split(tensor: Tensor, width: int) -> list[list[Any]]:
 def _encode_predictions(predictions: Sequence[Prediction], *, request: _InferRequest) -> Response:
     tensors = _output_tensors(predictions)
     wanted = request.outputs or [_Output(name) for name in tensors]
-    all_binary = (request.parameters or {}).get("binary_data_output") is True
+    all_binary = request.parameters is not None and bytes(request.parameters.binary_data_output) == _TRUE
     outputs: list[dict[str, Any]] = []
     parts: list[bytes] = []
     for output in wanted:
@@ -179,7 +215,8 @@ def _encode_predictions(predictions: Sequence[Prediction], *, request: _InferReq
         tensor = tensors[output.name]
         members: dict[str, Any] = {"name": tensor.name, "datatype": tensor.datatype, "shape": tensor.shape}
         parameters = tensor.parameters
-        if (output.parameters or {}).get("binary_data", all_binary) is True:
+        given = _NOT_GIVEN if output.parameters is None else output.parameters.binary_data
+        if all_binary if given is _NOT_GIVEN else bytes(given) == _TRUE:
             parts.append(encode_bytes(tensor))
             parameters = {**parameters, "binary_data_size": len(parts[-1])}
         else:

@@ -7,15 +7,21 @@ bytes and its content. (https://github.com/kserve/open-inference-protocol, binar
 from __future__ import annotations
 
 import math
+import re
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache, partial
+from itertools import accumulate
+from operator import mul
+from types import GenericAlias
 from typing import Annotated, Any, NamedTuple
 
 import msgspec
 import numpy as np
-from msgspec import UNSET, Meta, Struct, UnsetType
+from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
 from headrace.serving.errors import WrongValue
+from headrace.serving.protocols.counting import CountedList, has_more, has_more_values
 
 __all__ = [
     "DATATYPES",
@@ -43,19 +49,30 @@ _NUMPY = {
 }
 """The NumPy dtype of each datatype of fixed size."""
 DATATYPES = (*_NUMPY, "BYTES")
-_SIZE = "binary_data_size"
 _MOST_DIMENSIONS = 8
+_LONGEST_SIZE = 12  # digits
 _Dimension = Annotated[int, Meta(ge=0, le=2**31 - 1)]
+_BEGINNING = re.compile(rb"(?:[ \t\n\r]*+\[)*+")
+_PLACE = re.compile(r"(?P<what>.*?)(?: - at `\$(?P<place>[^`]*)`)?", re.DOTALL)
+
+
+class _InputParameters(Struct):
+    """The parameters of an input. Members that are not listed here are other clients' and are ignored."""
+
+    binary_data_size: Raw | UnsetType = UNSET
 
 
 class InputTensor(Struct):
-    """A tensor of a request. Its data are in the JSON text, or in the bytes after it."""
+    """A tensor of a request. Its data are in the JSON text, or in the bytes after it.
+
+    Both are decoded once it is known what there should be: as the client sent them they may be much more.
+    """
 
     name: str
     shape: Annotated[list[_Dimension], Meta(min_length=1, max_length=_MOST_DIMENSIONS)]
     datatype: str
-    data: list[Any] | UnsetType = UNSET
-    parameters: dict[str, Any] | None = None
+    data: Raw | UnsetType = UNSET
+    parameters: _InputParameters | None = None
 
     @property
     def binary_size(self) -> int | None:
@@ -64,16 +81,17 @@ class InputTensor(Struct):
         Raises:
             WrongValue: the size is not valid, or there are data in both places or in none.
         """
-        size = (self.parameters or {}).get(_SIZE)
-        if size is None:
+        given = UNSET if self.parameters is None else self.parameters.binary_data_size
+        size = b"null" if given is UNSET else bytes(given)
+        if size == b"null":
             if self.data is UNSET:
                 raise WrongValue("The tensor has neither data nor binary_data_size.", field=self.name)
             return None
-        if type(size) is not int or size < 0:
+        if not size.isdigit() or len(size) > _LONGEST_SIZE:
             raise WrongValue("binary_data_size must be a number of bytes.", field=self.name)
         if self.data is not UNSET:
             raise WrongValue("The tensor has both data and binary_data_size.", field=self.name)
-        return size
+        return int(size)
 
 
 class Tensor(NamedTuple):
@@ -121,7 +139,7 @@ def decode_tensor(tensor: InputTensor, content: bytes | None, *, is_nullable: bo
     size = count * (1 if width is None else width)
     if content is None:
         assert tensor.data is not UNSET  # binary_size has checked it
-        values = _decode_json(tensor, tensor.data, size, width or 1)
+        values = _decode_json(tensor, bytes(tensor.data), size, width or 1)
     elif tensor.datatype == "BYTES":
         values = _decode_text(tensor, content, size, width or 1)
     else:
@@ -137,24 +155,81 @@ def decode_tensor(tensor: InputTensor, content: bytes | None, *, is_nullable: bo
     return Tensor(tensor.name, count, width, values)
 
 
-def _decode_json(tensor: InputTensor, data: list[Any], size: int, width: int) -> list[Any]:
-    flat = _flatten(tensor, data)
-    if len(flat) != size:
-        raise WrongValue(f"The tensor has {len(flat)} elements, and its shape needs {size}.", field=tensor.name)
-    kind: Any = {"BOOL": bool, "BYTES": str | None}.get(tensor.datatype)
-    if kind is None and tensor.datatype.startswith("FP"):
-        kind = float | None
-    elif kind is None:
-        limits = np.iinfo(_NUMPY[tensor.datatype])
-        kind = Annotated[int, Meta(ge=int(limits.min), le=min(int(limits.max), 2**63 - 1))]
+def _decode_json(tensor: InputTensor, data: bytes, size: int, width: int) -> list[Any]:
+    depth = _find_depth(data)
+    if depth > len(tensor.shape) or not _can_have(data, tensor, depth):
+        raise WrongValue(
+            f"The data do not have the {size:,} elements of the tensor's shape.", field=tensor.name
+        )
     try:
-        values = msgspec.convert(flat, list[kind])
+        values: list[Any] = _make_decoder(tensor.datatype, depth)(data)
     except msgspec.ValidationError as error:
-        what, _, place = str(error).rpartition(" - at `$[")  # such as "$[3]"
-        raise _wrong_element(tensor.name, f"{what}.", int(place.removesuffix("]`")), width) from error
+        match = _PLACE.fullmatch(str(error))
+        assert match is not None  # the pattern matches any text
+        place = re.search(r"\d+", match["place"] or "")  # such as "[3]" or "[3][0]"
+        instance = None if place is None else int(place[0]) // (max(width, 1) if depth == 1 else 1)
+        raise WrongValue(f"{match['what']}.", field=tensor.name, instance=instance) from error
+    for length in tensor.shape[1:depth]:
+        if any(len(row) != length for row in values):
+            raise WrongValue("The nested data do not have the tensor's shape.", field=tensor.name)
+        values = [element for row in values for element in row]
+    if len(values) != size:
+        raise WrongValue(
+            f"The tensor has {len(values)} elements, and its shape needs {size}.", field=tensor.name
+        )
     if tensor.datatype in ("FP16", "FP32"):
         return _round(tensor, values, width)
     return values
+
+
+def _find_depth(data: bytes) -> int:
+    """How deep the lists of the data are nested where they begin; 1: they are flat."""
+    match = _BEGINNING.match(data)
+    assert match is not None  # the pattern matches any data
+    return max(match[0].count(b"["), 1)
+
+
+def _can_have(data: bytes, tensor: InputTensor, depth: int) -> bool:
+    """Whether the data, which are nested so deep, can have the elements of the shape.
+
+    Numbers are counted by their commas. A text may have commas and brackets in it, so of texts only the lists
+    are counted exactly: they need the most memory.
+    """
+    size, commas = math.prod(tensor.shape), data.count(b",")
+    lengths = list(accumulate(tensor.shape[: depth - 1], mul))  # of the lists in the lists, all together
+    has_more_lists = data.count(b"[") > 1 + sum(lengths)
+    if tensor.datatype == "BYTES":
+        outlines = [_make_outline(level) for level in range(1, depth)] if has_more_lists else []
+        return commas + 1 >= size and not (
+            (commas + 1 > size and has_more_values(data, size))
+            or any(map(partial(has_more, data), outlines, lengths))
+        )
+    return not has_more_lists and (commas + 1 == size or size == 0)
+
+
+@cache
+def _make_outline(depth: int) -> Callable[[bytes], Any]:
+    """Counts the lists in lists that are nested so deep."""
+    return msgspec.json.Decoder(_nest(CountedList, depth)).decode
+
+
+@cache
+def _make_decoder(datatype: str, depth: int) -> Callable[[bytes], Any]:
+    """Decodes data that are nested so deep."""
+    kind: Any = {"BOOL": bool, "BYTES": str | None}.get(datatype)
+    if kind is None and datatype.startswith("FP"):
+        kind = float | None
+    elif kind is None:
+        limits = np.iinfo(_NUMPY[datatype])
+        kind = Annotated[int, Meta(ge=int(limits.min), le=min(int(limits.max), 2**63 - 1))]
+    return msgspec.json.Decoder(_nest(kind, depth)).decode
+
+
+def _nest(kind: Any, depth: int) -> Any:
+    """Lists of lists of this kind."""
+    for _ in range(depth):
+        kind = GenericAlias(list, (kind,))
+    return kind
 
 
 def _round(tensor: InputTensor, values: list[float | None], width: int) -> list[float | None]:
@@ -167,19 +242,9 @@ def _round(tensor: InputTensor, values: list[float | None], width: int) -> list[
     return [None if value is None else result for value, result in zip(values, rounded, strict=True)]
 
 
-def _flatten(tensor: InputTensor, data: list[Any]) -> list[Any]:
-    """The elements of data that are flat, or nested as the shape says."""
-    for length in tensor.shape[1:]:
-        if not data or not isinstance(data[0], list):
-            return data
-        for row in data:
-            if not isinstance(row, list) or len(row) != length:
-                raise WrongValue("The nested data do not have the tensor's shape.", field=tensor.name)
-        data = [element for row in data for element in row]
-    return data
-
-
 def _decode_text(tensor: InputTensor, content: bytes, size: int, width: int) -> list[str]:
+    if len(content) < 4 * size:
+        raise WrongValue(f"The bytes do not have the {size} elements of the shape.", field=tensor.name)
     values: list[str] = []
     place = 0
     while place < len(content) and len(values) <= size:
