@@ -29,6 +29,7 @@ from services.redis import redis as started_redis
 from services.s3 import Store
 from services.s3 import store as started_store
 from services.server import Missing
+from tests.longest import LONGEST
 
 from headrace.registry import client as mlflow_client
 
@@ -36,6 +37,14 @@ from headrace.registry import client as mlflow_client
 # `--hypothesis-profile=default` other examples are tried.
 hypothesis.settings.register_profile("suite", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("suite")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Where processes share the files of tests, the longest begin first: the last one runs alone for a while,
+    and should be short. `make test` keeps this order."""
+    if hasattr(config, "workerinput"):  # in a process of pytest-xdist
+        order = {Path(__file__).parent / name: place for place, name in enumerate(LONGEST)}
+        items.sort(key=lambda item: order.get(item.path, len(order)))
 
 
 @pytest.hookimpl(wrapper=True)

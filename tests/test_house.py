@@ -14,6 +14,7 @@ from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
+from tests.longest import LONGEST
 
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "headrace"
@@ -227,8 +228,13 @@ def test_every_imported_package_is_declared_and_every_declared_one_imported() ->
     by_name = {
         "adbc-driver-postgresql",  # a database's address chooses its driver
         "adbc-driver-sqlite",
+        "grpcio-health-checking",  # feast ui imports it, and Feast declares it with an extra alone
     }
     assert declared - set().union(*homes.values()) == by_name
+
+
+def test_the_longest_files_of_tests_exist() -> None:
+    assert [name for name in LONGEST if not (ROOT / "tests" / name).is_file()] == []
 
 
 def test_no_test_module_is_imported() -> None:

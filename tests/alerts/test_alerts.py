@@ -15,7 +15,7 @@ import pytest
 from tests.events.clicks import click
 
 from headrace import Alerts
-from headrace.alerts.record import TOPIC, Alert, AlertFollower, Severity, read_table
+from headrace.alerts.record import TOPIC, Alert, AlertFollower, Severity, open_alerts, read_table
 from headrace.alerts.watch import AlertWatch
 from headrace.config.settings import Settings
 from headrace.declare.event import Contract, contract_of
@@ -165,6 +165,22 @@ def test_alert_is_raised_once_and_resolved_when_it_is_over(
     rows = lake.table("headrace_alerts").scan().collect()
     assert rows["state"].to_list() == ["raised", "changed", "resolved"]
     assert read_table(lake) == {resolved.key: resolved}
+
+
+def test_alert_is_over_once_its_contract_declares_none(
+    alerting_contract: Contract, events_log: Log, lake: Lake
+) -> None:
+    events_log.create("clicks")
+    events_log.append("clicks", [click(n, price=-1) for n in range(30)])
+    ingest_all(alerting_contract, events_log, lake)
+    (raised,) = watch_once(alerting_contract, events_log, lake)
+    without = attrs.evolve(alerting_contract, alerts=None)
+    other = attrs.evolve(without, topic="others")
+    assert watch_once(other, events_log, lake) == []  # of a topic that this process does not ingest
+    (resolved,) = watch_once(without, events_log, lake, committed=False)
+    assert (resolved.state, resolved.alert) == ("resolved", raised.id)
+    assert resolved.why == "the topic's contract declares no alerts any more"
+    assert open_alerts(events_log) == []
 
 
 def test_few_events_raise_nothing(alerting_contract: Contract, events_log: Log, lake: Lake) -> None:

@@ -13,7 +13,7 @@ import httpx
 import msgspec
 import pytest
 from tests.flows.traced import TracedShop, make_traced_shop
-from tests.tiny import write
+from tests.tiny import edit, write
 
 from headrace import log as logs
 from headrace.config.settings import load_settings
@@ -278,6 +278,10 @@ def test_the_page_of_a_table_shows_its_audit_and_the_rows_that_failed(tmp_path: 
         with pytest.raises(Refused):
             run_build()
         failed, overview = page_text(server, "/lineage/cheap"), page_text(server, "/")
+        edit(settings.root, (", audits=[satisfies(Cheap)]", ""))
+        edited = page_text(server, "/lineage/cheap")
+        run_build()
+        removed = page_text(server, "/lineage/cheap")
     assert ["satisfies Cheap", "error", "passed", ""] in cells(passed)
     assert "published" in passed
     assert "refused; readers see the rows of the build before" in failed
@@ -285,6 +289,10 @@ def test_the_page_of_a_table_shows_its_audit_and_the_rows_that_failed(tmp_path: 
     assert any(row[:3] == ["satisfies Cheap", "error", "failed"] and "1 " in row[3] for row in rows)
     assert any(row[:2] == ["9", MARKUP] for row in rows)
     assert "<script>" not in failed
+    outdated = "The project's code was edited since: these are the audits of the last build."
+    shown = {"passed": passed, "failed": failed, "edited": edited, "removed": removed}
+    assert [name for name, page in shown.items() if outdated in html.unescape(page)] == ["edited"]
+    assert ["satisfies Cheap" in page for page in (edited, removed)] == [True, False]
     waiting = "Readers do not see its newest rows yet: table-cheap failed: the audit failed"
     assert any(row[0].startswith(waiting) for row in cells(overview) if row)
 

@@ -17,6 +17,7 @@ from confluent_kafka.admin import AdminClient
 from tests.log.topics import read_all, set_largest_batch
 
 from headrace import log
+from headrace.flows.project.freshness import topic_status
 from headrace.kernel.errors import CallError, TooLarge
 from headrace.kernel.time import now_micros
 from headrace.log import Log
@@ -53,6 +54,18 @@ def test_records_are_read_in_order_with_keys_headers_and_arrival_times(events_lo
     assert all(before - 1_000 <= at <= after + 1_000 for at in batch.arrived_at.tolist())
     assert batch.next[0] >= 3
     assert len(events_log.read("events", batch.next, 10)) == 0
+
+
+def test_a_dense_log_has_a_record_at_each_offset(events_log: Log) -> None:
+    """Else a status says that differences of offsets are the most that there may be."""
+    for _ in range(3):
+        events_log.append("events", [b"a"])
+    (end,) = events_log.end("events").values()
+    assert (end == 3) == events_log.is_dense
+    status = topic_status(events_log, "events", "events", None, None)
+    assert (status.events, status.lag, status.is_exact) == (end, end, events_log.is_dense)
+    assert status.describe(end) == ("3" if events_log.is_dense else f"≤ {end}")
+    assert status.describe(0) == "0"
 
 
 def test_an_empty_append_writes_nothing(events_log: Log) -> None:

@@ -172,6 +172,13 @@ def declare_with_too_few_frames() -> object:
     return table(reads=[click(), click()])(lambda a: a)
 
 
+def test_an_argument_with_a_default_is_no_frame() -> None:
+    def scaled(events: pl.LazyFrame, *, now: datetime, scale: int = 2) -> pl.LazyFrame:
+        return events
+
+    assert table(reads=click())(scaled).takes_now
+
+
 def test_the_columns_of_a_topics_table_are_reserved() -> None:
     assert frozenset(META.names) == EVENT_COLUMNS
     for name in META.names:
@@ -196,7 +203,16 @@ def test_the_columns_of_a_topics_table_are_reserved() -> None:
         (lambda: click(oldest="0001-01-01T00:00:00+14:00"), "is not a day or an instant"),
         (lambda: event(topic="t", time="at")(int), "derives from headrace.Struct"),  # type: ignore[type-var]
         (lambda: table(reads=42)(lambda a: a), "reads=42 is not a valid input"),
-        (declare_with_too_few_frames, "takes 1 frames but reads 2"),
+        (declare_with_too_few_frames, "cannot be called with 2 frames: too many positional arguments"),
+        (
+            lambda: table(reads=click())(lambda a, *, scale: a),
+            "cannot be called with 1 frame: missing a required",
+        ),
+        (
+            lambda: table(reads=click())(lambda a, b, now: a),
+            "cannot be called with 1 frame: missing a required",
+        ),
+        (lambda: table(reads=click())(lambda now: now), "cannot be called with 1 frame: multiple values for"),
         (declare_rowwise_of_two, "a rowwise table reads one"),
         (lambda: day("at", before="1h"), "must be whole days"),
         (lambda: day("at", after="x"), "after: 'x' is not a valid duration"),

@@ -168,8 +168,8 @@ def test_models_are_selected_by_name_pattern_alias_and_version(place: Place) -> 
         "models:\n  - name: iris_a\n    version: 9\n  - name: iris_b\n    alias: production\n  - name: wine\n"
     )
     assert place.plan(others) == {
-        "iris_a": "refused None the registry has no version 9 of this model",
-        "iris_b": "refused None this model has no alias 'production' in the registry",
+        "iris_a": "refused None the registry has no version 9 of this model; its versions: 1 to 3",
+        "iris_b": "refused None this model has no alias 'production' in the registry; its aliases: none",
         "wine": "new 1",
     }
 

@@ -15,6 +15,7 @@ from headrace.kernel.errors import TooLarge
 from headrace.kernel.ids import new_id
 from headrace.log import append_fitting
 from headrace.log.kafka import limits as kafka_limits
+from headrace.log.kafka import writer as kafka_writer
 from headrace.log.kafka.log import KafkaLog
 
 
@@ -81,6 +82,46 @@ def test_small_records_of_other_threads_are_appended_while_a_limit_is_lowered(
         positions = [position for (position,) in threads.map(append, range(8))]
     assert [position is None for position in positions] == [n % 2 == 1 for n in range(8)]
     assert sorted(read_values(log, topic)) == [b"0", b"2", b"4", b"6", b"before"]
+
+
+@pytest.fixture
+def no_time_limits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing ends because its time is over: neither a commit in the client nor a transaction on the broker."""
+    monkeypatch.setattr(kafka_writer, "SECONDS", 3_600.0)
+    monkeypatch.setattr(kafka_writer, "TRANSACTION_MS", 900_000)
+
+
+def append_apart(log: KafkaLog, topic: str, values: list[bytes]) -> list[tuple[int, int]] | Exception:
+    """Appends in a thread that a test which fails need not wait for; returns the positions or the error."""
+    outcome: list[list[tuple[int, int]] | Exception] = []
+
+    def append() -> None:
+        try:
+            outcome.append(log.append(topic, values))
+        except Exception as error:  # returned
+            outcome.append(error)
+
+    thread = threading.Thread(target=append, daemon=True)
+    thread.start()
+    thread.join(60)
+    assert outcome, "the append waits"
+    return outcome[0]
+
+
+@pytest.mark.usefixtures("no_time_limits")
+@pytest.mark.parametrize("count", [1, 100_000], ids=["few", "many"])
+def test_refused_record_ends_its_transaction_on_the_broker(
+    broker: Broker, log: KafkaLog, topic: str, count: int
+) -> None:
+    """Of many records the first is refused while the others are still given to the client."""
+    log.append(topic, [b"before"])
+    set_largest_batch(broker.url, topic, 20_000)
+    error = append_apart(log, topic, [os.urandom(30_000), *[b"small"] * count])
+    assert isinstance(error, TooLarge), error
+    assert error.places == (0,)
+    assert read_values(log, topic) == [b"before"]  # a reader would wait for an open transaction
+    assert isinstance(append_apart(log, topic, [b"after"]), list)
+    assert read_values(log, topic) == [b"before", b"after"]
 
 
 def test_topics_of_different_limits_are_independent(broker: Broker, log: KafkaLog, topic: str) -> None:

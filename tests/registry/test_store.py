@@ -113,8 +113,12 @@ def test_a_version_is_found_by_number_and_alias_and_has_its_bundle(settings: Set
     assert fresh.version("purchase", 2) == opened.version("purchase", "2")
     for versions in (opened, fresh):
         for ref in ("nobody", 7, 2**31, 10**20, str(10**20)):
-            with pytest.raises(CallError, match="no version"):
+            with pytest.raises(CallError, match=f"no version '?{ref}'?\n") as missing:
                 versions.version("purchase", ref)
+            assert missing.value.remedy == "Its versions: 1, 2; its aliases: champion"
+        with pytest.raises(CallError, match='model "nobody\'s" has no version 1\n') as missing:
+            versions.version("nobody's", 1)
+        assert missing.value.remedy == "It has none yet. Train one: headrace build"
     # MLflow leaves nothing in the working directory.
     assert sorted(os.listdir(settings.root)) == [".headrace", "headrace.toml", "shop"]
 

@@ -240,6 +240,8 @@ def _show_rows(check: TableCheck) -> None:
     outcome = "readers see the rows of the build before" if check.state == "refused" else "published"
     kept = f", {plural(check.kept, 'failing row', 'is', 'are')} kept" if check.kept else ""
     click.echo(f"{check.table}: audited {check.at:%F %T} UTC, {outcome}{kept}")
+    if check.is_outdated:
+        click.echo("  The project's code was edited since; headrace build audits it as it is declared now.")
     if check.examples:
         columns = list(dict.fromkeys(name for row in check.examples for name in row))
         show.table(None, columns, [[row.get(name) for name in columns] for row in check.examples])

@@ -79,4 +79,5 @@ def _cell(value: object) -> str:
 
 
 def _numeric(text: str) -> bool:
-    return not text or text.removesuffix(" s").replace(",", "").replace(".", "", 1).lstrip("-").isdigit()
+    number = text.removeprefix("≤ ").removesuffix(" s")
+    return not text or number.replace(",", "").replace(".", "", 1).lstrip("-").isdigit()

@@ -223,7 +223,14 @@ def _print_lineage(state: Status) -> None:
 
 
 def _print_topics(state: Status) -> None:
-    rows = [(t.topic, t.events, "unknown" if t.lag is None else t.lag) for t in state.topics]
+    rows = [
+        (
+            topic.topic,
+            topic.describe(topic.events),
+            "unknown" if topic.lag is None else topic.describe(topic.lag),
+        )
+        for topic in state.topics
+    ]
     if rows:
         show.table("Topics", ["topic", "events", "not ingested"], rows)
         for topic in state.topics:

@@ -153,7 +153,7 @@ class Console:
         """What an endpoint, a version of a model or a table was made from; the audits of the table."""
         name = request.path_params["name"]
         with Workspace(self._settings) as workspace:
-            check = check_table(workspace.lake, name)
+            check = check_table(workspace, name)
             # The first rows of a table may be refused: no run has written it then.
             find = find_origin if check.state == "refused" else lineage
             return self._page("lineage.html", name=name, origin=find(workspace, name), check=check)

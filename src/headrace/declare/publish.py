@@ -128,8 +128,14 @@ def publish(
 
     def declare(function: Callable[[], Mapping[str, str]]) -> Publication:
         place = Place.of(function)
-        if inspect.signature(function).parameters:
-            raise ProjectError(f"{function.__name__}() takes no arguments", where=str(place))
+        try:
+            inspect.signature(function).bind()
+        except TypeError as error:
+            raise ProjectError(
+                f"{function.__name__} cannot be called without arguments: {error}",
+                where=str(place),
+                remedy="It returns the views and takes nothing: def NAME():",
+            ) from error
         views = dict(function())
         publication = Publication(function.__name__, database, tuple(facts), views, function, place)
         names = [fact.name for fact in facts] + [d.name for d in publication.dimensions] + list(views)

@@ -16,6 +16,7 @@ from headrace.declare.partitioning import Partitioning
 from headrace.declare.place import Place
 from headrace.declare.reserved import FAILING_ROW_COLUMNS, refuse_reserved
 from headrace.declare.source import Source
+from headrace.kernel.counts import plural
 from headrace.kernel.errors import ProjectError
 
 if TYPE_CHECKING:
@@ -149,11 +150,18 @@ def _check_reads(reads: Any, function: Callable[..., Any], place: Place, *, roww
 
 
 def _check_parameters(function: Callable[..., Any], inputs: int, place: Place) -> None:
-    frames = [name for name in inspect.signature(function).parameters if name != "now"]
-    if len(frames) != inputs:
+    """Checks that the function takes what a build gives it: a frame for each input, and `now` if named."""
+    signature = inspect.signature(function)
+    options = {"now": None} if "now" in signature.parameters else {}
+    try:
+        signature.bind(*[None] * inputs, **options)
+    except TypeError as error:
         raise ProjectError(
-            f"{function.__name__} takes {len(frames)} frames but reads {inputs}", where=str(place)
-        )
+            f"{function.__name__} cannot be called with {plural(inputs, 'frame')}: {error}",
+            where=str(place),
+            remedy="It gets a polars LazyFrame for each of reads=, in their order, and now= if it has a"
+            " parameter of this name.",
+        ) from error
 
 
 def _check_partitioning(value: Any, place: Place) -> Partitioning | None:

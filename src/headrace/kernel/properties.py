@@ -30,6 +30,7 @@ __all__ = [
     "PLAN",
     "POSITION",
     "PREFIX",
+    "PROJECT",
     "QUERY_ROWS",
     "RENAMES",
     "REQUEST",
@@ -161,3 +162,8 @@ PLAN = "headrace.plan"
 TRAINING_SET = "headrace.training_set"
 GATE = "headrace.gate"
 BUNDLE_DIGEST = "headrace.bundle_digest"
+
+# Tags of a registered model
+
+PROJECT = "headrace.project"
+"""The name of the project that it belongs to."""

@@ -13,6 +13,7 @@ from itertools import pairwise
 from headrace.kernel.errors import CallError
 from headrace.kernel.time import from_micros, micros
 from headrace.lake.metadata import StoredSnapshot, TableMetadata
+from headrace.lake.tag_names import tags_of
 
 __all__ = ["snapshot_at"]
 
@@ -45,7 +46,9 @@ def snapshot_at(metadata: TableMetadata, moment: datetime, table: str) -> Stored
         raise CallError(
             f"the table's snapshot of {moment} has expired",
             where=where,
-            remedy="Snapshots expire unless they are tagged: read a tag, or another moment.",
+            remedy="Snapshots expire unless they are tagged. The table's tags are: "
+            + (", ".join(sorted(tags_of(metadata))) or "none")
+            + f". headrace table-versions {table} lists its snapshots.",
         )
     return snapshot
 

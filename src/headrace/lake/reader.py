@@ -272,6 +272,7 @@ class TableReader:
                 f"{'snapshot' if isinstance(ref, int) else 'tag'} {ref!r} does not exist",
                 where=f"table {self.name}",
                 remedy="Snapshots expire unless they are tagged. The table's tags are: "
-                + (", ".join(sorted(tags_of(metadata))) or "none"),
+                + (", ".join(sorted(tags_of(metadata))) or "none")
+                + f". headrace table-versions {self.name} lists its snapshots.",
             )
         return snapshot

@@ -100,7 +100,14 @@ class Log(Protocol):
     Any thread may call any method, and several processes may have the same log open. Methods that name a
     topic raise CallError if the topic does not exist, and Unavailable if the log cannot be reached, is
     locked for too long, or is damaged.
+
+    Attributes:
+        is_dense: whether each offset before the end has, or had, a record that readers get. On Kafka the
+            markers of transactions take offsets too, so the difference of two offsets is only the most records
+            that may lie between them.
     """
+
+    is_dense: bool
 
     def create(self, topic: str, partitions: int = 1, retention: timedelta | None = None) -> None:
         """Creates the topic unless it exists. An existing topic keeps its number of partitions.
@@ -202,7 +209,7 @@ class Log(Protocol):
 def lag(log: Log, topic: str, offsets: Mapping[int, int]) -> dict[int, int]:
     """Log partition → the most records from these offsets to its end.
 
-    Offsets without a record (Kafka's transaction markers) count too; trimmed records do not.
+    Offsets without a record count too (see Log.is_dense); trimmed records do not.
 
     Args:
         log: the log.

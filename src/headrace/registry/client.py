@@ -24,7 +24,7 @@ from headrace.registry.internals import ARTIFACT_ROOT
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-__all__ = ["MlflowConnection"]
+__all__ = ["MlflowConnection", "name_is"]
 
 _PACKAGES = ("mlflow", "sqlalchemy", "requests", "urllib3", "httpx")  # whose errors count as MLflow's
 _FILE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
@@ -141,6 +141,12 @@ class MlflowConnection:
             client = MlflowClient(url, url)
             client.search_experiments(max_results=1)
         return client
+
+
+def name_is(model: str) -> str:
+    """MLflow's filter for the versions of a model. Its names may have one kind of quotes."""
+    quote = '"' if "'" in model else "'"
+    return f"name = {quote}{model}{quote}"
 
 
 def _create_database(file: Path) -> None:

@@ -26,6 +26,8 @@ TABLES: Mapping[str, tuple[str, ...]] = {
     ),
     "params": ("run_uuid", "key", "value"),
     "registered_model_aliases": ("name", "alias", "version", "workspace"),
+    "registered_model_tags": ("name", "key", "value"),
+    "registered_models": ("name",),
     "runs": ("run_uuid", "artifact_uri"),
 }
 """Table of the SQLite store → the columns that registry.tables and registry.home read and write."""

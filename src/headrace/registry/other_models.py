@@ -14,7 +14,7 @@ from headrace.kernel.addresses import path_of_sqlalchemy
 from headrace.kernel.errors import Unavailable
 from headrace.kernel.foreign import check_version
 from headrace.kernel.secrets import clean_text
-from headrace.registry.client import MlflowConnection
+from headrace.registry.client import MlflowConnection, name_is
 
 __all__ = ["OtherModels", "OtherVersion"]
 
@@ -85,7 +85,7 @@ class OtherModels:
                 elif number is not None:
                     entry = client.get_model_version(model, str(number))
                 else:
-                    entries = client.search_model_versions(_name_is(model), order_by=["version_number DESC"])
+                    entries = client.search_model_versions(name_is(model), order_by=["version_number DESC"])
                     if not entries:
                         return None
                     entry = entries[0]
@@ -97,6 +97,18 @@ class OtherModels:
             tags = {**client.get_registered_model(model).tags, **entry.tags}
             is_ready = entry.status in (None, "READY")
         return OtherVersion(model, int(entry.version), source, tags, is_ready)
+
+    def list_versions(self, model: str) -> tuple[list[int], list[str]]:
+        """The numbers of the model's versions, and its aliases; none of a model that does not exist.
+
+        Raises:
+            Unavailable: MLflow cannot be reached.
+        """
+        client = self._mlflow.client
+        with self._mlflow.translate_errors():
+            numbers = [int(entry.version) for entry in client.search_model_versions(name_is(model))]
+            aliases = client.get_registered_model(model).aliases if numbers else {}
+        return numbers, sorted(aliases)
 
     def download(self, source: str, folder: Path) -> Path:
         """Downloads an artefact into the folder; returns the folder of its files.
@@ -121,9 +133,3 @@ class OtherModels:
             token = page.token
             if not token:
                 return
-
-
-def _name_is(model: str) -> str:
-    """MLflow's filter for the versions of a model. Its names may have one kind of quotes."""
-    quote = '"' if "'" in model else "'"
-    return f"name = {quote}{model}{quote}"

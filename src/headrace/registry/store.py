@@ -15,16 +15,18 @@ from typing import TYPE_CHECKING, Any
 
 from headrace.config.settings import Settings
 from headrace.kernel import faults
+from headrace.kernel.counts import describe_ranges
 from headrace.kernel.errors import CallError
 from headrace.kernel.foreign import check_version
-from headrace.kernel.properties import BUNDLE_DIGEST
+from headrace.kernel.properties import BUNDLE_DIGEST, PROJECT
 from headrace.kernel.time import from_micros
 from headrace.registry import tables
 from headrace.registry.bundle import is_sealed, seal
 from headrace.registry.bundles import ARTIFACT, Bundles
-from headrace.registry.client import MlflowConnection
+from headrace.registry.client import MlflowConnection, name_is
 from headrace.registry.fetch import fetch_apart
 from headrace.registry.home import relocate
+from headrace.registry.owners import ModelOwners
 from headrace.registry.runs import log_bundle
 from headrace.registry.signed_files import SignedFiles
 from headrace.registry.signing import signing_key
@@ -57,6 +59,7 @@ class Registry:
         self._settings = settings
         self._mlflow = MlflowConnection(settings)
         self._bundles = Bundles(settings, self._mlflow)
+        self._owners = ModelOwners(settings, self._mlflow)
 
     @property
     def signed_files(self) -> SignedFiles:
@@ -76,6 +79,15 @@ class Registry:
     def experiment(self) -> str:
         """The id of the project's MLflow experiment, which is made if it is missing."""
         return self._mlflow.experiment
+
+    def check_owner(self, model: str) -> None:
+        """Checks that the registered model is this project's, or does not exist yet.
+
+        Raises:
+            Refused: another project, or another program, registered it.
+            Unavailable: MLflow cannot be reached.
+        """
+        self._owners.check(model)
 
     def register(
         self,
@@ -101,8 +113,9 @@ class Registry:
 
         Raises:
             Unavailable: MLflow cannot be reached.
-            Refused: the bundle holds something that is not a plain file.
+            Refused: the model is not the project's, or the bundle holds something that is not a plain file.
         """
+        self.check_owner(model)
         digest = seal(bundle, signing_key(self._settings))
         with self._mlflow.lock(model), self._mlflow.translate_errors():
             version = self._find_registered(model, digest)
@@ -119,12 +132,14 @@ class Registry:
         """The version by its number or alias (`3`, `"3"`, `"champion"`).
 
         Raises:
-            CallError: the version does not exist.
+            CallError: the version does not exist; the error lists those that do.
+            Refused: the model is not the project's.
             Unavailable: MLflow cannot be reached.
         """
+        self.check_owner(model)
         is_number = isinstance(ref, int) or ref.isdecimal()
         if is_number and int(ref) > _LARGEST_VERSION:
-            raise _no_version(model, ref)
+            raise self._no_version(model, ref)
         file = self._mlflow.unopened_file
         if file is not None:
             with contextlib.suppress(sqlite3.Error):
@@ -143,10 +158,11 @@ class Registry:
             except MlflowException as error:
                 if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
                     raise
-                raise _no_version(model, ref) from error
+                raise self._no_version(model, ref) from error
 
     def versions(self, model: str) -> list[Version]:
-        """All versions of the model, the newest first."""
+        """All versions of the model, the newest first. Raises as `version`, but for a model without any."""
+        self.check_owner(model)
         with self._mlflow.translate_errors():
             return [
                 # The results of a search lack the aliases.
@@ -158,8 +174,10 @@ class Registry:
         """The version that the alias points at, or None.
 
         Raises:
+            Refused: the model is not the project's.
             Unavailable: MLflow cannot be reached.
         """
+        self.check_owner(model)
         file = self._mlflow.unopened_file
         if file is not None:
             with contextlib.suppress(sqlite3.Error):
@@ -174,8 +192,10 @@ class Registry:
 
         Raises:
             CallError: the version does not exist.
+            Refused: the model is not the project's.
             Unavailable: MLflow cannot be reached.
         """
+        self.check_owner(model)
         file = self._mlflow.unopened_file
         if file is not None:
             with contextlib.suppress(sqlite3.Error):
@@ -186,7 +206,8 @@ class Registry:
             self.client.set_registered_model_alias(model, alias, str(version))
 
     def delete_alias(self, model: str, alias: str) -> None:
-        """Deletes an alias of the model, if there is one."""
+        """Deletes an alias of the model, if there is one. Raises Refused if the model is not the project's."""
+        self.check_owner(model)
         file = self._mlflow.unopened_file
         if file is not None:
             with contextlib.suppress(sqlite3.Error):
@@ -246,7 +267,7 @@ class Registry:
         entries: list[Any] = []
         token = None
         while True:
-            page = self.client.search_model_versions(f"name = '{model}'", page_token=token)
+            page = self.client.search_model_versions(name_is(model), page_token=token)
             entries += page
             token = page.token
             if not token:
@@ -256,12 +277,33 @@ class Registry:
         from mlflow.exceptions import MlflowException
 
         try:
-            self.client.create_registered_model(model)
+            self.client.create_registered_model(model, tags={PROJECT: self._settings.project})
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
+            self.check_owner(model)  # another project may have registered it just now
         files = f"{self.client.get_run(run_id).info.artifact_uri}/{ARTIFACT}"
         return int(self.client.create_model_version(model, files, run_id, tags=dict(tags)).version)
+
+    def _no_version(self, model: str, ref: int | str) -> CallError:
+        """The error for a version that does not exist; it lists those that do."""
+        numbers, aliases = self._list_versions(model)
+        remedy = "It has none yet. Train one: headrace build"
+        if numbers:
+            named = f"; its aliases: {', '.join(sorted(aliases))}" if aliases else ""
+            remedy = f"Its versions: {describe_ranges(numbers)}{named}"
+        return CallError(f"model {model!r} has no version {ref!r}", remedy=remedy)
+
+    def _list_versions(self, model: str) -> tuple[list[int], list[str]]:
+        """The numbers of the model's versions, and its aliases."""
+        file = self._mlflow.unopened_file
+        if file is not None:
+            with contextlib.suppress(sqlite3.Error):
+                return tables.list_versions(file, model)
+        with self._mlflow.translate_errors():
+            numbers = [int(entry.version) for entry in self._search_versions(model)]
+            aliases = self.client.get_registered_model(model).aliases if numbers else {}
+        return numbers, list(aliases)
 
     def _to_version(self, entry: Any) -> Version:
         data = self.client.get_run(entry.run_id).data
@@ -275,7 +317,3 @@ class Registry:
             aliases=tuple(sorted(entry.aliases)),
             created=from_micros(entry.creation_timestamp * 1000),
         )
-
-
-def _no_version(model: str, ref: int | str) -> CallError:
-    return CallError(f"model {model!r} has no version {ref!r}", remedy="Train a version: headrace build")

@@ -12,10 +12,11 @@ import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
+from headrace.kernel.properties import PROJECT
 from headrace.kernel.time import from_micros
 from headrace.registry.version import Version
 
-__all__ = ["delete_alias", "read_alias", "read_version", "write_alias"]
+__all__ = ["delete_alias", "list_versions", "read_alias", "read_project", "read_version", "write_alias"]
 
 
 @contextlib.contextmanager
@@ -55,6 +56,28 @@ def delete_alias(file: Path, model: str, alias: str) -> None:
     """Deletes the alias, if there is one."""
     with _open_to_write(file) as db:
         db.execute("DELETE FROM registered_model_aliases WHERE name = ? AND alias = ?", [model, alias])
+
+
+def read_project(file: Path, model: str) -> tuple[bool, str | None]:
+    """Whether the store has the model, and the project that its tag names, or None."""
+    with _open_to_read(file) as db:
+        row = db.execute(
+            "SELECT tag.value FROM registered_models AS model LEFT JOIN registered_model_tags AS tag"
+            " ON tag.name = model.name AND tag.key = ? WHERE model.name = ?",
+            [PROJECT, model],
+        ).fetchone()
+    return (False, None) if row is None else (True, row[0])
+
+
+def list_versions(file: Path, model: str) -> tuple[list[int], list[str]]:
+    """The numbers of the model's versions, and its aliases."""
+    with _open_to_read(file) as db:
+        db.execute("BEGIN")  # both queries see the same state
+        numbers = db.execute(
+            "SELECT version FROM model_versions WHERE name = ? AND current_stage <> 'Deleted_Internal'", [model]
+        ).fetchall()
+        aliases = db.execute("SELECT alias FROM registered_model_aliases WHERE name = ?", [model]).fetchall()
+    return [int(number) for (number,) in numbers], [str(alias) for (alias,) in aliases]
 
 
 def read_version(file: Path, model: str, ref: int | str) -> Version | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pandas as pd
@@ -15,7 +15,10 @@ from headrace import log
 from headrace.api import project as opened
 from headrace.config.settings import load_settings
 from headrace.features.feast import apply
+from headrace.features.feast.compiler import collect_objects
+from headrace.features.feast.views import compile_stored_view
 from headrace.flows.events.ingest import ingest
+from headrace.kernel.errors import ProjectError
 from headrace.kernel.time import from_micros
 from headrace.projects.project import load_project
 from headrace.workspace import Workspace
@@ -105,3 +108,62 @@ def test_a_changelog_gives_historical_rows_and_the_current_row(root: Path) -> No
     both = pd.DataFrame({"id": [1, 2], "event_timestamp": at(40)})
     assert store.get_historical_features(both, ["now:name"]).to_df()["name"].fillna("").tolist() == ["", "b"]
     assert opened(root).as_of("shop.public.customers", at(17))["name"].to_list() == ["late", "b"]
+
+
+def test_current_rows_by_another_column_are_rows_and_no_changes(root: Path) -> None:
+    """A value that the database never sent is null, and not that of another row with the same name."""
+    settings = load_settings(root)
+    features = root / "till" / "features.py"
+    by_name = """
+namesake = Entity(name="namesake", join_keys=["name"], value_type=ValueType.STRING)
+rows = TableSource(current(Customer))
+newest = FeatureView(name="newest", entities=[namesake], source=rows, schema=schema[1:])
+"""
+    features.write_text(FEATURES + by_name)
+    topic = log.open(settings.log.url)
+    topic.create("shop.public.customers")
+    unsent = "__debezium_unavailable_value"
+    topic.append(
+        "shop.public.customers",
+        [
+            change("c", 10, {"id": 1, "name": "a", "balance": "0.1"}),
+            change("u", 20, {"id": 2, "name": "a", "balance": unsent}),
+            change("c", 30, {"id": 3, "name": "b", "balance": "0.3"}, at=50),
+            change("c", 40, {"id": 4, "name": "b", "balance": "0.4"}),
+        ],
+    )
+    topic.close()
+    ingest(Workspace(settings), until_end=True)
+    opened(root).build()
+    store = FeatureStore(repo_path=str(apply(load_project(settings)).folder))
+    asked = pd.DataFrame({"name": ["a", "a", "b", "b"], "event_timestamp": [at(15), at(25), at(45), at(55)]})
+    features = store.get_historical_features(asked, ["newest:balance"]).to_df()
+    assert values_of(features["balance"]) == [0.1, None, 0.4, 0.3]
+    store.materialize_incremental(datetime.now(UTC))
+    read = store.get_online_features(["newest:balance"], [{"name": "a"}, {"name": "b"}])
+    assert read.to_dict()["balance"] == [None, 0.3]
+
+
+@pytest.mark.parametrize(
+    ("view", "wrong"),
+    [
+        ("entities=[namesake], source=TableSource(Customer)", "has the keys name"),
+        ("entities=[], source=TableSource(Customer)", "has no entity"),
+        ("entities=[customer], source=TableSource(Customer, 'seen')", "has timestamp_field='seen'"),
+    ],
+)
+def test_changes_are_read_by_their_own_key_and_time(root: Path, view: str, wrong: str) -> None:
+    """A deleted row has nothing else, so that by anything else it would be seen for ever."""
+    declared = root / "till" / "customers.py"
+    declared.write_text(
+        declared.read_text().replace("from decimal", "from datetime import datetime\nfrom decimal")
+        + "    seen: datetime | None = None\n"
+    )
+    text = f"""
+namesake = Entity(name="namesake", join_keys=["name"], value_type=ValueType.STRING)
+other = FeatureView(name="other", schema=schema[1:], {view})
+"""
+    (root / "till" / "features.py").write_text(FEATURES + text)
+    objects = collect_objects(load_project(load_settings(root)))
+    with pytest.raises(ProjectError, match=f"'other' reads the changes of shop_public_customers, and {wrong}"):
+        compile_stored_view(objects.views["other"], objects.entities, "here")

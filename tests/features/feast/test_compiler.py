@@ -103,6 +103,24 @@ def test_a_service_may_take_some_features_of_a_view(small: Callable[..., Project
     assert [field.name for field in plan.as_of[0].features] == ["clicks", "mean_price"]
 
 
+def test_an_as_of_view_of_events_may_have_a_delay_and_a_windowed_one_may_not(
+    small: Callable[..., Project],
+) -> None:
+    """Serving sees rows of an as-of view after the next build only, those of events too."""
+    plain = "TableSource(item_facts)"
+    project = small(
+        (plain, "TableSource(scaled, delay='2h')"),
+        ('Field(name="clicks", dtype=Int64)', 'Field(name="price", dtype=Float64)'),
+        (', Field(name="mean_price", dtype=Float64)', ""),
+        ("features=[activity, facts, moment]", "features=[facts]"),
+    )
+    (facts,) = compile(project, project.model("bought")).as_of
+    assert facts.delay == 120 * MINUTE
+    project = small(("batch_source=TableSource(scaled)", "batch_source=TableSource(scaled, delay='2h')"))
+    with pytest.raises(ProjectError, match="windowed view 'activity' reads scaled with a delay"):
+        compile(project, project.model("bought"))
+
+
 def test_a_windowed_view_reads_a_topics_own_table(small: Callable[..., Project]) -> None:
     project = small(("batch_source=TableSource(scaled)", "batch_source=TableSource(Click)"))
     (view,) = compile(project, project.model("bought")).windowed

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pandas as pd
 import pyarrow as pa
@@ -102,10 +103,59 @@ def test_sql_over_the_lake_selects_the_rows(store: FeatureStore) -> None:
     features = store.get_historical_features(query, ["facts:clicks", "facts:mean_price"]).to_df()
     assert list(features.columns) == ["item", "event_timestamp", "price", "clicks", "mean_price"]
     assert features["clicks"].fillna(-1).tolist() == [3, 5, -1]  # the last is 47 hours after the fact
-    for wrong in ("select nothing from scaled", "select item from nowhere", "drop table scaled; select 1"):
-        with pytest.raises(CallError, match="the query for entity_df cannot be run"):
-            store.get_historical_features(wrong, ["facts:clicks"])
+    again = f"/* all */ ({query}) -- of user 1"
+    assert (
+        store.get_historical_features(again, ["facts:clicks"])
+        .to_df()
+        .equals(store.get_historical_features(query, ["facts:clicks"]).to_df())
+    )
+
+
+def test_sql_that_is_not_one_query_of_the_lake_is_refused(store: FeatureStore, tmp_path: Path) -> None:
+    secret = tmp_path / "secret.csv"
+    secret.write_text("item,event_timestamp\na,2026-03-01T00:00:00Z\n")
+    selected = "select item, at as event_timestamp from scaled"
+    readers = ("csv", "ipc", "json", "ndjson", "parquet", "avro", "delta", "database")
+    wrong = {
+        "cannot be run": [
+            "select nothing from scaled",
+            "select item from nowhere",
+            f"{selected}; delete from scaled",
+            "with x as (insert into scaled values (1)) select * from x",
+            "with x as (delete from scaled) select * from x",
+            f"select * from '{secret}'",
+            *(f"select * from scan_{kind}('{secret}')" for kind in readers),
+            *(f"select * from read_{kind}('{secret}')" for kind in readers[5:]),
+        ],
+        "is not a query": [
+            "",
+            "delete from scaled",
+            "(delete from scaled)",
+            "/* select */ delete from scaled where user_id = 1",
+            "truncate table scaled",
+            "drop table scaled; select 1",
+            f"create table other as {selected}",
+            f"explain {selected}",
+            "show tables",
+            "insert into scaled values (1)",
+            f"copy scaled to '{tmp_path / 'out.csv'}'",
+            f"attach '{secret}' as x",
+        ],
+        "reads files": [
+            *(f"select * from read_{kind}('{secret}')" for kind in readers[:5]),
+            f"select * from READ_CSV /* */ ('{secret}')",
+            f"select * from \"read_csv\"/* /* */ */('{secret}')",
+            f"{selected} where item in (select item from read_csv('{secret}'))",
+            f"select $$'$$ as a, * from read_csv('{secret}') -- '",
+        ],
+    }
+    for why, queries in wrong.items():
+        for query in queries:
+            with pytest.raises(CallError, match=f"for entity_df .*{why}") as refusal:
+                store.get_historical_features(query, ["facts:clicks"])
+            assert "scaled" in str(refusal.value.remedy), query
     assert lake.open(settings_of(store.config)).table("scaled").scan().collect().height == 4
+    assert [file.name for file in tmp_path.glob("*.csv")] == ["secret.csv"]
 
 
 def test_dates_alone_select_the_views_own_keys_and_times(store: FeatureStore) -> None:

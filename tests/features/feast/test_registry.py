@@ -16,7 +16,7 @@ from headrace.features.applied.postgres import PostgresRegistry
 from headrace.features.applied.registry import REGISTRY, folder, registry_digest
 from headrace.features.feast import apply, compile, fingerprints  # noqa: A004
 from headrace.features.feast.repository import repository_yaml
-from headrace.features.feast.views import compile_stored_view
+from headrace.features.feast.views import add_key_dtypes, compile_stored_view
 from headrace.kernel.addresses import path_of
 from headrace.kernel.errors import ProjectError, Unavailable
 from headrace.projects.project import Project
@@ -55,9 +55,11 @@ def test_stock_feast_reads_the_registry(shop: Project) -> None:
 def test_views_of_the_registry_are_those_of_the_plan(shop: Project) -> None:
     store = open_store(shop)
     entities = {entity.name: entity for entity in store.list_entities()}
-    for view in compile(shop, shop.model("purchase")).stored:
+    plan = compile(shop, shop.model("purchase"))
+    for view in plan.stored:
         registered = store.registry.get_any_feature_view(view.name, store.project)
-        assert compile_stored_view(registered, entities, "here").digest == view.digest
+        compiled = add_key_dtypes(compile_stored_view(registered, entities, "here"), plan.entities)
+        assert compiled.digest == view.digest
 
 
 def test_apply_writes_only_what_changed(small: Callable[..., Project]) -> None:

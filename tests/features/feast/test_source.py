@@ -106,7 +106,6 @@ def test_sources_of_one_table_are_equal_and_others_are_not() -> None:
         (lambda: TableSource(facts, created_timestamp_column="made"), "created_timestamp_column='made' is not"),
         (lambda: TableSource(facts, delay="soon"), "is not a valid duration"),
         (lambda: TableSource(facts, delay=timedelta(-1)), r"delay=.* is not valid"),
-        (lambda: TableSource(Click, delay="2h"), r"delay='2h'\) is not valid"),
     ],
 )
 def test_a_wrong_source_is_refused(make: Callable[[], TableSource], what: str) -> None:

@@ -113,7 +113,8 @@ def test_labels_whose_key_is_of_another_type_than_its_entity_are_named(kind, dty
             expected = [5, None if kind == "digits" else 6]
             assert join_first(view, dtype, labels_of(ALL[kind]), table) == expected
             continue
-        with pytest.raises(ProjectError, match=f"'key' is declared as {dtype}, but the labels of model 'm'"):
+        what = f"'key', a key of '{view.name}', is declared as {dtype}, but the labels of model 'm'"
+        with pytest.raises(ProjectError, match=what):
             join(labels_of(ALL[kind]), plan_of(view, dtype), lambda _: table)
 
 

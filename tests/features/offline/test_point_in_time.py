@@ -228,7 +228,7 @@ def test_labels_with_values_that_no_request_can_carry_are_refused(field, values,
 
 def test_a_key_with_a_fraction_joins_no_other_entity():
     labels = labels_of([(1, 5)]).with_columns(user_id=pl.Series([1.9]))
-    with pytest.raises(ProjectError, match=r"'user_id' is declared as int64, .* 1\.9"):
+    with pytest.raises(ProjectError, match=r"'user_id', a key of '\w+', is declared as int64, .* 1\.9"):
         join(labels, plan_of(facts_view()), lambda _: facts_of([(1, 1, 21, None)]))
 
 

@@ -18,6 +18,8 @@ from headrace.log import Log
 
 __all__ = ["RefusalSource"]
 
+_NOT_DECLARED = "the topic's contract declares no alerts any more"
+
 
 class RefusalSource:
     """Watches the topics of contracts that have `alerts` (headrace.alerts.source.AlertSource).
@@ -33,7 +35,9 @@ class RefusalSource:
     name = "refusals"
 
     def __init__(self, contracts: Iterable[Contract], log: Log, lake: Lake) -> None:
+        contracts = list(contracts)
         self._contracts = {contract.topic: contract for contract in contracts if contract.alerts is not None}
+        self._unwatched = {contract.topic for contract in contracts} - self._contracts.keys()
         self._log, self._lake = log, lake
         self._rates: dict[str, RefusalRates] = {}
         self._lock = threading.Lock()
@@ -64,9 +68,14 @@ class RefusalSource:
             self._until[topic] = until
 
     def judge(self, open: Sequence[Alert]) -> list[Finding]:
-        """One finding for each reason that occurs in a topic's window or has an open alert."""
+        """One finding for each reason that occurs in a topic's window or has an open alert. An alert of a topic
+        whose contract has no `alerts` any more is over."""
         severities = {(alert.subject, _key_of(alert)): alert.severity for alert in open}
-        findings = []
+        findings = [
+            Finding(alert.subject, alert.reason, None, _NOT_DECLARED, alert.look, alert.facts)
+            for alert in open
+            if alert.subject in self._unwatched
+        ]
         for topic, until in self._until.items():
             limits = self._contracts[topic].alerts
             assert limits is not None

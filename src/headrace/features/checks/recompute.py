@@ -27,14 +27,21 @@ from headrace.features.values.columns import POLARS, micros_of
 from headrace.features.values.matrix import Matrix
 from headrace.features.values.on_demand import OnDemand, OnDemandError
 from headrace.kernel.errors import CallError
-from headrace.kernel.position import LogPosition
 from headrace.kernel.scratch import make_scratch
 from headrace.kernel.time import from_micros
-from headrace.lake import Lake
+from headrace.lake import Lake, LakeTable
 from headrace.projects.project import Project
 from headrace.tables.read import read_input
 
-__all__ = ["Recomputed", "ServedPrediction", "recompute", "values_in_training", "views_of_edited_code"]
+__all__ = [
+    "Recomputed",
+    "ServedPrediction",
+    "find_late_begin",
+    "has_lost_events",
+    "recompute",
+    "values_in_training",
+    "views_of_edited_code",
+]
 
 _PARTITION, _OFFSET = "_log_partition", "_log_offset"
 _INSTANT = pl.Datetime("us", "UTC")
@@ -118,7 +125,7 @@ def recompute(
         if isinstance(view, WindowedView):
             if source is None:
                 contract = project.contract(view.topic)
-                _note_unread(view, read_position(lake.table(contract.table)), work)
+                _note_unread(view, lake.table(contract.table), work)
                 source = read_input(project, lake, contract)
             _recompute_windowed(project, plan, view, source, work)
         elif isinstance(view, AsOfView):
@@ -164,14 +171,40 @@ class _Work(NamedTuple):
             self.columns[f"{view.name}__{field.name}"] = series
 
 
-def _note_unread(view: WindowedView, table: LogPosition | None, work: _Work) -> None:
-    """Notes the predictions with events that the topic's table does not have yet: the online store may be ahead
-    of it for a moment."""
+def _note_unread(view: WindowedView, table: LakeTable, work: _Work) -> None:
+    """Notes the predictions with events that the topic's table does not have yet, because the online store may
+    be ahead of it for a moment, or does not have any more."""
+    read, begin = read_position(table), find_late_begin(table, min((p.at for p in work.served), default=0))
     for index, prediction in enumerate(work.served):
         position = prediction.positions.get(view.name)
         ends = position.offsets if isinstance(position, StreamPosition) else {}
-        if any(table is None or table.next_offset(p) < end for p, end in ends.items()):
+        if has_lost_events(ends, prediction.at, begin):
+            work.failures[index][view.name] = f"its events are no longer in the table of {view.topic}"
+        elif any(read is None or read.next_offset(p) < end for p, end in ends.items()):
             work.failures[index][view.name] = f"its events are not in the table of {view.topic} yet"
+
+
+def find_late_begin(table: LakeTable, at: int) -> int | None:
+    """When the first event of a topic's table arrived, refused ones included, if that was after `at`;
+    microseconds. None: it has no event, or one that arrived before (of which usually one file is read)."""
+    arrived = table.scan().select(micros_of("_arrived_at").alias("at"))
+    if len(arrived.filter(pl.col("at") <= at).head(1).collect()):
+        return None
+    begin: int | None = arrived.min().collect(engine="streaming").item()
+    return begin
+
+
+def has_lost_events(offsets: Mapping[int, int], at: int, begin: int | None) -> bool:
+    """Whether the topic's table has lost the events before these offsets: a prediction of the moment `at` has
+    seen events, and the first of the table arrived later. The topic was deleted and created again, so that the
+    offsets name other events now; or a retention removed them.
+
+    Args:
+        offsets: log partition → the first offset that the prediction has not seen.
+        at: the moment of the prediction, microseconds.
+        begin: `find_late_begin`.
+    """
+    return begin is not None and at < begin and any(offsets.values())
 
 
 def _recompute_windowed(

@@ -17,6 +17,7 @@ from headrace.features.feast.objects import FeastObjects, find_objects
 from headrace.features.feast.source import TableSource, topics_of
 from headrace.features.feast.types import schema_columns
 from headrace.features.feast.views import (
+    add_key_dtypes,
     compile_entity_keys,
     compile_fields,
     compile_on_demand_view,
@@ -24,7 +25,7 @@ from headrace.features.feast.views import (
     rename_view,
     request_fields,
 )
-from headrace.features.plan import FeaturePlan, FeatureRef, View
+from headrace.features.plan import FeaturePlan, FeatureRef, StoredView, View
 from headrace.features.values.matrix import check_dtypes
 from headrace.kernel.errors import ProjectError
 from headrace.projects.loader import project_files
@@ -71,20 +72,22 @@ def compile(project: Project, model: Model) -> FeaturePlan:  # noqa: A001
     entries = _service_features(service, objects)
     features = tuple(feature for _, listed in entries for feature in listed)
     stored, on_demand = _views_of([projection for projection, _ in entries], objects, where)
-    views: list[View] = []
+    renamed: list[StoredView] = []
     for view, projection in stored:
         with _name_view_in_errors(view, objects.place(view)):
             compiled = compile_stored_view(view, objects.entities, objects.place(view))
-            views.append(rename_view(compiled, projection, where))
+            renamed.append(rename_view(compiled, projection, where))
+    columns = schema_columns(model.labels)
+    entities = compile_entity_keys(stored, objects.entities, columns, objects.place)
+    views: list[View] = [add_key_dtypes(view, entities) for view in renamed]
     for on_demand_view in on_demand:
         with _name_view_in_errors(on_demand_view, objects.place(on_demand_view)):
             views.append(compile_on_demand_view(on_demand_view, objects.place(on_demand_view)))
-    columns = schema_columns(model.labels)
     check_dtypes(features, where=where)
     _check_names(features, where)
     plan = FeaturePlan(
         model=model.name,
-        entities=compile_entity_keys(stored, objects.entities, columns, objects.place),
+        entities=entities,
         views=tuple(views),
         features=features,
         request=request_fields(on_demand, where),

@@ -286,8 +286,27 @@ def _own_rows(
     return between.drop_nulls().unique().sort(MOMENT, *names).collect()
 
 
+_COMMENT = r"(?:--[^\n]*(?:\n|$)|/\*.*?\*/)"
+_QUERY = re.compile(rf"(?:\s|\(|{_COMMENT})*(select|with|from|values)\b", re.IGNORECASE | re.DOTALL)
+_FILE_READER = re.compile(r"\b(read_(?:csv|ipc|json|ndjson|parquet))\b", re.IGNORECASE)
+
+
 def _select(tables: lake.Lake, read: Callable[[str], pl.LazyFrame], query: str) -> pl.DataFrame:
-    """The rows that SQL selects from the lake's tables."""
+    """The rows that SQL selects from the lake's tables.
+
+    Raises:
+        CallError: it is not one query of these tables: polars also runs statements, and reads files by
+            functions.
+    """
+    reader = _FILE_READER.search(query)
+    if reader is not None or not _QUERY.match(query):
+        raise CallError(
+            f"the SQL for entity_df names {reader[1]}, which reads files"
+            if reader
+            else "the SQL for entity_df is not a query",
+            where=query,
+            remedy=f"Write one SELECT from the lake's tables: {', '.join(tables.list_tables())}.",
+        )
     frames = {name: read(name) for name in tables.list_tables() if re.search(rf"\b{re.escape(name)}\b", query)}
     try:
         return pl.SQLContext(frames).execute(query, eager=True)

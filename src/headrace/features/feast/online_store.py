@@ -21,7 +21,12 @@ from headrace.features import online
 from headrace.features.feast.frames import to_view_rows, utc
 from headrace.features.feast.repository import open_repository, settings_of
 from headrace.features.feast.types import value_type
-from headrace.features.feast.views import compile_entity_keys, compile_stored_view, entity_names
+from headrace.features.feast.views import (
+    add_key_dtypes,
+    compile_entity_keys,
+    compile_stored_view,
+    entity_names,
+)
 from headrace.features.online import RowPosition
 from headrace.features.plan import AsOfView, FeaturePlan, FeatureRef
 from headrace.kernel.errors import CallError
@@ -167,12 +172,13 @@ class HeadraceOnlineStore(OnlineStore):  # type: ignore[misc]
                 entities = repository.list_entities()
             self._entities = {entity.name: entity for entity in entities}
         where = f"Feast project {config.project}"
-        view = compile_stored_view(table, self._entities, where)
+        taken = table, FeatureViewProjection.from_feature_view_definition(table)
+        entities = compile_entity_keys([taken], self._entities, None, lambda _: where)
+        view = add_key_dtypes(compile_stored_view(table, self._entities, where), entities)
         if view.digest not in self._plans:
-            taken = table, FeatureViewProjection.from_feature_view_definition(table)
             self._plans[view.digest] = FeaturePlan(
                 model="",
-                entities=compile_entity_keys([taken], self._entities, None, lambda _: where),
+                entities=entities,
                 views=(view,),
                 features=tuple(FeatureRef(view.name, field.name, field.dtype) for field in view.features),
             )

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from feast import FeatureStore, FeatureView, OnDemandFeatureView, StreamFeatureView
 from feast.errors import FeastError
+from feast.feature_view_projection import FeatureViewProjection
 from feast.protos.feast.core.Registry_pb2 import Registry
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import DecodeError
@@ -26,6 +27,8 @@ from headrace.features.feast.internals import skip_inference
 from headrace.features.feast.objects import FeastObjects
 from headrace.features.feast.repository import YAML, open_repository, repository_yaml
 from headrace.features.feast.views import (
+    add_key_dtypes,
+    compile_entity_keys,
     compile_fields,
     compile_on_demand_view,
     compile_stored_view,
@@ -110,7 +113,10 @@ def stored_digests(project: Project) -> dict[str, str]:
     for name, view in objects.views.items():
         if isinstance(view, FeatureView):
             with suppress(ProjectError):  # no plan and no read can have it either
-                digests[name] = compile_stored_view(view, objects.entities, objects.place(view)).digest
+                taken = view, FeatureViewProjection.from_feature_view_definition(view)
+                keys = compile_entity_keys([taken], objects.entities, None, objects.place)
+                compiled = compile_stored_view(view, objects.entities, objects.place(view))
+                digests[name] = add_key_dtypes(compiled, keys).digest
     return dict(sorted(digests.items()))
 
 

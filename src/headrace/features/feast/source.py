@@ -52,6 +52,8 @@ class TableSource(DataSource):  # type: ignore[misc]
         code: the fingerprint of a rowwise table's function; "" for any other table.
         is_written_by_feast: whether the table is neither a topic's nor made by a function, so that rows may be
             written to it through Feast.
+        row_key: for a topic of a database's changes, the primary key of the database's table; else empty.
+        is_current: whether the table has the current rows of a database's table.
         place: the place of its declaration; None if it comes from a registry.
     """
 
@@ -71,8 +73,10 @@ class TableSource(DataSource):  # type: ignore[misc]
             table: the table.
             timestamp_field: its time column. By default the contract's `time`; else `event_timestamp` if the
                 schema has it; else the column that the table is partitioned by.
-            delay: how long after its time a row reaches serving, because the table is built later: text such as
-                `2h`, or a timedelta. A training set sees a row only from its time plus the delay.
+            delay: how long after its time a row reaches serving, because the table is built or the online store
+                filled later: text such as `2h`, or a timedelta. An as-of view's training set sees a row only
+                from its time plus the delay. A windowed view has none: its events carry the instant from which
+                they are known.
             field_mapping: column → its name in the feature views. `timestamp_field` may be either name.
             created_timestamp_column: a column of the table. Of several rows with the same key and time, the one
                 with the greatest value counts.
@@ -80,8 +84,7 @@ class TableSource(DataSource):  # type: ignore[misc]
 
         Raises:
             ProjectError: `table` is neither of these, the time column is unknown or not in the schema, or
-                options are given, or the delay is not valid, or the table's rows are events, which carry the
-                instant from which they are known.
+                options are given, or the delay is not valid.
         """
         self.place: Place | None = Place.of_caller()
         if options:
@@ -107,9 +110,11 @@ class TableSource(DataSource):  # type: ignore[misc]
             columns=columns,
             mapping=mapping,
             created=created_timestamp_column or "",
-            delay=_check_delay(delay, is_from_events, self.place) / _SECOND,
+            delay=_check_delay(delay, self.place) / _SECOND,
             rowwise=isinstance(declared, Table) and declared.rowwise,
             topic=reads[0].topic if is_from_events and isinstance(reads[0], Contract) else None,
+            row_key=declared.row_key if isinstance(declared, Contract) else (),
+            current=isinstance(declared, Table) and declared.current,
         )
         self._check_columns()
 
@@ -158,6 +163,8 @@ class TableSource(DataSource):  # type: ignore[misc]
         mapping: Mapping[str, str] | None = None,
         created: str = "",
         feast: bool = False,
+        row_key: Sequence[str] = (),
+        current: bool = False,
     ) -> None:
         mapping = dict(mapping or {})
         super().__init__(
@@ -173,6 +180,8 @@ class TableSource(DataSource):  # type: ignore[misc]
         self.topics = tuple(topics)
         self.code = code
         self.is_written_by_feast = feast
+        self.row_key = tuple(row_key)
+        self.is_current = current
 
     def complete(self, project: Project, index: CodeIndex) -> None:
         """Sets the facts that need the whole project: the topics, and the fingerprint of the function.
@@ -208,6 +217,8 @@ class TableSource(DataSource):  # type: ignore[misc]
             "mapping": self.field_mapping,
             "created": self.created_timestamp_column,
             "feast": self.is_written_by_feast,
+            "row_key": list(self.row_key),
+            "current": self.is_current,
         }
 
     @classmethod
@@ -296,12 +307,10 @@ class TableSource(DataSource):  # type: ignore[misc]
         return arrow_columns(columns.to_frame().to_arrow().schema).items()
 
 
-def _check_delay(delay: str | timedelta, is_from_events: bool, place: Place | None) -> timedelta:
+def _check_delay(delay: str | timedelta, place: Place | None) -> timedelta:
     duration = to_duration(delay)
-    if duration < timedelta(0) or (duration and is_from_events):
+    if duration < timedelta(0):
         remedy = 'Write a duration such as "2h".'
-        if is_from_events:
-            remedy = "Leave it out: events carry the instant from which they are known."
         raise ProjectError(f"TableSource(..., delay={delay!r}) is not valid", where=str(place), remedy=remedy)
     return duration
 

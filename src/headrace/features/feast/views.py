@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -13,6 +13,7 @@ from feast.feature_view_projection import FeatureViewProjection
 from msgspec.structs import replace
 
 from headrace.code.by_value import serialize_function
+from headrace.declare.changes import CHANGED_AT
 from headrace.features.aggregates import parse_function, result_dtype
 from headrace.features.feast.source import TableSource
 from headrace.features.feast.types import dtype_of
@@ -34,6 +35,7 @@ from headrace.kernel.time import format_duration, parse_duration
 
 __all__ = [
     "TakenView",
+    "add_key_dtypes",
     "compile_entity_keys",
     "compile_fields",
     "compile_on_demand_view",
@@ -98,6 +100,7 @@ def compile_stored_view(view: FeatureView, entities: Mapping[str, Entity], where
     for field in features:
         column = _column(source, field.name, view.name, where)
         _check_same_dtype(field.dtype, column, f"{view.name}:{field.name}", where)
+    _check_changelog(view, source, keys, where)
     created = source.created_timestamp_column
     compiled = AsOfView(
         name=view.name,
@@ -110,9 +113,16 @@ def compile_stored_view(view: FeatureView, entities: Mapping[str, Entity], where
         delay=_delay_of(source, view, where),
         field_mapping=source.field_mapping,
         created=source.field_mapping.get(created, created) or None,
+        is_current=source.is_current,
     )
     _check_roles(compiled, where)
     return compiled
+
+
+def add_key_dtypes(view: StoredView, entities: Iterable[EntityKey]) -> StoredView:
+    """The view with the dtypes of its keys, as a plan with these entities has it."""
+    dtypes: dict[str, Dtype] = {entity.join_key: entity.dtype for entity in entities}
+    return replace(view, key_dtypes=tuple(dtypes[key] for key in view.keys))
 
 
 def rename_view(view: StoredView, projection: FeatureViewProjection, where: str) -> StoredView:
@@ -166,6 +176,26 @@ def _check_roles(view: AsOfView, where: str) -> None:
         )
 
 
+def _check_changelog(view: FeatureView, source: TableSource, keys: Sequence[str], where: str) -> None:
+    """Checks the keys and the time of an as-of view on a topic of a database's changes. A deleted row has its
+    key and the time of the change alone: by others it would be visible for ever.
+
+    Raises:
+        ProjectError: they are others.
+    """
+    time, columns = source.column(source.timestamp_field), [source.column(key) for key in keys]
+    if not source.row_key or (sorted(columns) == sorted(source.row_key) and time == CHANGED_AT):
+        return
+    what = f"has the keys {', '.join(columns)}" if columns else "has no entity"
+    wrong = what if time == CHANGED_AT else f"has timestamp_field={time!r}"
+    raise ProjectError(
+        f"feature view {view.name!r} reads the changes of {source.name}, and {wrong}: a deleted row has only"
+        f" its key ({', '.join(source.row_key)}) and {CHANGED_AT}",
+        where=where,
+        remedy="Give it these; or read the current rows: TableSource(current(...)).",
+    )
+
+
 def _delay_of(source: TableSource, view: FeatureView, where: str) -> int:
     """The delay of the source in microseconds. Raises ProjectError if the view's ttl is not longer."""
     if view.ttl and source.delay >= view.ttl:
@@ -193,6 +223,12 @@ def _compile_windowed(
             f"windowed view {view.name!r} has {what}, which only as-of views can have",
             where=where,
             remedy="Give the rows the entity's key and the columns their names in a @table(rowwise=True).",
+        )
+    if source.delay:
+        raise ProjectError(
+            f"windowed view {view.name!r} reads {source.name} with a delay",
+            where=where,
+            remedy="Leave it out: events carry the instant from which they are known.",
         )
     if view.timestamp_field != source.timestamp_field:
         raise ProjectError(

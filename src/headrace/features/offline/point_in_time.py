@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 
 import numpy as np
@@ -29,6 +29,7 @@ __all__ = [
     "convert_labels",
     "join",
     "join_as_of",
+    "reads_changes",
     "states",
     "unique_rows",
 ]
@@ -159,11 +160,16 @@ def as_of_rows(view: AsOfView, table: pl.LazyFrame) -> pl.LazyFrame:
     return unique_rows(view, states(view, table))
 
 
+def reads_changes(view: AsOfView, table: pl.LazyFrame) -> bool:
+    """Whether the rows of the view's table are the changes of a database's rows."""
+    return is_changelog(table) and not view.is_current
+
+
 def states(view: AsOfView, table: pl.LazyFrame) -> pl.LazyFrame:
     """The rows that `as_of_rows` chooses from, with their names in the view."""
     if "_valid" in table.collect_schema():
         table = table.filter("_valid")
-    if is_changelog(table):
+    if reads_changes(view, table):
         table = history(table, [view.column(key) for key in view.keys])
     return _rename(view, table)
 
@@ -270,7 +276,10 @@ def _order_of(times: pl.Series) -> NDArray[np.int64]:
 
 def convert_labels(labels: pl.DataFrame, plan: FeaturePlan) -> pl.DataFrame:
     """The labels' columns that features are computed from, converted to the plan's dtypes."""
-    keys = {entity.join_key for entity in plan.entities}
+    keys = {
+        entity.join_key: [view.name for view in plan.stored if entity.join_key in view.keys]
+        for entity in plan.entities
+    }
     dtypes = {entity.join_key: POLARS[entity.dtype] for entity in plan.entities}
     dtypes |= {field.name: POLARS[field.dtype] for field in plan.request}
     dtypes[MOMENT] = _INSTANT
@@ -282,26 +291,28 @@ def convert_labels(labels: pl.DataFrame, plan: FeaturePlan) -> pl.DataFrame:
             remedy="They need the keys, event_timestamp, and the request fields that on-demand views read.",
         )
     rows = labels.select(
-        _convert(labels[name], dtype, labels_name, is_key=name in keys) for name, dtype in dtypes.items()
+        _convert(labels[name], dtype, labels_name, keys.get(name)) for name, dtype in dtypes.items()
     )
     if rows[MOMENT].null_count():
         raise ProjectError(f"{labels_name} have rows without event_timestamp")
     return rows
 
 
-def _convert(column: pl.Series, dtype: pl.DataType, labels_name: str, *, is_key: bool) -> pl.Series:
+def _convert(
+    column: pl.Series, dtype: pl.DataType, labels_name: str, key_of: Sequence[str] | None = None
+) -> pl.Series:
     """Converts the column to the dtype; NaN becomes null. Values that a request could not carry are refused:
-    text for a number, 2.5 for a whole number."""
+    text for a number, 2.5 for a whole number. `key_of`: the views whose key it is; None: it is not a key."""
     if isinstance(dtype, pl.List) and isinstance(column.dtype, pl.List):
         items = column.explode(empty_as_null=False, keep_nulls=False).rename(column.name)
-        _convert(items, dtype.inner, labels_name, is_key=False)  # type: ignore[arg-type]  # refuses invalid items
+        _convert(items, dtype.inner, labels_name)  # type: ignore[arg-type]  # refuses invalid items
         return column.cast(dtype)
     if column.dtype.is_float():
         column = column.fill_nan(None)
     if column.null_count() == len(column):
         return column.clear(len(column)).cast(dtype)
     invalid = column.drop_nulls()
-    if _kind(column.dtype) == _kind(dtype) and not (is_key and column.dtype == pl.Boolean):
+    if _kind(column.dtype) == _kind(dtype) and (key_of is None or column.dtype != pl.Boolean):
         converted = column.cast(dtype, strict=False)
         if _kind(dtype) != "number" or dtype.is_float():
             return converted  # a whole number too large for a float is rounded, as in a request
@@ -310,8 +321,10 @@ def _convert(column: pl.Series, dtype: pl.DataType, labels_name: str, *, is_key:
         if invalid.is_empty():
             return converted
     value = "lists or structs" if column.dtype.is_nested() else repr(invalid[0])
+    role = f", a key of {', '.join(map(repr, key_of))}," if key_of else ""
     raise ProjectError(
-        f"{column.name!r} is declared as {_NAMES[dtype]}, but {labels_name} have {value} ({column.dtype})",
+        f"{column.name!r}{role} is declared as {_NAMES[dtype]}, but {labels_name} have {value}"
+        f" ({column.dtype})",
         remedy="Convert the column to a datetime."
         if column.name == MOMENT
         else "Give the request's field, or the entity, the type that the column has, or convert the column.",

@@ -7,14 +7,14 @@ from typing import NamedTuple
 
 import polars as pl
 
-from headrace.features.offline.rowwise import rows_of
+from headrace.features.offline.rowwise import codes_of, is_of_other_code, rows_of
 from headrace.features.online.compute.local import LocalStates
 from headrace.features.online.compute.port import StateCompute, StateJob
 from headrace.features.online.compute.ray import RayStates
 from headrace.features.online.keys import KeySchema
 from headrace.features.online.store import OnlineStore
 from headrace.features.plan import AsOfView, FeaturePlan, WindowedView
-from headrace.kernel.errors import CallError
+from headrace.kernel.errors import CallError, ProjectError
 from headrace.kernel.position import LogPosition, Position, SnapshotPosition
 from headrace.kernel.time import from_micros, now_micros
 from headrace.lake import Lake
@@ -58,8 +58,9 @@ def fill(
     """Brings every stored view of the plan up to date with the lake.
 
     An as-of view gets the snapshot of its table that `at` names, else the newest one. A windowed view that is
-    not filled yet, or has broken entities, gets the topic's good events up to ingest's position, and ingest
-    keeps it up to date afterwards. Other windowed views do not change. Idempotent; a killed fill leaves each
+    not filled yet, has broken entities, or has the events of an earlier topic of the name, gets the topic's
+    good events up to ingest's position, and ingest keeps it up to date afterwards. Other windowed views do not
+    change. Idempotent; a killed fill leaves each
     view unchanged or filled.
 
     Args:
@@ -71,7 +72,8 @@ def fill(
 
     Raises:
         CallError: a table or snapshot does not exist, or a topic was never ingested.
-        ProjectError: a rowwise function fails as a whole.
+        ProjectError: a rowwise function fails as a whole; or it was edited since the plan was compiled, and its
+            view must be filled: it would get the values of another function.
         Unavailable: the store is locked.
     """
     store.prepare(plan)
@@ -106,11 +108,15 @@ def _find_compute(project: Project, lake: Lake) -> StateCompute:
 
 
 def _fill_windowed(project: Project, lake: Lake, view: WindowedView, store: OnlineStore) -> FillResult:
-    position = _table_position(project, lake, view)
     current = store.position(view)
-    same_log = isinstance(current, LogPosition) and current.log_id == position.log_id
-    if isinstance(current, LogPosition) and same_log and not store.count_broken(view):
+    if (
+        isinstance(current, LogPosition)
+        and not store.count_broken(view)
+        and current.log_id == _table_position(project, lake, view).log_id
+    ):
         return FillResult(view.name, view.digest, 0, 0, current)
+    if view.code and is_of_other_code(view, codes_of(project)):
+        raise ProjectError(f"the function of its table {view.table} was edited since")
     return fill_again(project, lake, view, store)
 
 

@@ -41,6 +41,8 @@ class OnlineSink:
     with rows of two functions would equal neither. The view keeps its values and its position. A build with
     the new code fills a separate view.
 
+    A view with the events of an earlier topic of the same name is not followed either, until a build fills it.
+
     An event that a rowwise function fails on makes no rows, as in the function's table (tables.rowwise). If the
     function fails as a whole, its views are no longer followed.
 
@@ -176,25 +178,27 @@ class OnlineSink:
                 other_code.append(view)
                 continue
             position = self._store.position(view)
-            if isinstance(position, LogPosition) and not self._leads.is_suspect(view, position):
-                followed.append((view, position))
+            if not isinstance(position, LogPosition) or self._leads.is_suspect(view, position):
+                continue
+            if self._idle is not None and position.log_id != self._idle.log_id:
+                self._warn(view, "has the events of an earlier topic of this name. Run headrace build")
+                continue
+            followed.append((view, position))
         names = {view.name for view, _ in followed}
         for view in other_code:
             if view.name not in names:  # otherwise a build has filled a view of the new code in its place
-                self._warn_of_other_code(view)
+                self._warn(
+                    view,
+                    f"was filled by other code of {view.rowwise}() than this process runs. Update the online"
+                    " state (headrace build), then start ingest again",
+                )
         return followed
 
-    def _warn_of_other_code(self, view: WindowedView) -> None:
+    def _warn(self, view: WindowedView, reason: str) -> None:
         if view.digest not in self._warned:
             self._warned.add(view.digest)
-            _logger.warning(
-                "view %s (%s) no longer follows topic %s: it was filled by other code of %s() than this process"
-                " runs. Update the online state (headrace build), then start ingest again",
-                view.name,
-                view.digest[:8],
-                view.topic,
-                view.rowwise,
-            )
+            message = "view %s (%s) no longer follows topic %s: it %s"
+            _logger.warning(message, view.name, view.digest[:8], view.topic, reason)
 
     def _stop_following(self, view: WindowedView, reason: str) -> None:
         self._failing.add(view.digest)

@@ -114,6 +114,10 @@ class AsOfView(_Stored, frozen=True, tag="as_of"):
         field_mapping: column of the table → its name in this view, for columns whose name differs. Keys, time,
             features and `created` are names in the view.
         created: the column that decides between rows of one key and time: the greatest is visible.
+        key_dtypes: the dtype of each key, by which online stores name their states. None where a view is not
+            part of a plan.
+        is_current: whether the table has the current rows of a database's table: it has the columns of a
+            changelog, and is none.
     """
 
     name: str
@@ -126,6 +130,8 @@ class AsOfView(_Stored, frozen=True, tag="as_of"):
     delay: int = 0
     field_mapping: dict[str, str] = {}
     created: str | None = None
+    key_dtypes: tuple[Dtype, ...] = ()
+    is_current: bool = False
 
     def column(self, name: str) -> str:
         """The table's column of a key, the time or a feature."""
@@ -147,6 +153,7 @@ class WindowedView(_Stored, frozen=True, tag="windowed"):
         columns: name and dtype of the columns that are aggregated.
         aggregations: its features.
         code: the fingerprint of the rowwise function, so that an edited function makes another view.
+        key_dtypes: as those of an AsOfView.
     """
 
     name: str
@@ -158,6 +165,7 @@ class WindowedView(_Stored, frozen=True, tag="windowed"):
     columns: tuple[PlanField, ...]
     aggregations: tuple[Aggregation, ...]
     code: str = ""
+    key_dtypes: tuple[Dtype, ...] = ()
 
     @property
     def features(self) -> tuple[PlanField, ...]:

@@ -12,6 +12,7 @@ from msgspec import Struct
 
 from headrace.config.settings import Settings
 from headrace.flows.models.deploy_file import DeployFile, Selection
+from headrace.kernel.counts import describe_ranges
 from headrace.kernel.errors import HeadraceError, Refused
 from headrace.kernel.scratch import make_scratch
 from headrace.registry.other_models import OtherModels, OtherVersion
@@ -114,10 +115,17 @@ class Planner:
             if version is not None:
                 yield name, version
             elif selection.alias is None:
-                number = "" if selection.version is None else f" {selection.version}"
-                yield name, f"the registry has no version{number} of this model"
+                yield name, self._describe_missing(name, selection.version)
             elif not selection.is_pattern:
-                yield name, f"this model has no alias {selection.alias!r} in the registry"
+                _, aliases = self._models.list_versions(name)
+                named = f"its aliases: {', '.join(aliases) or 'none'}"
+                yield name, f"this model has no alias {selection.alias!r} in the registry; {named}"
+
+    def _describe_missing(self, name: str, number: int | None) -> str:
+        numbers, _ = self._models.list_versions(name)
+        if number is None or not numbers:
+            return "the registry has no version of this model"
+        return f"the registry has no version {number} of this model; its versions: {describe_ranges(numbers)}"
 
     def _check(self, name: str, version: OtherVersion | str) -> Candidate | tuple[OtherVersion, ServingOptions]:
         """The version with its options, or its refusal."""

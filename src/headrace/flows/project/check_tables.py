@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
+from headrace.flows.build.context import BuildContext
 from headrace.kernel.errors import CallError
 from headrace.kernel.time import from_micros
 from headrace.tables.audits.report import AuditResult, failing_table, read_report
@@ -16,6 +17,7 @@ from headrace.workspace import Workspace
 if TYPE_CHECKING:
     import polars as pl
 
+    from headrace.flows.build.project_code import ProjectCode
     from headrace.lake import Lake
 
 __all__ = ["TableCheck", "check_table", "check_tables", "read_failing_rows"]
@@ -29,6 +31,7 @@ class TableCheck(msgspec.Struct, frozen=True):
     Attributes:
         table: the table.
         state: whether its last audit let it be published, or refused it; `new`: it was never audited.
+        is_outdated: whether the next build may audit it otherwise, because the project's code was edited since.
         at: when the last audit was.
         results: what came of each rule.
         kept: how many failing rows are kept in the table `headrace_failing_TABLE`.
@@ -37,6 +40,7 @@ class TableCheck(msgspec.Struct, frozen=True):
 
     table: str
     state: Literal["published", "refused", "new"]
+    is_outdated: bool
     at: datetime | None
     results: list[AuditResult]
     kept: int
@@ -63,7 +67,7 @@ def check_tables(workspace: Workspace, names: Sequence[str] = (), *, shown: int 
     """
     from headrace.tables.audits.run import check_freshness_now, is_audited
 
-    project, lake = workspace.project, workspace.lake
+    project, lake, recorded = workspace.project, workspace.lake, BuildContext(workspace).recorded_code
     tables = [project.table(name) for name in names] or [t for t in project.tables.values() if is_audited(t)]
     unaudited = [table for table in tables if not is_audited(table)]
     if unaudited:
@@ -74,21 +78,34 @@ def check_tables(workspace: Workspace, names: Sequence[str] = (), *, shown: int 
         )
     checks = []
     for table in tables:
-        check = check_table(lake, table.name, shown=shown)
+        check = _check_table(lake, recorded, table.name, shown)
         fresh = {result.rule: result for result in check_freshness_now(lake, table)}
         results = [fresh.get(result.rule, result) for result in check.results]
         checks.append(msgspec.structs.replace(check, results=results))
     return checks
 
 
-def check_table(lake: Lake, name: str, *, shown: int = _SHOWN) -> TableCheck:
-    """What came of the last audit of a table."""
+def check_table(workspace: Workspace, name: str, *, shown: int = _SHOWN) -> TableCheck:
+    """What came of the last audit of a table. The project's modules are not loaded."""
+    return _check_table(workspace.lake, BuildContext(workspace).recorded_code, name, shown)
+
+
+def _check_table(lake: Lake, recorded: ProjectCode | None, name: str, shown: int) -> TableCheck:
+    """As `check_table`.
+
+    Args:
+        lake: the lake.
+        recorded: the project's code as the last build recorded it; None: it was edited since.
+        name: the table.
+        shown: how many failing rows are read.
+    """
     report = read_report(lake, name)
     if report is None:
-        return TableCheck(name, "new", None, [], 0, [])
+        return TableCheck(name, "new", False, None, [], 0, [])
+    is_outdated = recorded is None or recorded.audits_digest(name) != report.code
     examples = [] if not report.kept else read_failing_rows(lake, name).head(shown).collect().to_dicts()
     state: Literal["published", "refused"] = "refused" if report.stops else "published"
-    return TableCheck(name, state, from_micros(report.at), report.results, report.kept, examples)
+    return TableCheck(name, state, is_outdated, from_micros(report.at), report.results, report.kept, examples)
 
 
 def read_failing_rows(lake: Lake, name: str) -> pl.LazyFrame:

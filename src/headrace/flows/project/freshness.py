@@ -32,8 +32,10 @@ class TopicStatus(Struct, frozen=True):
     Attributes:
         topic, table: their names.
         events: how many events were ever appended.
-        lag: how many events on the log are not in the table yet, at most (log.lag); None: unknown, because the
-            catalog could not be read.
+        lag: how many events on the log are not in the table yet; None: unknown, because the catalog could not
+            be read.
+        is_exact: whether `events` and `lag` are counts. On Kafka they are differences of offsets, and the most
+            that there may be (Log.is_dense); 0 is always exact.
         extra: field that the contract does not name, and that is stored in `_extra` → how many events have it.
         contract: what ingest will do about an edited contract; None if the table has the declared one.
     """
@@ -42,8 +44,13 @@ class TopicStatus(Struct, frozen=True):
     table: str
     events: int
     lag: int | None
+    is_exact: bool = True
     extra: dict[str, int] = field(default_factory=dict)
     contract: str | None = None
+
+    def describe(self, count: int) -> str:
+        """`events` or `lag` in words: `1,204`, or `≤ 1,204` if it is the most that there may be."""
+        return f"{count:,}" if self.is_exact or not count else f"≤ {count:,}"
 
 
 class TableStatus(Struct, frozen=True):
@@ -106,6 +113,7 @@ def topic_status(
         table,
         events=sum(log.end(topic).values()),
         lag=sum(logs.lag(log, topic, offsets).values()) if is_known else None,
+        is_exact=log.is_dense,
         extra=json.loads(properties.get(UNDECLARED_FIELDS, "{}")),
         contract=contract,
     )

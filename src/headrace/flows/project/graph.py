@@ -172,8 +172,9 @@ def _describe_topic(topic: str, table: str, state: Status | None) -> GraphNode:
     fresh = next((entry for entry in state.topics if entry.topic == topic), None) if state else None
     if fresh is None:
         return GraphNode("topic", topic, name)
-    lag = "unknown how many" if fresh.lag is None else f"{fresh.lag:,}" if fresh.lag else ""
-    note = plural(fresh.events, "event") + (f", {lag} not ingested" if lag else "")
+    lag = "unknown how many" if fresh.lag is None else fresh.describe(fresh.lag) if fresh.lag else ""
+    events = plural(fresh.events, "event").removeprefix(f"{fresh.events:,}")
+    note = f"{fresh.describe(fresh.events)}{events}" + (f", {lag} not ingested" if lag else "")
     return GraphNode("topic", topic, f"{name}, {note}" if name else note)
 
 

@@ -17,6 +17,9 @@ from headrace.declare.source import Source
 from headrace.declare.table import Table
 from headrace.events.ingest.position import read_position
 from headrace.features.checks.events_behind import find_events_behind
+from headrace.features.checks.recompute import find_late_begin, has_lost_events
+from headrace.features.offline.columns import check_columns
+from headrace.features.offline.point_in_time import reads_changes, states, unique_rows
 from headrace.features.online import RowPosition, StreamPosition
 from headrace.features.plan import Aggregation, AsOfView, WindowedView
 from headrace.features.values.columns import POLARS
@@ -132,10 +135,16 @@ def find_events(
         limit: how many events are listed at most.
 
     Raises:
-        CallError: the project has no such topic or table any more.
+        CallError: the project has no such topic or table any more, or the table has lost the events.
         Unavailable: the events are not in the topic's table yet.
     """
     contract = project.contract(view.topic)
+    if has_lost_events(position.offsets, at, find_late_begin(lake.table(contract.table), at)):
+        raise CallError(
+            f"the events before {from_micros(at).isoformat()} are no longer in table {contract.table}, which"
+            " begins later",
+            where=f"topic {contract.topic}",
+        )
     _await_ingested(contract, lake, position)
     events, rows, event_of_row = find_events_behind(project, lake, view, entity, at, position)
     counts = {aggregation.name: _is_counted(aggregation, view, rows, at) for aggregation in view.aggregations}
@@ -195,6 +204,7 @@ def find_row(
 
     Raises:
         CallError: the table no longer exists.
+        ProjectError: the snapshot has expired, and the newest one has other columns.
     """
     if position.snapshot is None:
         pushed = "the row was pushed through Feast, so no snapshot of the table has it"
@@ -207,19 +217,23 @@ def find_row(
     except CallError:
         frame = table.scan()
         notes = (f"snapshot {position.snapshot} of {view.table} has expired: the newest one was read instead",)
-    rows = frame.filter(*(pl.col(view.column(key)) == entity[key] for key in view.keys))
+    dtypes = {key: "int64" if isinstance(entity[key], int) else "string" for key in view.keys}
+    check_columns(view, states(view, frame).collect_schema(), dtypes)
+    if not reads_changes(view, frame):  # a truncate or a snapshot removes the rows of other keys, too
+        frame = frame.filter(*(pl.col(view.column(key)) == entity[key] for key in view.keys))
     if position.time is None:
-        return Evidence(rows, notes=(*notes, "there was no row for this entity"))
+        return Evidence(frame, notes=(*notes, "there was no row for this entity"))
     time = from_micros(position.time)
-    at_time = rows.filter(pl.col(view.column(view.time)).cast(POLARS["timestamp"]) == time).limit(1).collect()
-    if at_time.is_empty():
-        return Evidence(rows, notes=(*notes, f"the row of {time} no longer exists"))
-    row = at_time.row(0, named=True)
+    rows = states(view, frame).filter(*(pl.col(key) == entity[key] for key in view.keys))
+    rows = rows.filter(pl.col(view.time).cast(POLARS["timestamp"]) == time)
+    counted = unique_rows(view, rows).select(field.name for field in view.features).collect()
+    if counted.is_empty():
+        return Evidence(frame, notes=(*notes, f"the row of {time} no longer exists"))
     declared = project.tables.get(view.table)
     keys = {view.column(key): entity[key] for key in view.keys}
-    origins = () if declared is None else _origins(project, lake, declared, position.snapshot, keys, row)
-    features = {field.name: row[view.column(field.name)] for field in view.features}
-    return Evidence(rows, row=Row(view.table, position.snapshot, time, features, origins), notes=notes)
+    origins = () if declared is None else _origins(project, lake, declared, position.snapshot, keys, view, rows)
+    row = Row(view.table, position.snapshot, time, counted.row(0, named=True), origins)
+    return Evidence(frame, row=row, notes=notes)
 
 
 def _await_ingested(contract: Contract, lake: Lake, position: StreamPosition) -> None:
@@ -252,15 +266,22 @@ def _empty_frame(view: AsOfView, entity: Mapping[str, Any]) -> pl.LazyFrame:
 
 
 def _origins(
-    project: Project, lake: Lake, table: Table, snapshot: int, keys: Mapping[str, Any], row: Mapping[str, Any]
+    project: Project,
+    lake: Lake,
+    table: Table,
+    snapshot: int,
+    keys: Mapping[str, Any],
+    view: AsOfView,
+    rows: pl.LazyFrame,
 ) -> tuple[Origin, ...]:
-    """What one row of a table was made from: the topics and files, through all tables in between, with days."""
+    """What the rows of one key and time, which have the view's names, were made from: the topics and files,
+    through all tables in between, with days."""
     partitioning = table.partition_by
     days: tuple[date, date] | None = None
-    if partitioning is not None and partitioning.is_time and row.get(partitioning.column) is not None:
-        value = row[partitioning.column]
-        row_day = value.date() if isinstance(value, datetime) else value
-        days = row_day, row_day
+    if partitioning is not None and partitioning.is_time:
+        column = pl.col(view.field_mapping.get(partitioning.column, partitioning.column)).cast(pl.Date)
+        first, last = rows.select(column.min().alias("first"), column.max().alias("last")).collect().row(0)
+        days = None if first is None else (first, last)
     return tuple(_find_origins(project, lake, table, snapshot, keys, days))
 
 

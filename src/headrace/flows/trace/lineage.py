@@ -23,11 +23,14 @@ def lineage(workspace: Workspace, name: str) -> Node:
         name: a model that is released (its endpoint), a version of it (`churn@2`), or a table.
 
     Raises:
-        CallError: no run that wrote it has been recorded.
+        CallError: no run that wrote it has been recorded, or the version does not exist.
     """
     origin = find_origin(workspace, name)
     if origin is not None:
         return origin
+    model, at, version = name.partition("@")
+    if at:
+        workspace.registry.version(model, version)  # if it does not exist, the error lists those that do
     raise CallError(
         f"no run that wrote {name!r} has been recorded",
         where=str(workspace.lineage.path),

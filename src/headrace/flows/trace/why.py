@@ -17,7 +17,7 @@ from headrace.features.values.conversion import decode_fields
 from headrace.flows.models.predictions import PredictionPlace, find_prediction
 from headrace.flows.trace.evidence import Evidence, RawEvent, Row, find_events, find_row
 from headrace.kernel.counts import plural
-from headrace.kernel.errors import CallError, Refused, Unavailable
+from headrace.kernel.errors import CallError, HeadraceError, Refused, Unavailable
 from headrace.kernel.html import LIMIT, html_table
 from headrace.kernel.position import SnapshotPosition
 from headrace.kernel.time import micros
@@ -252,7 +252,7 @@ def _views(
     for stored in plan.stored:
         try:
             evidence[stored.name] = _evidence(project, lake, stored, served, limit)
-        except (CallError, Unavailable) as error:
+        except HeadraceError as error:
             errors[stored.name] = str(error)
     sources = {name: view_evidence.source for name, view_evidence in evidence.items()}
     (recomputed,) = recompute(project, lake, plan, [served], skip=edited | errors.keys(), sources=sources)

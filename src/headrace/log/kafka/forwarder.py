@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from itertools import chain
 from time import monotonic
 from typing import Any
 
@@ -19,9 +20,9 @@ import confluent_kafka as ck
 from headrace.kernel.errors import Conflict, Refused, TooLarge, Unavailable
 from headrace.kernel.faults import reach
 from headrace.log.kafka.connection import SECONDS
-from headrace.log.kafka.limits import TopicLimits, is_too_large
+from headrace.log.kafka.limits import TopicLimits
 from headrace.log.kafka.reader import READ_COMMITTED
-from headrace.log.kafka.writer import DeliveryCallback, KafkaRecord, produce
+from headrace.log.kafka.writer import DeliveryErrors, KafkaRecord, commit, produce_all
 
 __all__ = ["KafkaForwarder"]
 
@@ -118,45 +119,39 @@ class KafkaForwarder:
             Unavailable: the broker cannot be reached. The position that `take_over` returns shows whether the
                 transaction was committed.
         """
-        producer = self._producers[partition]
-        too_large: list[int] = []
-        invalid: list[int] = []
+        producer, errors = self._producers[partition], DeliveryErrors()
         try:
             with _name_errors():
                 producer.begin_transaction()
-                try:
-                    for place, record in enumerate(records):
-                        produce(producer, record, _note_refusal(too_large, invalid, place))
-                    produce(producer, (self._name, partition, position, b"position", None))
-                except ck.KafkaException as error:
-                    if error.args[0].code() == ck.KafkaError._FATAL:
-                        producer.commit_transaction(SECONDS)  # raises the fatal error's cause
-                    raise
+                position_record = (self._name, partition, position, b"position", None)
+                produce_all(producer, chain(records, [position_record]), errors)
                 reach("forward.before_commit")
-                producer.commit_transaction(SECONDS)
+                commit(producer, errors)
         except BaseException as error:
             self._release(partition)
-            if invalid:
+            if errors.invalid:
+                self._end_transaction(partition)
                 raise Refused(
                     f"the broker refuses records for {' or '.join(self._topics)} as invalid",
                     where=_WHERE,
                     remedy="A compacted topic needs a key on each event: set its cleanup.policy to delete.",
                 ) from error
-            if too_large:
+            if errors.too_large:
                 with _name_errors():
                     is_each_alone = self._limits.of_all(self._topics).batch == 1
                     self._limits.note_refusal(self._topics)
+                self._end_transaction(partition)
                 raise TooLarge(
                     "records are too large for the topics they are forwarded to",
                     where=_WHERE,
-                    places=sorted(too_large) if is_each_alone else (),
+                    places=sorted(errors.too_large) if is_each_alone else (),
                 ) from error
             raise
         reach("forward.after_commit")
         self._positions[partition] = position
 
     def close(self) -> None:
-        """Closes the clients; an open transaction is aborted."""
+        """Closes the clients."""
         for partition in list(self._producers):
             self._release(partition)
         self._consumer.close()
@@ -164,6 +159,11 @@ class KafkaForwarder:
     def _release(self, partition: int) -> None:
         """Discards the producer of a log partition; the next `take_over` aborts its open transaction."""
         self._producers.pop(partition).purge()
+
+    def _end_transaction(self, partition: int) -> None:
+        """Lets the broker abort what a discarded producer left open: the topics' readers would wait for it."""
+        with suppress(Conflict, Unavailable):
+            self.take_over(partition)
 
     def _read(self, partitions: Sequence[int]) -> None:
         """Reads the committed positions of log partitions."""
@@ -196,18 +196,6 @@ class KafkaForwarder:
 
     def _open_consumer(self) -> ck.Consumer:
         return ck.Consumer({**self._config, **READ_COMMITTED, "fetch.wait.max.ms": 20})
-
-
-def _note_refusal(too_large: list[int], invalid: list[int], place: int) -> DeliveryCallback:
-    def note(error: ck.KafkaError | None, _: ck.Message) -> None:
-        if error is None:
-            return
-        if is_too_large(error):
-            too_large.append(place)
-        elif error.code() == ck.KafkaError.INVALID_RECORD:
-            invalid.append(place)
-
-    return note
 
 
 @contextmanager

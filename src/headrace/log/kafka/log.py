@@ -43,6 +43,8 @@ class KafkaLog:
         brokers: `host:port,...`.
     """
 
+    is_dense = False
+
     def __init__(self, brokers: str) -> None:
         self._connection = KafkaConnection(brokers)
         self._topics = KafkaTopics(self._connection)

@@ -20,6 +20,8 @@ POLL_SECONDS = 0.01  # how soon `wait` notices an append of another process
 class SqliteLog:
     """A folder with one SQLite file for each topic (see headrace.log.port.Log)."""
 
+    is_dense = True
+
     def __init__(self, folder: str) -> None:
         """Creates the folder if it does not exist. Raises Unavailable if that fails."""
         self._topics = SqliteTopics(Path(folder))

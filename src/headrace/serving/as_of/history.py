@@ -10,7 +10,7 @@ import polars as pl
 
 from headrace.declare.event import table_of
 from headrace.events.ingest.position import read_position
-from headrace.features.offline.point_in_time import as_of_rows
+from headrace.features.offline.point_in_time import as_of_rows, reads_changes
 from headrace.features.plan import AsOfView, FeaturePlan, StoredView, WindowedView
 from headrace.features.values.columns import POLARS
 from headrace.kernel.errors import CallError, Unavailable
@@ -21,7 +21,6 @@ from headrace.lake import Lake, Snapshot, VisibleTables
 from headrace.log import Batch, Log
 from headrace.serving.errors import NoHistory
 from headrace.serving.prediction import TABLE, TOPIC
-from headrace.tables.changelog import is_changelog
 
 __all__ = ["History"]
 
@@ -62,7 +61,7 @@ class History:
                 if isinstance(view, WindowedView):
                     self._check_events(view, moment)
             rows = self._scan_valid(name)
-            if is_changelog(rows):
+            if any(isinstance(view, AsOfView) and reads_changes(view, rows) for view in views):
                 return rows
             columns = rows.collect_schema().names()
             return rows.filter(

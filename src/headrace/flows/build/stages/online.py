@@ -19,7 +19,7 @@ from headrace.flows.build.project_code import ProjectCode
 from headrace.flows.build.reasons import StaleReason
 from headrace.flows.build.released import find_released_plans
 from headrace.flows.build.stage import Stage, StageResult
-from headrace.kernel.errors import HeadraceError, ProjectError
+from headrace.kernel.errors import HeadraceError
 from headrace.kernel.position import SnapshotPosition
 
 if TYPE_CHECKING:
@@ -151,8 +151,6 @@ def _fill_released(
     for version, plan in released:
         (view,) = plan.stored
         try:
-            if _needs_other_code(context, store, view):
-                raise ProjectError(f"the function of its table {view.table} was edited since")
             snapshots = {view.table: context.snapshot(view.table)} if view.table in context.code.tables else {}
             fills.setdefault(version, []).extend(fill(project, context.lake, plan, store, at=snapshots))
         except HeadraceError as error:
@@ -176,27 +174,17 @@ def _is_lost(store: OnlineStore, view: StoredView, snapshots: Mapping[str, int])
 
 def _is_behind(context: BuildContext, store: OnlineStore, view: StoredView) -> bool:
     """Whether a fill would change the view of a released version."""
+    from headrace.features.offline.rowwise import codes_of, is_of_other_code
     from headrace.features.plan import WindowedView
 
     position = store.position(view)
     if isinstance(view, WindowedView):
         is_empty = position is None or bool(store.count_broken(view))
-        return is_empty and not _needs_other_code(context, store, view)
+        return is_empty and not is_of_other_code(view, codes_of(context.project()))
     pointer = context.pointers.read(context.code.pointer_of(view.table))
     if pointer is None or view.table not in context.code.tables:
         return position is None
     return not isinstance(position, SnapshotPosition) or position.snapshot_id != pointer["snapshot"]
-
-
-def _needs_other_code(context: BuildContext, store: OnlineStore, view: StoredView) -> bool:
-    """Whether the view must be filled, and was compiled with other code of its rowwise function than the
-    project has: a fill would give it the values of another function."""
-    from headrace.features.offline.rowwise import codes_of, is_of_other_code
-    from headrace.features.plan import WindowedView
-
-    if not isinstance(view, WindowedView) or (store.position(view) and not store.count_broken(view)):
-        return False
-    return is_of_other_code(view, codes_of(context.project()))
 
 
 def _count(entities: int) -> str:

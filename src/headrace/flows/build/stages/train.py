@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
@@ -16,6 +17,7 @@ from headrace.flows.build.reasons import LOCK, Parameter, user_parameters
 from headrace.flows.build.report import StageReport
 from headrace.flows.build.stage import Stage, StageResult
 from headrace.kernel.counts import plural
+from headrace.kernel.errors import Unavailable
 from headrace.kernel.files import move_into_place, write_file
 
 if TYPE_CHECKING:
@@ -59,6 +61,9 @@ class TrainStage(Stage):
             context.progress(StageReport(self.name, f"{counted}: {done} of {total} done"))
 
         name, project = self.subject, context.project()
+        registered = registry.open(context.settings)
+        with suppress(Unavailable):  # the release needs MLflow, the training does not
+            registered.check_owner(name)
         champion = context.champion(name)
         trained = train(
             project,
@@ -66,7 +71,7 @@ class TrainStage(Stage):
             project.model(name),
             context.plan(name),
             code=context.code.training_digest(name),
-            champion=None if champion is None else registry.open(context.settings).bundle(name, champion),
+            champion=None if champion is None else registered.bundle(name, champion),
             inputs=context.inputs(name),
             progress=show,
         )
