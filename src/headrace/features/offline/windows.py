@@ -89,11 +89,11 @@ def _compute(view: WindowedView, codes: Ints, moments: Ints, events: pl.DataFram
 
     # numpy and Polars compute without the lock of Python.
     with ThreadPoolExecutor(pl.thread_pool_size(), "windows") as threads:
-        indexes, results = zip(*threads.map(compute, _divide(codes, moments, events)), strict=True)
+        results = list(threads.map(compute, _divide(codes, moments, events)))
     # Each row is in one block: the blocks' results are concatenated and put back into the order of the rows.
     order = np.empty(len(codes), dtype=np.int64)
-    order[np.concatenate(indexes)] = np.arange(len(codes))
-    return pl.concat(results, rechunk=True)[order]
+    order[np.concatenate([rows for rows, _ in results])] = np.arange(len(codes))
+    return pl.concat([features for _, features in results], rechunk=True)[order]
 
 
 def _encode_entities(
