@@ -41,7 +41,6 @@ WRITTEN = {
     "send payments one.ndjson": "payments.db",
     "ingest --until-end": "catalog.db",
     "up": "up.lock",
-    "release refusal champion=1": "headrace.releases.db",
     "tag-table payments kept": "catalog.db",
     "drop-table payment_labels --yes": "build.lock",
     "test --record payment_labels": "tests",

@@ -19,7 +19,6 @@ __all__ = [
     "select_pushed",
     "unpack_entries",
     "unpack_joined_entries",
-    "unpack_joined_single_entries",
 ]
 
 Entry = tuple[int, int | None, list[Any]]
@@ -29,48 +28,27 @@ PUSHED = b"\xdd"
 """The first byte of a packed state that has pushed rows: a database finds these without reading others. It
 begins MessagePack's longest form of an array, which no encoder chooses for so few items."""
 
-_WIDTH = 3  # items of an entry
 _encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder(list[Any]).decode
-_decode_single = msgspec.msgpack.Decoder(Entry | None).decode
-_decode_joined_single = msgspec.msgpack.Decoder(list[Entry | None]).decode
-_separate = msgspec.msgpack.Decoder(list[msgspec.Raw]).decode
+_decode = msgspec.msgpack.Decoder(list[Entry]).decode
+_decode_joined = msgspec.msgpack.Decoder(list[list[Entry] | None]).decode
 
 
 def pack_entries(entries: list[Entry]) -> bytes:
-    """Packs entries, in order of time, as one array of all their items: that of one entry is the entry."""
-    items = [item for entry in entries for item in entry]
-    if any(snapshot is None for _, snapshot, _ in entries):
-        return PUSHED + len(items).to_bytes(4, "big") + b"".join(map(_encode, items))
-    return _encode(items)
+    """Packs entries, in order of time."""
+    for _, snapshot, _ in entries:
+        if snapshot is None:
+            return PUSHED + len(entries).to_bytes(4, "big") + b"".join(map(_encode, entries))
+    return _encode(entries)
 
 
-def unpack_entries(packed: bytes | msgspec.Raw) -> list[Entry]:
+def unpack_entries(packed: bytes) -> list[Entry]:
     """Unpacks the entries that `pack_entries` packed. Raises msgspec.DecodeError for any other bytes."""
-    items = _decode(packed)
-    return msgspec.convert([items[at : at + _WIDTH] for at in range(0, len(items), _WIDTH)], list[Entry])
+    return _decode(packed)
 
 
 def unpack_joined_entries(packed: bytes, count: int) -> list[list[Entry] | None]:
     """Unpacks the joined states (database.join_states) of `count` entities; None for one without a state."""
-    entities: list[list[Entry] | None] = []
-    for state in _separate(array_head(count) + packed):
-        try:
-            entry = _decode_single(state)
-        except msgspec.DecodeError:  # several entries, which are much slower to unpack
-            entities.append(unpack_entries(state))
-        else:
-            entities.append(None if entry is None else [entry])
-    return entities
-
-
-def unpack_joined_single_entries(packed: bytes, count: int) -> list[Entry | None]:
-    """The same for entities that have at most one entry each: several times as fast.
-
-    Raises:
-        msgspec.DecodeError: an entity has several entries, or the bytes are not packed states.
-    """
-    return _decode_joined_single(array_head(count) + packed)
+    return _decode_joined(array_head(count) + packed)
 
 
 def select_pushed(packed: bytes) -> list[Entry]:

@@ -7,7 +7,7 @@ from typing import Protocol, TypeVar
 
 import msgspec
 
-from headrace.features.online.entries import Entry, unpack_joined_entries, unpack_joined_single_entries
+from headrace.features.online.entries import Entry, unpack_joined_entries
 from headrace.features.online.keys import PackedKey
 from headrace.features.online.memo import KnownRow, RowMemo
 from headrace.features.online.store import RowPosition, ServedPosition, StreamPosition
@@ -123,17 +123,16 @@ class AsOfReader:
         """See ViewReader."""
         newest, oldest = at - self._delay, _NEVER if self._ttl is None else at - self._ttl
         try:
-            entries = unpack_joined_single_entries(states, len(keys))
-        except msgspec.DecodeError:  # an entity has several rows
-            entities = self._unpack(states, len(keys))
-        else:
-            try:  # the usual case: each entity has a row, which is visible
-                times, snapshots, values = zip(*entries, strict=True)
-                if oldest <= min(times) and max(times) <= newest:
-                    return list(values), list(map(RowPosition, snapshots, times))
-            except (TypeError, ValueError):  # an entity has no row, or there is none
-                pass
-            entities = [None if entry is None else [entry] for entry in entries]
+            entities = unpack_joined_entries(states, len(keys))
+        except msgspec.DecodeError as error:
+            raise UnreadableState(self.view) from error
+        try:  # the usual case: each entity has a row, and its last one is visible
+            last = [entity[-1] for entity in entities]  # type: ignore[index]
+            times, snapshots, values = zip(*last, strict=True)
+            if oldest <= min(times) and max(times) <= newest:
+                return list(values), list(map(RowPosition, snapshots, times))
+        except (IndexError, TypeError, ValueError):
+            pass
         rows: list[list[object]] = []
         positions: list[ServedPosition] = []
         for entity in entities:
@@ -141,12 +140,6 @@ class AsOfReader:
             rows.append(row)
             positions.append(position)
         return rows, positions
-
-    def _unpack(self, states: bytes, count: int) -> list[list[Entry] | None]:
-        try:
-            return unpack_joined_entries(states, count)
-        except msgspec.DecodeError as error:
-            raise UnreadableState(self.view) from error
 
     def _select(
         self, entries: list[Entry] | None, filled: Position | None, newest: int, oldest: int
