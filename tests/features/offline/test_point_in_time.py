@@ -9,6 +9,7 @@ from tests.features.views import HOUR, events_frame, instant, view_of_all_functi
 
 from headrace.features.offline.point_in_time import join
 from headrace.features.plan import (
+    AsOfView,
     FeaturePlan,
     FeatureRef,
     OnDemandInput,
@@ -72,6 +73,27 @@ def test_the_newest_row_within_ttl_is_seen_after_its_delay(facts, labels, ttl, s
     hand = [newest(facts, user, t, ttl, strict, delay) for user, t in labels]
     assert joined.select("facts__x", "facts__y").rows() == hand
     assert joined["note"].to_list() == list(range(len(labels)))
+
+
+def test_texts_and_lists_are_those_of_the_row_that_is_seen():
+    fields = (PlanField("name", "string"), PlanField("ids", "list[int64]"))
+    view = AsOfView("facts", ("user_id",), "facts", "time", fields, None)
+    facts = [(1, 7, "b", [2, 3]), (2, 5, None, []), (1, 2, "a", None), (2, 9, "c", [4])]
+    table = pl.DataFrame(
+        [(user, instant(time), *values) for user, time, *values in facts],
+        {"user_id": pl.Int64, "time": INSTANT, "name": pl.String, "ids": pl.List(pl.Int64)},
+        orient="row",
+    )
+    labels = labels_of([(2, 9), (1, 1), (1, 8), (3, 8), (2, 8), (1, 3)])
+    joined = join(labels, plan_of(view), lambda _: table.lazy())
+    assert joined.select("facts__name", "facts__ids").rows() == [
+        ("c", [4]),
+        (None, None),
+        ("b", [2, 3]),
+        (None, None),
+        (None, []),
+        ("a", None),
+    ]
 
 
 def test_all_kinds_of_views_together_in_the_models_order():

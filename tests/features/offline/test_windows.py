@@ -30,6 +30,7 @@ from tests.features.views import (
 from tests.features.window_oracle import round_to_double
 
 from headrace.features.aggregates.exact import float_sums, range_sums, sum_of, total_of
+from headrace.features.offline import windows
 from headrace.features.offline.windows import aggregate
 from headrace.features.plan import AggregateFunction, Aggregation, PlanField, WindowedView
 
@@ -41,14 +42,38 @@ def test_every_aggregate_equals_its_definition(events, rows):
     assert_same(VIEW, features, expect_features(VIEW, rows, events))
 
 
-@settings(max_examples=60, deadline=None)
+@pytest.mark.parametrize(
+    ("limit", "value"),
+    [
+        ("_MAX_KEYS", 2 * 40 * DAY),  # with so long a span of times a share holds few entities
+        ("_SHARE", 3),  # rows and events
+    ],
+)
+@settings(max_examples=40, deadline=None)
 @given(events=events_around(NOW), rows=st.lists(st.tuples(st.integers(1, 4), moments), max_size=8))
-def test_several_blocks_of_entities_give_the_same_as_one(events, rows):
-    # With so long a span of times a block holds few entities.
+def test_several_shares_of_the_entities_give_the_same_as_one(limit, value, events, rows):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("headrace.features.offline.windows._MAX_KEYS", 2 * 40 * DAY)
+        patch.setattr(f"headrace.features.offline.windows.{limit}", value)
         features = aggregate(VIEW, rows_of(rows), events_frame(events), at="at")
     assert_same(VIEW, features, expect_features(VIEW, rows, events))
+
+
+def test_an_entity_with_most_events_is_a_share_of_its_own(monkeypatch):
+    events = [(1, NOW - 9, 1, 0.5, "a", True), *((2, NOW - 9 + i, i, 0.1, "b", True) for i in range(8))]
+    events += [(3, NOW - 2, 3, 0.25, "c", False)]
+    rows = [(2, NOW), (1, NOW), (3, NOW), (None, NOW), (2, NOW - 5), (4, NOW)]
+    sizes = []
+
+    def record(share, codes, moments, events):
+        sizes.append((len(share.rows), len(share.events)))
+        return block_of(share, codes, moments, events)
+
+    block_of = windows._Block
+    monkeypatch.setattr(windows, "_Block", record)
+    monkeypatch.setattr(windows, "_SHARE", 4)
+    features = aggregate(VIEW, rows_of(rows), events_frame(events), at="at")
+    assert_same(VIEW, features, expect_features(VIEW, rows, events))
+    assert sorted(sizes) == [(2, 8), (4, 2)]
 
 
 def test_an_event_at_exactly_t_is_not_visible():
@@ -136,14 +161,17 @@ def test_values_of_every_size_equal_the_definition(events, rows):
     values=st.lists(
         st.one_of(wild_amounts, st.floats(1e-9, 1e9)).filter(lambda v: v is not None and isfinite(v))
     ),
+    chunk=st.sampled_from([2, 1 << 15]),
     data=st.data(),
 )
-def test_range_sums_and_totals_are_the_true_sum_rounded_once(values, data):
+def test_range_sums_and_totals_are_the_true_sum_rounded_once(values, chunk, data):
     cut = st.integers(0, len(values))
     ranges = [sorted(pair) for pair in data.draw(st.lists(st.tuples(cut, cut), min_size=1, max_size=5))]
     low, high = (np.array(ends, dtype=np.int64) for ends in zip(*ranges, strict=True))
     truth = [round_to_double(sum(map(Fraction, values[start:end]), Fraction(0))) for start, end in ranges]
-    assert range_sums(float_sums(np.array(values, dtype=np.float64)), low, high).tolist() == truth
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("headrace.features.aggregates.exact._CHUNK", chunk)
+        assert range_sums(float_sums(np.array(values, dtype=np.float64)), low, high).tolist() == truth
     # Totals that are merged in any order and packed in between give the same.
     for (start, end), total in zip(ranges, truth, strict=True):
         shuffled = data.draw(st.permutations(values[start:end]))

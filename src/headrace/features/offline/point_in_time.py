@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 
+import numpy as np
 import polars as pl
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from headrace.events.contracts.shape import KNOWN_AT
 from headrace.features.offline.columns import check_columns, check_tables, name_value_errors
@@ -35,6 +37,7 @@ __all__ = [
 MOMENT = "event_timestamp"
 _INSTANT = pl.Datetime("us", "UTC")
 _PLACE = "__place"
+_VISIBLE = "__visible"
 _CREATED = "__created"
 _NAMES = {dtype: name for name, dtype in POLARS.items()}
 
@@ -191,7 +194,7 @@ def unique_rows(view: AsOfView, table: pl.LazyFrame) -> pl.LazyFrame:
         *(pl.col(column).alias(_CREATED) for column in created),
     ).drop_nulls([*keys, view.time])
     with name_value_errors(view, table):
-        frame = rows.sort(view.time).collect()
+        frame = rows.collect()
     if _has_duplicates(frame, keys, view.time):
         order = [pl.col(_CREATED) for _ in created]
         for field in view.features:
@@ -201,9 +204,12 @@ def unique_rows(view: AsOfView, table: pl.LazyFrame) -> pl.LazyFrame:
 
 
 def _has_duplicates(frame: pl.DataFrame, keys: list[str], time: str) -> bool:
-    """Whether rows have the same key and time. They are sorted by time; most have a time of their own."""
-    same = frame[time].diff().fill_null(timedelta(1)) == timedelta(0)
-    tied = frame.select(*keys, time).filter(same | same.shift(-1, fill_value=False))
+    """Whether rows have the same key and time. Most have a time of their own."""
+    ordered = np.sort(frame[time].to_physical().to_numpy())
+    shared = pl.Series(np.unique(ordered[1:][ordered[1:] == ordered[:-1]]))
+    if shared.is_empty():
+        return False
+    tied = frame.select(*keys, time).filter(pl.col(time).to_physical().is_in(shared.implode()))
     return bool(tied.is_duplicated().any())
 
 
@@ -224,23 +230,30 @@ def join_as_of(rows: pl.DataFrame, view: AsOfView, table: pl.LazyFrame, *, stric
 
 
 class OrderedRows:
-    """Rows sorted by their moments, as joins need them, with their original indexes."""
+    """Rows and the order of their moments, which every join needs."""
 
     def __init__(self, rows: pl.DataFrame) -> None:
-        self._rows = rows.with_row_index(_PLACE).sort(MOMENT)
+        self._rows = rows
+        self._order = _order_of(rows[MOMENT])
 
     def join(self, view: AsOfView, visible: pl.LazyFrame, *, strict: bool, delay: int = 0) -> pl.DataFrame:
         """The view's features for each row, in the original order of the rows, from what `as_of_rows` returns.
-        A row is visible `delay` microseconds after its time."""
+        A row is visible `delay` microseconds after its time.
+
+        Only keys and times are sorted and joined. A feature is copied once, from where it stands.
+        """
         keys = list(view.keys)
-        visible = visible.with_columns(pl.col(key).cast(self._rows.schema[key]) for key in keys)
-        if delay:
-            visible = visible.with_columns(pl.col(view.time) + timedelta(microseconds=delay))
+        frame = visible.collect()
+        order = _order_of(frame[view.time])
+        times = frame.select(
+            *(pl.col(key).cast(self._rows.schema[key]) for key in keys),
+            pl.col(view.time) + timedelta(microseconds=delay),
+        )
         joined = (
-            self._rows.lazy()
-            .select(_PLACE, MOMENT, *keys)
+            self._rows.select(MOMENT, *keys)[self._order]
+            .with_columns(pl.Series(_PLACE, self._order))
             .join_asof(
-                visible.sort(view.time),
+                times[order].with_columns(pl.Series(_VISIBLE, order)),
                 left_on=MOMENT,
                 right_on=view.time,
                 by=keys or None,
@@ -250,7 +263,15 @@ class OrderedRows:
                 check_sortedness=False,
             )
         )
-        return joined.sort(_PLACE).select(field.name for field in view.features).collect()
+        restored = np.empty_like(self._order)
+        restored[joined[_PLACE].to_numpy()] = np.arange(len(restored))
+        indexes = joined[_VISIBLE].gather(pl.Series(restored))
+        return frame.select(pl.col(field.name).gather(indexes) for field in view.features)
+
+
+def _order_of(times: pl.Series) -> NDArray[np.int64]:
+    """The order of instants; of equal ones it is any."""
+    return np.argsort(times.to_physical().to_numpy())  # three times as fast as Polars
 
 
 def convert_labels(labels: pl.DataFrame, plan: FeaturePlan) -> pl.DataFrame:

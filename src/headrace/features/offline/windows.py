@@ -9,10 +9,13 @@ An event counts only where serving could have counted it: it is known before t, 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from headrace.features.aggregates import SortedColumn, aggregate_of
 from headrace.features.aggregates.column import Ints
@@ -24,6 +27,7 @@ from headrace.features.values.columns import POLARS, countable, micros_of
 __all__ = ["aggregate"]
 
 _MAX_KEYS = 1 << 62
+_SHARE = 1_000_000  # rows and events that are computed together, so that their columns stay in the cache
 
 
 def aggregate(
@@ -78,15 +82,18 @@ def aggregate(
 
 def _compute(view: WindowedView, codes: Ints, moments: Ints, events: pl.DataFrame) -> pl.DataFrame:
     """The features of rows with these entities and moments, from all events, in the order of the rows."""
-    indexes: list[Ints] = []
-    results: list[pl.DataFrame] = []
-    for block in _blocks(codes, moments, events):
-        indexes.append(block.rows)
-        results.append(block.compute(view.aggregations))
+
+    def compute(share: _Share) -> tuple[Ints, pl.DataFrame]:
+        block = _Block(share, codes, moments, events)
+        return block.rows, block.compute(view.aggregations)
+
+    # numpy and Polars compute without the lock of Python.
+    with ThreadPoolExecutor(pl.thread_pool_size(), "windows") as threads:
+        results = list(threads.map(compute, _divide(codes, moments, events)))
     # Each row is in one block: the blocks' results are concatenated and put back into the order of the rows.
     order = np.empty(len(codes), dtype=np.int64)
-    order[np.concatenate(indexes)] = np.arange(len(codes))
-    return pl.concat(results)[order]
+    order[np.concatenate([rows for rows, _ in results])] = np.arange(len(codes))
+    return pl.concat([features for _, features in results], rechunk=True)[order]
 
 
 def _encode_entities(
@@ -118,24 +125,48 @@ def _encode_entities(
         .drop(names)
     )
     with name_value_errors(view, events):
-        frame = reachable.collect()
+        frame = reachable.collect(engine="streaming").rechunk()  # values are gathered three times as fast
     return codes.fill_null(len(entities)).to_numpy(), frame
 
 
-def _blocks(codes: Ints, moments: Ints, events: pl.DataFrame) -> Iterator[_Block]:
-    """The rows and their events, in the fewest blocks in which (entity, time) fits into one int64."""
+class _Share(NamedTuple):
+    """Consecutive entities, which are computed together.
+
+    Attributes:
+        rows, events: the indexes of their rows and events, int64; None: all.
+        first: the number of the first entity.
+        start, span: (entity - first) · span + (time - start) is one int64, for their rows and events.
+    """
+
+    rows: Ints | None
+    events: Ints | None
+    first: int
+    start: int
+    span: int
+
+
+def _divide(codes: Ints, moments: Ints, events: pl.DataFrame) -> list[_Share]:
+    """Divides the entities into shares of about _SHARE rows and events, unless a single entity has more."""
     start = min(int(moments.min()), int(events[TIME].to_numpy().min(initial=moments.min())))
     span = int(moments.max()) - start + 1
-    step = max(_MAX_KEYS // span, 1)
     entities = int(codes.max()) + 1
-    for first in range(0, entities, step):
-        if entities <= step:
-            yield _Block(np.arange(len(codes)), codes, moments, events, start, span)
-            return
-        rows = np.flatnonzero((codes >= first) & (codes < first + step))
-        inside = pl.col(CODE).is_between(first, first + step, closed="left")
-        block = events.filter(inside).with_columns(pl.col(CODE) - first)
-        yield _Block(rows, codes[rows] - first, moments[rows], block, start, span)
+    event_codes = events[CODE].to_numpy()
+    sizes = np.bincount(event_codes, minlength=entities) + np.bincount(codes, minlength=entities)
+    ends = np.cumsum(sizes)
+    by_size = np.searchsorted(ends, np.arange(_SHARE, ends[-1], _SHARE))
+    bounds = np.union1d(by_size, np.arange(0, entities, max(_MAX_KEYS // span, 1)))
+    if len(bounds) == 1:
+        return [_Share(None, None, 0, start, span)]
+    share_of = np.repeat(np.arange(len(bounds)), np.diff(np.append(bounds, entities)))
+    share_of = share_of.astype(np.min_scalar_type(len(bounds)))  # small numbers are sorted by their digits
+    rows, members = (_group(share_of[numbers], len(bounds)) for numbers in (codes, event_codes))
+    return [_Share(*share, start, span) for share in zip(rows, members, bounds.tolist(), strict=True)]
+
+
+def _group(numbers: NDArray[Any], groups: int) -> list[Ints]:
+    """The indexes, ascending, of each number from 0 to below `groups`."""
+    ends = np.cumsum(np.bincount(numbers, minlength=groups))
+    return np.split(np.argsort(numbers, kind="stable"), ends[:-1])
 
 
 class _Block:
@@ -145,19 +176,21 @@ class _Block:
         rows: the indexes of the sorted rows among all rows, int64 [m].
     """
 
-    def __init__(
-        self, rows: Ints, codes: Ints, moments: Ints, events: pl.DataFrame, start: int, span: int
-    ) -> None:
-        self._start, self._span, self._events = start, span, events
-        order = pl.Series(codes * span + (moments - start)).arg_sort().to_numpy()
+    def __init__(self, share: _Share, codes: Ints, moments: Ints, events: pl.DataFrame) -> None:
+        self._start, self._span = share.start, share.span
+        rows = np.arange(len(codes)) if share.rows is None else share.rows
+        self._events = events if share.events is None else events[share.events]
+        codes, moments = codes[rows] - share.first, moments[rows]
+        order = np.argsort(codes * self._span + (moments - self._start))
         self.rows = rows[order]
-        self._entity = codes[order] * span
+        self._entity = codes[order] * self._span
         self._moments = moments[order]
-        packed = events.select(pl.col(CODE) * span + (pl.col(TIME) - start)).to_series()
-        self._event_order = packed.arg_sort()
-        self._event_keys: Ints = packed.gather(self._event_order).to_numpy()
+        packed = self._events.select((pl.col(CODE) - share.first) * self._span + (pl.col(TIME) - self._start))
+        keys = packed.to_series().to_numpy()
+        self._event_order = np.argsort(keys)
+        self._event_keys: Ints = keys[self._event_order]
         # For each row, how many events come before its moment; those of earlier entities count.
-        self._high: Ints = np.searchsorted(self._event_keys, self._entity + (self._moments - start))
+        self._high: Ints = np.searchsorted(self._event_keys, self._entity + (self._moments - self._start))
         self._edges: dict[tuple[int, int], Ints] = {}
         self._columns: dict[str, SortedColumn] = {}
 
