@@ -105,8 +105,8 @@ def serve_environment(folder: Path, fallback_port: int) -> dict[str, str]:
 
 
 def drain(folder: Path, seconds: float) -> None:
-    """Makes the HAProxy of this folder accept no more connections, and returns when it has sent the answers that
-    its clients wait for and has ended, or after so many seconds.
+    """Makes the HAProxy of this folder accept no more connections, and returns when it has ended: it has sent
+    the answers that its clients wait for. Or it returns after so many seconds.
 
     Serve starts another one when it misses it, which is drained, too. Without a HAProxy on this machine nothing
     happens: that of a cluster may be elsewhere.
