@@ -12,6 +12,8 @@ from tests.serving.small_project import (
     put_release,
 )
 
+from headrace.serving.metrics import Metrics
+from headrace.serving.predictor import SpoolingPredictor
 from headrace.serving.release import Arm
 
 # Ray's own modules use what pydantic deprecates.
@@ -38,3 +40,15 @@ def project(tmp_path, boosters):
     put_features(settings, plan_of(), {7: (9.5, 190), 8: (20.0, 10)})
     put_release(settings, Arm(1))
     return settings
+
+
+@pytest.fixture
+def metrics():
+    return Metrics()
+
+
+@pytest.fixture
+def predictor(project, metrics):
+    predictor = SpoolingPredictor(project.place("serving", "spool"), metrics)
+    yield predictor
+    predictor.close()

@@ -62,18 +62,6 @@ def single(**fields):
     return SingleRequest({**INSTANCE, **fields}, None, copy_context())
 
 
-@pytest.fixture
-def metrics():
-    return Metrics()
-
-
-@pytest.fixture
-def predictor(project, metrics):
-    predictor = SpoolingPredictor(project.place("serving", "spool"), metrics)
-    yield predictor
-    predictor.close()
-
-
 @pytest.mark.parametrize("kind", ["xgboost", "trees", "linear", "torch"])
 def test_requests_that_are_answered_together_have_the_values_that_they_have_alone(tmp_path, kind):
     settings = make_project(tmp_path / "project")

@@ -4,27 +4,13 @@ import threading
 from collections import Counter
 from contextvars import copy_context
 
-import pytest
 from tests.serving.running import INSTANCE, ship_predictions
 from tests.serving.small_project import plan_of, put_bundle, put_release
 
 from headrace.serving.metrics import Metrics
 from headrace.serving.models import Models
-from headrace.serving.predictor import SpoolingPredictor
 from headrace.serving.release import Arm
 from headrace.serving.shadows import RequestCopy, ShadowPredictor, ShadowQueue
-
-
-@pytest.fixture
-def metrics():
-    return Metrics()
-
-
-@pytest.fixture
-def predictor(project, metrics):
-    predictor = SpoolingPredictor(project.place("serving", "spool"), metrics)
-    yield predictor
-    predictor.close()
 
 
 def answer(predictor, model, *users):

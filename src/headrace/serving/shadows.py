@@ -101,8 +101,8 @@ class ShadowPredictor:
 class ShadowQueue:
     """Predicts copies of requests by the shadow arms, in one thread.
 
-    The thread begins 5 ms after a copy arrives: those that arrive meanwhile share a call, so that shadows take
-    little time from the requests that clients wait for. While 32 copies wait, another request is only counted.
+    The thread begins 20 ms after a copy arrives: those that arrive meanwhile share a call, so that shadows take
+    little time from the requests that clients wait for. While 64 copies wait, another request is only counted.
 
     Args:
         predictor: predicts them.

@@ -22,13 +22,13 @@ from headrace.http.serve import HttpServer, bind, serve, url_of
 from headrace.http.token import check_tokens
 from headrace.kernel.children import Child
 from headrace.kernel.errors import ProjectError, Unavailable
+from headrace.serving.deployment.replica import DRAIN
 from headrace.serving.metrics_slot import clear_metrics
 from headrace.serving.shipper import run_shipper
 
 __all__ = ["ProcessDeployment", "answer_unavailable", "start"]
 
 _GRACE = 10.0  # how many seconds a replica may take to end
-_DRAIN = 0.5  # seconds within which the requests on the connections that this process accepted arrive
 
 
 class ProcessDeployment:
@@ -152,7 +152,7 @@ class ProcessDeployment:
         if self._fallback is None:
             shared = socket.socket(fileno=os.dup(self._socket.fileno()))
             shared.setblocking(False)
-            self._fallback = serve(answer_unavailable, "", 0, bound=shared, drain=_DRAIN)
+            self._fallback = serve(answer_unavailable, "", 0, bound=shared, drain=DRAIN)
 
     def _close_socket(self) -> None:
         """Closes the socket. The kernel resets what is queued there then, so the fallback first accepts it."""

@@ -23,10 +23,11 @@ if TYPE_CHECKING:
     from headrace.serving.mlflow_models.served import ServedModels
     from headrace.serving.models import Models
 
-__all__ = ["open_models", "run_replica", "shorten_turns"]
+__all__ = ["DRAIN", "open_models", "run_replica", "shorten_turns"]
 
 _TURN = 1e-4  # seconds
-_DRAIN = 0.5  # seconds within which the requests on accepted connections arrive
+DRAIN = 0.5
+"""Seconds within which the requests on connections that were accepted arrive."""
 
 
 def shorten_turns() -> None:
@@ -70,7 +71,7 @@ def run_replica(root: str, profile: str, descriptor: int, models: Sequence[str],
         open_metrics=settings.http.open_metrics,
         tracer=open_tracer(settings),
     )
-    with closing(endpoint), serve(endpoint.app, "", 0, bound=shared, beat=report_alive, drain=_DRAIN):
+    with closing(endpoint), serve(endpoint.app, "", 0, bound=shared, beat=report_alive, drain=DRAIN):
         report_ready()
         stop.wait()
 
