@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from typing import Any
 
 import pandas as pd
 import polars as pl
 import pyarrow as pa
+from pandas.api.extensions import ExtensionDtype
 
 from headrace.features.plan import AsOfView
 from headrace.features.values.columns import POLARS
 from headrace.kernel.errors import CallError
 
-__all__ = ["to_instants", "to_polars", "to_view_rows", "utc"]
+__all__ = ["to_instants", "to_pandas", "to_polars", "to_view_rows", "utc"]
+
+_EXACT = 1 << 53  # up to it, a float holds each whole number
+_NULLABLE: dict[pa.DataType, ExtensionDtype] = {pa.int64(): pd.Int64Dtype(), pa.uint64(): pd.UInt64Dtype()}
 
 
 def to_polars(frame: pd.DataFrame, what: str) -> pl.DataFrame:
@@ -30,6 +35,33 @@ def to_polars(frame: pd.DataFrame, what: str) -> pl.DataFrame:
         return pl.from_pandas(frame)
     except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
         raise CallError(f"{what} cannot be read: {error}", remedy="Give each column one type.") from error
+
+
+def to_pandas(rows: pa.Table) -> pd.DataFrame:
+    """Converts rows to pandas, without a change of a value.
+
+    A column of whole numbers with nulls becomes one of floats, as in Feast's other stores; where a float does
+    not hold each of its numbers it becomes `Int64` (or `UInt64`), and items of lists become objects.
+    """
+    frame = rows.to_pandas()
+    for name in rows.column_names:
+        if _loses_digits(rows[name]):
+            column = rows.select([name]).to_pandas(
+                types_mapper=lambda dtype: _NULLABLE.get(dtype), integer_object_nulls=True
+            )
+            frame[name] = column[name]
+    return frame
+
+
+def _loses_digits(column: pa.ChunkedArray[Any]) -> bool:
+    """Whether it has nulls and whole numbers that no float holds."""
+    items = pl.Series(column)
+    while isinstance(items.dtype, pl.List):
+        items = items.explode(empty_as_null=False, keep_nulls=False)
+    if not (items.dtype.is_integer() and 0 < items.null_count() < len(items)):
+        return False
+    low, high = int(items.min()), int(items.max())  # type: ignore[arg-type]
+    return max(high, -low) > _EXACT
 
 
 def to_instants(column: pl.Series, what: str) -> pl.Series:
