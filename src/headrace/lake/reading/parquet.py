@@ -14,7 +14,6 @@ Every scan of Parquet files in this package is made here.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,7 @@ _SHORTEST_BOUND = 16
 
 
 def scan_parquet(
-    files: Path | str | Sequence[Path] | Sequence[str], *, use_statistics: bool = False, **options: Any
+    files: Path | str | list[Path] | list[str], *, use_statistics: bool = False, **options: Any
 ) -> pl.LazyFrame:
     """The rows of files, not yet read.
 
