@@ -160,7 +160,7 @@ class Bank:
         self.execute(self.db, f"INSERT INTO accounts {ROWS} FROM generate_series({repeated}, {repeated}) i")
 
     def move_rows(self, first: int) -> None:
-        """Gives new rows another key, without their long values: each a delete and an insert in the changelog."""
+        """Gives some new rows another key: each a delete and an insert, which lacks the long value."""
         moved = self.db.execute(
             "UPDATE accounts SET id = id + 1000000"
             f" WHERE id BETWEEN {first} AND {first + 29} AND id % 11 = 0 AND id % 7 > 0"
@@ -346,6 +346,8 @@ def test_changes_reach_the_lake_through_the_embedded_engine(server: Postgres, tm
         capture.communicate()
         bank.close()
     assert bank.count_good("t") == 1
+    moved = bank.changelog().filter(pl.col("_op") == "c", pl.col("_unchanged").list.len() > 0)
+    assert set(moved["_unchanged"].explode()) == {"long"}
     assert bank.current() == as_lake_values(bank.select())
 
 
