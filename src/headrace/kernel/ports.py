@@ -19,7 +19,7 @@ def find_free_port(host: str = "127.0.0.1") -> int:
     """A port of the host on which no process listens at this moment, another one at each call.
 
     Raises:
-        OSError: the host is no address of this machine.
+        OSError: this machine does not have the address.
     """
     family, kind, protocol, _, _ = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)[0]
     others = [port for port in _PORTS if port not in _given]
