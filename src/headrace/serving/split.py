@@ -25,9 +25,7 @@ class TrafficSplit:
     """
 
     def __init__(self, model: str, arms: Sequence[Arm]) -> None:
-        self._takers: list[
-            tuple[int, Any, float]
-        ] = []  # index of the arm, its hash's start, hashes that it takes
+        self._takers: list[tuple[int, Any, float]] = []  # index of the arm, its unfinished hash, limit
         for index, arm in enumerate(arms[1:], 1):
             salt = blake2b(f"{model}\0{arm.name}".encode(), digest_size=16).digest()
             left = arms[0].weight + sum(later.weight for later in arms[index:])
