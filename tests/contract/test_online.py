@@ -630,8 +630,8 @@ def test_a_batch_without_an_event_of_any_entity_moves_the_position(store, keys):
     nobody = rows.with_columns(shop=pl.Series([None, "y"])).to_arrow()
     store.apply([view], nobody, at_offset(4), after=at_offset(2))
     assert store.position(view) == at_offset(4)
-    found = store.lookup(plan, [{"user_id": 1, "shop": shop} for shop in ("x", "y")], NOW)
-    assert [row[0] for row in found.rows] == [1, 0]
+    result = store.lookup(plan, [{"user_id": 1, "shop": shop} for shop in ("x", "y")], NOW)
+    assert [row[0] for row in result.rows] == [1, 0]
 
 
 @pytest.mark.usefixtures("quick_switches")
