@@ -55,9 +55,7 @@ def to_pandas(rows: pa.Table) -> pd.DataFrame:
 
 def _loses_digits(column: pa.ChunkedArray[Any]) -> bool:
     """Whether it has nulls and whole numbers that no float holds."""
-    items = pl.Series(column)
-    while isinstance(items.dtype, pl.List):
-        items = items.explode(empty_as_null=False, keep_nulls=False)
+    items = _items_of(pl.Series(column))
     if not (items.dtype.is_integer() and 0 < items.null_count() < len(items)):
         return False
     low, high = int(items.min()), int(items.max())  # type: ignore[arg-type]
@@ -127,14 +125,47 @@ def to_view_rows(frame: pl.DataFrame, view: AsOfView, keys: Mapping[str, str]) -
 def _cast(column: pl.Series, dtype: str, what: str) -> pl.Series:
     if dtype == "timestamp":
         return to_instants(column, what)
+    polars_dtype = POLARS[dtype]  # type: ignore[index]
+    if column.null_count() == len(column):
+        return column.clear(len(column)).cast(polars_dtype)
+    if not _is_convertible(column.dtype, polars_dtype):
+        raise CallError(f"{column.name!r} of {what} is {column.dtype}, not {dtype}")
     try:
-        cast = column.cast(POLARS[dtype])  # type: ignore[index]
+        cast = column.cast(polars_dtype)
     except pl.exceptions.PolarsError as error:
         raise CallError(f"{column.name!r} of {what} is {column.dtype}, not {dtype}: {error}") from error
-    if column.dtype.is_float() and dtype == "int64" and (cast != column).any():
-        value = column.filter(cast != column)[0]
-        raise CallError(f"{column.name!r} of {what} is int64, and {value} is not a whole number")
+    given, items = _items_of(column), _items_of(cast)
+    if given.dtype.is_numeric() and items.dtype in (pl.Int64, pl.Boolean):
+        back = items.cast(given.dtype, strict=False)
+        is_changed = (back != given).fill_null(value=False) | (back.is_null() & given.is_not_null())
+        if is_changed.any():
+            kind = "a whole number" if items.dtype == pl.Int64 else "true or false"
+            value = given.filter(is_changed)[0]
+            raise CallError(f"{column.name!r} of {what} is {dtype}, and {value} is not {kind}")
     return cast
+
+
+def _is_convertible(given: pl.DataType, dtype: pl.DataType) -> bool:
+    """Whether values of a frame are those of a view's type, or numbers that may be: true is 1, and a decimal
+    may come as text."""
+    if given in (pl.Null, dtype):
+        return True
+    if isinstance(dtype, pl.List):
+        return isinstance(given, (pl.List, pl.Array)) and _is_convertible(given.inner, dtype.inner)  # type: ignore[arg-type]
+    if dtype.is_numeric():
+        return given.is_numeric() or given in (pl.Boolean, pl.String)
+    if dtype == pl.Boolean:
+        return given.is_numeric()
+    if dtype == pl.String:
+        return given in (pl.Categorical, pl.Enum)
+    return dtype.is_temporal() and given in (pl.Datetime, pl.Date)
+
+
+def _items_of(column: pl.Series) -> pl.Series:
+    """The items of lists, the lists one after another; of other values, these."""
+    while isinstance(column.dtype, (pl.List, pl.Array)):
+        column = column.explode(empty_as_null=False, keep_nulls=False)
+    return column
 
 
 def _instant(text: str | None, name: str, what: str) -> datetime | None:
