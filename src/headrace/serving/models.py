@@ -318,6 +318,10 @@ class Models:
                     behind[name, arm.version, view.name] = sum(left.values())
         return behind
 
+    def drop_known_rows(self) -> None:
+        """See OnlineStore."""
+        self._store.drop_known_rows()
+
     def close(self) -> None:
         """Closes the connections."""
         self._store.close()
