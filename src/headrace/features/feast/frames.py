@@ -10,7 +10,7 @@ import polars as pl
 import pyarrow as pa
 
 from headrace.features.plan import AsOfView
-from headrace.features.values.columns import POLARS
+from headrace.features.values.columns import POLARS, kind_of
 from headrace.kernel.errors import CallError
 
 __all__ = ["to_instants", "to_polars", "to_view_rows", "utc"]
@@ -80,7 +80,7 @@ def to_view_rows(frame: pl.DataFrame, view: AsOfView, keys: Mapping[str, str]) -
         raise CallError(
             f"{what} lack {', '.join(missing)}", remedy=f"The view's columns are {', '.join(types)}."
         )
-    rows = pl.DataFrame([_cast(frame[name], dtype, what) for name, dtype in types.items()])
+    rows = pl.DataFrame([_cast(frame[name], dtype, what, name in keys) for name, dtype in types.items()])
     for name in (*keys, view.time):
         if rows[name].null_count():
             place = int(rows[name].is_null().arg_max() or 0)
@@ -92,16 +92,24 @@ def to_view_rows(frame: pl.DataFrame, view: AsOfView, keys: Mapping[str, str]) -
     return rows
 
 
-def _cast(column: pl.Series, dtype: str, what: str) -> pl.Series:
+def _cast(column: pl.Series, dtype: str, what: str, is_key: bool) -> pl.Series:
+    """Converts a column as columns of tables are: text to numbers, but no number to text, and no key."""
     if dtype == "timestamp":
         return to_instants(column, what)
+    target: pl.DataType = POLARS[dtype]  # type: ignore[index]
+    remedy = f"Give {dtype} values; the entity or the view's Field declares the type."
+    of_one_kind = column.dtype == pl.Null or kind_of(column.dtype) == kind_of(target)
+    if (is_key and column.dtype == pl.Boolean) or ((is_key or dtype == "string") and not of_one_kind):
+        raise CallError(f"{column.name!r} of {what} is {column.dtype}, not {dtype}", remedy=remedy)
     try:
-        cast = column.cast(POLARS[dtype])  # type: ignore[index]
+        cast = column.cast(target)
     except pl.exceptions.PolarsError as error:
-        raise CallError(f"{column.name!r} of {what} is {column.dtype}, not {dtype}: {error}") from error
+        raise CallError(
+            f"{column.name!r} of {what} is {column.dtype}, not {dtype}: {error}", remedy=remedy
+        ) from error
     if column.dtype.is_float() and dtype == "int64" and (cast != column).any():
         value = column.filter(cast != column)[0]
-        raise CallError(f"{column.name!r} of {what} is int64, and {value} is not a whole number")
+        raise CallError(f"{column.name!r} of {what} is int64, and {value} is not a whole number", remedy=remedy)
     return cast
 
 
