@@ -217,8 +217,10 @@ def test_a_key_that_is_null_or_of_another_type_is_refused_by_name(store: Feature
     with pytest.raises(CallError, match="entity_rows is empty"):
         read(store, ["facts:clicks"])
     view = store.get_feature_view("facts").with_name("other").with_join_key_map({"item": "other"})
+    service = FeatureService(name="mapped", features=[view])
+    store.registry.apply_feature_service(service, store.project)
     with pytest.raises(CallError, match="'other', a key of 'other', is 1 "):
-        read(store, FeatureService(name="mapped", features=[view]), {"other": 1})
+        read(store, service, {"other": 1})
 
 
 def test_a_whole_number_may_be_text_or_a_float(store: FeatureStore, project: Project, now: datetime) -> None:
@@ -254,6 +256,17 @@ def test_push_to_a_windowed_view_is_refused_by_name(store: FeatureStore, now: da
     with pytest.raises(CallError, match="cannot be written to 'activity'") as raised:
         store.push("scaled_stream", pushed)
     assert "Send the event itself" in (raised.value.remedy or "")
+
+
+def test_an_on_demand_view_whose_values_are_to_be_kept_is_refused_by_name(
+    store: FeatureStore, now: datetime
+) -> None:
+    """A build refuses it; Feast's own `apply` does not ask Headrace."""
+    view = store.get_on_demand_feature_view("moment")
+    view.write_to_online_store = True
+    store.registry.apply_feature_view(view, store.project)
+    with pytest.raises(CallError, match="'moment': write_to_online_store is not supported"):
+        store.materialize(now - 24 * HOUR, now, feature_views=["moment"])
 
 
 def test_teardown_removes_the_state(store: FeatureStore, project: Project, now: datetime) -> None:
