@@ -120,8 +120,9 @@ def _leave_out_refused_fields(view: FeatureView) -> FeatureView:
 
 
 def _with_source_text(view: Any) -> Any:
-    """An on-demand view with the text of its function, which `headrace build` would register."""
-    if isinstance(view, OnDemandFeatureView):
+    """An on-demand view with the text of its function, which `headrace build` would register. One whose values
+    are to be kept is left as it is, for the stores to refuse."""
+    if isinstance(view, OnDemandFeatureView) and not view.write_to_online_store:
         transformation = view.feature_transformation
         transformation.udf_string = serialize_function(transformation.udf, decorator="on_demand_feature_view")
     return view
