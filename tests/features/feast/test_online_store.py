@@ -8,10 +8,12 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
-from feast import FeatureService, FeatureStore
+from feast import FeatureService, FeatureStore, Field
 from feast.data_source import PushMode
 from feast.feature_logging import LoggingConfig
 from feast.infra.offline_stores.file_source import FileLoggingDestination
+from feast.on_demand_feature_view import on_demand_feature_view
+from feast.types import Float64
 
 from headrace import lake
 from headrace.features import online
@@ -214,6 +216,8 @@ def test_a_key_that_is_null_or_of_another_type_is_refused_by_name(store: Feature
                 store.get_online_features(["facts:clicks", "activity:spent"], rows)  # type: ignore[arg-type]
             assert raised.value.what.startswith(what), raised.value.what
             assert raised.value.what.endswith("in row 1 of entity_rows")
+    with pytest.raises(CallError, match="'user', a key of 'activity', is null in row 0"):
+        read(store, ["activity:spent"], {"user": None})  # by its entity's name
     with pytest.raises(CallError, match="entity_rows is empty"):
         read(store, ["facts:clicks"])
     view = store.get_feature_view("facts").with_name("other").with_join_key_map({"item": "other"})
@@ -262,11 +266,24 @@ def test_an_on_demand_view_whose_values_are_to_be_kept_is_refused_by_name(
     store: FeatureStore, now: datetime
 ) -> None:
     """A build refuses it; Feast's own `apply` does not ask Headrace."""
-    view = store.get_on_demand_feature_view("moment")
-    view.write_to_online_store = True
-    store.registry.apply_feature_view(view, store.project)
-    with pytest.raises(CallError, match="'moment': write_to_online_store is not supported"):
-        store.materialize(now - 24 * HOUR, now, feature_views=["moment"])
+
+    @on_demand_feature_view(
+        sources=[store.get_feature_view("facts")],
+        entities=[store.get_entity("item")],
+        schema=[Field(name="twice", dtype=Float64)],
+        mode="pandas",
+        write_to_online_store=True,
+    )
+    def kept(inputs: pd.DataFrame) -> pd.DataFrame:
+        return pd.DataFrame({"twice": 2 * inputs["mean_price"]})
+
+    store.apply([kept])
+    for call in (
+        lambda: store.materialize(now - 24 * HOUR, now, feature_views=["kept"]),
+        lambda: read(store, ["kept:twice"], {"item": "a"}),
+    ):
+        with pytest.raises(CallError, match="'kept': write_to_online_store is not supported"):
+            call()
 
 
 def test_teardown_removes_the_state(store: FeatureStore, project: Project, now: datetime) -> None:

@@ -44,20 +44,22 @@ def check_entity_rows(
     if isinstance(rows, list) and not rows:
         raise CallError("entity_rows is empty", remedy="Give a dict of join keys for each entity.")
     context = _get_cached_request_context(registry, project, features, full_feature_names)
-    types, views = context[3], [view for view, _ in context[5]]
-    for key, value_type in types.items():
-        for place, value in enumerate(_values_of(rows, key)):
-            problem = _find_problem(value, value_type)
+    join_keys, types, views = context[2], context[3], [view for view, _ in context[5]]
+    for name, key in [*((key, key) for key in types), *join_keys.items()]:  # Feast also takes an entity's name
+        if key not in types:
+            continue
+        for place, value in enumerate(_values_of(rows, name)):
+            problem = _find_problem(value, types[key])
             if problem:
                 readers = [
                     view.projection.name_to_use()
                     for view in views
-                    if key in {view.projection.join_key_map.get(name, name) for name in view.join_keys}
+                    if key in {view.projection.join_key_map.get(column, column) for column in view.join_keys}
                 ]
                 raise CallError(
-                    f"{key!r}, a key of {', '.join(map(repr, readers))}, is {problem} in row {place} of"
+                    f"{name!r}, a key of {', '.join(map(repr, readers))}, is {problem} in row {place} of"
                     " entity_rows",
-                    remedy=f"It must be {'a whole number' if value_type in _NUMBERS else 'text'}; leave a row"
+                    remedy=f"It must be {'a whole number' if types[key] in _NUMBERS else 'text'}; leave a row"
                     " without it out.",
                 )
 
