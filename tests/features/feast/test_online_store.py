@@ -277,7 +277,8 @@ def test_an_on_demand_view_whose_values_are_to_be_kept_is_refused_by_name(
     def kept(inputs: pd.DataFrame) -> pd.DataFrame:
         return pd.DataFrame({"twice": 2 * inputs["mean_price"]})
 
-    store.apply([kept])
+    with pytest.warns(RuntimeWarning, match="experimental"):
+        store.apply([kept])
     for call in (
         lambda: store.materialize(now - 24 * HOUR, now, feature_views=["kept"]),
         lambda: read(store, ["kept:twice"], {"item": "a"}),
