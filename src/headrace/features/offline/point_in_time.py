@@ -14,7 +14,7 @@ from headrace.events.contracts.shape import KNOWN_AT
 from headrace.features.offline.columns import check_columns, check_tables, name_value_errors
 from headrace.features.offline.windows import aggregate
 from headrace.features.plan import AsOfView, FeaturePlan
-from headrace.features.values.columns import POLARS, kind_of, total_order
+from headrace.features.values.columns import POLARS, total_order
 from headrace.features.values.on_demand import OnDemand, OnDemandError
 from headrace.kernel.errors import ProjectError
 from headrace.tables.changelog import history, is_changelog
@@ -315,9 +315,9 @@ def _convert(
     if column.null_count() == len(column):
         return column.clear(len(column)).cast(dtype)
     invalid = column.drop_nulls()
-    if kind_of(column.dtype) == kind_of(dtype) and (key_of is None or column.dtype != pl.Boolean):
+    if _kind(column.dtype) == _kind(dtype) and (key_of is None or column.dtype != pl.Boolean):
         converted = column.cast(dtype, strict=False)
-        if kind_of(dtype) != "number" or dtype.is_float():
+        if _kind(dtype) != "number" or dtype.is_float():
             return converted  # a whole number too large for a float is rounded, as in a request
         back = converted.cast(column.dtype)
         invalid = column.filter((back != column).fill_null(converted.is_null() & column.is_not_null()))
@@ -332,3 +332,14 @@ def _convert(
         if column.name == MOMENT
         else "Give the request's field, or the entity, the type that the column has, or convert the column.",
     )
+
+
+def _kind(dtype: pl.DataType) -> str:
+    """Values of one kind convert to each other; those of kind "" to nothing."""
+    if dtype.is_numeric() or dtype == pl.Boolean:
+        return "number"
+    if dtype in (pl.Datetime, pl.Date):
+        return "time"
+    if dtype in (pl.String, pl.Categorical, pl.Enum):
+        return "text"
+    return "bytes" if dtype == pl.Binary else ""

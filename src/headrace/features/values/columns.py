@@ -10,7 +10,7 @@ import polars as pl
 
 from headrace.features.plan import Dtype
 
-__all__ = ["POLARS", "countable", "kind_of", "micros_of", "total_order"]
+__all__ = ["POLARS", "countable", "micros_of", "total_order"]
 
 POLARS: dict[Dtype, pl.DataType] = {
     "int64": pl.Int64(),
@@ -27,17 +27,6 @@ POLARS: dict[Dtype, pl.DataType] = {
     "list[bytes]": pl.List(pl.Binary()),
 }
 """The Polars dtype for each dtype of a plan."""
-
-
-def kind_of(dtype: pl.DataType) -> str:
-    """Values of one kind convert to each other; those of kind "" to nothing."""
-    if dtype.is_numeric() or dtype == pl.Boolean:
-        return "number"
-    if dtype in (pl.Datetime, pl.Date):
-        return "time"
-    if dtype in (pl.String, pl.Categorical, pl.Enum):
-        return "text"
-    return "bytes" if dtype == pl.Binary else ""
 
 
 def countable(column: str, dtype: Dtype) -> pl.Expr:
