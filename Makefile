@@ -47,8 +47,8 @@ lock: ## the lock, anew
 bench: .venv/.ready ## every benchmark, in one run
 	@.venv/bin/python bench/all.py $(BENCH)
 
-bench-events: .venv/.ready ## ingest and the collector beside their peers: a plain script, PyFlink
-	@.venv/bin/python bench/all.py events broker latency collector
+bench-events: .venv/.ready ## ingest and the collector beside their peers, and what duplicates cost
+	@.venv/bin/python bench/all.py events broker latency collector identities
 
 bench-features: .venv/.ready ## features beside their peers: joins, windows, online reads, a training set beyond memory
 	@.venv/bin/python bench/all.py point_in_time feast_join windows online larger_than_memory stream
