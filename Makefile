@@ -17,7 +17,7 @@ demo-kafka: .venv/.ready ## the same with its events on a real broker, which is 
 torch: .venv/.ready ## the extra torch: 5 GB with CUDA; without it its tests are skipped
 	@PATH="$$PATH:$(CURDIR)/.venv/bin" uv pip install --quiet --python $(PY) -r requirements/torch.txt
 
-test: .venv/.ready ## every test; two processes share the files of tests, the longest first
+test: .venv/.ready ## the tests but those of soak; two processes share their files, the longest first
 	@.venv/bin/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 soak: .venv/.ready ## what takes minutes: hundreds of faults on each log, thousands of commits
