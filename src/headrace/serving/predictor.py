@@ -17,7 +17,7 @@ from headrace.features.online.lookup import ViewRead
 from headrace.features.online.store import StoreUnavailable
 from headrace.features.values.on_demand import OnDemandError
 from headrace.kernel.errors import HeadraceError, Unavailable
-from headrace.kernel.ids import new_id
+from headrace.kernel.ids import new_ids
 from headrace.kernel.time import from_micros, now_micros
 from headrace.serving.errors import FeatureFailed, OversizedPrediction, RequestError, missing_features
 from headrace.serving.metrics import ArmMetrics, Metrics
@@ -444,7 +444,7 @@ def _make_predictions(
     moment, entities = from_micros(at), model.entities
     return [
         Prediction(
-            id=new_id(),
+            id=id_,
             model=model.release.model,
             version=arm.version,
             plan=servable.plan.digest,
@@ -464,7 +464,7 @@ def _make_predictions(
             probabilities=None if outputs.probabilities is None else outputs.probabilities[row],
             shared=shared,
         )
-        for row, instance in enumerate(instances)
+        for row, (id_, instance) in enumerate(zip(new_ids(len(instances)), instances, strict=True))
     ]
 
 

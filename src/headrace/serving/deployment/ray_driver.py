@@ -10,7 +10,6 @@ import http.client
 import logging
 import os
 import signal
-import socket
 import sys
 import threading
 import time
@@ -32,6 +31,7 @@ from headrace.http.token import is_loopback
 from headrace.kernel.child import end_with_parent, log_error, report_alive, report_ready, run_work
 from headrace.kernel.errors import HeadraceError, Unavailable
 from headrace.kernel.ids import new_id
+from headrace.kernel.ports import find_free_port
 from headrace.serving.deployment.haproxy import drain, serve_environment
 from headrace.serving.deployment.ray_watch import ENDPOINT, EndpointWatch
 from headrace.serving.deployment.replica import open_models, shorten_turns
@@ -94,7 +94,7 @@ class RayServeReplica:
 def run_driver(root: str, profile: str, port: int, models: Sequence[str], stop: threading.Event) -> None:
     """Runs Ray Serve until `stop` is set."""
     settings, roll = load_settings(Path(root), profile), threading.Event()
-    environment = serve_environment(runtime_folder(settings), _free_port())
+    environment = serve_environment(runtime_folder(settings), find_free_port())
     with (
         cluster.connect(settings, own=True, environment=environment),
         _end_without_daemons(),
@@ -269,8 +269,9 @@ def _convert_errors(settings: Settings) -> Iterator[None]:
     try:
         yield
     except (RayError, RuntimeError, TimeoutError) as error:
+        cause = getattr(error, "cause", None) or error  # without the traceback of Ray's process
         raise Unavailable(
-            f"the predict endpoint does not start: {error}", where=str(runtime_folder(settings) / "ray")
+            f"the predict endpoint does not start: {cause}", where=str(runtime_folder(settings) / "ray")
         ) from error
 
 
@@ -312,13 +313,6 @@ def _does_answer(url: str, for_seconds: float = 0.0) -> bool:
         return False
     finally:
         connection.close()
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def _main() -> int:
