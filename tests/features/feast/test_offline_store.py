@@ -17,6 +17,7 @@ from feast.types import Float64, Int64
 from headrace import LoggingTable, SavedDatasetTable, TableSource, lake
 from headrace.features.feast import apply, compile  # noqa: A004
 from headrace.features.feast.compiler import collect_objects
+from headrace.features.feast.frames import to_pandas
 from headrace.features.feast.repository import settings_of
 from headrace.features.feast.views import compile_stored_view
 from headrace.kernel.errors import CallError
@@ -315,6 +316,22 @@ def fill_store(project: Project) -> FeatureStore:
 def clicks(store: FeatureStore, asked: pd.DataFrame) -> list[float]:
     features = store.get_historical_features(entity_df=asked, features=["facts:clicks"]).to_df()
     return [float(value) for value in features["clicks"].fillna(-1)]
+
+
+def test_a_frame_has_each_digit_of_whole_numbers_beside_nulls(store: FeatureStore) -> None:
+    large, key = 2**53 + 1, -(2**63)
+    rows = instants({**FACTS, "clicks": [1, large, None]})
+    lake.open(settings_of(store.config)).table("item_facts").overwrite(rows)
+    lists = pa.chunked_array([[[large, None], None, [], [1]]])
+    asked = labels().assign(user_id=pd.array([key, None, 2, large], "Int64"))
+    job = store.get_historical_features(asked, ["facts:clicks", "activity:spent"])
+    features = job.to_df()
+    assert [str(value) for value in features["user_id"]] == [str(key), "<NA>", "2", str(large)]
+    assert [str(value) for value in features["clicks"]] == [str(large), "1", "1", "<NA>"]
+    assert features["spent"].dtype == "float64"
+    small_numbers = pa.table({"n": [1, None], "l": [[2**53], None]})
+    assert to_pandas(small_numbers).dtypes.tolist() == small_numbers.to_pandas().dtypes.tolist()
+    assert to_pandas(pa.table({"l": lists}))["l"][0].tolist() == [large, None]
 
 
 def test_times_of_the_labels_may_be_text(store: FeatureStore) -> None:

@@ -34,7 +34,7 @@ from headrace.kernel.ids import new_id
 from headrace.kernel.ports import find_free_port
 from headrace.serving.deployment.haproxy import drain, serve_environment
 from headrace.serving.deployment.ray_watch import ENDPOINT, EndpointWatch
-from headrace.serving.deployment.replica import open_models, shorten_turns
+from headrace.serving.deployment.replica import GRACE, open_models, shorten_turns
 from headrace.serving.mlflow_models.model_set import ModelSet
 from headrace.serving.mlflow_models.ray_deployments import bind_model, find_problems, make_ask
 from headrace.serving.mlflow_models.served import FollowedModelSet, ServedModels
@@ -51,7 +51,6 @@ _DAEMON_INTERVAL = 0.5  # seconds between two checks that Ray's daemons run
 _SETTLED = 1.5  # seconds for which one connection must keep answering
 _LONGEST_LOOK_BACK = 30.0  # seconds over which the requests in progress are averaged
 _METRICS_INTERVAL = 1.0  # seconds between two reports of a replica; Serve's default is 10
-_GRACE = 10.0  # seconds that a replica has to answer what it accepted, as in deployment.processes
 _QUIET = {"log_level": "WARNING", "enable_access_log": False}
 
 
@@ -194,7 +193,7 @@ def _run_serve(settings: Settings, port: int, environment: dict[str, str]) -> It
     try:
         yield
     finally:
-        drain(runtime_folder(settings), _GRACE)  # Serve kills it together with the replicas
+        drain(runtime_folder(settings), GRACE)  # Serve kills it together with the replicas
         serve.shutdown()
 
 
@@ -215,7 +214,7 @@ def _deploy(
         max_ongoing_requests=settings.serving.max_requests + _MORE_ONGOING,
         ray_actor_options={"num_cpus": 0},  # a build at the same time may use the whole machine
         health_check_period_s=1,  # by default a dead replica is noticed after up to 10 s
-        graceful_shutdown_timeout_s=_GRACE,
+        graceful_shutdown_timeout_s=GRACE,
         graceful_shutdown_wait_loop_s=0.1,
         logging_config=_QUIET,
         max_surge_percent=100,  # an old replica answers until the new one does
