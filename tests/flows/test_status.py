@@ -7,6 +7,7 @@ import sys
 
 import httpx
 import msgspec
+import pytest
 from tests.servers import Endpoint
 
 from headrace import lineage
