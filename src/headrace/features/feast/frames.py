@@ -79,6 +79,8 @@ def to_instants(column: pl.Series, what: str) -> pl.Series:
             [_instant(text, column.name, what) for text in column.to_list()],
             pl.Datetime("us", "UTC"),
         )
+    if column.null_count() == len(column):  # of no rows, whatever type pandas gave it
+        column = column.clear(len(column)).cast(pl.Null)
     if column.dtype in (pl.Date, pl.Null):
         column = column.cast(pl.Datetime("us"))
     if not isinstance(column.dtype, pl.Datetime):
