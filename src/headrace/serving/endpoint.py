@@ -125,7 +125,6 @@ class Endpoint:
         due = 0.0
         while not self._stop.wait(_POLL):
             self._slot.write(self._metrics.counts)
-            self._models.drop_known_rows()
             try:
                 if self._models.poll():
                     self._handler.follow_releases()

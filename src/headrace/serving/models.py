@@ -280,6 +280,7 @@ class Models:
 
     def poll(self) -> bool:
         """Activates what was released since the last poll. Returns whether anything changed."""
+        self._store.drop_known_rows()
         if self._served is not None:
             self._served.poll()
         self._poll_releases()
@@ -317,10 +318,6 @@ class Models:
                     left = logs.lag(self._log, view.topic, position.offsets)
                     behind[name, arm.version, view.name] = sum(left.values())
         return behind
-
-    def drop_known_rows(self) -> None:
-        """See OnlineStore."""
-        self._store.drop_known_rows()
 
     def close(self) -> None:
         """Closes the connections."""
