@@ -25,7 +25,7 @@ __all__ = ["Contract", "contract_of", "event", "is_struct", "table_of"]
 S = TypeVar("S", bound=type[Struct])
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_TOPIC = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,199}")  # what every log accepts
+_TOPIC = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9._-]{1,249}")  # as Kafka has it
 
 
 def _to_instant(value: str | date) -> datetime:
@@ -153,7 +153,7 @@ class event(_EventRules):  # noqa: N801  it is a decorator
             raise ProjectError(
                 f"{self.topic!r} is not a valid topic name",
                 where=place,
-                remedy="Use letters, digits, '.', '_' and '-', at most 200, and no dot at the beginning.",
+                remedy="Use letters, digits, '.', '_' and '-', at most 249.",
             )
         if self.dedup_within is not None and not self.identity:
             raise ProjectError("dedup_within= needs identity=, the fields that identify an event", where=place)
