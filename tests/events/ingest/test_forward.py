@@ -41,7 +41,7 @@ from headrace.log.kafka.topics import KafkaTopics
 
 @pytest.fixture
 def kafka(broker: Broker) -> Iterator[Log]:
-    opened = log.open(broker.url)
+    opened = log.open(f"{broker.url}/scratch")
     yield opened
     opened.close()
 
@@ -166,7 +166,7 @@ def test_a_kill_at_any_point_leaves_every_event_forwarded_once(
         values = [click(n) if n % 5 else b"no %d" % n for n in range(500)]
         positions = kafka.append(forwarding_contract.topic, values, [b"%d" % n for n in range(500)])
         order: dict[str, object] = {"folder": str(tmp_path), "fault": f"{point}:2"}
-        order["forward"] = [broker.url, forwarding_contract.topic]
+        order["forward"] = [f"{broker.url}/scratch", forwarding_contract.topic]
         fork_server.stdin.write(json.dumps(order) + "\n")
         fork_server.stdin.flush()
         status = int(fork_server.stdout.readline())
@@ -190,7 +190,7 @@ def test_workers_that_divide_a_topic_forward_each_event_once(
     positions = kafka.append(forwarding_contract.topic, values, [b"%d" % n for n in range(2_000)])
 
     def work() -> None:
-        worker_log = log.open(broker.url)
+        worker_log = log.open(f"{broker.url}/scratch")
         ingest_and_forward(forwarding_contract, worker_log, lake)
         worker_log.close()
 
