@@ -21,7 +21,7 @@ from tests.events.clicks import click
 from tests.log.topics import set_largest_batch
 from tests.until import until
 
-from headrace import log
+from headrace import event, log
 from headrace.declare.event import Contract
 from headrace.events.ingest import forward as forwarding
 from headrace.events.ingest.forward import ForwardSink
@@ -274,6 +274,12 @@ def test_a_process_that_hung_cannot_forward_after_another_took_over(
 def test_forwarding_from_the_embedded_log_is_refused(contract: Contract, events_log: Log) -> None:
     with pytest.raises(ProjectError, match="needs a log on Kafka"):
         ForwardSink(attrs.evolve(contract, forward=("clicks.valid", "clicks.invalid")), events_log)
+
+
+@pytest.mark.parametrize("forward", [("headrace.alerts", "bad"), ("good", "headrace.other.releases")])
+def test_no_event_is_forwarded_to_a_system_topic(forward: tuple[str, str]) -> None:
+    with pytest.raises(ProjectError, match="topics that begin with 'headrace.' are reserved for Headrace"):
+        event(topic="clicks", time="at", forward=forward)
 
 
 def test_a_good_event_too_large_to_forward_is_reported_and_blocks_no_other(
