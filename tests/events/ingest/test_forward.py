@@ -278,7 +278,7 @@ def test_forwarding_from_the_embedded_log_is_refused(contract: Contract, events_
 
 @pytest.mark.parametrize("forward", [("headrace.alerts", "bad"), ("good", "headrace.other.releases")])
 def test_no_event_is_forwarded_to_a_system_topic(forward: tuple[str, str]) -> None:
-    with pytest.raises(ProjectError, match="topics that begin with 'headrace.' are reserved for Headrace"):
+    with pytest.raises(ProjectError, match=r"topics that begin with 'headrace\.' are reserved for Headrace"):
         event(topic="clicks", time="at", forward=forward)
 
 
