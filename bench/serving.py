@@ -198,12 +198,10 @@ def run_ours(settings: Settings) -> Iterator[Server]:
 
 
 def _serve_ours(settings: Settings, pipe: Connection) -> None:
-    from headrace.http.serve import bind
+    from headrace.kernel.ports import find_free_port
     from headrace.serving import deployment
 
-    with bind("127.0.0.1", 0) as probe:
-        port = probe.getsockname()[1]
-    running = deployment.start(settings, port=port)
+    running = deployment.start(settings, port=find_free_port())
     try:
         pipe.send(running.url)
         pipe.poll(None)

@@ -32,7 +32,7 @@ import numpy as np
 
 from headrace import registry
 from headrace.config.settings import Settings
-from headrace.http.serve import bind
+from headrace.kernel.ports import find_free_port
 from headrace.training.trainers.xgboost import MODEL
 from serving import NAMES, make_project, make_values, run_ours
 from workloads.requests import Load, Rate, Server, measure_rate
@@ -114,7 +114,7 @@ def _run_mlflow(folder: Path, settings: Settings, values: np.ndarray) -> Iterato
     def make_body(_user: int, product: int) -> bytes:
         return bodies[product]
 
-    port = _find_port()
+    port = find_free_port()
     command = [BIN / "mlflow", "models", "serve", "-m", model, "--env-manager", "local", "-p", port, "-w", 1]
     with _start(command, port, "/ping", folder / "mlflow.log") as server:
         yield Load(server, "/invocations", make_body)
@@ -126,7 +126,7 @@ def _run_feast(folder: Path, settings: Settings, values: np.ndarray) -> Iterator
     np.save(folder / "values.npy", values)
     repository = folder / "feast"
     _run(PEERS / "feast_store.py", folder / "values.npy", repository)
-    port, app_port = _find_port(), _find_port()
+    port, app_port = find_free_port(), find_free_port()
     command = [BIN / "feast", "--chdir", repository, "serve", "-p", port, "--no-access-log"]
     command += ["--max-requests", 10**9]  # the worker is not replaced
     application = [sys.executable, PEERS / "feast_app.py", f"http://127.0.0.1:{port}"]
@@ -184,11 +184,6 @@ def _write_booster(folder: Path, settings: Settings) -> Path:
 
 def _run(script: Path, *arguments: Path) -> None:
     subprocess.run([sys.executable, str(script), *map(str, arguments)], check=True)
-
-
-def _find_port() -> int:
-    with bind("127.0.0.1", 0) as probe:
-        return int(probe.getsockname()[1])
 
 
 if __name__ == "__main__":

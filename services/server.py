@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["CACHE", "Missing", "Server", "accepts", "free_port", "go_program", "jars", "serving"]
+__all__ = ["CACHE", "Missing", "Server", "accepts", "go_program", "jars", "serving"]
 
 HERE = Path(__file__).parent
 # What was fetched or built for the servers; kept between runs, safe to delete.
@@ -36,13 +36,6 @@ class Server:
     url: str
     port: int
     pid: int
-
-
-def free_port() -> int:
-    """A port of the loopback address that nothing listens on at this moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def accepts(port: int) -> bool:

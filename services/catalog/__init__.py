@@ -10,7 +10,8 @@ import http.client
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from services.server import Server, free_port, jars, serving
+from headrace.kernel.ports import find_free_port
+from services.server import Server, jars, serving
 
 __all__ = ["JAVA", "Catalog", "catalog"]
 
@@ -42,7 +43,7 @@ def catalog(
         port: the port to listen on; a free one where none is named.
         environment: how an object store is found (services.s3.Store.environment).
     """
-    port = port or free_port()
+    port = port or find_free_port()
     given = dict(environment or {})
     settings = {
         "CATALOG_REST_PORT": str(port),

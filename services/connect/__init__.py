@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from services.server import free_port, jars, serving
+from headrace.kernel.ports import find_free_port
+from services.server import jars, serving
 
 __all__ = ["Connect", "connect"]
 
@@ -79,7 +80,7 @@ def connect(folder: Path, broker: str, environment: Mapping[str, str] | None = N
         broker: `host:port` of the broker.
         environment: what connectors may refer to, as `${env:NAME}`.
     """
-    port = free_port()
+    port = find_free_port()
     plugins = jars("debezium").parent
     values = {
         "bootstrap.servers": broker,

@@ -9,7 +9,8 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-from services.server import Missing, accepts, free_port, jars, serving
+from headrace.kernel.ports import find_free_port
+from services.server import Missing, accepts, jars, serving
 
 __all__ = ["Broker", "broker"]
 
@@ -45,12 +46,12 @@ class Broker:
         password: where given, the port speaks TLS and lets in with it only users `headrace`, who may do
             everything, and `guest`, who may do what access control lists allow.
         """
-        self.port = port or free_port()
+        self.port = port or find_free_port()
         self.url = f"kafka://127.0.0.1:{self.port}"
         self.environment = {"HEADRACE_LOG": self.url}
         self._folder = folder
         self._properties = folder / "server.properties"
-        self._controller, self._inner = free_port(), free_port()
+        self._controller, self._inner = find_free_port(), find_free_port()
         self._classpath = f"{jars('kafka')}/*"
         self._running = contextlib.ExitStack()
         self._process: subprocess.Popen[bytes] | None = None

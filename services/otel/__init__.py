@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from services.server import HERE, accepts, free_port, go_program, serving
+from headrace.kernel.ports import find_free_port
+from services.server import HERE, accepts, go_program, serving
 
 __all__ = ["Collector", "ReceivedSpan", "collector"]
 
@@ -72,7 +73,7 @@ def collector(folder: Path) -> Iterator[Collector]:
     Raises:
         Missing: there is no Go to build it with.
     """
-    port = free_port()
+    port = find_free_port()
     config = folder / "otel.yaml"
     config.write_text(_CONFIG.format(port=port))
     command = [str(_program()), "--config", str(config)]

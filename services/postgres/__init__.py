@@ -11,7 +11,8 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-from services.server import Missing, Server, free_port, serving
+from headrace.kernel.ports import find_free_port
+from services.server import Missing, Server, serving
 
 __all__ = ["Postgres", "postgres"]
 
@@ -60,7 +61,7 @@ def postgres(folder: Path, port: int | None = None, *, fsync: bool = False) -> I
         done = subprocess.run(made, cwd=folder, capture_output=True, text=True, check=False)
         if done.returncode:
             raise RuntimeError(f"initdb failed:\n{done.stdout[-1000:]}{done.stderr[-1000:]}")
-    port = port or free_port()
+    port = port or find_free_port()
     settings = {**_SETTINGS, "fsync": "on" if fsync else "off", "port": port, "unix_socket_directories": folder}
     options = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
     command = [*user, server, "-D", str(data), *options]

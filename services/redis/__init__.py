@@ -10,7 +10,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from services.server import CACHE, Missing, Server, accepts, free_port, serving
+from headrace.kernel.ports import find_free_port
+from services.server import CACHE, Missing, Server, accepts, serving
 
 __all__ = ["Redis", "redis"]
 
@@ -47,7 +48,7 @@ def redis(folder: Path, port: int | None = None, *options: str) -> Iterator[Redi
     Raises:
         Missing: there is no Redis server, and none can be fetched.
     """
-    port = port or free_port()
+    port = port or find_free_port()
     program, environment = _program()
     command = [program, "--bind", "127.0.0.1", "--port", str(port), "--dir", str(folder), "--appendonly", "yes"]
     command += ["--appendfsync", "everysec", "--save", "", *options]

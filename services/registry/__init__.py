@@ -11,7 +11,8 @@ from pathlib import Path
 
 import httpx
 
-from services.server import CACHE, Missing, free_port, serving
+from headrace.kernel.ports import find_free_port
+from services.server import CACHE, Missing, serving
 
 __all__ = ["Registry", "registry"]
 
@@ -40,7 +41,7 @@ def registry(folder: Path, port: int | None = None) -> Iterator[Registry]:
         folder: an existing folder, for its output.
         port: the port to listen on; a free one where none is named.
     """
-    port = port or free_port()
+    port = port or find_free_port()
     url = f"http://127.0.0.1:{port}/apis/ccompat/v7"
     jar = _unpacked() / f"{_APP}-runner.jar"
     command = ["java", "-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1",

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from services.server import accepts, free_port, go_program, serving
+from headrace.kernel.ports import find_free_port
+from services.server import accepts, go_program, serving
 
 __all__ = ["Store", "store"]
 
@@ -44,7 +45,7 @@ def store(folder: Path, port: int | None = None) -> Iterator[Store]:
     Raises:
         Missing: there is no Go to build it with.
     """
-    port = port or free_port()
+    port = port or find_free_port()
     (folder / "data" / BUCKET).mkdir(parents=True, exist_ok=True)  # a folder at the top is a bucket
     program = go_program("s3", "versitygw", ["go", "install", "-ldflags", "-s -w", _SOURCE])
     command = [str(program), "--quiet", "--port", f"127.0.0.1:{port}", "posix", str(folder / "data")]

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 import attrs
@@ -90,11 +91,13 @@ def alert_contract() -> Contract:
     return contract
 
 
-def watch_once(contract: Contract, log: Log, lake: Lake, *, committed: bool = True) -> list[Alert]:
+def watch_once(
+    contract: Contract, log: Log, lake: Lake, *, committed: bool = True, declared: Sequence[str] = ("clicks",)
+) -> list[Alert]:
     """The changes that a process appends which begins to watch and ends."""
     follower = AlertFollower(log)
     follower.poll()
-    source = RefusalSource([contract], log, lake)
+    source = RefusalSource([contract], log, lake, declared)
     with AlertWatch([source], log, lake):
         if committed:
             source.note_commit(contract.topic)
@@ -180,6 +183,21 @@ def test_alert_is_over_once_its_contract_declares_none(
     (resolved,) = watch_once(without, events_log, lake, committed=False)
     assert (resolved.state, resolved.alert) == ("resolved", raised.id)
     assert resolved.why == "the topic's contract declares no alerts any more"
+    assert open_alerts(events_log) == []
+
+
+def test_alert_is_over_once_its_topic_has_no_contract(
+    alerting_contract: Contract, events_log: Log, lake: Lake
+) -> None:
+    events_log.create("clicks")
+    events_log.append("clicks", [click(n, price=-1) for n in range(30)])
+    ingest_all(alerting_contract, events_log, lake)
+    (raised,) = watch_once(alerting_contract, events_log, lake)
+    other = attrs.evolve(alerting_contract, topic="others")
+    assert watch_once(other, events_log, lake, committed=False, declared=["clicks", "others"]) == []
+    (resolved,) = watch_once(other, events_log, lake, committed=False, declared=["others"])
+    assert (resolved.state, resolved.alert) == ("resolved", raised.id)
+    assert resolved.why == "the topic has no contract any more"
     assert open_alerts(events_log) == []
 
 

@@ -19,7 +19,6 @@ from pathlib import Path
 import msgspec
 import pytest
 from services.kafka import certificates
-from services.server import free_port
 from tests.servers import Endpoint, Serving
 from tests.until import until
 
@@ -30,6 +29,7 @@ from headrace.config.settings import Settings
 from headrace.flows.project.doctor import _check_channels
 from headrace.kernel.errors import ProjectError
 from headrace.kernel.ids import new_id
+from headrace.kernel.ports import find_free_port
 from headrace.kernel.time import now
 from headrace.log import Log
 
@@ -278,9 +278,9 @@ def test_no_secret_of_an_address_is_shown(
     settings: Settings, events_log: Log, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     caplog.set_level(logging.DEBUG)
-    closed = f"http://127.0.0.1:{free_port()}/{SECRET}"
+    closed = f"http://127.0.0.1:{find_free_port()}/{SECRET}"
     monkeypatch.setenv("OPS_HOOK", closed)
-    monkeypatch.setenv("HEADRACE_SMTP_URL", f"smtp://joe:{SECRET[:8]}@127.0.0.1:{free_port()}")
+    monkeypatch.setenv("HEADRACE_SMTP_URL", f"smtp://joe:{SECRET[:8]}@127.0.0.1:{find_free_port()}")
     append_alerts(events_log, alert(1))
     profile = with_channels(
         settings,

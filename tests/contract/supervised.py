@@ -12,7 +12,7 @@ from tests.flows.processes import descendants
 from tests.until import until
 
 from headrace.config.settings import Settings
-from headrace.http.serve import bind
+from headrace.kernel.ports import find_free_port
 from headrace.serving import deployment as deployments
 from headrace.serving.deployment import Deployment
 
@@ -32,8 +32,7 @@ class SupervisedDeployment:
     """
 
     def __init__(self, settings: Settings) -> None:
-        with bind("127.0.0.1", 0) as probe:
-            self.port: int = probe.getsockname()[1]
+        self.port = find_free_port()
         self.reports: list[str] = []
         self.answers = 0
         self.roll = threading.Event()

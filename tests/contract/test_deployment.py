@@ -229,7 +229,6 @@ def test_during_a_rolling_restart_a_killed_replica_is_replaced_at_once(
     assert running.deployment.processes["replica-1"] == new_pid
 
 
-@pytest.mark.usefixtures("processes_only")
 def test_a_port_in_use_is_an_error(settings: Settings) -> None:
     with bind("127.0.0.1", 0) as taken, pytest.raises(Unavailable, match="in use"):
         deployments.start(settings, port=taken.getsockname()[1])

@@ -490,3 +490,31 @@ def test_files_whose_columns_are_all_null_are_read(shop_lake: Lake) -> None:
         table.append(part)
     assert table.scan().collect().sort("a").rows() == [(None, None), (None, None), (1, "x")]
     assert table.scan().filter(pl.col("a") == 1).collect().rows() == [(1, "x")]
+
+
+FALLIBLE_FILTERS: dict[str, Callable[[], pl.Expr]] = {
+    "number": lambda: pl.col("amount").cast(pl.Float64) > 2,
+    "no_number": lambda: pl.col("amount").cast(pl.Float64).is_null(),
+    "function": lambda: pl.col("amount").map_elements(lambda text: float(text) > 2, return_dtype=pl.Boolean),
+    # The statistics of the lake's files have the first 16 characters alone.
+    "time": lambda: pl.col("at").str.to_datetime("%Y-%m-%dT%H:%M:%S%z") > datetime(2024, 1, 1, 12, tzinfo=UTC),
+    "end": lambda: pl.col("at").str.slice(17, 2).cast(pl.Int64) == 7,
+    "bytes": lambda: pl.col("raw").bin.slice(17, 2).cast(pl.String).cast(pl.Int64) == 7,
+}
+
+
+@pytest.mark.filterwarnings("ignore::polars.exceptions.PolarsInefficientMapWarning")
+@pytest.mark.parametrize("name", FALLIBLE_FILTERS)
+def test_a_filter_that_may_raise_sees_the_rows_alone(shop_lake: Lake, name: str) -> None:
+    rows = pl.DataFrame(
+        {
+            "amount": ["12.5", None, None, "1"],
+            "at": ["2024-01-01T00:00:07+00:00", "2024-01-02T00:00:00+00:00", None, "2024-01-03T00:00:07+00:00"],
+            "raw": [b"2024-01-01T00:00:07Z", None, b"2024-01-01T00:00:08Z", b"2024-01-01T00:00:09Z"],
+        }
+    )
+    table = shop_lake.ensure("texts", rows.to_arrow().schema)
+    for part in (rows[:2], rows[2:]):
+        table.append(part.to_arrow())
+    condition = FALLIBLE_FILTERS[name]()
+    assert_frame_equal(table.scan().filter(condition).collect(), rows.filter(condition), check_row_order=False)

@@ -57,13 +57,16 @@ def test_records_are_read_in_order_with_keys_headers_and_arrival_times(events_lo
     assert len(events_log.read("events", batch.next, 10)) == 0
 
 
-def test_a_dense_log_has_a_record_at_each_offset(events_log: Log) -> None:
+def test_a_dense_log_has_a_record_at_each_offset(events_log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
     """Else a status says that differences of offsets are the most that there may be."""
     for _ in range(3):
         events_log.append("events", [b"a"])
     end = 3 if events_log.is_dense else 6  # each transaction ends with a marker, which may be seen later
     until(lambda: events_log.end("events") == {0: end})
-    status = topic_status(events_log, "events", "events", None, None)
+    with monkeypatch.context() as patch:
+        ends = [events_log.end("events")]
+        patch.setattr(events_log, "end", lambda topic: ends.pop())  # it is read once
+        status = topic_status(events_log, "events", "events", None, None)
     assert (status.events, status.lag, status.is_exact) == (end, end, events_log.is_dense)
     assert status.describe(end) == ("3" if events_log.is_dense else f"≤ {end}")
     assert status.describe(0) == "0"

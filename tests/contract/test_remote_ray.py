@@ -25,8 +25,8 @@ from tests.until import until
 
 from headrace.cluster.folder import runtime_folder
 from headrace.config.settings import load_settings
-from headrace.http.serve import bind
 from headrace.kernel.errors import Unavailable
+from headrace.kernel.ports import find_free_port
 from headrace.serving.deployment.haproxy import find_binary
 from headrace.serving.release import Arm
 
@@ -58,12 +58,11 @@ def find_commands(part: str) -> list[str]:
 @pytest.fixture
 def address(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """The address of a Ray that `ray start` runs, with a token as its clients must have."""
-    with tempfile.TemporaryDirectory(prefix="hr", dir="/tmp") as name, bind("127.0.0.1", 0) as probe:
-        folder, port = Path(name), probe.getsockname()[1]
+    with tempfile.TemporaryDirectory(prefix="hr", dir="/tmp") as name:
+        folder, port = Path(name), find_free_port()
         (folder / "token").write_text("5" * 64)
         monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(folder / "token"))
         monkeypatch.setenv("RAY_AUTH_MODE", "token")
-        probe.close()
         command = [str(Path(sys.executable).with_name("ray")), "start", "--head", "--block"]
         command += [f"--port={port}", f"--temp-dir={folder}/ray"]
         command += ["--num-cpus=2", "--include-dashboard=false", f"--object-store-memory={100 << 20}"]

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import socket
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 from types import ModuleType
 
@@ -15,6 +13,8 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 from tests.docs.blocks import PORTS
+
+from headrace.kernel.ports import find_free_port
 
 ROOT = Path(__file__).parents[2]
 SHOWN_AS_TABLE = {"index": 0, "events": 1, "tables": 1, "features": 1, "model": 2, "predictions": 1, "why": 1}
@@ -52,9 +52,7 @@ def test_each_link_of_a_notebook_leads_to_a_file() -> None:
 @pytest.fixture
 def ports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     """Port in the notebooks → a free port, which the kernels' environment names."""
-    with ExitStack() as stack:
-        listeners = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in PORTS]
-        free = [str(listener.getsockname()[1]) for listener in listeners]
+    free = [str(find_free_port()) for _ in PORTS]
     for name, port in zip(("PREDICT", "COLLECTOR", "CONSOLE"), free, strict=True):
         monkeypatch.setenv(f"HEADRACE_{name}_PORT", port)
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")

@@ -41,6 +41,8 @@ WRITTEN = {
     "send payments one.ndjson": "payments.db",
     "ingest --until-end": "catalog.db",
     "up": "up.lock",
+    "release refusal champion=1": "headrace.releases.db",
+    "rollback refusal": "headrace.releases.db",
     "tag-table payments kept": "catalog.db",
     "drop-table payment_labels --yes": "build.lock",
     "test --record payment_labels": "tests",

@@ -151,12 +151,21 @@ class Bank:
             self.execute(self.other, "UPDATE accounts SET balance = balance + 0.000000001 WHERE id % 7 = 0")
             self.execute(self.db, "UPDATE accounts SET owner = owner || '.' WHERE id % 5 = 1 AND id % 7 > 0")
             self.execute(self.other, f"INSERT INTO accounts {ROWS} FROM generate_series({-first}, {-first}) i")
+            self.move_rows(first)
             remainder = self._rng.randrange(2, 6)
             self.execute(self.db, f"DELETE FROM accounts WHERE id % 7 = {remainder} AND id > 0 AND id % 3 = 0")
             self.other.commit()
         repeated = self._rng.randrange(1, self._next)
         self.execute(self.db, f"DELETE FROM accounts WHERE id = {repeated}")
         self.execute(self.db, f"INSERT INTO accounts {ROWS} FROM generate_series({repeated}, {repeated}) i")
+
+    def move_rows(self, first: int) -> None:
+        """Gives some new rows another key: each a delete and an insert, which lacks the long value."""
+        moved = self.db.execute(
+            "UPDATE accounts SET id = id + 1000000"
+            f" WHERE id BETWEEN {first} AND {first + 29} AND id % 11 = 0 AND id % 7 > 0"
+        )
+        self.changes += 2 * moved.rowcount
 
     def execute(self, db: psycopg.Connection, statement: str) -> None:
         self.changes += db.execute(statement).rowcount
@@ -337,6 +346,8 @@ def test_changes_reach_the_lake_through_the_embedded_engine(server: Postgres, tm
         capture.communicate()
         bank.close()
     assert bank.count_good("t") == 1
+    moved = bank.changelog().filter(pl.col("_op") == "c", pl.col("_unchanged").list.len() > 0)
+    assert set(moved["_unchanged"].explode()) == {"long"}
     assert bank.current() == as_lake_values(bank.select())
 
 

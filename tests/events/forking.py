@@ -39,7 +39,7 @@ def watch_once(folder: str) -> None:
     contract = contract_of(Click)
     assert contract is not None
     events, lake = log.open(settings.log.url), open_lake(settings)
-    refusals = RefusalSource([contract], events, lake)
+    refusals = RefusalSource([contract], events, lake, [contract.topic])
     with AlertWatch([refusals], events, lake):
         ingest.Ingest(contract, events, lake).run(
             until_end=True,

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import httpx
@@ -244,6 +245,26 @@ def test_stop_waits_for_the_request_in_progress_and_closes_the_port() -> None:
 
     assert statuses == [200]
     bind(server.host, server.port).close()
+
+
+def test_a_request_that_takes_longer_than_the_grace_of_a_stop_gets_503() -> None:
+    started = threading.Event()
+
+    async def wait(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            started.set()
+            await asyncio.Event().wait()
+
+    with (
+        serve(GuardMiddleware(wait, "127.0.0.1"), "127.0.0.1", 0, grace=0) as server,
+        ThreadPoolExecutor() as pool,
+    ):
+        client = pool.submit(httpx.get, server.url, timeout=60)
+        assert started.wait(30)
+        server.stop()
+        answer = client.result(60)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "unavailable")
+    assert (answer.headers["Retry-After"], answer.headers["Connection"]) == ("1", "close")
 
 
 def test_an_application_that_does_not_start_is_an_error() -> None:

@@ -8,12 +8,12 @@ from uuid import UUID
 
 import pytest
 
-from headrace.kernel.ids import id_time, new_id
+from headrace.kernel.ids import id_time, new_id, new_ids
 from headrace.kernel.time import now
 
 
 def test_ids_are_uuid7_in_the_order_they_were_made() -> None:
-    ids = [new_id() for _ in range(20_000)]
+    ids = [*(new_id() for _ in range(10_000)), *new_ids(10_000), new_id()]
     assert ids == sorted(ids)
     assert len(set(ids)) == len(ids)
     assert {UUID(text).version for text in ids} == {7}

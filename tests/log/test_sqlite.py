@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import sqlite3
 import subprocess
@@ -15,7 +16,7 @@ import pytest
 from tests.wal_locks import hold_wal_locks
 
 from headrace.kernel import faults
-from headrace.kernel.errors import Unavailable
+from headrace.kernel.errors import NotAppended, Unavailable
 from headrace.log.sqlite import connection, writer
 from headrace.log.sqlite.log import SqliteLog
 
@@ -63,11 +64,26 @@ def test_file_locked_by_another_process_is_unavailable(tmp_path: Path, monkeypat
     log.create("events")
     with closing(sqlite3.connect(tmp_path / "events.db", isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
-        with pytest.raises(Unavailable, match="locked") as raised:
+        with pytest.raises(NotAppended, match="locked") as raised:
             log.append("events", [b"a"])
         assert raised.value.remedy
         other.execute("ROLLBACK")
     assert log.append("events", [b"a"]) == [(0, 0)]
+    log.close()
+
+
+def test_whether_an_append_is_on_the_log_is_not_known_if_the_commit_fails(tmp_path: Path) -> None:
+    log = SqliteLog(str(tmp_path))
+    log.create("events")
+    log.append("events", [b"a"])
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1, hard))  # no page can be written, as on a full disk
+    try:
+        with pytest.raises(Unavailable) as raised:
+            log.append("events", [b"b"])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert not isinstance(raised.value, NotAppended)
     log.close()
 
 

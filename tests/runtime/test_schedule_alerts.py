@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 from tests.tiny import write
 
-from headrace.alerts.record import Alert, open_alerts
+from headrace.alerts.record import Alert, AlertFollower, open_alerts
 from headrace.alerts.watch import AlertWatch
 from headrace.config.settings import Settings, load_settings
 from headrace.projects.schedules import ScheduleRun, ScheduleState, write_schedule_states
+from headrace.runtime.housekeeping import housekeeping
 from headrace.runtime.schedule_alerts import ScheduleSource
 from headrace.workspace import Workspace
 
@@ -65,3 +66,22 @@ def test_the_alert_of_a_schedule_that_is_gone_is_over(settings: Settings) -> Non
     file = settings.root / "headrace.toml"
     file.write_text(file.read_text().replace("schedule.nightly", "schedule.weekly"))
     assert watch(load_settings(settings.root), failed(1)) == []
+
+
+def test_the_alerts_are_over_when_no_schedule_is_left(settings: Settings) -> None:
+    """No process runs schedules then."""
+    (raised,) = watch(settings, failed(1))
+    file = settings.root / "headrace.toml"
+    file.write_text(file.read_text().removesuffix(SCHEDULES))
+    without = load_settings(settings.root)
+    with housekeeping(without):
+        pass  # it looks once more when the block ends
+    with Workspace(without) as workspace:
+        assert open_alerts(workspace.log) == []
+        follower = AlertFollower(workspace.log)
+        *_, resolved = (record.value for record in follower.poll())
+    assert (resolved.state, resolved.alert, resolved.why) == (
+        "resolved",
+        raised.alert,
+        "it is not declared any more",
+    )

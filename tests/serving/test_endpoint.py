@@ -5,6 +5,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import threading
 from contextlib import closing
 from pathlib import Path
 
@@ -43,6 +44,28 @@ def client(project):
 
 def await_release(client, release):
     until(lambda: client.get("/models").json()["models"]["purchase"]["release"]["id"] == release.id, seconds=30)
+
+
+def test_a_replica_ends_while_a_server_does_not_answer_the_thread_that_follows_the_releases(
+    project, monkeypatch
+):
+    monkeypatch.setattr("headrace.serving.endpoint._PATIENCE", 0.05)
+    entered, go_on, closed = threading.Event(), threading.Event(), threading.Event()
+
+    def wait(models):
+        entered.set()
+        assert go_on.wait(60)
+        return False
+
+    monkeypatch.setattr(Models, "poll", wait)
+    monkeypatch.setattr(Models, "close", lambda models: closed.set())
+    with run_endpoint(project) as client:
+        assert client.post("/predict/purchase", json=INSTANCE).status_code == 200
+        assert entered.wait(30)
+    assert not closed.is_set()  # the thread uses its connections
+    assert len(ship_predictions(project)) == 1
+    assert not list(project.place("serving", "spool").glob("*.spool"))  # it is complete
+    go_on.set()
 
 
 def test_a_response_and_the_logged_prediction(client, project):

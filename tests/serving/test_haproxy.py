@@ -13,7 +13,7 @@ from contextlib import contextmanager
 import pytest
 from tests.until import until
 
-from headrace.http.serve import bind
+from headrace.kernel.ports import find_free_port
 from headrace.serving.deployment.haproxy import (
     answer_unavailable,
     find_binary,
@@ -61,11 +61,6 @@ def test_the_wrapper_restricts_the_configuration_and_becomes_haproxy(tmp_path):
     assert written == answer_unavailable(limit_waits(restricted))
 
 
-def free_port():
-    with bind("127.0.0.1", 0) as probe:
-        return probe.getsockname()[1]
-
-
 @contextmanager
 def run_haproxy(configuration):
     (configuration.parent / "500.http").write_text("HTTP/1.1 500 x\r\ncontent-length: 0\r\n\r\n")
@@ -89,7 +84,7 @@ def connect(port):
 def test_without_a_replica_it_answers_as_replicas_on_processes_do(tmp_path, route):
     configuration = configuration_of_serve(tmp_path)
     defaults = configuration[configuration.index("defaults") : configuration.index("frontend")]
-    ports = [free_port() for _ in range(2)]
+    ports = [find_free_port() for _ in range(2)]
     (tmp_path / "c").write_text(
         answer_unavailable(
             f"{defaults}frontend f\n    bind 127.0.0.1:{ports[0]}\n    {route}\n"
@@ -126,7 +121,7 @@ def test_a_client_that_sends_half_a_request_is_disconnected(tmp_path):
     configuration = limit_waits(configuration_of_serve(tmp_path), head_seconds=1)
     for setting in ("timeout http-request 1s", "timeout client 60s", "timeout http-keep-alive 30s"):
         assert len(re.findall(rf"^\s*{setting}\s*$", configuration, re.MULTILINE)) == 1
-    port = free_port()
+    port = find_free_port()
     defaults = configuration[configuration.index("defaults") : configuration.index("frontend")]
     frontend = f"frontend f\n    bind 127.0.0.1:{port}\n    http-request return status 200\n"
     (tmp_path / "c").write_text(defaults + frontend)

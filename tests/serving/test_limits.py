@@ -4,6 +4,7 @@ import http.client
 import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from urllib.parse import urlsplit
 
 import pytest
@@ -56,6 +57,18 @@ def test_more_requests_than_the_limit_are_refused_with_429_and_probes_answered(p
         refusals = len(PROTOCOLS) - 1
         assert f'headrace_predict_answers_total{{status="429"}} {refusals}' in client.get("/metrics").text
     assert len(ship_predictions(project)) == 2 * 200 + 1
+
+
+def test_metrics_answer_at_once_while_every_thread_for_predictions_waits(project, gate):
+    """As they do while the online store is frozen."""
+    count = 33  # asyncio has 32 threads at most
+    with run_endpoint(project) as client, ThreadPoolExecutor(count) as threads:
+        post = partial(client.post, "/predict/purchase", json=LARGE, timeout=60)
+        waiting = [threads.submit(post) for _ in range(count)]
+        until(lambda: client.endpoint._handler._requests.count == count)
+        assert "headrace_spool_bytes 0" in client.get("/metrics", timeout=30).text
+        gate.set()
+        assert [answer.result().status_code for answer in waiting] == [200] * count
 
 
 def test_a_burst_beyond_the_limit_is_refused_and_the_rest_answered(project):

@@ -4,7 +4,7 @@ import msgspec
 import pytest
 
 from headrace import log
-from headrace.kernel.errors import CallError, Refused, Unavailable
+from headrace.kernel.errors import CallError, NotAppended, Refused, Unavailable
 from headrace.serving import release
 from headrace.serving.canary import CanaryPlan
 from headrace.serving.release import Arm
@@ -118,6 +118,21 @@ def test_a_release_that_follows_another_is_void_after_any_other(topics):
     for follower in followers:
         assert late not in follower.poll()
         assert follower.in_force["purchase"] == next_one
+
+
+@pytest.mark.parametrize("step", ["create", "append"])
+def test_a_release_on_a_log_that_cannot_be_written_says_that_nothing_was_recorded(topics, monkeypatch, step):
+    append_release(topics, Arm(1))
+
+    def fail(*arguments):
+        raise NotAppended("it cannot be written", where="/log/releases.db", remedy="Give the permission.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(topics, step, fail)
+        with pytest.raises(NotAppended, match=r"release [0-9a-f-]{36} was not recorded: it cannot be") as error:
+            append_release(topics, Arm(2))
+    assert (error.value.where, error.value.remedy) == ("/log/releases.db", "Give the permission.")
+    assert len(release.history(topics, "purchase")) == 1
 
 
 def test_a_record_that_the_log_did_not_confirm_is_looked_up_before_a_rollback_is_run_again(topics, monkeypatch):

@@ -76,6 +76,29 @@ def test_a_copy_that_fails_fails_no_other_and_each_is_counted(project, boosters,
     }
 
 
+def test_a_queue_that_cannot_predict_ends_and_counts_what_is_left(project, metrics, predictor, monkeypatch):
+    monkeypatch.setattr("headrace.serving.shadows._LONGEST_END", 0.05)
+    put_release(project, Arm(1), Arm(2, shadow=True, name="shadow"))
+    model = Models(project).released["purchase"]
+    copies = [answer(predictor, model, user) for user in range(5)]
+    entered, go_on, predict = threading.Event(), threading.Event(), predictor.complete_together
+
+    def hold(calls, answers):  # as while the online store does not answer
+        predict(calls, answers)
+        entered.set()
+        assert go_on.wait(60)
+
+    predictor.complete_together = hold
+    queue = ShadowQueue(predictor, metrics)
+    queue.add(copies[0])
+    entered.wait()
+    for copy in copies[1:]:
+        queue.add(copy)
+    queue.close()
+    assert metrics.counts.shed_shadows == 5
+    go_on.set()
+
+
 def test_a_queue_copies_what_waits_before_it_ends_and_counts_what_has_no_room(project, metrics, predictor):
     put_release(project, Arm(1), Arm(2, shadow=True, name="shadow"))
     model = Models(project).released["purchase"]

@@ -253,6 +253,28 @@ def test_an_oversized_prediction_is_shipped_once_the_topic_takes_it(folder, kafk
     reopened.close()
 
 
+def test_on_a_full_disk_what_came_with_an_oversized_prediction_is_on_the_log_once(folder, kafka, monkeypatch):
+    spool, unmarked, large = Spool(folder), {}, os.urandom(1_200_000)  # larger than the broker takes
+    for prediction in (b"one", large, b"two"):
+        spool.append(prediction)
+
+    def fail(path, content):
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shipping, "write_file", fail)
+        for _ in range(3):
+            with pytest.raises(Unavailable, match="No space left on device"):
+                ship(folder, kafka, unmarked)
+        spool.close()  # the file is complete, and stays: it has the only copy
+        with pytest.raises(Unavailable, match="No space left on device"):
+            ship(folder, kafka, unmarked)
+        assert list(read_spool(folder)) == [b"one", large, b"two"]
+    results = [ship(folder, kafka, unmarked) for _ in range(2)]
+    assert results == [ShipResult(oversized=1), ShipResult(files=1)]
+    assert (read_log(kafka), list(read_spool(folder))) == ([b"one", b"two"], [large])
+
+
 def test_a_kill_leaves_one_file_of_an_oversized_prediction(folder, kafka, monkeypatch):
     spool = Spool(folder)
     spool.append(os.urandom(1_200_000))

@@ -254,6 +254,95 @@ def test_a_value_that_was_not_sent_is_taken_from_the_change_before(shop: Shop) -
     assert changelog.rows() == [("long", None), (None, ["name"]), (None, ["name"])]
 
 
+UNSENT = "__debezium_unavailable_value"
+
+
+def move(lsn: int, old: int, new: int, name: str = UNSENT, **more: Any) -> list[bytes]:
+    """An update of a key: Debezium sends a delete and an insert with one LSN."""
+    return [change("d", lsn, row(old, "")), change("c", lsn, row(new, name, **more))]
+
+
+def test_a_value_that_was_not_sent_moves_with_its_row_to_another_key(shop: Shop) -> None:
+    shop.ingest(
+        change("c", 1, row(1, "long", balance="1")), change("c", 2, row(7, "other")), *move(3, 7, 8, "o")
+    )
+    shop.rows()
+    shop.ingest(change("u", 4, row(1, UNSENT, balance="2")), *move(5, 1, 2, balance="3"))
+    assert shop.rows() == [(2, "long", "3"), (8, "o", None)]
+    # Further, to a key that another row had, and in one build with a change of its own.
+    shop.ingest(*move(6, 2, 7, balance="4"), change("u", 7, row(7, UNSENT, balance="5")), *move(8, 8, 2, "p"))
+    assert shop.rows() == [(2, "p", None), (7, "long", "5")]
+    assert shop.build("other code").select(COLUMNS).rows() == [(2, "p", None), (7, "long", "5")]
+    assert shop.names_joined_at(5, 1, 2, 7) == [None, "long", None]
+    assert shop.names_joined_at(9, 1, 2, 7) == [None, "p", "long"]
+    assert shop.rows_at(6) == [(7, "long", "4"), (8, "o", None)]
+    assert shop.build()["_unchanged"].to_list() == [None, None]
+
+
+@pytest.mark.parametrize("parts", [([0], [1]), ([1], [0])], ids=["delete first", "insert first"])
+def test_the_halves_of_a_move_may_arrive_in_two_builds(shop: Shop, parts: tuple[list[int], list[int]]) -> None:
+    """On Kafka, in two log partitions."""
+    shop.ingest(change("c", 1, row(1, "long")), change("c", 2, row(3, "x")))
+    shop.rows()
+    halves = move(5, 1, 2, balance="3")
+    for part in parts:
+        shop.ingest(*(halves[index] for index in part))
+        shop.rows()
+    assert shop.rows() == [(2, "long", "3"), (3, "x", None)]
+
+
+def test_a_late_change_of_the_former_key_counts_after_the_move(shop: Shop) -> None:
+    shop.ingest(change("c", 1, row(1, "long")), *move(5, 1, 2, balance="3"), *move(6, 2, 4, balance="4"))
+    assert shop.rows() == [(4, "long", "4")]
+    shop.ingest(change("u", 3, row(1, "longer")))  # as replayed from quarantine
+    assert shop.rows() == [(4, "longer", "4")]
+
+
+def test_a_value_whose_row_was_never_seen_stays_unsent(shop: Shop) -> None:
+    shop.ingest(change("c", 1, row(2, "was here")), change("d", 2, row(2, "")), *move(5, 1, 2, balance="3"))
+    assert shop.build().select(*COLUMNS, "_unchanged").rows() == [(2, None, "3", ["name"])]
+    assert shop.names_joined_at(9, 2) == [None]
+    shop.ingest(change("u", 6, row(2, "sent")), change("d", 7, row(9, "")))
+    assert shop.build().select(*COLUMNS, "_unchanged").rows() == [(2, "sent", None, None)]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_moves_and_unsent_values_in_any_batches_give_the_databases_rows(seed: int, shop: Shop) -> None:
+    """Random changes of few keys; half of the updates do not send the name, and some changes come late."""
+    chance = random.Random(seed)
+    rows: dict[int, tuple[str, str | None]] = {}
+    raw: list[bytes] = []
+    states: dict[int, list[tuple[Any, ...]]] = {}
+    for lsn in range(1, 160):
+        key, other, balance = chance.randrange(8), chance.randrange(8), str(lsn)
+        is_sent = chance.random() < 0.5
+        if key not in rows:
+            rows[key] = (f"n{lsn}", balance)
+            raw.append(change("c", lsn, row(key, f"n{lsn}", balance=balance)))
+        elif other not in rows and chance.random() < 0.5:
+            rows[other] = (f"n{lsn}" if is_sent else rows[key][0], balance)
+            del rows[key]
+            raw += move(lsn, key, other, f"n{lsn}" if is_sent else UNSENT, balance=balance)
+        elif chance.random() < 0.2:
+            del rows[key]
+            raw.append(change("d", lsn, row(key, "")))
+        else:
+            rows[key] = (f"n{lsn}" if is_sent else rows[key][0], balance)
+            raw.append(change("u", lsn, row(key, f"n{lsn}" if is_sent else UNSENT, balance=balance)))
+        states[lsn] = sorted((key, *values) for key, values in rows.items())
+    at = {id(event): chance.random() * 20 + index for index, event in enumerate(raw)}
+    sent = sorted(raw, key=lambda event: at[id(event)])
+    for start in range(0, len(sent), 40):
+        shop.ingest(*sent[start : start + 40])
+        current = shop.rows()
+    assert current == states[159]
+    assert shop.build("other code").select(COLUMNS).rows() == states[159]
+    for lsn in (1, 40, 80, 120, 158):
+        assert shop.rows_at(lsn) == states[lsn]
+        names = dict(zip(range(8), shop.names_joined_at(lsn, *range(8)), strict=True))
+        assert {k: v for k, v in names.items() if v is not None} == {k: v for k, v, _ in states[lsn]}
+
+
 def test_a_change_that_debezium_sends_twice_counts_once(shop: Shop) -> None:
     first = [
         change("r", 1, row(1, "a"), snapshot="last"),

@@ -17,6 +17,7 @@ import polars as pl
 
 from headrace.events.formats import numbers
 from headrace.kernel.errors import CallError
+from headrace.lake.reading.parquet import scan_parquet
 
 __all__ = ["check_file", "read_events"]
 
@@ -100,9 +101,7 @@ def _lines(file: Path) -> Iterator[bytes]:
 def _frames(file: Path) -> Iterator[pl.DataFrame]:
     rows = 0
     try:
-        for frame in pl.scan_parquet(file, glob=False).collect_batches(
-            chunk_size=_BATCH_ROWS, maintain_order=True
-        ):
+        for frame in scan_parquet(file).collect_batches(chunk_size=_BATCH_ROWS, maintain_order=True):
             yield frame
             rows += len(frame)
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -154,11 +155,17 @@ class GuardMiddleware:
             await self._call_app(scope, _replay(content, receive), send_and_note)
         except Disconnected:
             return
-        except Exception as error:
-            response = to_http_error(error)
+        except asyncio.CancelledError:  # the server ends, and has waited long enough for this request
+            if not started:
+                what = "The server ends, and the request was not answered in time; try again."
+                error = HttpError(503, "unavailable", what, headers={"Retry-After": "1"})
+                await self._refuse(scope, receive, send, error)
+            raise
+        except Exception as raised:
+            response = to_http_error(raised)
             if response.status >= 500:
-                trace = error if response.code == "internal" else None
-                _log.error("%s %s: %s", scope["method"], scope["path"], error, exc_info=trace)
+                trace = raised if response.code == "internal" else None
+                _log.error("%s %s: %s", scope["method"], scope["path"], raised, exc_info=trace)
             if started:
                 raise
             await self._refuse(scope, receive, send, response)

@@ -27,7 +27,6 @@ __all__ = ["HttpServer", "bind", "serve", "stop_on_signals", "url_of"]
 
 _log = logging.getLogger("headrace.http")
 _START_SECONDS = 30.0
-_GRACE_SECONDS = 5
 _BACKLOG = 1024
 _DRAIN_LOOK = 0.1  # seconds
 
@@ -86,6 +85,7 @@ class HttpServer:
         max_connections: int,
         beat: Callable[[], None] | None,
         drain: float,
+        grace: int,
     ) -> None:
         self.host, self.port = listening.getsockname()[:2]
         self.url = url_of(self.host, self.port)
@@ -93,17 +93,19 @@ class HttpServer:
         self._ready = threading.Event()
         self._error: BaseException | None = None
         waiting = WaitingConnections(max_connections)
-        self._server = _Server(_config(app, waiting, beat), self._ready, drain, waiting)
+        self._grace = grace
+        self._server = _Server(_config(app, waiting, beat, grace), self._ready, drain, waiting)
         self._thread = threading.Thread(target=self._run, name=f"http {self.port}", daemon=True)
 
-    def stop(self, timeout: float = _GRACE_SECONDS + 5) -> None:
-        """Stops accepting requests, waits up to 5 s for requests in progress, and closes the port.
+    def stop(self, timeout: float | None = None) -> None:
+        """Stops accepting requests, waits up to `grace` seconds for those in progress and cancels what is left,
+        and closes the port.
 
         Raises:
-            HeadraceError: it did not stop within `timeout` seconds.
+            HeadraceError: it did not stop within `timeout` seconds; by default 5 s after `grace`.
         """
         self._server.should_exit = True
-        self._thread.join(timeout)
+        self._thread.join(self._grace + 5 if timeout is None else timeout)
         if self._thread.is_alive():
             raise HeadraceError("the server did not stop in time", where=self.url)
 
@@ -145,6 +147,7 @@ def serve(
     max_connections: int | None = None,
     beat: Callable[[], None] | None = None,
     drain: float = 0.0,
+    grace: int = 5,
 ) -> HttpServer:
     """Serves the application in a thread, and returns when it accepts requests.
 
@@ -158,13 +161,14 @@ def serve(
         drain: seconds for which a stopped server still answers on its open connections, each of which ends with
             its next answer. With several servers on one socket, this answers connections that were just
             accepted, and tells busy clients to connect to another server.
+        grace: seconds that the requests in progress have when the server is stopped.
 
     Raises:
         Unavailable: the port is in use.
         HeadraceError: the application failed to start.
     """
     limit = max_connections or raise_file_limit() * 3 // 4
-    return HttpServer(app, bound or bind(host, port), limit, beat, drain)._start()
+    return HttpServer(app, bound or bind(host, port), limit, beat, drain, grace)._start()
 
 
 def stop_on_signals(stop: threading.Event | None = None) -> threading.Event:
@@ -184,7 +188,9 @@ def stop_on_signals(stop: threading.Event | None = None) -> threading.Event:
     return stop
 
 
-def _config(app: App, waiting: WaitingConnections, beat: Callable[[], None] | None) -> uvicorn.Config:
+def _config(
+    app: App, waiting: WaitingConnections, beat: Callable[[], None] | None, grace: int
+) -> uvicorn.Config:
     async def notify() -> None:
         if beat is not None:
             beat()
@@ -200,7 +206,7 @@ def _config(app: App, waiting: WaitingConnections, beat: Callable[[], None] | No
         server_header=False,
         date_header=False,
         proxy_headers=False,
-        timeout_graceful_shutdown=_GRACE_SECONDS,
+        timeout_graceful_shutdown=grace,
         callback_notify=None if beat is None else notify,
         timeout_notify=1,  # seconds
     )

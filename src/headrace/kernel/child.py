@@ -70,7 +70,7 @@ def run_work(work: Callable[[], None]) -> int:
 
 def log_error(error: HeadraceError) -> None:
     """Writes the error to the child's log as one line without secrets."""
-    print(clean_text(str(error).replace("\n ", "")), file=sys.stderr)  # noqa: T201
+    print(clean_text(" ".join(str(error).split())), file=sys.stderr)  # noqa: T201
 
 
 def end_with_parent() -> None:

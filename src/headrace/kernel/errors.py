@@ -4,6 +4,7 @@ HeadraceError                 something failed                                ex
 ├── ProjectError              the project or its configuration is wrong       exit 2
 ├── CallError                 the call is wrong: no such topic, model, file   exit 2
 ├── Unavailable               a service, a port or a lock is not available    exit 1, may be tried again
+│   └── NotAppended           and nothing was appended, for certain           exit 1, may be tried again
 ├── Conflict                  another writer moved the position first         exit 1, may be tried again
 └── Refused                   a rule forbids it: audit, gate, contract        exit 1
     └── RecordsRefused        a topic does not accept a record                exit 1
@@ -23,6 +24,7 @@ __all__ = [
     "CallError",
     "Conflict",
     "HeadraceError",
+    "NotAppended",
     "ProjectError",
     "RecordsRefused",
     "Refused",
@@ -78,6 +80,10 @@ class Unavailable(HeadraceError):
     """A service, a port, a file lock or an optional package is not available now."""
 
     retryable = True
+
+
+class NotAppended(Unavailable):
+    """The log is not available, and it is certain that none of the records was appended."""
 
 
 class Conflict(HeadraceError):

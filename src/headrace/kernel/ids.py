@@ -8,27 +8,35 @@ import time
 from datetime import UTC, datetime
 from uuid import UUID
 
-__all__ = ["id_time", "new_id"]
+__all__ = ["id_time", "new_id", "new_ids"]
 
+_VARIANT = {digit: "89ab"[int(digit, 16) % 4] for digit in "0123456789abcdef"}  # whose first two bits are 10
 _lock = threading.Lock()
 _last = 0
 
 
 def new_id() -> str:
-    """A new UUIDv7 in its usual 36-character form.
+    """A new UUIDv7 in its usual 36-character form; see new_ids."""
+    return new_ids(1)[0]
+
+
+def new_ids(count: int) -> list[str]:
+    """New UUIDv7s in their usual 36-character form.
 
     The ids of one process sort in the order of their creation: 12 bits of `rand_a` hold the fraction of the
     millisecond, and a tie gets the next value (method 3 of the RFC's section 6.2).
     """
     global _last
     with _lock:
-        tick = time.time_ns() * 4096 // 1_000_000
-        _last = tick = max(tick, _last + 1)
-    millis, fraction = tick >> 12, tick & 0xFFF
-    tail = int.from_bytes(os.urandom(8)) & ((1 << 62) - 1) | (0b10 << 62)
-    return (
-        f"{millis >> 16:08x}-{millis & 0xFFFF:04x}-7{fraction:03x}-{tail >> 48:04x}-{tail & (1 << 48) - 1:012x}"
-    )
+        first = max(time.time_ns() * 4096 // 1_000_000, _last + 1)
+        _last = first + count - 1
+    noise = os.urandom(8 * count).hex()
+    ticks = [f"{tick:015x}" for tick in range(first, first + count)]
+    tails = [noise[at : at + 16] for at in range(0, 16 * count, 16)]
+    return [
+        f"{tick[:8]}-{tick[8:12]}-7{tick[12:]}-{_VARIANT[tail[0]]}{tail[1:4]}-{tail[4:]}"
+        for tick, tail in zip(ticks, tails, strict=True)
+    ]
 
 
 def id_time(text: str) -> datetime:

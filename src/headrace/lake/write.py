@@ -24,6 +24,7 @@ from headrace.lake.files import APPENDED, WrittenFile, adopt_file, conform, writ
 from headrace.lake.metadata import decode_snapshot, metadata_of
 from headrace.lake.positions import move_position
 from headrace.lake.pyiceberg_internals import read_files
+from headrace.lake.reading.parquet import scan_parquet
 from headrace.lake.refs import TRIES, too_many_tries, update_refs
 from headrace.lake.snapshot import Snapshot, snapshot_of
 
@@ -121,7 +122,7 @@ def scan_files(table: LakeTable, files: Sequence[WrittenFile]) -> pl.LazyFrame:
     iceberg = table.iceberg()
     paths = [file.path.removeprefix("file://") for file in files]
     if paths and all(path.startswith("/") for path in paths):
-        return pl.scan_parquet(paths, glob=False)
+        return scan_parquet(paths)
     with name_errors(table.where, table.name):
         return pl.LazyFrame(read_files(iceberg, [adopt_file(file, iceberg) for file in files]))
 

@@ -155,6 +155,8 @@ class Log(Protocol):
             TooLarge: some records are larger than the topic accepts; the error has their places. No record was
                 appended.
             Refused: the topic does not accept such records, whatever their size. No record was appended.
+            NotAppended: the log cannot be written. No record was appended.
+            Unavailable: the log did not answer. The records may be on it nevertheless.
         """
         ...
 
@@ -206,7 +208,9 @@ class Log(Protocol):
         ...
 
 
-def lag(log: Log, topic: str, offsets: Mapping[int, int]) -> dict[int, int]:
+def lag(
+    log: Log, topic: str, offsets: Mapping[int, int], end: Mapping[int, int] | None = None
+) -> dict[int, int]:
     """Log partition → the most records from these offsets to its end.
 
     Offsets without a record count too (see Log.is_dense); trimmed records do not.
@@ -215,11 +219,12 @@ def lag(log: Log, topic: str, offsets: Mapping[int, int]) -> dict[int, int]:
         log: the log.
         topic: the topic.
         offsets: log partition → the next offset to read; 0 for a partition that is missing.
+        end: the topic's end (Log.end), from a caller that has read it.
     """
     start = log.start(topic)
     return {
-        partition: max(0, end - max(offsets.get(partition, 0), start.get(partition, 0)))
-        for partition, end in log.end(topic).items()
+        partition: max(0, last - max(offsets.get(partition, 0), start.get(partition, 0)))
+        for partition, last in (log.end(topic) if end is None else end).items()
     }
 
 

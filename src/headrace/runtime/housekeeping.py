@@ -1,7 +1,7 @@
 """Housekeeping: threads that run beside the ingest while the project is up.
 
-They maintain the lake, review the canaries, send lineage to OpenLineage endpoints, and deliver alerts to their
-channels.
+They maintain the lake, review the canaries, send lineage to OpenLineage endpoints, deliver alerts to their
+channels, and end the alerts of schedules once no schedule is left.
 """
 
 from __future__ import annotations
@@ -14,10 +14,13 @@ from headrace import lineage
 from headrace import log as logs
 from headrace.alerts.channels import channels
 from headrace.alerts.delivery import deliver
+from headrace.alerts.watch import AlertWatch
 from headrace.config.settings import Settings
 from headrace.flows.models.canary import run_canaries
 from headrace.flows.project.maintain import run_maintenance
 from headrace.lineage.forward import forward
+from headrace.runtime.schedule_alerts import ScheduleSource
+from headrace.workspace import Workspace
 
 __all__ = ["housekeeping"]
 
@@ -35,6 +38,9 @@ def housekeeping(settings: Settings) -> Iterator[None]:
             stack.enter_context(_thread(deliver, channels(settings), log, ledger))
         if settings.lineage.endpoints:
             stack.enter_context(_thread(forward, lineage.open(settings), settings.lineage.endpoints))
+        if not settings.schedules:  # else the process that runs them watches them too
+            workspace = stack.enter_context(Workspace(settings))
+            stack.enter_context(AlertWatch([ScheduleSource(settings)], workspace.log, workspace.lake))
         stack.enter_context(_thread(run_maintenance, settings))
         stack.enter_context(_thread(run_canaries, settings))
         yield

@@ -16,6 +16,7 @@ from headrace.http.serve import bind, stop_on_signals, url_of
 from headrace.http.token import check_tokens
 from headrace.kernel.children import Children
 from headrace.kernel.errors import Unavailable
+from headrace.kernel.ports import find_free_port
 from headrace.kernel.time import now
 from headrace.projects import running
 from headrace.projects.running import Up
@@ -182,7 +183,7 @@ def _check_online_store(settings: Settings) -> None:
 
 
 def _choose_ports(settings: Settings) -> dict[str, int]:
-    """Setting → a port that is free now. If the setting is 0, the system chooses one.
+    """Setting → a port that is free now. If the setting is 0, any.
 
     Raises:
         Unavailable: a port is in use; the error names the port and the setting.
@@ -191,8 +192,8 @@ def _choose_ports(settings: Settings) -> dict[str, int]:
     for name in ("predict_port", "collector_port", "console_port"):
         port = getattr(settings.http, name)
         try:
-            with bind(settings.http.host, port) as probe:
-                ports[name] = probe.getsockname()[1]
+            bind(settings.http.host, port).close()
+            ports[name] = port or find_free_port(settings.http.host)
         except Unavailable as error:
             raise Unavailable(
                 error.what,

@@ -14,6 +14,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -41,6 +42,7 @@ __all__ = ["MAX_BODY", "Endpoint", "reserved_names"]
 _log = logging.getLogger("headrace.serving")
 MAX_BODY = 16 << 20  # bytes
 _PROBES = frozenset({"/healthz", "/ping", "/health", "/v2/health/live", "/v2/health/ready"})
+_PATIENCE = 0.5  # seconds for the thread that follows the releases to end; a server may not answer it
 _MAX_OTHERS = 1_000  # requests in progress for other things than predictions and features, such as probes
 _POLL = 0.5  # seconds between two polls of the releases
 _BEHIND = 5.0  # seconds between two looks at how far the windowed views are behind
@@ -84,6 +86,8 @@ class Endpoint:
         self._update_max_bytes()
         self._handler = RequestHandler(models, self._predictor, self._metrics, folder, tracer)
         self._routes = self._collect_routes()
+        # Its own thread: those of asyncio may all wait for the online store.
+        self._metrics_reader = ThreadPoolExecutor(1, "metrics")
         self._stop = threading.Event()
         self._follower = threading.Thread(target=self._follow_releases, name="releases", daemon=True)
         self._follower.start()
@@ -100,12 +104,18 @@ class Endpoint:
         )
 
     def close(self) -> None:
-        """Ends the thread that follows the releases, and completes the spool file."""
+        """Ends the thread that follows the releases, and completes the spool file.
+
+        If that thread waits for a server that does not answer, it is left alone, with the connections that it
+        uses: it ends with the process.
+        """
         self._stop.set()
-        self._follower.join()
+        self._follower.join(_PATIENCE)
         self._handler.close()
         self._predictor.close()
-        self._models.close()
+        self._metrics_reader.shutdown()
+        if not self._follower.is_alive():
+            self._models.close()
         self._slot.close(self._metrics.counts)
         self._replica_lock.close()
         if self._tracer is not None:
@@ -147,6 +157,9 @@ class Endpoint:
             self._slot.sum(self._metrics.counts), self._metrics.behind, measure_spool(self._spool_folder)
         )
 
+    async def _read_apart(self, read: Callable[[], bytes]) -> bytes:
+        return await asyncio.get_running_loop().run_in_executor(self._metrics_reader, read)
+
     async def _handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             await _handle_lifespan(receive, send)
@@ -168,7 +181,7 @@ class Endpoint:
                 await self._handler.answer_post(route, scope, receive, send)
             else:
                 read = partial(_read, route, self._models, match)
-                content = await asyncio.to_thread(read) if route.reads_files else read()
+                content = await self._read_apart(read) if route.reads_files else read()
                 await send_body(send, 200, content, route.content_type)
             return
         raise HttpError(404, "not_found", f"There is nothing at {scope['path']}.")

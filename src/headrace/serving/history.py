@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
-__all__ = ["find_previous"]
+import msgspec
+from msgspec import Struct
+
+from headrace.kernel.errors import NotAppended, Unavailable
+
+if TYPE_CHECKING:
+    from headrace.log import Log
+
+__all__ = ["append_record", "find_previous"]
 
 
 class _Record(Protocol):
@@ -23,6 +31,40 @@ class _Record(Protocol):
 
 
 R = TypeVar("R", bound=_Record)
+
+
+def append_record(log: Log, topic: str, record: Struct, key: str, name: str) -> tuple[int, int]:
+    """Puts a record in force. It is durable on return.
+
+    Args:
+        log: the log.
+        topic: the topic, which is created if it does not exist.
+        record: the record.
+        key: its key.
+        name: how an error names it, such as `release 0199...`.
+
+    Returns:
+        The log partition and the offset of the record.
+
+    Raises:
+        Unavailable: it was not recorded; or the log did not answer, and it may be recorded nevertheless. The
+            error says which.
+    """
+    is_tried = False
+    try:
+        log.create(topic)
+        is_tried = True
+        return log.append(topic, [msgspec.json.encode(record)], [key.encode()])[0]
+    except Unavailable as error:
+        if not is_tried or isinstance(error, NotAppended):
+            what = f"{name} was not recorded: {error.what}"
+            raise NotAppended(what, where=error.where, remedy=error.remedy) from error
+        raise Unavailable(  # whoever runs a rollback twice goes back twice
+            f"it is not known whether {name} was recorded: {error.what}",
+            where=error.where,
+            remedy=f"Once the log answers, headrace status, or the last record on topic {topic}, shows what is"
+            " in force. Look before you run it again.",
+        ) from error
 
 
 def find_previous(records: Sequence[R]) -> R | None:

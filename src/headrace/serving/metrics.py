@@ -250,10 +250,10 @@ class Metrics:
         with self._lock:
             self.counts.failed_shadows += 1
 
-    def count_shed_shadow(self) -> None:
+    def count_shed_shadow(self, requests: int = 1) -> None:
         """Counts a request that was not copied to the shadows."""
         with self._lock:
-            self.counts.shed_shadows += 1
+            self.counts.shed_shadows += requests
 
 
 def to_text(counts: ReplicaCounts, behind: Mapping[tuple[str, int, str], int], spool_bytes: int = 0) -> bytes:

@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
-from headrace.declare.event import event
+from headrace.declare.event import contract_of, event
 
 if TYPE_CHECKING:
     import polars as pl
 
-__all__ = ["REQUEST", "TABLE", "TOPIC", "Prediction", "Value", "add_later_columns", "number_requests"]
+    from headrace.lake import Lake
+
+__all__ = ["REQUEST", "TABLE", "TOPIC", "Prediction", "Value", "number_requests", "scan_predictions"]
 
 TOPIC = "headrace.predictions"
 TABLE = "headrace_predictions"
@@ -75,14 +77,32 @@ class Prediction(Struct, frozen=True):
     shared: bool = False
 
 
-def add_later_columns(rows: pl.LazyFrame) -> pl.LazyFrame:
-    """Rows of the predictions' table with the columns that an earlier version did not have, null where it made
-    the table: the ingest adds a column with the first rows that have it."""
+def scan_predictions(lake: Lake, snapshot: int | None = None) -> pl.LazyFrame:
+    """The valid rows of the predictions' table, not yet read. Whatever reads the table reads it here.
+
+    A column that the table does not have yet is null: an earlier version of Headrace made the table, and the
+    ingest adds a column with the first rows that have it.
+
+    Args:
+        lake: the lake with the table.
+        snapshot: the snapshot to read; the newest by default.
+
+    Raises:
+        CallError: the table or the snapshot does not exist.
+    """
     import polars as pl
 
-    later = {"shadow_of": pl.String, "probabilities": pl.String, "error": pl.String, "shared": pl.Boolean}
-    missing = later.keys() - rows.collect_schema().names()
-    return rows.with_columns(pl.lit(None, later[name]).alias(name) for name in sorted(missing))
+    from headrace.events.contracts.shape import table_schema
+
+    contract = contract_of(Prediction)
+    assert contract is not None
+    rows = lake.table(TABLE).scan(snapshot)
+    stored = rows.collect_schema()
+    return rows.filter("_valid").with_columns(
+        pl.lit(None, dtype).alias(name)
+        for name, dtype in pl.Schema(table_schema(contract)).items()
+        if name not in stored
+    )
 
 
 def number_requests(rows: pl.DataFrame) -> pl.DataFrame:

@@ -17,7 +17,7 @@ from headrace.features.online.lookup import ViewRead
 from headrace.features.online.store import StoreUnavailable
 from headrace.features.values.on_demand import OnDemandError
 from headrace.kernel.errors import HeadraceError, Unavailable
-from headrace.kernel.ids import new_id
+from headrace.kernel.ids import new_ids
 from headrace.kernel.time import from_micros, now_micros
 from headrace.serving.errors import FeatureFailed, OversizedPrediction, RequestError, missing_features
 from headrace.serving.metrics import ArmMetrics, Metrics
@@ -213,7 +213,6 @@ class SpoolingPredictor:
         Args:
             shadow_of: for a shadow arm, the prediction that each client received.
         """
-        predict_arm = partial(self.predict_by_arm, model, arm, servable, indexes=None, shared=shared)
         if len(requests) > 1:
             instances, contexts = [r.instance for r in requests], [r.context for r in requests]
             indexes, at, predict = [0] * len(requests), now_micros(), self._predict_by_servable
@@ -225,14 +224,31 @@ class SpoolingPredictor:
                 return [error] * len(requests)
             except Exception as error:
                 _log.info("%d requests are answered one by one: %s", len(requests), type(error).__name__)
-        outcomes: list[ArmCall | Exception] = []
-        for index, request in enumerate(requests):
-            answered = None if shadow_of is None else [shadow_of[index]]
-            try:
-                outcomes.append(request.context.run(predict_arm, [request.instance], shadow_of=answered))
-            except Exception as error:
-                outcomes.append(error)
-        return outcomes
+        try_arm = partial(self.try_by_arm, model, arm, servable, shared=shared)
+        return [
+            try_arm([request.instance], request.context, shadow_of and [shadow_of[index]])
+            for index, request in enumerate(requests)
+        ]
+
+    def try_by_arm(
+        self,
+        model: ReleasedModel,
+        arm: Arm,
+        servable: Servable,
+        instances: Instances,
+        context: Context,
+        shadow_of: Sequence[Prediction] | None = None,
+        shared: bool = False,
+    ) -> ArmCall | Exception:
+        """The call of one request, as `predict_by_arm` in the request's context; or its error.
+
+        The error may be of any kind: also one of the model's library, such as torch's RuntimeError.
+        """
+        predict = self.predict_by_arm
+        try:
+            return context.run(predict, model, arm, servable, instances, None, shadow_of, shared)
+        except Exception as error:
+            return error
 
     def check_room(self) -> None:
         """Checks that the spool has room. Raises Unavailable."""
@@ -444,7 +460,7 @@ def _make_predictions(
     moment, entities = from_micros(at), model.entities
     return [
         Prediction(
-            id=new_id(),
+            id=id_,
             model=model.release.model,
             version=arm.version,
             plan=servable.plan.digest,
@@ -464,7 +480,7 @@ def _make_predictions(
             probabilities=None if outputs.probabilities is None else outputs.probabilities[row],
             shared=shared,
         )
-        for row, instance in enumerate(instances)
+        for row, (id_, instance) in enumerate(zip(new_ids(len(instances)), instances, strict=True))
     ]
 
 

@@ -16,12 +16,12 @@ import msgspec
 from msgspec import Struct
 
 from headrace.declare.event import event
-from headrace.kernel.errors import CallError, Refused, Unavailable
+from headrace.kernel.errors import CallError, Refused
 from headrace.kernel.ids import new_id
 from headrace.kernel.time import now
 from headrace.log.follow import TopicFollower
 from headrace.serving.canary import CanaryPlan
-from headrace.serving.history import find_previous
+from headrace.serving.history import append_record, find_previous
 
 if TYPE_CHECKING:
     from headrace.log import Log
@@ -135,18 +135,9 @@ def append(log: Log, release: Release) -> tuple[int, int]:
 
     Raises:
         Refused: the release that it follows is no longer in force.
-        Unavailable: the log did not answer; the record may be on it nevertheless.
+        Unavailable: it was not recorded, or that is not known (history.append_record).
     """
-    log.create(TOPIC)
-    try:
-        position = log.append(TOPIC, [msgspec.json.encode(release)], [release.model.encode()])[0]
-    except Unavailable as error:  # whoever runs a rollback twice goes back twice
-        raise Unavailable(
-            f"it is not known whether release {release.id} was recorded: {error.what}",
-            where=error.where,
-            remedy="Once the log answers, GET /models of the endpoint, or the last record on topic"
-            f" {TOPIC}, shows which release is in force. Look before you run it again.",
-        ) from error
+    position = append_record(log, TOPIC, release, release.model, f"release {release.id}")
     if release.follows is not None and release not in history(log, release.model):
         raise Refused(
             f"another release of model {release.model!r} was put in force meanwhile",

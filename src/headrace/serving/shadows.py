@@ -7,6 +7,7 @@ import threading
 from collections import deque
 from collections.abc import Sequence
 from contextvars import Context
+from functools import partial
 from itertools import count
 from typing import NamedTuple
 
@@ -22,13 +23,13 @@ from headrace.serving.predictor import (
     list_answers,
 )
 from headrace.serving.release import Arm
-from headrace.serving.servable import Servable
 
 __all__ = ["RequestCopy", "ShadowPredictor", "ShadowQueue"]
 
 _log = logging.getLogger("headrace.serving")
 _MAX_WAITING = 64  # requests
 _LINGER = 0.02  # seconds
+_LONGEST_END = 1.0  # seconds; a replica that ends has more to do
 
 
 class RequestCopy(NamedTuple):
@@ -71,22 +72,14 @@ class ShadowPredictor:
             together, alone = [], list(copies)
         model = copies[0].model
         for arm, servable in model.shadows:
-            outcomes = [self._predict_alone(copy, arm, servable) for copy in alone]
+            try_arm = partial(self._predictor.try_by_arm, model, arm, servable)
+            outcomes = [try_arm(copy.instances, copy.context, shadow_of=copy.predictions) for copy in alone]
             if together:
                 requests = [SingleRequest(copy.instances[0], None, copy.context) for copy in together]
                 shadow_of = [copy.predictions[0] for copy in together]
                 predict = self._predictor.predict_each_by_arm
                 outcomes += predict(model, arm, servable, requests, shared=True, shadow_of=shadow_of)
             self._complete(arm, model, outcomes)
-
-    def _predict_alone(self, copy: RequestCopy, arm: Arm, servable: Servable) -> ArmCall | Exception:
-        predict = self._predictor.predict_by_arm
-        try:
-            return copy.context.run(
-                predict, copy.model, arm, servable, copy.instances, None, shadow_of=copy.predictions
-            )
-        except Exception as error:  # also one of the model's library, such as torch's RuntimeError
-            return error
 
     def _complete(self, arm: Arm, model: ReleasedModel, outcomes: Sequence[ArmCall | Exception]) -> None:
         answers = list(list_answers(outcomes))
@@ -112,6 +105,7 @@ class ShadowQueue:
     def __init__(self, predictor: SpoolingPredictor, metrics: Metrics) -> None:
         self._predictor, self._metrics = ShadowPredictor(predictor, metrics), metrics
         self._waiting: deque[RequestCopy] = deque()
+        self._taken, self._predicted = 0, 0  # copies so far
         self._arrived, self._closed = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name="shadows", daemon=True)
         self._thread.start()
@@ -121,14 +115,22 @@ class ShadowQueue:
         if len(self._waiting) >= _MAX_WAITING:
             self._metrics.count_shed_shadow()
             return
+        self._taken += 1
         self._waiting.append(copy)
         self._arrived.set()
 
     def close(self) -> None:
-        """Returns when the copies that wait have been predicted. None may be added any more."""
+        """Returns when the copies that wait have been predicted. None may be added any more.
+
+        After a second it returns nevertheless, for example because the online store does not answer. Then the
+        copies that are left are counted as requests that were not copied.
+        """
         self._closed.set()
         self._arrived.set()
-        self._thread.join()
+        self._thread.join(_LONGEST_END)
+        if left := self._taken - self._predicted:
+            self._metrics.count_shed_shadow(left)
+            _log.warning("%d requests were not copied to the shadows: the replica ends", left)
 
     def _run(self) -> None:
         while not self._closed.is_set():
@@ -145,3 +147,4 @@ class ShadowQueue:
             by_release.setdefault(id(copy.model), []).append(copy)
         for copies in by_release.values():
             self._predictor.predict(copies)
+            self._predicted += len(copies)

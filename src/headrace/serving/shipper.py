@@ -3,7 +3,7 @@
 Predictions are appended to the log in batches. A file beside the spool file (`.shipped`) holds the offset up to
 which it is shipped. If the shipper is killed just after an append, the batch is appended again; ingest
 refuses the second copy by its ids. While the disk is full, the offset is kept in memory: the shipper goes on,
-so that files are removed and the disk has room again.
+so that files are removed and the disk has room again. Nothing is appended a second time for it.
 
 A prediction that is larger than the topic accepts is not returned to a client. If the topic's limit is lowered
 after the answer, the shipper moves the prediction to a separate file and ships it once the topic accepts it.
@@ -20,7 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 from headrace import log as logs
 from headrace.config.settings import Settings
@@ -42,7 +42,7 @@ from headrace.serving.spool import (
 if TYPE_CHECKING:
     from headrace.log import Log
 
-__all__ = ["ShipResult", "Shipper", "run_shipper", "ship"]
+__all__ = ["ShipResult", "Shipper", "Unmarked", "run_shipper", "ship"]
 
 _log = logging.getLogger("headrace.serving")
 
@@ -71,7 +71,19 @@ class ShipResult(Struct):
         )
 
 
-def ship(folder: Path, log: Log, unmarked: dict[Path, int] | None = None) -> ShipResult:
+class Unmarked(Struct):
+    """How far a spool file is shipped, while that cannot be written.
+
+    Attributes:
+        shipped: the offset up to which it is.
+        oversized: predictions before it that are too large for the topic and have no files of their own yet.
+    """
+
+    shipped: int
+    oversized: list[bytes] = field(default_factory=list)
+
+
+def ship(folder: Path, log: Log, unmarked: dict[Path, Unmarked] | None = None) -> ShipResult:
     """Appends the folder's predictions to the log, and removes the spool files that are complete.
 
     If the writer of a file is dead, the file is shipped to its end; an incomplete last frame is skipped and
@@ -80,8 +92,8 @@ def ship(folder: Path, log: Log, unmarked: dict[Path, int] | None = None) -> Shi
     Args:
         folder: the spool folder.
         log: the log.
-        unmarked: spool file → the offset up to which it is shipped, where that could not be written. This
-            function changes it; give the same one to the next call.
+        unmarked: spool file → how far it is shipped, where that could not be written. This function changes it;
+            give the same one to the next call.
 
     Raises:
         Unavailable: the log cannot be reached, or the folder cannot be written, for example because the disk is
@@ -95,7 +107,7 @@ def ship(folder: Path, log: Log, unmarked: dict[Path, int] | None = None) -> Shi
         for path in find_spool_files(folder):
             _ship_file(path, log, result, unmarked)
         for path in [*unmarked]:
-            _write_mark(path, unmarked)
+            _write_mark(path, unmarked, result)
     except OSError as error:
         raise Unavailable(
             f"the spool of predictions cannot be used: {error.strerror or error}",
@@ -123,38 +135,44 @@ def _ship_oversized(folder: Path, log: Log, result: ShipResult) -> None:
                 result.predictions += 1
 
 
-def _write_mark(path: Path, unmarked: dict[Path, int]) -> None:
-    write_file(path.with_suffix(".shipped"), str(unmarked[path]))
+def _write_mark(path: Path, unmarked: dict[Path, Unmarked], result: ShipResult) -> None:
+    """Writes how far a spool file is shipped, after the predictions before it that the topic does not take."""
+    progress = unmarked[path]
+    while progress.oversized:
+        _write_oversized(path.parent, progress.oversized[0])
+        del progress.oversized[0]
+        result.oversized += 1
+    write_file(path.with_suffix(".shipped"), str(progress.shipped))
     del unmarked[path]
 
 
-def _ship_file(path: Path, log: Log, result: ShipResult, unmarked: dict[Path, int]) -> None:
-    shipped = unmarked.get(path) or read_shipped(path)
+def _ship_file(path: Path, log: Log, result: ShipResult, unmarked: dict[Path, Unmarked]) -> None:
+    progress = unmarked.get(path) or Unmarked(read_shipped(path))
     with path.open("rb") as file:
         # Unless its writer still has it. It is locked before it is read, so that nothing is written afterwards.
         is_complete = try_lock_open(file.fileno())
-        file.seek(shipped)
-        while True:
+        file.seek(progress.shipped)
+        while not progress.oversized:  # else the disk must have room first: few of them are kept in memory
             content = file.read(BATCH_BYTES)
             predictions, used = split_frames(content)
             if not predictions:
                 break
             positions = append_fitting(log, TOPIC, predictions)
-            for prediction, position in zip(predictions, positions, strict=True):
-                if position is None:
-                    _write_oversized(path.parent, prediction)
-                    result.oversized += 1
-                else:
-                    result.predictions += 1
-            shipped += used
-            unmarked[path] = shipped
+            progress.oversized = [
+                prediction
+                for prediction, position in zip(predictions, positions, strict=True)
+                if position is None
+            ]
+            progress.shipped += used
+            unmarked[path] = progress
+            result.predictions += len(predictions) - len(progress.oversized)
             with suppress(OSError):  # the disk is full: `ship` tries again once complete files are removed
-                _write_mark(path, unmarked)
+                _write_mark(path, unmarked, result)
             if len(content) < BATCH_BYTES:
                 break  # what is appended meanwhile waits for the next pass: a commit for each few is expensive
-            file.seek(shipped)
-        if is_complete:
-            result.torn += file.seek(0, os.SEEK_END) > shipped
+            file.seek(progress.shipped)
+        if is_complete and not progress.oversized:
+            result.torn += file.seek(0, os.SEEK_END) > progress.shipped
             path.unlink()
             path.with_suffix(".shipped").unlink(missing_ok=True)
             unmarked.pop(path, None)
@@ -205,7 +223,7 @@ class Shipper:
         self.error: HeadraceError | None = None
         self._folder, self._open_log, self._interval = folder, open_log, interval
         self._log: Log | None = None
-        self._unmarked: dict[Path, int] = {}
+        self._unmarked: dict[Path, Unmarked] = {}
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="prediction shipper", daemon=True)
         try:

@@ -25,19 +25,21 @@ class TrafficSplit:
     """
 
     def __init__(self, model: str, arms: Sequence[Arm]) -> None:
-        self._takers: list[tuple[int, bytes, float]] = []  # index of the arm, salt, hashes that it takes
+        self._takers: list[tuple[int, Any, float]] = []  # index of the arm, its unfinished hash, limit
         for index, arm in enumerate(arms[1:], 1):
             salt = blake2b(f"{model}\0{arm.name}".encode(), digest_size=16).digest()
             left = arms[0].weight + sum(later.weight for later in arms[index:])
-            self._takers.append((index, salt, arm.weight / left * 2**64))
+            self._takers.append((index, blake2b(digest_size=8, key=salt), arm.weight / left * 2**64))
 
     def index(self, key: object) -> int:
         """The index of the arm that answers the entity with this key."""
         if not self._takers:
             return 0
         content = repr(key).encode()
-        for index, salt, limit in self._takers:
-            if int.from_bytes(blake2b(content, digest_size=8, key=salt).digest()) < limit:
+        for index, start, limit in self._takers:
+            digest = start.copy()  # half of a hash's time is its start
+            digest.update(content)
+            if int.from_bytes(digest.digest()) < limit:
                 return index
         return 0
 

@@ -96,6 +96,8 @@ class Spool:
             _HEAD.pack(len(prediction), zlib.crc32(prediction)) + prediction for prediction in predictions
         )
         with self._lock:
+            if self._file < 0:
+                raise OSError(errno.EBADF, "the spool is closed", str(self._folder))
             if self._size + len(frames) > _ROTATE and self._size:
                 self._open()
             try:

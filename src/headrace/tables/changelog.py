@@ -19,9 +19,22 @@ import polars as pl
 from headrace.declare.changes import CHANGED_AT, SNAPSHOT_ENDS
 from headrace.tables.order import COLUMNS, ERA, POSITION, Era, find_eras, is_incremental, is_whole_read, place
 
-__all__ = ["NO_CUTS", "Cuts", "as_of", "find_cuts", "history", "is_changelog", "latest_changes", "survivors"]
+__all__ = [
+    "NO_CUTS",
+    "Cuts",
+    "add_moved_keys",
+    "as_of",
+    "find_cuts",
+    "has_unsent",
+    "history",
+    "is_changelog",
+    "is_moved",
+    "latest_changes",
+    "survivors",
+]
 
 _AT, _ROW, _READ, _PARTITION = "__at", "__row", "__read", "__partition"
+_LIFE, _SOURCE, _SENT = "__life", "__source", "__sent"
 
 
 class Cuts(NamedTuple):
@@ -84,7 +97,14 @@ def latest_changes(changes: pl.DataFrame, key: Sequence[str], eras: Sequence[Era
     earlier changes. Truncates, which have no key, are left out."""
     ordered = _order(place(changes, eras), key)
     last = ordered.unique(key, keep="last", maintain_order=True)
-    return _fill_unsent(last, ordered, key).select(changes.columns)
+    incomplete = last.filter(has_unsent())
+    if incomplete.is_empty():
+        return last.select(changes.columns)
+    needed = ordered
+    if needed.filter(is_moved()).is_empty():
+        needed = ordered.join(incomplete.select(key), on=list(key), how="semi", maintain_order="left")
+    filled = _fill_unsent(needed, key).join(incomplete.select(_ROW), on=_ROW, how="semi")
+    return pl.concat([last.filter(~has_unsent()), filled]).sort(_ROW).select(changes.columns)
 
 
 def survivors(rows: pl.DataFrame, cuts: Cuts, eras: Sequence[Era]) -> pl.DataFrame:
@@ -108,12 +128,7 @@ def history(changes: pl.LazyFrame, key: Sequence[str]) -> pl.LazyFrame:
     """
     frame = changes.collect()
     placed = place(frame, find_eras(frame, key))
-    ordered = _order(placed, key)
-    columns = [name for name in _names_unchanged(ordered) if name in ordered.columns]
-    for name in columns:
-        sent = ~pl.col("_unchanged").list.contains(name).fill_null(False)
-        filled = pl.when(sent).then(pl.struct(name)).forward_fill().over(key, order_by=_ROW)
-        ordered = ordered.with_columns(filled.struct.field(name).alias(name))
+    ordered = _fill_unsent(_order(placed, key), key)
     cuts = _cut_rows(placed).to_dicts()
     deletes = [
         _deletes_by_cut(ordered, key, cut, before) for before, cut in zip([None, *cuts], cuts, strict=False)
@@ -158,38 +173,92 @@ def _order(placed: pl.DataFrame, key: Sequence[str]) -> pl.DataFrame:
     return rows.drop(_READ).sort(order).with_row_index(_ROW)
 
 
-def _names_unchanged(rows: pl.DataFrame) -> list[str]:
-    return sorted(rows["_unchanged"].drop_nulls().explode().drop_nulls().unique().to_list())
+def has_unsent() -> pl.Expr:
+    """Whether the database did not send a value with a change."""
+    return (pl.col("_unchanged").list.len() > 0).fill_null(False)
 
 
-def _fill_unsent(last: pl.DataFrame, ordered: pl.DataFrame, key: Sequence[str]) -> pl.DataFrame:
-    """Fills the unsent values of the last changes from earlier ones; the rest stay in `_unchanged`."""
-    incomplete = last.filter(pl.col("_unchanged").list.len() > 0)
-    if incomplete.is_empty():
-        return last
-    before = ordered.join(incomplete.select(key), on=list(key), how="semi")
-    for name in _names_unchanged(incomplete):
-        sent = before.filter(~pl.col("_unchanged").list.contains(name).fill_null(False))
-        known = sent.unique(key, keep="last", maintain_order=True).select(
-            *key, pl.struct(name).alias("__known")
-        )
-        is_filled = pl.col("_unchanged").list.contains(name).fill_null(False) & pl.col("__known").is_not_null()
+def is_moved() -> pl.Expr:
+    """Whether a change is the second half of an update of a key: the row came from another key.
+
+    Debezium sends such an update as a delete and an insert with one LSN. Another insert has all its values.
+    """
+    return (pl.col("_op") == "c") & has_unsent()
+
+
+def add_moved_keys(keys: pl.DataFrame, changes: pl.LazyFrame) -> pl.DataFrame:
+    """The keys, and those that rows with unsent values moved to or from, also in several steps.
+
+    Args:
+        keys: the keys, without null: a column for each column of the key.
+        changes: all changes of the table.
+    """
+    key = keys.columns
+    moved = changes.filter(is_moved()).select(*key, "_lsn").collect()
+    if moved.is_empty():
+        return keys
+    deletes = changes.filter(pl.col("_op") == "d").join(moved.select("_lsn").lazy(), on="_lsn", how="semi")
+    former = [f"{name}__former" for name in key]
+    steps = deletes.select("_lsn", pl.col(key).name.suffix("__former")).collect().join(moved, on="_lsn")
+    count = -1
+    while count != len(keys):
+        count = len(keys)
+        before = steps.join(keys, on=key, how="semi").select(former).rename(dict(zip(former, key, strict=True)))
+        after = steps.join(keys, left_on=former, right_on=key, how="semi").select(key)
+        keys = pl.concat([keys, before, after]).unique()
+    return keys
+
+
+def _fill_unsent(ordered: pl.DataFrame, key: Sequence[str]) -> pl.DataFrame:
+    """Fills unsent values from the changes before; those that no change has stay null, and in `_unchanged`.
+
+    The former values of a row that came from another key are those that the row had there.
+    """
+    names = ordered["_unchanged"].drop_nulls().explode().drop_nulls().unique().sort().to_list()
+    frame = ordered.join(_find_sources(ordered, key), on=_ROW, how="left", maintain_order="left").with_columns(
+        is_moved().cum_sum().over(key, order_by=_ROW).alias(_LIFE)
+    )
+    for name in names:
+        is_unsent = pl.col("_unchanged").list.contains(name).fill_null(False)
+        filled = pl.col(_SENT).forward_fill().over([*key, _LIFE], order_by=_ROW)
+        frame = frame.with_columns(pl.when(~is_unsent).then(pl.struct(name)).alias(_SENT))
+        while True:  # once for each key that a row has moved through
+            known = frame.select(_ROW, filled.alias("__carried")).drop_nulls()
+            moved = frame.filter(pl.col(_SENT).is_null() & pl.col(_SOURCE).is_not_null()).select(_ROW, _SOURCE)
+            carried = moved.join(known.rename({_ROW: _SOURCE}), on=_SOURCE).drop(_SOURCE)
+            if carried.is_empty():
+                break
+            frame = frame.join(carried, on=_ROW, how="left", maintain_order="left")
+            frame = frame.with_columns(pl.coalesce(_SENT, "__carried").alias(_SENT)).drop("__carried")
         rest = pl.col("_unchanged").list.set_difference([name])
-        last = (
-            last.join(known, on=list(key), how="left", maintain_order="left")
+        is_filled = is_unsent & pl.col("__filled").is_not_null()
+        frame = (
+            frame.with_columns(filled.alias("__filled"))
             .with_columns(
-                pl.when(is_filled)
-                .then(pl.col("__known").struct.field(name))
-                .otherwise(pl.col(name))
-                .alias(name),
+                pl.when(is_filled).then(pl.col("__filled").struct.field(name)).otherwise(name).alias(name),
                 pl.when(is_filled)
                 .then(pl.when(rest.list.len() > 0).then(rest))
-                .otherwise(pl.col("_unchanged"))
+                .otherwise("_unchanged")
                 .alias("_unchanged"),
             )
-            .drop("__known")
+            .drop("__filled", _SENT)
         )
-    return last
+    return frame.drop(_SOURCE, _LIFE)
+
+
+def _find_sources(ordered: pl.DataFrame, key: Sequence[str]) -> pl.DataFrame:
+    """The rows (`__row`) that came from another key, and the rows of that key before the move (`__source`)."""
+    log = [ERA, "_lsn"]
+    moved = ordered.filter(is_moved()).select(_ROW, *log)
+    before = pl.col(_ROW).shift(1).over(key, order_by=_ROW).alias(_SOURCE)
+    deletes = (
+        ordered.with_columns(before)
+        .filter(pl.col("_op") == "d")
+        .join(moved, on=log, how="semi")
+        .unique([*log, *key], keep="first", maintain_order=True)
+        .unique(log, keep="none")
+    )
+    return moved.join(deletes.select(*log, _SOURCE), on=log).select(_ROW, _SOURCE).drop_nulls()
 
 
 def _in_order(placed: pl.DataFrame, *, replays: bool = False) -> pl.DataFrame:

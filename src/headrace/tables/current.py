@@ -21,7 +21,16 @@ from headrace.kernel.properties import CHANGELOG, CODE
 from headrace.kernel.time import from_micros
 from headrace.lake import Lake, LakeTable, Snapshot
 from headrace.projects.project import Project
-from headrace.tables.changelog import NO_CUTS, Cuts, find_cuts, latest_changes, survivors
+from headrace.tables.changelog import (
+    NO_CUTS,
+    Cuts,
+    add_moved_keys,
+    find_cuts,
+    has_unsent,
+    is_moved,
+    latest_changes,
+    survivors,
+)
 from headrace.tables.order import COLUMNS, ERA, Era, find_eras, place
 from headrace.tables.plan import RebuildPlan
 from headrace.tables.read import read_input
@@ -108,7 +117,12 @@ def _update_rows(
     before = pl.col("era_before").fill_null(len(progress.eras)), pl.col("lsn_before").fill_null(progress.lsn)
     is_lower = (pl.col(ERA) < before[0]) | ((pl.col(ERA) == before[0]) & (pl.col("_lsn") <= before[1]))
     lower = placed.join(positions, on=key, how="left").filter(is_lower)
-    late = lower.select(key).drop_nulls().unique()
+    late = [lower.select(key).drop_nulls().unique()]
+    # So does the effect of an update of a key, whose delete may also arrive after its insert.
+    late.append(fresh.filter(is_moved()).select(key))
+    if len(fresh.filter(pl.col("_op") == "d")):
+        late.append(rows_before.filter(has_unsent()).select(key))
+    redone = pl.concat(late).unique()
     if len(lower) or find_eras(fresh, key):
         eras = find_eras(changelog.select(*key, *COLUMNS).collect(), key)
         if eras != progress.eras:  # the order of rows already written has changed
@@ -116,15 +130,13 @@ def _update_rows(
     cuts = progress.cuts.later(find_cuts(fresh, progress.eras, progress.cuts))
     highest = max(progress.lsn, _highest(placed.filter(pl.col(ERA) == len(progress.eras))))
     after = _Progress({**progress.offsets, **_offsets(fresh)}, progress.eras, highest, cuts)
-    parts = [
-        rows_before.join(fresh, on=key, how="semi").join(late, on=key, how="anti"),
-        fresh.join(late, on=key, how="anti"),
-    ]
-    if len(late):
-        parts.append(changelog.join(late.lazy(), on=key, how="semi").collect())
-    rows = pl.concat(
-        [rows_before.join(fresh, on=key, how="anti"), latest_changes(pl.concat(parts), key, progress.eras)]
-    )
+    parts = [rows_before.join(fresh, on=key, how="semi"), fresh]
+    kept = rows_before.join(fresh, on=key, how="anti")
+    if len(redone):
+        redone = add_moved_keys(redone, changelog)
+        kept, *parts = (part.join(redone, on=key, how="anti") for part in (kept, *parts))
+        parts.append(changelog.join(redone.lazy(), on=key, how="semi").collect())
+    rows = pl.concat([kept, latest_changes(pl.concat(parts), key, progress.eras)])
     return survivors(rows, cuts, progress.eras), after
 
 

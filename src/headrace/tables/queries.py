@@ -26,6 +26,7 @@ from headrace.kernel.run import Dataset, run
 from headrace.kernel.scratch import make_scratch
 from headrace.lake import Lake, LakeTable, Snapshot
 from headrace.lake.datasets import find_dataset, table_dataset
+from headrace.lake.reading.parquet import scan_parquet
 from headrace.lake.schema import stored_schema
 from headrace.projects.project import Project
 from headrace.tables.audits.report import AuditReport
@@ -123,7 +124,7 @@ def _replace_all(
         if stored is not None and recorded == digest and stored.property(CODE) == code:
             return _keep(audit, stored, f"read {plural(rows, 'row')}, and none has changed")
         if query.cursor is not None:
-            _check_keys(table, query, pl.scan_parquet(files, glob=False))
+            _check_keys(table, query, scan_parquet(files))
         written = audit.lake.ensure(table.name, _arrow(pl.read_parquet(files[0], n_rows=0)).schema, exact=True)
         return _commit(
             audit,

@@ -9,15 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from services.server import free_port
 from tests.until import until
 
 from headrace.features.feast import apply
+from headrace.kernel.ports import find_free_port
 from headrace.projects.project import Project
 
 
 def test_feast_ui_shows_the_projects_objects(small: Callable[..., Project]) -> None:
-    folder, port = apply(small()).folder, free_port()
+    folder, port = apply(small()).folder, find_free_port()
     command = [Path(sys.executable).parent / "feast", "--chdir", folder, "ui", "--host", "127.0.0.1"]
     process = subprocess.Popen(
         [*command, "--port", str(port)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True

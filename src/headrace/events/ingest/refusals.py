@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from headrace.alerts.record import Alert, Severity
 from headrace.alerts.source import Finding
@@ -18,7 +18,8 @@ from headrace.log import Log
 
 __all__ = ["RefusalSource"]
 
-_NOT_DECLARED = "the topic's contract declares no alerts any more"
+_UNWATCHED = "the topic's contract declares no alerts any more"
+_UNDECLARED = "the topic has no contract any more"
 
 
 class RefusalSource:
@@ -30,15 +31,16 @@ class RefusalSource:
     Args:
         contracts: the contracts of the topics that are ingested here.
         log, lake: the log with the topics and the lake with their tables.
+        declared: all topics that have a contract, whichever process ingests them.
     """
 
     name = "refusals"
 
-    def __init__(self, contracts: Iterable[Contract], log: Log, lake: Lake) -> None:
+    def __init__(self, contracts: Iterable[Contract], log: Log, lake: Lake, declared: Collection[str]) -> None:
         contracts = list(contracts)
         self._contracts = {contract.topic: contract for contract in contracts if contract.alerts is not None}
         self._unwatched = {contract.topic for contract in contracts} - self._contracts.keys()
-        self._log, self._lake = log, lake
+        self._log, self._lake, self._declared = log, lake, frozenset(declared)
         self._rates: dict[str, RefusalRates] = {}
         self._lock = threading.Lock()
         self._committed: set[str] = set()
@@ -69,13 +71,13 @@ class RefusalSource:
 
     def judge(self, open: Sequence[Alert]) -> list[Finding]:
         """One finding for each reason that occurs in a topic's window or has an open alert. An alert of a topic
-        whose contract has no `alerts` any more is over."""
+        that has no contract any more, or whose contract has no `alerts`, is over."""
         severities = {(alert.subject, _key_of(alert)): alert.severity for alert in open}
-        findings = [
-            Finding(alert.subject, alert.reason, None, _NOT_DECLARED, alert.look, alert.facts)
-            for alert in open
-            if alert.subject in self._unwatched
-        ]
+        findings = []
+        for alert in open:
+            if alert.subject in self._unwatched or alert.subject not in self._declared:
+                over = _UNWATCHED if alert.subject in self._unwatched else _UNDECLARED
+                findings.append(Finding(alert.subject, alert.reason, None, over, alert.look, alert.facts))
         for topic, until in self._until.items():
             limits = self._contracts[topic].alerts
             assert limits is not None

@@ -30,6 +30,7 @@ from headrace.kernel.errors import CallError
 from headrace.kernel.scratch import make_scratch
 from headrace.kernel.time import from_micros
 from headrace.lake import Lake, LakeTable
+from headrace.lake.reading.parquet import scan_parquet
 from headrace.projects.project import Project
 from headrace.tables.read import read_input
 
@@ -289,7 +290,7 @@ def _write_rows(
             files.append(folder / f"{partition}-{start}.parquet")
             rows = rows.join(entities, on=view.keys, how="semi") if view.keys else rows
             rows.write_parquet(files[-1], compression="lz4")
-    return pl.scan_parquet(files, glob=False)
+    return scan_parquet(files)
 
 
 def _with_offset(rows: pl.DataFrame, partition: object, offset: int) -> pl.DataFrame:

@@ -108,11 +108,13 @@ class _Session:
             recorder = self._workspace.lineage.recorder()
             self.log, self.lake = self._workspace.log, self._workspace.lake
             self._online = self._workspace.online
+            system = system_contracts()
+            declared = [*self._project.contracts, *(contract.topic for contract in system)]
             if not self._topics:
-                system = [contract for contract in system_contracts() if contract.topic in self.log.topics()]
-                self.contracts = [*self._project.contracts.values(), *system]
+                existing = [contract for contract in system if contract.topic in self.log.topics()]
+                self.contracts = [*self._project.contracts.values(), *existing]
             stack.enter_context(record_with(recorder))
-            self.refusals = RefusalSource(self.contracts, self.log, self.lake)
+            self.refusals = RefusalSource(self.contracts, self.log, self.lake, declared)
             stack.enter_context(AlertWatch([self.refusals], self.log, self.lake))
             self._stack = stack.pop_all()
         return self

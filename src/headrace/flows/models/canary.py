@@ -27,7 +27,7 @@ from headrace.kernel.ids import new_id
 from headrace.serving import release as releases
 from headrace.serving.canary import Better, CanaryPlan, Decision, Observations, StepObservations, decide
 from headrace.serving.canary_steps import StepSummary, summarize
-from headrace.serving.prediction import REQUEST, TABLE, add_later_columns, number_requests
+from headrace.serving.prediction import REQUEST, TABLE, number_requests, scan_predictions
 from headrace.serving.release import Arm, Release, ReleaseFollower
 from headrace.training.files import PLAN
 from headrace.training.report import read_report
@@ -325,8 +325,8 @@ def _observe(workspace: Workspace, release: Release) -> list[Observations]:
     if not steps or not workspace.lake.table_exists(TABLE):
         return []
     rows = (
-        add_later_columns(workspace.lake.table(TABLE).scan())
-        .filter("_valid", pl.col("model") == release.model, pl.col("release").is_in(list(steps)))
+        scan_predictions(workspace.lake)
+        .filter(pl.col("model") == release.model, pl.col("release").is_in(list(steps)))
         .filter(~pl.col("shadow"))
         .select(_COLUMNS)
         .collect()

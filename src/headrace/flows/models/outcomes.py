@@ -15,7 +15,7 @@ from msgspec import Struct
 from headrace.declare.outcomes import Outcomes
 from headrace.kernel.errors import CallError, ProjectError
 from headrace.serving.outcomes import join_outcomes
-from headrace.serving.prediction import TABLE, add_later_columns
+from headrace.serving.prediction import scan_predictions
 from headrace.tables.read import read_input
 from headrace.training.evaluation import evaluator_for
 from headrace.training.evaluation.multiclass import MulticlassEvaluation
@@ -123,8 +123,8 @@ def _read_predictions(workspace: Workspace, model: str) -> pl.DataFrame:
     import polars as pl
 
     return (
-        add_later_columns(workspace.lake.table(TABLE).scan())
-        .filter("_valid", pl.col("model") == model, pl.col("error").is_null())
+        scan_predictions(workspace.lake)
+        .filter(pl.col("model") == model, pl.col("error").is_null())
         .select(_COLUMNS)
         .collect()
         .sort("at", "id")

@@ -16,7 +16,7 @@ from headrace.kernel.ids import id_time
 from headrace.lake import Lake
 from headrace.log import Log
 from headrace.log.follow import read_to_end
-from headrace.serving.prediction import TABLE, TOPIC, Prediction, add_later_columns
+from headrace.serving.prediction import TABLE, TOPIC, Prediction, scan_predictions
 from headrace.serving.spool import read_spool
 from headrace.workspace import Workspace
 
@@ -65,8 +65,8 @@ def _find_in_table(lake: Lake, id: str, time: datetime) -> Prediction | None:
     if not lake.table_exists(TABLE):
         return None
     rows = (
-        add_later_columns(lake.table(TABLE).scan())
-        .filter(pl.col("_valid"), pl.col("at").is_between(time - _AROUND, time + _AROUND), pl.col("id") == id)
+        scan_predictions(lake)
+        .filter(pl.col("at").is_between(time - _AROUND, time + _AROUND), pl.col("id") == id)
         .limit(1)
         .collect()
     )

@@ -12,7 +12,7 @@ from headrace.declare.metrics import Task
 from headrace.declare.model import threshold_of
 from headrace.flows.models.release import check_model
 from headrace.kernel.errors import CallError
-from headrace.serving.prediction import TABLE, add_later_columns
+from headrace.serving.prediction import TABLE, scan_predictions
 from headrace.training.files import REPORT
 from headrace.workspace import Workspace
 
@@ -101,8 +101,8 @@ def _read_pairs(workspace: Workspace, model: str) -> pl.DataFrame:
     import polars as pl
 
     rows = (
-        add_later_columns(workspace.lake.table(TABLE).scan())
-        .filter("_valid", pl.col("model") == model, pl.col("error").is_null())
+        scan_predictions(workspace.lake)
+        .filter(pl.col("model") == model, pl.col("error").is_null())
         .select(_COLUMNS)
         .collect()
     )

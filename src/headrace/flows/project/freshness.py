@@ -108,11 +108,12 @@ def topic_status(
     text = properties.get(POSITION + _READER)
     position = None if text is None else decode_position(text)
     offsets = position.offsets if isinstance(position, LogPosition) else {}
+    end = log.end(topic)
     return TopicStatus(
         topic,
         table,
-        events=sum(log.end(topic).values()),
-        lag=sum(logs.lag(log, topic, offsets).values()) if is_known else None,
+        events=sum(end.values()),
+        lag=sum(logs.lag(log, topic, offsets, end).values()) if is_known else None,
         is_exact=log.is_dense,
         extra=json.loads(properties.get(UNDECLARED_FIELDS, "{}")),
         contract=contract,

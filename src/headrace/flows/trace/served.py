@@ -15,7 +15,7 @@ from headrace.features.values.conversion import decode_fields
 from headrace.kernel.errors import CallError
 from headrace.kernel.time import micros
 from headrace.lake import Lake
-from headrace.serving.prediction import TABLE, add_later_columns
+from headrace.serving.prediction import TABLE, scan_predictions
 from headrace.training.files import PLAN
 from headrace.workspace import Workspace
 
@@ -68,9 +68,7 @@ def _logged(lake: Lake, model: str | None) -> pl.LazyFrame:
     snapshot = None if table is None else table.current_snapshot()
     if table is None or snapshot is None:
         raise _none_ingested(model)
-    logged = add_later_columns(table.scan(snapshot.id)).filter(
-        pl.col("_valid"), pl.col("plan") != _NO_PLAN, pl.col("error").is_null()
-    )
+    logged = scan_predictions(lake, snapshot.id).filter(pl.col("plan") != _NO_PLAN, pl.col("error").is_null())
     return logged if model is None else logged.filter(pl.col("model") == model)
 
 

@@ -18,6 +18,7 @@ from headrace.lake.entries import live_entries
 from headrace.lake.errors import name_catalog_errors
 from headrace.lake.metadata import metadata_of
 from headrace.lake.pyiceberg_internals import read_files
+from headrace.lake.reading.iceberg import scan_iceberg
 from headrace.lake.reading.port import StoredFile
 from headrace.lake.refs import TRIES
 
@@ -94,7 +95,7 @@ class PyIcebergTable:
             files = [entry.data_file for entry in entries if entry.data_file.file_path in only]
             schema = self._iceberg.scan(snapshot_id=snapshot).projection()
             return pl.LazyFrame(read_files(self._iceberg, files, schema))
-        return pl.scan_iceberg(self._iceberg, snapshot_id=snapshot, reader_override="native")
+        return scan_iceberg(self._iceberg, snapshot)
 
     def _manifests(self, snapshot: int) -> frozenset[str]:
         io = self._iceberg.io

@@ -1,9 +1,9 @@
 """Scans the data files of a snapshot with Polars.
 
-All uses of Polars beyond its documented API are here: the parameters of `scan_parquet` that begin with an
-underscore, and its options for casts, as Polars' own `scan_iceberg` passes them. With them, columns are matched
-by Iceberg's ids, so that a new column is not read from an older one of the same name, and files are skipped by
-the statistics in the manifests.
+This module and `iceberg.py` use Polars beyond its documented API: the parameters of `scan_parquet` that begin
+with an underscore, and its options for casts, as Polars' own `scan_iceberg` passes them. With them, columns are
+matched by Iceberg's ids, so that a new column is not read from an older one of the same name, and files are
+skipped by the statistics in the manifests.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from headrace.kernel.foreign import check_version
 from headrace.lake.metadata import StoredSchema, TableMetadata
 from headrace.lake.reading.arrow import arrow_schema
 from headrace.lake.reading.manifests import read_entries, read_manifests
+from headrace.lake.reading.parquet import drop_shortened_bounds, scan_parquet
 from headrace.lake.reading.statistics import null_counts, statistics_of
 from headrace.lake.reading.unknown import UnknownFormat
 
@@ -50,16 +51,16 @@ def scan_snapshot(metadata: TableMetadata, snapshot: int, only: Collection[str] 
     if files is None or files.is_empty():
         return pl.LazyFrame(schema=pl.Schema(columns))
     _check_partition_columns(metadata, files)
-    return pl.scan_parquet(
+    return scan_parquet(
         files["file_path"].to_list(),
+        use_statistics=True,
         schema=dict(pl.Schema(columns)),
-        glob=False,
         missing_columns="insert",
         extra_columns="ignore",
         cast_options=ScanCastOptions._default_iceberg(),
         _column_mapping=("iceberg-column-mapping", columns, None),
         _default_values=("iceberg", ({}, {}, {})),
-        _table_statistics=statistics_of(files, schema, columns),
+        _table_statistics=drop_shortened_bounds(statistics_of(files, schema, columns)),
         _row_count=(sum(files["record_count"].to_list()), 0),
         _source_sizes=files["file_size_in_bytes"].to_list(),
     )

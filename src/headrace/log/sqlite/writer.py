@@ -11,6 +11,7 @@ from itertools import count
 from pathlib import Path
 from time import monotonic
 
+from headrace.kernel.errors import NotAppended, Unavailable
 from headrace.kernel.sqlite import transaction
 from headrace.kernel.time import now_micros
 from headrace.log.partition import partition_of
@@ -108,6 +109,7 @@ class SqliteWriter:
 
     def _commit(self, group: list[_Append]) -> None:
         error: Exception | None = None
+        is_written = False
         try:
             with name_errors(self._path), transaction(self._db):
                 ends = dict(self._db.execute("SELECT id, next_offset FROM log_partition"))
@@ -119,8 +121,11 @@ class SqliteWriter:
                     [(offset, partition) for partition, offset in ends.items()],
                 )
                 self._delete_old(ends, arrived_at)
+                is_written = True  # only the commit may fail now
         except Exception as raised:
             error = raised  # raised again in each caller's thread
+            if isinstance(raised, Unavailable) and not is_written:
+                error = NotAppended(raised.what, where=raised.where, remedy=raised.remedy)
         for append in group:
             append.error, append.is_done = error, True
 

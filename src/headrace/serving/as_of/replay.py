@@ -22,7 +22,7 @@ from headrace.features.values.conversion import json_type
 from headrace.features.values.on_demand import OnDemandError
 from headrace.kernel.errors import CallError
 from headrace.lake import Lake
-from headrace.serving.prediction import REQUEST, TABLE, add_later_columns, number_requests
+from headrace.serving.prediction import REQUEST, TABLE, number_requests, scan_predictions
 
 __all__ = [
     "LoggedRequests",
@@ -122,9 +122,8 @@ def find_answering_release(
 
 
 def _scan_answered(lake: Lake, model: str) -> pl.LazyFrame:
-    logged = add_later_columns(lake.table(TABLE).scan())
-    answered = logged.filter("_valid", ~pl.col("shadow"), pl.col("model") == model, pl.col("error").is_null())
-    return answered.filter(pl.col("plan") != "")
+    answered = ~pl.col("shadow") & pl.col("error").is_null()
+    return scan_predictions(lake).filter(answered, pl.col("model") == model, pl.col("plan") != "")
 
 
 def _decode_requests(rows: pl.DataFrame) -> LoggedRequests:

@@ -29,7 +29,7 @@ __all__ = ["BatchLane"]
 
 _log = logging.getLogger("headrace.serving")
 _LONGEST = 60.0  # seconds that an answer may take
-_GRACE = 4.0  # seconds in which it may complete its work; a replica has 10 to end
+_GRACE = 4.0  # seconds in which it may complete its work; a replica has few to end
 
 
 class BatchLane:

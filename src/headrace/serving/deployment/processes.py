@@ -22,13 +22,13 @@ from headrace.http.serve import HttpServer, bind, serve, url_of
 from headrace.http.token import check_tokens
 from headrace.kernel.children import Child
 from headrace.kernel.errors import ProjectError, Unavailable
-from headrace.serving.deployment.replica import DRAIN
+from headrace.serving.deployment.replica import DRAIN, GRACE
 from headrace.serving.metrics_slot import clear_metrics
 from headrace.serving.shipper import run_shipper
 
 __all__ = ["ProcessDeployment", "answer_unavailable", "start"]
 
-_GRACE = 10.0  # how many seconds a replica may take to end
+_GRACE = GRACE + 10.0  # how many seconds a replica may take to end, with what it does after its last answer
 
 
 class ProcessDeployment:

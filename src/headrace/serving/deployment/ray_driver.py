@@ -10,7 +10,6 @@ import http.client
 import logging
 import os
 import signal
-import socket
 import sys
 import threading
 import time
@@ -32,9 +31,10 @@ from headrace.http.token import is_loopback
 from headrace.kernel.child import end_with_parent, log_error, report_alive, report_ready, run_work
 from headrace.kernel.errors import HeadraceError, Refused, Unavailable
 from headrace.kernel.ids import new_id
+from headrace.kernel.ports import find_free_port
 from headrace.serving.deployment.haproxy import drain, serve_environment
 from headrace.serving.deployment.ray_watch import ENDPOINT, EndpointWatch
-from headrace.serving.deployment.replica import open_models, shorten_turns
+from headrace.serving.deployment.replica import GRACE, open_models, shorten_turns
 from headrace.serving.mlflow_models.model_set import ModelSet
 from headrace.serving.mlflow_models.ray_deployments import bind_model, find_problems, make_ask
 from headrace.serving.mlflow_models.served import FollowedModelSet, ServedModels
@@ -50,7 +50,6 @@ _DAEMON_INTERVAL = 0.5  # seconds between two checks that Ray's daemons run
 _SETTLED = 1.5  # seconds for which one connection must keep answering
 _LONGEST_LOOK_BACK = 30.0  # seconds over which the requests in progress are averaged
 _METRICS_INTERVAL = 1.0  # seconds between two reports of a replica; Serve's default is 10
-_GRACE = 10.0  # seconds that a replica has to answer what it accepted, as in deployment.processes
 _QUIET = {"log_level": "WARNING", "enable_access_log": False}
 
 
@@ -93,7 +92,7 @@ class RayServeReplica:
 def run_driver(root: str, profile: str, port: int, models: Sequence[str], stop: threading.Event) -> None:
     """Runs Ray Serve until `stop` is set."""
     settings, roll = load_settings(Path(root), profile), threading.Event()
-    environment = serve_environment(runtime_folder(settings), _free_port())
+    environment = serve_environment(runtime_folder(settings), find_free_port())
     with (
         cluster.connect(settings, own=True, environment=environment),
         _end_without_daemons(),
@@ -199,7 +198,7 @@ def _run_serve(settings: Settings, port: int, environment: dict[str, str]) -> It
     try:
         yield
     finally:
-        drain(runtime_folder(settings), _GRACE)  # Serve kills it together with the replicas
+        drain(runtime_folder(settings), GRACE)  # Serve kills it together with the replicas
         if _find_other_applications(settings):
             serve.delete(_application_of(settings))
         else:
@@ -239,7 +238,7 @@ def _deploy(
         max_ongoing_requests=settings.serving.max_requests + _MORE_ONGOING,
         ray_actor_options={"num_cpus": 0},  # a build at the same time may use the whole machine
         health_check_period_s=1,  # by default a dead replica is noticed after up to 10 s
-        graceful_shutdown_timeout_s=_GRACE,
+        graceful_shutdown_timeout_s=GRACE,
         graceful_shutdown_wait_loop_s=0.1,
         logging_config=_QUIET,
         max_surge_percent=100,  # an old replica answers until the new one does
@@ -293,8 +292,9 @@ def _convert_errors(settings: Settings) -> Iterator[None]:
     try:
         yield
     except (RayError, RuntimeError, TimeoutError) as error:
+        cause = getattr(error, "cause", None) or error  # without the traceback of Ray's process
         raise Unavailable(
-            f"the predict endpoint does not start: {error}", where=str(runtime_folder(settings) / "ray")
+            f"the predict endpoint does not start: {cause}", where=str(runtime_folder(settings) / "ray")
         ) from error
 
 
@@ -336,13 +336,6 @@ def _does_answer(url: str, for_seconds: float = 0.0) -> bool:
         return False
     finally:
         connection.close()
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def _main() -> int:

@@ -16,7 +16,7 @@ from contextlib import ExitStack
 
 from headrace.cluster.folder import remove_unused_folders
 from headrace.config.settings import Settings
-from headrace.http.serve import url_of
+from headrace.http.serve import bind, url_of
 from headrace.http.token import check_tokens
 from headrace.kernel.children import Child
 from headrace.kernel.errors import ProjectError
@@ -110,4 +110,6 @@ def start(
             f"it is {serving.max_replicas}, and replicas, the least number, is {serving.replicas}",
             where="headrace.toml: max_replicas",
         )
+    if settings.cluster.is_local:  # HAProxy would say so after half a minute
+        bind(settings.http.host, port).close()
     return RayServeDeployment(settings, models, port, stop)

@@ -23,11 +23,13 @@ if TYPE_CHECKING:
     from headrace.serving.mlflow_models.served import ServedModels
     from headrace.serving.models import Models
 
-__all__ = ["DRAIN", "open_models", "run_replica", "shorten_turns"]
+__all__ = ["DRAIN", "GRACE", "open_models", "run_replica", "shorten_turns"]
 
 _TURN = 1e-4  # seconds
 DRAIN = 0.5
 """Seconds within which the requests on connections that were accepted arrive."""
+GRACE = 10
+"""Seconds that a replica which ends has for the requests that it has accepted, wherever it runs."""
 
 
 def shorten_turns() -> None:
@@ -71,7 +73,10 @@ def run_replica(root: str, profile: str, descriptor: int, models: Sequence[str],
         open_metrics=settings.http.open_metrics,
         tracer=open_tracer(settings),
     )
-    with closing(endpoint), serve(endpoint.app, "", 0, bound=shared, beat=report_alive, drain=DRAIN):
+    with (
+        closing(endpoint),
+        serve(endpoint.app, "", 0, bound=shared, beat=report_alive, drain=DRAIN, grace=GRACE),
+    ):
         report_ready()
         stop.wait()
 

@@ -18,7 +18,7 @@ from headrace.kernel.errors import CallError
 from headrace.kernel.ids import new_id
 from headrace.kernel.time import now
 from headrace.log.follow import TopicFollower
-from headrace.serving.history import find_previous
+from headrace.serving.history import append_record, find_previous
 from headrace.serving.mlflow_models.needs import Needs
 from headrace.serving.mlflow_models.options import ServingOptions
 from headrace.serving.mlflow_models.signature import Signature
@@ -106,9 +106,12 @@ def make(models: Sequence[DeployedModel], *, by: str, restores: str | None = Non
 
 
 def append(log: Log, models: ModelSet) -> None:
-    """Puts the set in force. Its record is durable on return."""
-    log.create(TOPIC)
-    log.append(TOPIC, [msgspec.json.encode(models)], [b"models"])
+    """Puts the set in force. Its record is durable on return.
+
+    Raises:
+        Unavailable: it was not recorded, or that is not known (history.append_record).
+    """
+    append_record(log, TOPIC, models, "models", f"the set of models {models.id}")
 
 
 def history(log: Log) -> list[ModelSet]:

@@ -8,6 +8,7 @@ from pathlib import Path
 import polars as pl
 
 from headrace.declare.source import Source
+from headrace.lake.reading.parquet import scan_parquet
 from headrace.tables.formats.port import check_declared, conflict, name_file_in_errors
 
 __all__ = ["scan_parquet_files"]
@@ -18,13 +19,13 @@ def scan_parquet_files(source: Source, paths: Mapping[Path, str]) -> list[pl.Laz
     schemas: dict[Path, pl.Schema] = {}
     for path in paths:
         with name_file_in_errors(path):
-            schemas[path] = pl.scan_parquet(path, glob=False).collect_schema()
+            schemas[path] = scan_parquet(path).collect_schema()
     columns = list(dict.fromkeys(name for schema in schemas.values() for name in schema))
     check_declared(source, columns)
     types = {name: _common_type(name, source.schema.get(name), schemas) for name in columns}
 
     def scan(path: Path) -> pl.LazyFrame:
-        return pl.scan_parquet(path, glob=False).select(
+        return scan_parquet(path).select(
             (pl.col(name).cast(dtype) if name in schemas[path] else pl.lit(None, dtype)).alias(name)
             for name, dtype in types.items()
         )

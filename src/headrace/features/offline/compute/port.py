@@ -22,6 +22,7 @@ from headrace.features.offline.windows import aggregate
 from headrace.features.plan import AsOfView, FeaturePlan, StoredView, WindowedView
 from headrace.features.values.columns import micros_of
 from headrace.kernel.foreign import check_version
+from headrace.lake.reading.parquet import scan_parquet
 
 __all__ = [
     "COPIES",
@@ -107,7 +108,7 @@ def compute_share(
         if len(indexes):
             files = sorted((folder / f"{_PART}={part}").glob("*.parquet"))
             if files:
-                part_rows = pl.scan_parquet(files, glob=False)
+                part_rows = scan_parquet(files)
             else:
                 part_rows = source if parts == 1 else pl.LazyFrame(schema=source.collect_schema())
             yield indexes, _compute_part(job, rows[indexes], part_rows, limit)
