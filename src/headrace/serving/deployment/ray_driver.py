@@ -212,13 +212,11 @@ def _application_of(settings: Settings) -> str:
 
 def _find_other_applications(settings: Settings) -> list[str]:
     """The applications on Serve of other projects and programs; none on a Ray that was started here."""
+    if settings.cluster.is_local:
+        return []
     from ray import serve
 
-    return (
-        []
-        if settings.cluster.is_local
-        else sorted(serve.status().applications.keys() - {_application_of(settings)})
-    )
+    return sorted(serve.status().applications.keys() - {_application_of(settings)})
 
 
 def _deploy(
