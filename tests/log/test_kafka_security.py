@@ -144,6 +144,7 @@ def test_user_who_may_not_ask_for_the_limit_is_refused_only_large_records(
 
 def test_the_page_on_the_log_lets_a_client_in(tls_broker: Broker, tmp_path: Path) -> None:
     project = f'[project]\nname = "shop"\n[profile.prod]\nlog = "{tls_broker.url}"\n'
+    project += "".join(f"{name}_port = 0\n" for name in ("predict", "collector", "console"))
     (tmp_path / "headrace.toml").write_text(project)
     (tmp_path / "shop").mkdir()
     (tmp_path / "shop" / "__init__.py").touch()
