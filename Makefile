@@ -17,7 +17,7 @@ demo-kafka: .venv/.ready ## the same with its events on a real broker, which is 
 torch: .venv/.ready ## the extra torch: 5 GB with CUDA; without it its tests are skipped
 	@PATH="$$PATH:$(CURDIR)/.venv/bin" uv pip install --quiet --python $(PY) -r requirements/torch.txt
 
-test: .venv/.ready ## every test; two processes share the files of tests, the longest first
+test: .venv/.ready ## the tests but those of soak; two processes share their files, the longest first
 	@.venv/bin/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 soak: .venv/.ready ## what takes minutes: hundreds of faults on each log, thousands of commits
@@ -47,8 +47,8 @@ lock: ## the lock, anew
 bench: .venv/.ready ## every benchmark, in one run
 	@.venv/bin/python bench/all.py $(BENCH)
 
-bench-events: .venv/.ready ## ingest and the collector beside their peers: a plain script, PyFlink
-	@.venv/bin/python bench/all.py events broker latency collector
+bench-events: .venv/.ready ## ingest and the collector beside their peers, and what duplicates cost
+	@.venv/bin/python bench/all.py events broker latency collector identities
 
 bench-features: .venv/.ready ## features beside their peers: joins, windows, online reads, a training set beyond memory
 	@.venv/bin/python bench/all.py point_in_time feast_join windows online larger_than_memory stream

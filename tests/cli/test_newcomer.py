@@ -40,7 +40,7 @@ def empty(folder: Path, capfd: pytest.CaptureFixture[str]) -> Shell:
     [
         ("status", 0, "say in clicks/events.py what an event is"),
         ("graph", 0, "headrace status"),
-        ("build", 0, "declares no table yet"),
+        ("build", 0, "headrace status"),
         ("ingest --until-end", 0, "headrace send TOPIC FILE"),
         ("send clicks events.ndjson", 2, "clicks/events.py"),
         ("predict purchase user=1", 1, "headrace up"),
@@ -53,6 +53,30 @@ def test_an_empty_project_says_what_is_next(empty: Shell, command: str, code: in
     ended, printed = empty.call(*command.split())
     assert next_step in printed
     assert ended == code
+
+
+def test_status_leads_from_the_contract_to_the_first_table(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    project = init(tmp_path / "taps").folder
+    events, file = project / "taps" / "events.py", project / "taps.ndjson"
+    events.write_text(
+        "from datetime import datetime\n\nfrom headrace import Struct, event\n\n\n"
+        '@event(topic="taps", time="at")\nclass Tap(Struct):\n    at: datetime\n'
+    )
+    file.write_text('{"at": "2026-03-01T00:00:00Z"}\n')
+    shell = Shell(project, capfd)
+    for command, next_step in (
+        (f"send taps {file}", "send a file of them: headrace send taps FILE"),
+        ("ingest --until-end", "To ingest them: headrace ingest --until-end"),
+        ("build", "say in taps/tables.py what is made of the events"),
+    ):
+        ended, printed = shell.call("status")
+        assert next_step in printed
+        assert ("Everything is up to date" in printed, ended) == (False, 0)
+        ended, printed = shell.call(*command.split())
+        assert ended == 0
+    assert "headrace status" in printed
 
 
 def test_doctor_says_that_a_token_is_needed_where_other_machines_can_ask(

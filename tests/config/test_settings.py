@@ -124,6 +124,30 @@ def test_what_the_file_says_must_be_right_even_where_it_is_overridden(
         load_settings(project(tmp_path, '[project]\nname = "shop"\n[profile.local]\nreplicas = "x"\n'))
 
 
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("log", '"kafka://anna:s3cret@broker:9092"'),
+        ("catalog", '"https://anna:s3cret@catalog.example"'),
+        ("online", '"redis://:s3cret@redis:6379/0"'),
+        ("mlflow", '"https://anna:s3cret@mlflow.example"'),
+        ("lineage", '["https://lineage.example", "https://anna:s3cret@lineage.example"]'),
+        ("alerts", '["https://ops.example/hook?token=s3cret"]'),
+        ("databases", '{ old = "sqlite:old.db", shop = "postgresql://anna:s3cret@db.example/shop" }'),
+    ],
+)
+def test_a_password_in_the_file_is_refused_and_not_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, setting: str, value: str
+) -> None:
+    folder = project(tmp_path, f'[project]\nname = "shop"\n[profile.local]\n{setting} = {value}\n')
+    with pytest.raises(ProjectError, match=rf"\.{setting}: the address has a password") as refused:
+        load_settings(folder)
+    assert "s3cret" not in str(refused.value)
+    assert f"HEADRACE_{setting.upper()} in the environment" in str(refused.value)
+    monkeypatch.setenv("HEADRACE_CATALOG", "https://anna:s3cret@catalog.example")  # there it may
+    assert "s3cret" in load_settings(project(tmp_path, '[project]\nname = "shop"\n')).lake.catalog
+
+
 @pytest.mark.parametrize("value", ["rayserve", ""])
 def test_a_value_that_a_setting_does_not_have_is_refused_with_those_it_has(tmp_path: Path, value: str) -> None:
     text = f'[project]\nname = "shop"\n[profile.local]\nserving = "{value}"\n'

@@ -20,6 +20,7 @@ from headrace.config.settings import load_settings
 from headrace.console.app import app
 from headrace.console.session import COOKIE, session_of
 from headrace.flows.build import build
+from headrace.flows.project.init import init
 from headrace.http.serve import HttpServer, serve
 from headrace.kernel.errors import Refused
 from headrace.kernel.ids import new_id
@@ -61,6 +62,14 @@ def cells(page: str) -> list[list[str]]:
         ]
         for r in rows
     ]
+
+
+def test_the_overview_of_a_new_project_says_what_is_next(tmp_path: Path) -> None:
+    project = init(tmp_path / "lantern").folder
+    with serve(app(load_settings(project, "local")), "127.0.0.1", 0) as server:
+        page = page_text(server, "/")
+    assert "say in lantern/events.py what an event is" in page
+    assert "Everything is up to date" not in page
 
 
 def test_the_overview_shows_topics_tables_and_models(server: HttpServer) -> None:

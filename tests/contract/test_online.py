@@ -619,6 +619,21 @@ def test_keys_may_be_text_or_several_columns(store):
     ]
 
 
+@pytest.mark.parametrize("keys", [("shop",), ("shop", "user_id")])
+def test_a_batch_without_an_event_of_any_entity_moves_the_position(store, keys):
+    """No event has a text key, or each is older than any window."""
+    view = view_of_all_functions((HOUR,), keys=keys)
+    plan = plan_of(view, entities=(USER, EntityKey("shop", "shop", "string")))
+    store.prepare(plan)
+    rows = events_frame([(1, NOW - 1, 1, 1.0, "a", True), (1, NOW - 3 * HOUR, 1, 1.0, "a", True)])
+    store.fill(view, rows.with_columns(shop=pl.Series(["x", "x"])).to_arrow(), at_offset(2))
+    nobody = rows.with_columns(shop=pl.Series([None, "y"])).to_arrow()
+    store.apply([view], nobody, at_offset(4), after=at_offset(2))
+    assert store.position(view) == at_offset(4)
+    result = store.lookup(plan, [{"user_id": 1, "shop": shop} for shop in ("x", "y")], NOW)
+    assert [row[0] for row in result.rows] == [1, 0]
+
+
 @pytest.mark.usefixtures("quick_switches")
 def test_readers_on_other_threads_see_whole_batches(kind, clock, tmp_path):
     """Every batch gives each of two users one event: a reader must never see them differ."""

@@ -140,6 +140,7 @@ def test_a_model_holds_its_arguments() -> None:
     )
     assert (model.split.gap, model.refresh) == (timedelta(minutes=30), timedelta(hours=12))
     assert (model.trainer.num_boost_round, model.trainer.parameters) == (7, {"max_depth": 3})
+    assert attrs.evolve(model, gate=at_least("roc_auc", 0.7)).gate == model.gate
     assert model.place.file == __file__
     evolved = attrs.evolve(model, name="other")
     assert (evolved.place.file, evolved.place.line > model.place.line) == (__file__, True)
@@ -157,8 +158,8 @@ def make_model(name: str, **options: Any) -> Model:
     def labels(events: pl.LazyFrame) -> pl.LazyFrame:
         return events
 
-    options = {"trainer": XGBoost(), **options}
-    return Model(name, labels=labels, target="y", features=None, **options)
+    options = {"labels": labels, "target": "y", "trainer": XGBoost(), **options}
+    return Model(name, features=None, **options)
 
 
 def declare_rowwise_of_two() -> object:
@@ -192,6 +193,9 @@ def test_the_columns_of_a_topics_table_are_reserved() -> None:
 @pytest.mark.parametrize(
     ("declare", "message"),
     [
+        (lambda: click(topic="my clicks"), "'my clicks' is not a valid topic name"),
+        (lambda: click(topic=".clicks"), "'.clicks' is not a valid topic name"),
+        (lambda: click(topic="c" * 201), "is not a valid topic name"),
         (lambda: click(time="when"), "time='when' is not a field of Own"),
         (lambda: click(time="user"), "must be a field of type datetime"),
         (lambda: click(key="nobody"), "key='nobody'"),
@@ -269,6 +273,22 @@ def test_the_columns_of_a_topics_table_are_reserved() -> None:
         (lambda: make_model("churn model"), "'churn model' is not a valid model name"),
         (lambda: make_model("a/b"), "'a/b' is not a valid model name"),
         (lambda: make_model(""), "'' is not a valid model name"),
+        (
+            lambda: make_model("m", labels="purchases"),
+            "labels='purchases' of model 'm' is not a table\n  Write labels=the function under @table",
+        ),
+        (lambda: make_model("m", target=pl.col("y")), "of model 'm' is not the name of a column"),
+        (
+            lambda: make_model("m", trainer=XGBoost),
+            "trainer=XGBoost of model 'm' is a class, not a trainer\n  Write trainer=XGBoost(...).",
+        ),
+        (lambda: make_model("m", trainer=LogisticRegression()), "of model 'm' is not a trainer"),
+        (lambda: make_model("m", split="time"), "split='time' of model 'm' is not a split"),
+        (lambda: make_model("m", split=ByTime), "split=ByTime of model 'm' is a class, not a split"),
+        (lambda: make_model("m", tune=20), "tune=20 of model 'm' is not a search"),
+        (lambda: make_model("m", baseline=3), "baseline=3 of model 'm' is not a baseline"),
+        (lambda: make_model("m", outcomes=Click), "outcomes=Click of model 'm' is not a declaration of"),
+        (lambda: make_model("m", gate=["auc"]), "'auc' in gate= of model 'm' is not a rule"),
         (lambda: make_model("m", missing="zero"), "missing='zero' of model 'm' is not valid"),
         (lambda: make_model("m", unavailable="zero"), "unavailable='zero' of model 'm' is not valid"),
         (lambda: make_model("m", unavailable="missing", missing="refuse"), "refuses missing features"),

@@ -238,6 +238,9 @@ def test_everything_shows_itself_in_a_notebook(project: OpenProject, answers: pl
         assert len(text.encode()) <= LIMIT
         assert len(repr(item)) < 400  # what a terminal shows
     assert repr(project.tables).startswith("<tables: card_payments, ")
+    services = project.feature_services._repr_html_()
+    for text in ("feature services: 1", "<td>refused_1d, mean_amount_1d</td>", "<td>amount_vs_usual</td>"):
+        assert text in services
     assert repr(shown[4]) == "<versions of refusal: 1, champion>"
     assert repr(shown[5]).startswith("<version 1 of refusal, champion: ")
     assert "; refusal@1 answered 0." in repr(shown[-1])

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
 from headrace.config.settings import load_settings
 from headrace.flows.build import build
-from headrace.flows.project.init import init
+from headrace.flows.project.init import examples, init
 from headrace.kernel.errors import CallError
 from headrace.projects.project import load_project
 from headrace.workspace import Workspace
@@ -71,3 +72,14 @@ def test_an_empty_project_has_nothing_to_build(tmp_path: Path) -> None:
         assert report.nothing
         assert report.is_empty
         assert build(workspace).is_empty  # also where nothing has changed since
+
+
+@pytest.mark.parametrize("example", examples())
+def test_the_page_of_a_new_project_has_no_link_that_leaves_it(tmp_path: Path, example: str) -> None:
+    """An example's page links to the guide of the checkout; the pages of a copy say where that is."""
+    page = examples()[example] / "README.md"
+    pages = re.findall(r"\(\.\./\.\./(docs/[^)]+)\)", page.read_text())
+    text = (init(tmp_path / "copy", example).folder / "README.md").read_text()
+    assert "](../" not in text
+    assert [name for name in pages if f"(Headrace's {name})" not in text] == []
+    assert len(text.splitlines()) == len(page.read_text().splitlines())

@@ -7,6 +7,7 @@ import sys
 
 import httpx
 import msgspec
+import pytest
 from tests.servers import Endpoint
 
 from headrace import lineage
@@ -92,13 +93,13 @@ def test_predictions_left_in_the_spool_are_a_finding_until_they_are_shipped(tiny
     assert [d for d in doctor(Workspace(tiny)) if d.what == "predictions"] == []
 
 
-def test_dropped_and_failing_lineage_is_reported_without_the_endpoints_password(tiny: Settings) -> None:
+def test_dropped_and_failing_lineage_is_reported_without_the_endpoints_password(
+    tiny: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert status(Workspace(tiny)).lineage is None
     url = "http://anna:opensesame@127.0.0.1:9"
     settings = tiny.with_values(lineage=(url,))
-    (tiny.root / "headrace.toml").write_text(
-        f'[project]\nname = "tiny"\n[profile.local]\nlineage = ["{url}"]\n'
-    )
+    monkeypatch.setenv("HEADRACE_LINEAGE", url)
     store = lineage.open(settings)
     with store.recorder() as recorder, record_with(recorder), run("work"):
         pass

@@ -41,6 +41,7 @@ def test_the_address_of_another_database_has_no_path() -> None:
         ("postgresql://host:5432/db?user=ada@host", []),
         ("postgresql://[::1]:5432/db?user=ada@host", []),
         ("postgresql://host/db?require_auth=scram-sha-256", []),
+        ("snowflake+ada@account/db?auth_type=externalbrowser", []),
         ("sqlite:///a:b@c.db", []),
         ("sqlite:data/old.db", []),
         ("postgresql://ada:word@host/db", ["word"]),

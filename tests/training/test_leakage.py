@@ -30,6 +30,21 @@ def test_a_feature_made_from_the_target_leaks_and_noise_does_not():
     assert scores["rare"].share == pytest.approx(0.7, abs=0.05)
 
 
+@pytest.mark.parametrize("rate", [0.3, 0.03, 0.004])
+def test_a_copy_of_a_rare_target_leaks(rate):
+    draw = np.random.default_rng(7)
+    rare = draw.random(20_000) < rate
+    amount = np.where(rare, draw.lognormal(3, 1, len(rare)), 0.0)
+    noise = np.where(draw.random(len(rare)) < rate, amount.max(), draw.integers(0, 2, len(rare)))
+    between = np.where(rare, 0.5, draw.integers(0, 2, len(rare)))
+    scores = score(
+        "binary", rare, copy=rare, number=rare * 7, amount=amount, loss=-amount, between=between, noise=noise
+    )
+    leaks = ["amount", "between", "copy", "loss", "number"]
+    assert sorted(name for name, row in scores.items() if row.leaks) == leaks
+    assert scores["copy"].score == scores["number"].score == scores["between"].score == 1.0
+
+
 def test_a_target_that_is_not_monotone_in_the_feature_is_found():
     assert score("binary", (np.abs(PRICE) > 1.5).astype(int), price=PRICE)["price"].leaks
 
@@ -49,6 +64,18 @@ def test_a_regression_is_scored_by_the_variance_that_is_explained():
     assert list(scores) == ["copy", "half", "noise"]
 
 
+def test_a_copy_of_a_target_whose_variance_a_few_rows_have_leaks():
+    draw = np.random.default_rng(8)
+    spent = np.where(draw.random(ROWS) < 0.01, draw.lognormal(3, 2, ROWS), 0.0)
+    spent[:2] = 1e6
+    part = pl.Series(np.where((draw.random(ROWS) < 0.3) & (spent < 1e6), np.nan, spent))
+    noise, same = draw.random(ROWS), [5] * ROWS
+    scores = score("regression", spent, copy=spent, turned=7 - 3 * spent, part=part, noise=noise, same=same)
+    assert [name for name, row in scores.items() if row.leaks] == ["copy", "turned", "part"]
+    assert scores["copy"].score == pytest.approx(1.0, abs=1e-9)
+    assert max(scores["noise"].score, scores["same"].score) < 0.05
+
+
 def test_classes_are_scored_by_the_errors_that_are_avoided():
     kinds = DRAW.choice(["a", "b", "c"], ROWS, p=[0.9, 0.05, 0.05])
     scores = score(
@@ -56,6 +83,11 @@ def test_classes_are_scored_by_the_errors_that_are_avoided():
     )
     assert scores["code"].score == 1.0
     assert scores["noise"].score < 0.1
+
+
+def test_a_copy_of_rare_classes_leaks():
+    kinds = np.random.default_rng(9).choice([0, 1, 2], ROWS, p=[0.98, 0.01, 0.01])
+    assert score("multiclass", kinds, code=np.choose(kinds, [5, 9, 7]))["code"].score == 1.0
 
 
 def test_a_class_that_is_mistaken_more_often_than_by_the_most_frequent_one_scores_below_0():

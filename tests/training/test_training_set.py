@@ -8,7 +8,7 @@ import pytest
 from headrace.declare.model import Model
 from headrace.features.plan import AsOfView, FeaturePlan, FeatureRef, OnDemandInput, OnDemandView, PlanField
 from headrace.features.values.on_demand import OnDemandError
-from headrace.kernel.errors import CallError, Refused
+from headrace.kernel.errors import CallError, ProjectError, Refused
 from headrace.kernel.run import RunEvent, record_with
 from headrace.lake import Lake
 from headrace.projects.project import Project
@@ -192,6 +192,16 @@ def test_a_table_that_is_not_built_is_an_error(
 ) -> None:
     with pytest.raises(CallError, match="outcomes"):
         training_set.make(project, empty_lake, model, plan)
+
+
+def test_a_target_that_the_labels_lack_is_an_error(
+    project: Project, full_lake: Lake, model: Model, plan: FeaturePlan
+) -> None:
+    """Labels without `schema=` say their columns only when they are made."""
+    lost = attrs.evolve(model, target="buoght")
+    with pytest.raises(ProjectError, match="needs column 'buoght', which its labels 'outcomes' lack") as caught:
+        training_set.make(project, full_lake, lost, plan)
+    assert "bought" in str(caught.value.remedy)
 
 
 def test_rows_without_labels_and_invalid_targets_are_refused(

@@ -24,7 +24,8 @@ class Listing(Mapping[str, T], Generic[T]):
         list_names: returns the names.
         open_item: opens the thing with a name.
         remedy: what to do while there is none.
-        describe: returns the columns of a table of all, and its rows; by default only the names are shown.
+        describe: returns the columns of a table of all, and its rows, each with the name first; by default
+            only the names are shown.
     """
 
     def __init__(
@@ -76,7 +77,7 @@ class Listing(Mapping[str, T], Generic[T]):
     def _repr_html_(self) -> str:
         """A table of all, for a notebook."""
         columns, rows = self._describe() if self._describe else ((self._kind,), [(name,) for name in self])
-        return html_table(f"{self._kinds}: {len(rows)}", columns, rows)
+        return html_table(f"{self._kinds}: {len({row[0] for row in rows})}", columns, rows)
 
     @property
     def _kinds(self) -> str:

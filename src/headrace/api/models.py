@@ -116,10 +116,11 @@ def list_feature_services(settings: Settings) -> Listing[FeatureService]:
 
     def describe() -> tuple[Sequence[str], Sequence[Sequence[object]]]:
         rows = [
-            (name, ", ".join(projection.name for projection in service.feature_view_projections))
+            (name, projection.name_to_use(), ", ".join(feature.name for feature in projection.features))
             for name, service in collect().services.items()
+            for projection in service.feature_view_projections
         ]
-        return ("feature service", "views"), rows
+        return ("feature service", "view", "features"), rows
 
     return Listing(
         "feature service",

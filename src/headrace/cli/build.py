@@ -96,6 +96,8 @@ def _print(report: BuildReport) -> None:
     if report.nothing:
         what = "the project declares no table yet" if report.is_empty else "everything is up to date"
         click.echo(f"Nothing to do: {what} ({report.seconds:.2f} s).")
+        if report.is_empty:
+            click.echo("  To see what to write first: headrace status")
     elif report.dry_run:
         click.echo("Would run:")
         for stage in report.stages:

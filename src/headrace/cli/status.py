@@ -91,8 +91,6 @@ def _made(table: TableStatus) -> str:
 def _print_build(state: Status) -> None:
     if state.blocked:
         click.echo(f"Cannot be built yet: {state.blocked}\n")
-    elif not (state.topics or state.tables or state.deployed or state.problems):
-        click.echo(f"Nothing is declared yet: say in {state.project}/events.py what an event is.\n")
     elif state.stale:
         rows = [
             (stage.stage, "; ".join(f"{kind}: {reason}" for kind, reason in stage.reasons))
@@ -100,8 +98,10 @@ def _print_build(state: Status) -> None:
         ]
         show.table("Stale", ["stage", "why"], rows)
         click.echo("  To bring them up to date: headrace build\n")
-    else:
+    elif not state.next_step:
         click.echo("Everything is up to date.\n")
+    if state.next_step and not state.blocked:
+        click.echo(f"{state.next_step}\n")
     for model, due in state.waiting.items():
         click.echo(f"Model {model} takes newer inputs from {due:%Y-%m-%d %H:%M} UTC on (its refresh).\n")
 

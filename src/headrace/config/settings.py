@@ -257,7 +257,8 @@ def load_settings(root: Path | None = None, profile: str | None = None) -> Setti
 
     Raises:
         ProjectError: no headrace.toml, no valid TOML, an unknown block, setting or profile, a value
-            of the wrong type. The error names the file and the setting, or the environment variable.
+            of the wrong type, a password in an address of the file. The error names the file and the setting,
+            or the environment variable.
     """
     root = find_root(root) if root is None or not (root / FILE).is_file() else make_absolute(root)
     path = root / FILE
@@ -276,9 +277,24 @@ def load_settings(root: Path | None = None, profile: str | None = None) -> Setti
     where = f"{path}: profile.{name}"
     in_file = profiles.get(name, {})
     make_settings(root, project, name, state=state, values=in_file, where=where)  # checked even if overridden
+    _refuse_passwords(in_file, where)
     schedules = parse_schedules(document.get("schedule", {}), name, {"local", *profiles}, str(path))
     values = {**in_file, **_read_environment()}
     return make_settings(root, project, name, state=state, values=values, schedules=schedules, where=where)
+
+
+def _refuse_passwords(values: Mapping[str, Any], where: str) -> None:
+    """Raises ProjectError if an address among the values of the file has a password in it."""
+    for name, value in values.items():
+        addresses = value.values() if isinstance(value, dict) else value if isinstance(value, list) else [value]
+        if any(isinstance(address, str) and find_passwords(address) for address in addresses):
+            other = ' Or write "env:NAME", with the address in that variable.' if name == "alerts" else ""
+            raise ProjectError(
+                "the address has a password in it",
+                where=f"{where}.{name}",
+                remedy="Take it out of the file: the page on environment variables says where each password"
+                f" goes.{other} HEADRACE_{name.upper()} in the environment replaces the setting.",
+            )
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Mapping
 from datetime import UTC, date, datetime, timedelta
 from typing import Any, Literal, TypeVar, get_type_hints
@@ -25,6 +26,7 @@ __all__ = ["Contract", "contract_of", "event", "is_struct", "table_of"]
 S = TypeVar("S", bound=type[Struct])
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_TOPIC = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,199}")  # what every log accepts
 
 
 def _to_instant(value: str | date) -> datetime:
@@ -139,15 +141,21 @@ class event(_EventRules):  # noqa: N801  it is a decorator
             that matches an older struct is converted by this function.
 
     Raises:
-        ProjectError: a field that is named is not in the struct, a field has the name of a column that Headrace
-            adds to a topic's table (`_valid`, ...), `time` is not a datetime field, `dedup_within`
-            lacks `identity`, a duration, `oldest` or `timezone` is not valid, `time_formats` has two kinds
-            of number, `version` is below 1, `forward` does not name two further topics, or the class or an
-            older one is not a msgspec Struct.
+        ProjectError: the topic's name is not valid, a field that is named is not in the struct, a field has the
+            name of a column that Headrace adds to a topic's table (`_valid`, ...), `time` is not a datetime
+            field, `dedup_within` lacks `identity`, a duration, `oldest` or `timezone` is not valid,
+            `time_formats` has two kinds of number, `version` is below 1, `forward` does not name two further
+            topics, or the class or an older one is not a msgspec Struct.
     """
 
     def __attrs_post_init__(self) -> None:
         place = str(Place.of_caller())
+        if not _TOPIC.fullmatch(self.topic):
+            raise ProjectError(
+                f"{self.topic!r} is not a valid topic name",
+                where=place,
+                remedy="Use letters, digits, '.', '_' and '-', at most 200, and no dot at the beginning.",
+            )
         if self.dedup_within is not None and not self.identity:
             raise ProjectError("dedup_within= needs identity=, the fields that identify an event", where=place)
         if len([name for name in self.time_formats if name.startswith("epoch_")]) > 1:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import timedelta
 from typing import Any, Literal
 
@@ -30,9 +30,21 @@ _LARGEST = 3.4028234663852886e38  # the largest float32: a model would see a lar
 # The name is part of a lake table, a stage of the build, a path of the endpoint and a folder.
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 
+_TYPES: dict[str, tuple[type, str, str]] = {
+    "labels": (Table, "a table", "the function under @table, without quotation marks"),
+    "target": (str, "the name of a column", '"the_column"'),
+    "trainer": (Trainer, "a trainer", "XGBoost(), or another trainer"),
+    "tune": (Tune, "a search", "Tune(...)"),
+    "split": (Split, "a split", "ByTime(), or another split"),
+    "baseline": (Baseline, "a baseline", "SeasonalNaive(...)"),
+    "outcomes": (Outcomes, "a declaration of outcomes", "Outcomes(...)"),
+}
+"""Argument → its type, that type in words, and what to write."""
+_OPTIONAL = {"tune", "baseline", "outcomes"}
 
-def _to_rules(rules: Any) -> tuple[Rule, ...]:
-    return tuple(rules)
+
+def _to_rules(rules: Rule | Iterable[Rule]) -> tuple[Rule, ...]:
+    return (rules,) if isinstance(rules, Rule) else tuple(rules)
 
 
 def _to_split(split: Split | None) -> Split:
@@ -69,8 +81,9 @@ class Model:
         place: the line of the declaration.
 
     Raises:
-        ProjectError: the name, `task`, `missing`, `unavailable`, `threshold` or `refresh` is not valid, no task
-            has all the metrics, or the trainer lacks a parameter that `tune` names.
+        ProjectError: an argument is of another type, the name, `task`, `missing`, `unavailable`, `threshold` or
+            `refresh` is not valid, no task has all the metrics, or the trainer lacks a parameter that `tune`
+            names.
     """
 
     name: str
@@ -97,6 +110,7 @@ class Model:
                 where=str(self.place),
                 remedy="Begin it with a letter; then letters, digits, _ and - may follow.",
             )
+        _check_types(self)
         _check_missing(self.name, self.missing, self.place)
         _check_unavailable(self)
         _check_threshold(self)
@@ -137,6 +151,27 @@ def task_of(model: Model) -> Task | None:
             )
         possible &= tasks
     return next(iter(possible)) if len(possible) == 1 else None
+
+
+def _check_types(model: Model) -> None:
+    for argument, (kind, what, example) in _TYPES.items():
+        value = getattr(model, argument)
+        if isinstance(value, kind) or (value is None and argument in _OPTIONAL):
+            continue
+        written = value.__name__ if isinstance(value, type) else repr(value)
+        is_class = isinstance(value, type) and issubclass(value, kind)
+        raise ProjectError(
+            f"{argument}={written} of model {model.name!r} is {'a class, not' if is_class else 'not'} {what}",
+            where=str(model.place),
+            remedy=f"Write {argument}={f'{written}(...)' if is_class else example}.",
+        )
+    for rule in model.gate:
+        if not isinstance(rule, Rule):
+            raise ProjectError(
+                f"{rule!r} in gate= of model {model.name!r} is not a rule",
+                where=str(model.place),
+                remedy='Write rules, such as gate=[at_least("roc_auc", 0.7)].',
+            )
 
 
 def _check_baseline(model: Model) -> None:

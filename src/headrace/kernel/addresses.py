@@ -31,7 +31,7 @@ _SQLITE = "sqlite://"
 _POSTGRES = ("postgresql://", "postgres://")  # as libpq has them
 _SCHEME = re.compile(r"[\w.+-]+://|[\w.-]+\+")  # of a URL, or the driver's name before an address of its own
 _PORT = re.compile(r"\d+[/?]")
-_REQUIRED = "require_auth"  # libpq's parameter for the ways to log in that are accepted, which are no secret
+_WAYS = ("require_auth", "auth_type")  # parameters that name a way to log in, which is no secret
 _PARAMETER = re.compile(r"(?P<key>\w+)\s*=\s*(?P<value>[^&;]+)")
 
 
@@ -125,7 +125,7 @@ def find_passwords(address: str) -> list[str]:
     passwords = [
         match["value"].strip("{}")
         for match in _PARAMETER.finditer(rest)
-        if looks_secret(match["key"]) and match["key"] != _REQUIRED
+        if looks_secret(match["key"]) and match["key"] not in _WAYS
     ]
     user, colon, _ = rest.partition(":")
     if colon and not set("@/[") & set(user):  # a path or the [host] of IPv6, which no user precedes

@@ -31,7 +31,8 @@ MEASURES: dict[Task, str] = {
 }
 """What the score of a single feature is, by task."""
 
-_LEVELS = 64  # of a numeric feature
+_LEVELS, _MOST_LEVELS = 64, 1024  # of a numeric feature
+_LEVEL_ROWS = 32  # of many rows, how many a level has at least
 _LEAST_ROWS = 100  # with fewer, a feature of noise scores high by chance
 
 
@@ -78,6 +79,8 @@ def score_features(
     for name in features:
         levels, present = _levels_of(rows[name])
         score = _score(levels, truth, task)
+        if task == "regression" and rows[name].dtype != pl.String:
+            score = max(score, _explain_by_line(_numbers_of(rows[name]), present, levels, truth))
         scores.append(FeatureScore(name, score, float(present.mean()), score >= bound))
     return sorted(scores, key=lambda score: (-score.score, score.feature))
 
@@ -87,14 +90,29 @@ def _levels_of(column: pl.Series) -> tuple[Ints, NDArray[np.bool_]]:
     if column.dtype == pl.String:
         levels = column.rank("dense").cast(pl.Int64).fill_null(0).to_numpy()
         return levels, column.is_not_null().to_numpy()
-    values = column.cast(pl.Float64).fill_null(np.nan).to_numpy()
+    values = _numbers_of(column)
     present = np.isfinite(values)
-    seen = np.sort(values[::2][present[::2]])
     levels = np.zeros(len(values), dtype=np.int64)
-    if len(seen):
-        edges = np.unique(seen[np.arange(_LEVELS) * len(seen) // _LEVELS])
-        levels[present] = np.searchsorted(edges, values[present], "right") + 1
+    edges = _edges_of(values[::2][present[::2]])
+    levels[present] = np.searchsorted(edges, values[present], "right") + 1
     return levels, present
+
+
+def _numbers_of(column: pl.Series) -> Floats:
+    """The values as floats, NaN for null."""
+    return column.cast(pl.Float64).fill_null(np.nan).to_numpy()
+
+
+def _edges_of(values: Floats) -> Floats:
+    """Where each level begins. Of many different values, levels have about the same number of rows. But a
+    value that many rows have is a level of its own: the few values beyond it may be those of a rare target."""
+    size = min(max(len(values) // _LEVEL_ROWS, _LEVELS), _MOST_LEVELS)
+    edges, counts = np.unique(values, return_counts=True)
+    if len(edges) > size:
+        ranks = np.arange(size) * len(values) // size
+        chosen = np.unique(np.searchsorted(np.cumsum(counts), ranks, "right"))
+        edges, counts = edges[chosen], counts[chosen]
+    return np.union1d(edges, np.nextafter(edges[counts > 1], np.inf))
 
 
 def _score(levels: Ints, truth: Floats, task: Task) -> float:
@@ -103,14 +121,35 @@ def _score(levels: Ints, truth: Floats, task: Task) -> float:
     size = int(levels.max()) + 1
     if task == "multiclass":
         return _avoided_errors(known, expected.astype(np.int64), unknown, actual.astype(np.int64), size)
-    counts = np.bincount(known, minlength=size)
-    sums = np.bincount(known, weights=expected, minlength=size)
-    # A level without rows predicts the mean of all.
-    means = np.where(counts > 0, sums / np.maximum(counts, 1), expected.mean())
-    if task == "binary":
-        return evaluator_for(task).metric("roc_auc", actual, means[unknown])
-    errors = np.sum((actual - means[unknown]) ** 2)
-    return float(1 - errors / np.sum((actual - actual.mean()) ** 2))
+    means = _means_of(known, expected, size)[unknown]
+    return evaluator_for(task).metric("roc_auc", actual, means) if task == "binary" else _explain(actual, means)
+
+
+def _means_of(levels: Ints, truth: Floats, size: int) -> Floats:
+    """The mean of each level; a level without rows has the mean of all."""
+    counts = np.bincount(levels, minlength=size)
+    sums = np.bincount(levels, weights=truth, minlength=size)
+    return np.where(counts > 0, sums / np.maximum(counts, 1), truth.mean())
+
+
+def _explain(actual: Floats, predicted: Floats) -> float:
+    """R²: the share of the variance that is explained."""
+    return float(1 - np.sum((actual - predicted) ** 2) / np.sum((actual - actual.mean()) ** 2))
+
+
+def _explain_by_line(values: Floats, present: NDArray[np.bool_], levels: Ints, truth: Floats) -> float:
+    """R² of a line through the known half: levels are too wide where a few large values have most of the
+    variance. A row without a value has the mean of such rows."""
+    is_known, is_asked = present[::2], present[1::2]
+    known, expected, actual = values[::2][is_known], truth[::2], truth[1::2]
+    predicted = _means_of(levels[::2], expected, int(levels.max()) + 1)[levels[1::2]]
+    if len(known):
+        scale = np.abs(values[present]).max() or 1.0
+        offset, mean = np.mean(known / scale), expected[is_known].mean()
+        distances = known / scale - offset
+        slope = np.sum(distances * (expected[is_known] - mean)) / (np.sum(distances**2) or 1.0)
+        predicted[is_asked] = mean + slope * (values[1::2][is_asked] / scale - offset)
+    return _explain(actual, predicted)
 
 
 def _avoided_errors(known: Ints, expected: Ints, unknown: Ints, actual: Ints, size: int) -> float:

@@ -35,7 +35,7 @@ from headrace.features.values.matrix import Matrix
 from headrace.features.values.on_demand import OnDemandError
 from headrace.kernel.counts import plural
 from headrace.kernel.digest import short_digest
-from headrace.kernel.errors import CallError, Refused
+from headrace.kernel.errors import CallError, ProjectError, Refused
 from headrace.kernel.position import SnapshotPosition, encode_position
 from headrace.kernel.private import make_private
 from headrace.kernel.properties import (
@@ -404,5 +404,11 @@ def _read_labels(table: pl.LazyFrame, model: Model, plan: FeaturePlan) -> pl.Dat
     keys = [entity.join_key for entity in plan.entities]
     wanted = dict.fromkeys([*keys, MOMENT, *(field.name for field in plan.request), model.target])
     columns = table.collect_schema().names()
+    if model.target not in columns:
+        raise ProjectError(
+            f"model {model.name!r} needs column {model.target!r}, which its labels {model.labels.name!r} lack",
+            where=str(model.place),
+            remedy=f"Columns of {model.labels.name}: {', '.join(columns)}.",
+        )
     present = [name for name in wanted if name in columns]  # `join` reports the missing ones
     return table.select(present).sort(present).collect()

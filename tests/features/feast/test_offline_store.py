@@ -17,6 +17,7 @@ from feast.types import Float64, Int64
 from headrace import LoggingTable, SavedDatasetTable, TableSource, lake
 from headrace.features.feast import apply, compile  # noqa: A004
 from headrace.features.feast.compiler import collect_objects
+from headrace.features.feast.frames import to_pandas
 from headrace.features.feast.repository import settings_of
 from headrace.features.feast.views import compile_stored_view
 from headrace.kernel.errors import CallError
@@ -317,6 +318,22 @@ def clicks(store: FeatureStore, asked: pd.DataFrame) -> list[float]:
     return [float(value) for value in features["clicks"].fillna(-1)]
 
 
+def test_a_frame_has_each_digit_of_whole_numbers_beside_nulls(store: FeatureStore) -> None:
+    large, key = 2**53 + 1, -(2**63)
+    rows = instants({**FACTS, "clicks": [1, large, None]})
+    lake.open(settings_of(store.config)).table("item_facts").overwrite(rows)
+    lists = pa.chunked_array([[[large, None], None, [], [1]]])
+    asked = labels().assign(user_id=pd.array([key, None, 2, large], "Int64"))
+    job = store.get_historical_features(asked, ["facts:clicks", "activity:spent"])
+    features = job.to_df()
+    assert [str(value) for value in features["user_id"]] == [str(key), "<NA>", "2", str(large)]
+    assert [str(value) for value in features["clicks"]] == [str(large), "1", "1", "<NA>"]
+    assert features["spent"].dtype == "float64"
+    small_numbers = pa.table({"n": [1, None], "l": [[2**53], None]})
+    assert to_pandas(small_numbers).dtypes.tolist() == small_numbers.to_pandas().dtypes.tolist()
+    assert to_pandas(pa.table({"l": lists}))["l"][0].tolist() == [large, None]
+
+
 def test_times_of_the_labels_may_be_text(store: FeatureStore) -> None:
     asked = labels()
     text = [f"{time:%Y-%m-%dT%H:%M:%S}" for time in asked["event_timestamp"]]
@@ -328,6 +345,17 @@ def test_times_of_the_labels_may_be_text(store: FeatureStore) -> None:
 def test_a_label_named_like_a_feature_is_refused_by_name(store: FeatureStore) -> None:
     with pytest.raises(CallError, match="entity_df has a column 'clicks'"):
         clicks(store, labels().assign(clicks=0))
+    with pytest.raises(CallError, match="entity_df has a column 'clicks'"):
+        clicks(store, labels()[["event_timestamp", "item"]].rename(columns={"event_timestamp": "clicks"}))
+
+
+def test_no_rows_have_no_features_whatever_their_types(store: FeatureStore) -> None:
+    names = ["facts:clicks", "activity:spent"]
+    for asked in (labels().head(0), pd.DataFrame({"event_timestamp": [], "user_id": [], "item": []})):
+        rows = store.get_historical_features(asked, names).to_arrow()
+        assert rows.num_rows == 0
+        assert rows.column_names[-2:] == ["clicks", "spent"]
+        assert rows.schema.field("event_timestamp").type == pa.timestamp("us", "UTC")
 
 
 def test_lists_are_arrow_lists(small: Callable[..., Project]) -> None:

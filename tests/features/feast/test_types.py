@@ -79,7 +79,7 @@ def store(small: Callable[..., Project]) -> FeatureStore:
     for field, name in NAMES.items():
         of, value, _ = ALL[name]
         empty = [] if name in LISTS else value
-        nan = float("nan") if name.startswith("Float") else [float("nan")] if "Float" in name else value
+        nan = float("nan") if name.startswith("Float") else [float("nan"), None] if "Float" in name else value
         columns[field] = pa.array([value, None, empty, nan], of)
     rows = pa.table(columns)
     lake.open(project.settings).ensure("typed_facts", rows.schema).append(rows)
@@ -101,6 +101,8 @@ def test_every_type_is_read_online_and_offline(store: FeatureStore) -> None:
         if name in ("Float32", "Float64"):
             assert rows["nan"][field] is None
             assert rows["nan"][f"same_{field}"] is None
+        if name in LISTS and "Float" in name:
+            assert [str(item) for item in rows["nan"][field]] == ["nan", "nan"]  # Feast's lists have no nulls
 
     entity_rows = pd.DataFrame({"item": ["full", "null", "empty"], "event_timestamp": [NOW] * 3})
     offline = store.get_historical_features(entity_rows, names).to_arrow().to_pylist()

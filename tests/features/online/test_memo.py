@@ -106,3 +106,11 @@ def test_a_memo_is_bounded() -> None:
         memo.add(user, KnownRow(bytes(1 << 20), 0, (1.0,), StreamPosition({})))
         assert sum(len(row.state) for row in memo.rows.values()) <= 33 << 20
     assert 99 in memo.rows
+
+
+def test_a_memo_counts_the_items_of_lists() -> None:
+    memo = RowMemo(0, 1)
+    for user in range(100):
+        memo.add(user, KnownRow(b"", 0, ([0.5] * (1 << 18), None), StreamPosition({})))
+        assert len(memo.rows) <= 5
+    assert 99 in memo.rows

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from typing import Any
 
 import pandas as pd
 import polars as pl
 import pyarrow as pa
+from pandas.api.extensions import ExtensionDtype
 
 from headrace.features.plan import AsOfView
 from headrace.features.values.columns import POLARS
 from headrace.kernel.errors import CallError
 
-__all__ = ["to_instants", "to_polars", "to_view_rows", "utc"]
+__all__ = ["to_instants", "to_pandas", "to_polars", "to_view_rows", "utc"]
+
+_EXACT = 1 << 53  # up to it, a float holds each whole number
+_NULLABLE: dict[pa.DataType, ExtensionDtype] = {pa.int64(): pd.Int64Dtype(), pa.uint64(): pd.UInt64Dtype()}
 
 
 def to_polars(frame: pd.DataFrame, what: str) -> pl.DataFrame:
@@ -30,6 +35,31 @@ def to_polars(frame: pd.DataFrame, what: str) -> pl.DataFrame:
         return pl.from_pandas(frame)
     except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
         raise CallError(f"{what} cannot be read: {error}", remedy="Give each column one type.") from error
+
+
+def to_pandas(rows: pa.Table) -> pd.DataFrame:
+    """Converts rows to pandas, without a change of a value.
+
+    A column of whole numbers with nulls becomes one of floats, as in Feast's other stores; where a float does
+    not hold each of its numbers it becomes `Int64` (or `UInt64`), and items of lists become objects.
+    """
+    frame = rows.to_pandas()
+    for name in rows.column_names:
+        if _loses_digits(rows[name]):
+            column = rows.select([name]).to_pandas(
+                types_mapper=lambda dtype: _NULLABLE.get(dtype), integer_object_nulls=True
+            )
+            frame[name] = column[name]
+    return frame
+
+
+def _loses_digits(column: pa.ChunkedArray[Any]) -> bool:
+    """Whether it has nulls and whole numbers that no float holds."""
+    items = _items_of(pl.Series(column))
+    if not (items.dtype.is_integer() and 0 < items.null_count() < len(items)):
+        return False
+    low, high = int(items.min()), int(items.max())  # type: ignore[arg-type]
+    return max(high, -low) > _EXACT
 
 
 def to_instants(column: pl.Series, what: str) -> pl.Series:
@@ -49,6 +79,8 @@ def to_instants(column: pl.Series, what: str) -> pl.Series:
             [_instant(text, column.name, what) for text in column.to_list()],
             pl.Datetime("us", "UTC"),
         )
+    if column.null_count() == len(column):  # of no rows, whatever type pandas gave it
+        column = column.clear(len(column)).cast(pl.Null)
     if column.dtype in (pl.Date, pl.Null):
         column = column.cast(pl.Datetime("us"))
     if not isinstance(column.dtype, pl.Datetime):
@@ -80,7 +112,7 @@ def to_view_rows(frame: pl.DataFrame, view: AsOfView, keys: Mapping[str, str]) -
         raise CallError(
             f"{what} lack {', '.join(missing)}", remedy=f"The view's columns are {', '.join(types)}."
         )
-    rows = pl.DataFrame([_cast(frame[name], dtype, what) for name, dtype in types.items()])
+    rows = pl.DataFrame([_cast(frame[name], dtype, what, name in keys) for name, dtype in types.items()])
     for name in (*keys, view.time):
         if rows[name].null_count():
             place = int(rows[name].is_null().arg_max() or 0)
@@ -92,17 +124,53 @@ def to_view_rows(frame: pl.DataFrame, view: AsOfView, keys: Mapping[str, str]) -
     return rows
 
 
-def _cast(column: pl.Series, dtype: str, what: str) -> pl.Series:
+def _cast(column: pl.Series, dtype: str, what: str, is_key: bool) -> pl.Series:
     if dtype == "timestamp":
         return to_instants(column, what)
+    polars_dtype = POLARS[dtype]  # type: ignore[index]
+    remedy = f"Give values of type {dtype}: the entity, or the view's Field, declares it."
+    if column.null_count() == len(column):
+        return column.clear(len(column)).cast(polars_dtype)
+    if not _is_convertible(column.dtype, polars_dtype) or (is_key and column.dtype == pl.Boolean):
+        raise CallError(f"{column.name!r} of {what} is {column.dtype}, not {dtype}", remedy=remedy)
     try:
-        cast = column.cast(POLARS[dtype])  # type: ignore[index]
+        cast = column.cast(polars_dtype)
     except pl.exceptions.PolarsError as error:
-        raise CallError(f"{column.name!r} of {what} is {column.dtype}, not {dtype}: {error}") from error
-    if column.dtype.is_float() and dtype == "int64" and (cast != column).any():
-        value = column.filter(cast != column)[0]
-        raise CallError(f"{column.name!r} of {what} is int64, and {value} is not a whole number")
+        raise CallError(
+            f"{column.name!r} of {what} is {column.dtype}, not {dtype}: {error}", remedy=remedy
+        ) from error
+    given, items = _items_of(column), _items_of(cast)
+    if given.dtype.is_numeric() and items.dtype in (pl.Int64, pl.Boolean):
+        back = items.cast(given.dtype, strict=False)
+        is_changed = (back != given).fill_null(value=False) | (back.is_null() & given.is_not_null())
+        if is_changed.any():
+            kind = "a whole number" if items.dtype == pl.Int64 else "true or false"
+            value = given.filter(is_changed)[0]
+            raise CallError(f"{column.name!r} of {what} is {dtype}, and {value} is not {kind}", remedy=remedy)
     return cast
+
+
+def _is_convertible(given: pl.DataType, dtype: pl.DataType) -> bool:
+    """Whether values of a frame are those of a view's type, or numbers that may be: true is 1, and a decimal
+    may come as text."""
+    if given in (pl.Null, dtype):
+        return True
+    if isinstance(dtype, pl.List):
+        return isinstance(given, (pl.List, pl.Array)) and _is_convertible(given.inner, dtype.inner)  # type: ignore[arg-type]
+    if dtype.is_numeric():
+        return given.is_numeric() or given in (pl.Boolean, pl.String)
+    if dtype == pl.Boolean:
+        return given.is_numeric()
+    if dtype == pl.String:
+        return given in (pl.Categorical, pl.Enum)
+    return dtype.is_temporal() and given in (pl.Datetime, pl.Date)
+
+
+def _items_of(column: pl.Series) -> pl.Series:
+    """The items of lists, the lists one after another; of other values, these."""
+    while isinstance(column.dtype, (pl.List, pl.Array)):
+        column = column.explode(empty_as_null=False, keep_nulls=False)
+    return column
 
 
 def _instant(text: str | None, name: str, what: str) -> datetime | None:

@@ -23,7 +23,7 @@ from pydantic import StrictStr
 
 from headrace import lake
 from headrace.config.settings import Settings
-from headrace.features.feast.frames import to_instants, to_polars, utc
+from headrace.features.feast.frames import to_instants, to_pandas, to_polars, utc
 from headrace.features.feast.repository import settings_of
 from headrace.features.feast.saved import append_logs, is_dataset, write_dataset
 from headrace.features.feast.views import (
@@ -69,7 +69,11 @@ class HeadraceRetrievalJob(RetrievalJob):  # type: ignore[misc]
         return self._rows()
 
     def _to_df_internal(self, timeout: int | None = None) -> pd.DataFrame:
-        return self._rows().to_pandas()
+        return to_pandas(self._rows())
+
+    def to_df(self, validation_reference: Any = None, timeout: int | None = None) -> pd.DataFrame:
+        """The rows as pandas, as Feast's own method has them, but no whole number loses digits (to_pandas)."""
+        return to_pandas(self.to_arrow(validation_reference=validation_reference, timeout=timeout))
 
     @property
     def full_feature_names(self) -> bool:
@@ -149,7 +153,7 @@ class HeadraceOfflineStore(OfflineStore):  # type: ignore[misc]
 
         def rows() -> pa.Table:
             named = {f.column: f.column if full_feature_names else f.name for f in plan.features}
-            _check_names(labels.columns, plan, named)
+            _check_names([time, *labels.columns], plan, named)
             features = join(labels, plan, read).rename({**named, MOMENT: time})
             return _with_short_lists(features.to_arrow())
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import polars as pl
-from feast import Entity, FeatureView, StreamFeatureView
+from feast import Entity, FeatureView, OnDemandFeatureView, StreamFeatureView
 from feast.feature_view_projection import FeatureViewProjection
 from feast.infra.online_stores.online_store import OnlineStore
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
@@ -36,6 +37,13 @@ from headrace.kernel.time import from_micros, now_micros
 __all__ = ["HeadraceOnlineStore", "HeadraceOnlineStoreConfig", "is_windowed", "refuse_windowed"]
 
 _Row = tuple[EntityKey, dict[str, Value], datetime, datetime | None]
+
+
+def _without_nulls(value: Any, dtype: str) -> Any:
+    """The value, with NaN for null among floats: Feast's lists have no nulls, and it would write 0."""
+    if dtype != "list[float64]" or value is None:
+        return value
+    return [math.nan if item is None else item for item in value]
 
 
 class HeadraceOnlineStoreConfig(FeastConfigBaseModel):  # type: ignore[misc]
@@ -92,7 +100,7 @@ class HeadraceOnlineStore(OnlineStore):  # type: ignore[misc]
         result = self._open_store(config).lookup(plan, keys, at)
         columns = {
             field.name: python_values_to_proto_values(
-                [row[index] for row in result.rows], value_type(field.dtype)
+                [_without_nulls(row[index], field.dtype) for row in result.rows], value_type(field.dtype)
             )
             for index, field in enumerate(view.features)
             if requested_features is None or field.name in requested_features
@@ -166,7 +174,13 @@ class HeadraceOnlineStore(OnlineStore):  # type: ignore[misc]
         return self._store
 
     def _plan(self, config: RepoConfig, table: FeatureView) -> FeaturePlan:
-        """A plan of this view alone, prepared in the store."""
+        """A plan of this view alone, prepared in the store. Raises CallError for an on-demand view, which Feast
+        passes only if its values are to be written."""
+        if isinstance(table, OnDemandFeatureView):
+            raise CallError(
+                f"on-demand view {table.name!r}: write_to_online_store is not supported",
+                remedy="Remove it: the value is computed when it is requested.",
+            )
         if not set(entity_names(table)) <= set(self._entities):
             with open_repository(Path(config.repo_path or "."), config) as repository:
                 entities = repository.list_entities()

@@ -11,7 +11,7 @@ from headrace.features.online.store import StreamPosition
 __all__ = ["KnownRow", "RowMemo"]
 
 _LARGEST = 32 << 20  # bytes that a memo takes, about
-_ENTITY, _VALUE = 600, 32  # bytes that an entity and a value take beside the state, about
+_ENTITY, _VALUE, _ITEM = 600, 32, 64  # bytes that an entity, a value and an item of a list take, about
 
 
 class KnownRow(NamedTuple):
@@ -51,4 +51,5 @@ class RowMemo:
             self.rows.clear()
             self._size = 0
         self.rows[key] = row
-        self._size += len(row.state) + _ENTITY + _VALUE * len(row.values)
+        items = sum(len(value) for value in row.values if isinstance(value, list))
+        self._size += len(row.state) + _ENTITY + _VALUE * len(row.values) + _ITEM * items

@@ -181,6 +181,8 @@ class PostgresDatabase:
 
     def read_states(self, view: StoredView, keys: Sequence[PackedKey]) -> dict[PackedKey, bytes]:
         """See StateDatabase."""
+        if not keys:
+            return {}
         select = f"select s.key, s.state from unnest(%b::{{}}[]) k(key) join {self._table(view)} s using (key)"
         return dict(self._query(select.format(_type_of(keys)), list(keys), binary=True))
 
@@ -196,6 +198,8 @@ class PostgresDatabase:
 
     def write_states(self, view: StoredView, states: Mapping[PackedKey, bytes]) -> None:
         """See StateDatabase."""
+        if not states:
+            return
         self._query(
             f"insert into {self._table(view)} (key, state)"
             f" select * from unnest(%b::{_type_of(states)}[], %b::bytea[])"
@@ -206,6 +210,8 @@ class PostgresDatabase:
 
     def remove_states(self, view: StoredView, keys: Sequence[PackedKey]) -> None:
         """See StateDatabase."""
+        if not keys:
+            return
         self._query(f"delete from {self._table(view)} where key = any(%b::{_type_of(keys)}[])", list(keys))
 
     def replace_states(self, view: StoredView, states: Iterable[tuple[PackedKey, bytes]]) -> None:
@@ -329,8 +335,8 @@ def _encode_bytes(key: bytes) -> bytes:
 
 
 def _type_of(keys: Iterable[PackedKey]) -> str:
-    """The type of the keys; of none, any."""
-    return "bytea" if isinstance(next(iter(keys), None), bytes) else "bigint"
+    """The type of the keys, of which there is at least one."""
+    return "bytea" if isinstance(next(iter(keys)), bytes) else "bigint"
 
 
 _NULL = struct.pack("!i", -1)

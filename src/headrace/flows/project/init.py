@@ -48,6 +48,7 @@ _EVENTS = '''\
 #     user: int
 #     page: str
 '''
+_DOCUMENTATION = re.compile(r"\[([^]]+)\]\((?:\.\./)+(docs/[^)]+)\)")  # a link from an example's page
 _PACKAGE = '''\
 """{name}: declare events, tables, features and models in modules of this package."""
 '''
@@ -104,6 +105,7 @@ def init(folder: Path, example: str | None = None) -> NewProject:
             dirs_exist_ok=True,
             ignore=shutil.ignore_patterns("__pycache__", ".headrace", ".dvc"),
         )
+        _name_documentation(folder / "README.md")
     ignore = folder / ".gitignore"
     text = ignore.read_text() if ignore.is_file() else ""
     if ".headrace/" not in text:
@@ -147,6 +149,13 @@ def _empty(folder: Path) -> None:
     (folder / FILE).write_text(_SETTINGS.format(name=name))
     (folder / name / "__init__.py").write_text(_PACKAGE.format(name=name))
     (folder / name / "events.py").write_text(_EVENTS.format(name=name))
+
+
+def _name_documentation(page: Path) -> None:
+    """Names the pages of Headrace that an example's page links to: the links lead nowhere from a copy."""
+    if page.is_file():
+        text = page.read_text(encoding="utf-8")
+        page.write_text(_DOCUMENTATION.sub(r"\1 (Headrace's \2)", text), encoding="utf-8")
 
 
 def _is_another_package(name: str) -> bool:

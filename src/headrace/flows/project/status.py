@@ -29,6 +29,7 @@ from headrace.flows.models.aliases import (
 from headrace.flows.models.deployed import DeployedStatus, read_deployed
 from headrace.flows.models.endpoint import EndpointReport, describe
 from headrace.flows.project.freshness import TableStatus, TopicStatus, table_status, topic_status
+from headrace.flows.project.next_step import find_next_step
 from headrace.flows.project.schedules import ScheduleStatus, schedule_status
 from headrace.kernel.errors import HeadraceError, ProjectError, Unavailable
 from headrace.kernel.lock import find_holder
@@ -74,6 +75,7 @@ class Status(Struct, frozen=True):
         problems: why the log, the catalog or another service cannot be reached; what depends on it is empty.
         stale: what a build would run, in order.
         blocked: why that is unknown (no events yet, a source has no files, ...), or None.
+        next_step: what to write or to run next in a project that is not whole yet; None: nothing is missing.
         waiting: model → when it will take the newer inputs that its refresh delays.
         topics: how far each topic's table is behind it.
         tables: how fresh each table is; the declared ones first, in the order of the build.
@@ -103,6 +105,7 @@ class Status(Struct, frozen=True):
     problems: tuple[str, ...]
     stale: tuple[StaleStage, ...]
     blocked: str | None
+    next_step: str | None
     waiting: dict[str, datetime]
     topics: tuple[TopicStatus, ...]
     tables: tuple[TableStatus, ...]
@@ -176,21 +179,25 @@ def status(workspace: Workspace, *, load_features: bool = True) -> Status:
     built = [releases[model] for model in declared.models if model in releases]
     up, names = find_up(settings), [*declared.topics.values(), *declared.tables]
     endpoint, endpoint_error = _ask_endpoint(settings, up)
+    tables = _describe_tables(names, heads, waiting_tables, is_known=is_known)
+    deployed = read_deployed(settings, on_log.deployed, is_running=up is not None)
+    next_step = find_next_step(settings.project, on_log.topics, tables, is_running=up is not None)
     return Status(
         project=settings.project,
         profile=settings.profile_name,
         problems=tuple(problems),
         stale=stale,
         blocked=blocked,
+        next_step=None if problems or deployed else next_step,
         waiting=waiting,
         topics=on_log.topics,
-        tables=_describe_tables(names, heads, waiting_tables, is_known=is_known),
+        tables=tables,
         undeclared=tuple(name for name, head in heads.items() if name not in names and CODE in head.properties),
         alerts=on_log.alerts,
         oversized=len(find_oversized(settings.place("serving", "spool"))),
         releases=releases,
         canaries=_review_canaries(workspace, releases),
-        deployed=read_deployed(settings, on_log.deployed, is_running=up is not None),
+        deployed=deployed,
         moved_aliases=tuple(moved_aliases or ()),
         failed_releases=endpoint.failed,
         unfilled=endpoint.unfilled,
@@ -253,7 +260,7 @@ def _find_stale(
 ) -> tuple[tuple[StaleStage, ...], str | None, dict[str, datetime]]:
     """What a build would run, why that is unknown, and which models wait for their refresh."""
     if not load_features and context.recorded_code is None:
-        return (), "the project's code was edited since the last build: headrace status shows what is stale", {}
+        return (), "the project's code is newer than the last build: headrace status shows what is stale", {}
     try:
         stale = () if is_unchanged(context.workspace) else _plan(context.workspace)
     except (ProjectError, Unavailable) as error:  # a source has no files, a topic has no events yet
