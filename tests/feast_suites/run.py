@@ -4,7 +4,7 @@
 
 FEAST is a checkout of https://github.com/feast-dev/feast, best at the release that is installed. The suites
 need packages that Headrace does not: they are installed into an environment beside the checkout. The online
-store is SQLite, or the server that HEADRACE_FEAST_SUITES_ONLINE names (`postgresql://...`).
+store is SQLite, or the server that HEADRACE_FEAST_SUITES_ONLINE names (`postgresql://...`, `redis://...`).
 """
 
 from __future__ import annotations

@@ -30,7 +30,6 @@ from headrace.features.feast.offline_store import HeadraceOfflineStoreConfig
 from headrace.features.feast.saved import LoggingTable, SavedDatasetTable
 from headrace.features.feast.source import TableSource
 from headrace.features.feast.types import arrow_columns
-from headrace.kernel.errors import CallError
 
 __all__ = ["AVAILABLE_OFFLINE_STORES", "AVAILABLE_ONLINE_STORES", "HeadraceDataSourceCreator"]
 
@@ -121,10 +120,9 @@ def _leave_out_refused_fields(view: FeatureView) -> FeatureView:
 
 
 def _with_source_text(view: Any) -> Any:
-    """An on-demand view with the text of its function, which `headrace build` would register."""
-    if isinstance(view, OnDemandFeatureView):
-        if view.write_to_online_store:
-            raise CallError(f"on-demand view {view.name!r}: write_to_online_store is not supported")
+    """An on-demand view with the text of its function, which `headrace build` would register. One whose values
+    are to be kept is left as it is, for the stores to refuse."""
+    if isinstance(view, OnDemandFeatureView) and not view.write_to_online_store:
         transformation = view.feature_transformation
         transformation.udf_string = serialize_function(transformation.udf, decorator="on_demand_feature_view")
     return view

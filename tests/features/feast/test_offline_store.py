@@ -345,6 +345,17 @@ def test_times_of_the_labels_may_be_text(store: FeatureStore) -> None:
 def test_a_label_named_like_a_feature_is_refused_by_name(store: FeatureStore) -> None:
     with pytest.raises(CallError, match="entity_df has a column 'clicks'"):
         clicks(store, labels().assign(clicks=0))
+    with pytest.raises(CallError, match="entity_df has a column 'clicks'"):
+        clicks(store, labels()[["event_timestamp", "item"]].rename(columns={"event_timestamp": "clicks"}))
+
+
+def test_no_rows_have_no_features_whatever_their_types(store: FeatureStore) -> None:
+    names = ["facts:clicks", "activity:spent"]
+    for asked in (labels().head(0), pd.DataFrame({"event_timestamp": [], "user_id": [], "item": []})):
+        rows = store.get_historical_features(asked, names).to_arrow()
+        assert rows.num_rows == 0
+        assert rows.column_names[-2:] == ["clicks", "spent"]
+        assert rows.schema.field("event_timestamp").type == pa.timestamp("us", "UTC")
 
 
 def test_lists_are_arrow_lists(small: Callable[..., Project]) -> None:

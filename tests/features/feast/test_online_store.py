@@ -4,13 +4,16 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
-from feast import FeatureService, FeatureStore
+from feast import FeatureService, FeatureStore, Field
 from feast.data_source import PushMode
 from feast.feature_logging import LoggingConfig
 from feast.infra.offline_stores.file_source import FileLoggingDestination
+from feast.on_demand_feature_view import on_demand_feature_view
+from feast.types import Float64
 
 from headrace import lake
 from headrace.features import online
@@ -174,20 +177,65 @@ PUSHED_WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "no key": ({"item": [None]}, "have no item in row 0"),
     "text that is not a time": ({"event_timestamp": ["yesterday"]}, "'yesterday', which is not a time"),
     "a number for a time": ({"event_timestamp": [7]}, "'event_timestamp' .* holds Int64, not times"),
+    "a number for a key of text": ({"item": [5]}, "'item' .* is Int64, not string"),
     "half a click": ({"clicks": [1.5]}, "'clicks' .* is int64, and 1.5 is not a whole number"),
     "text for a number": ({"mean_price": ["dear"]}, "'mean_price' .* is String, not float64"),
 }
 
 
-@pytest.mark.parametrize("case", PUSHED_WRONG)
-def test_a_wrong_pushed_row_is_refused_by_name(store: FeatureStore, now: datetime, case: str) -> None:
-    wrong, text = PUSHED_WRONG[case]
+def test_a_wrong_pushed_row_is_refused_by_name(store: FeatureStore, now: datetime) -> None:
     row = {"item": ["a"], "event_timestamp": [now], "clicks": [7], "mean_price": [1.0]}
-    with pytest.raises(CallError, match=text) as raised:
-        store.write_to_online_store("facts", pd.DataFrame({**row, **wrong}))
-    assert "'facts'" in raised.value.what
+    for wrong, text in PUSHED_WRONG.values():
+        with pytest.raises(CallError, match=text) as raised:
+            store.write_to_online_store("facts", pd.DataFrame({**row, **wrong}))
+        assert "'facts'" in raised.value.what
+        assert raised.value.remedy, text
     with pytest.raises(CallError, match="lack event_timestamp"):
         store.write_to_online_store("facts", pd.DataFrame(row).drop(columns="event_timestamp"))
+
+
+def test_a_key_that_is_null_or_of_another_type_is_refused_by_name(store: FeatureStore, now: datetime) -> None:
+    """Feast would ask for "1" in place of 1, and for 1 in place of 1.5 and True."""
+    store.materialize(now - 24 * HOUR, now)
+    whole, text = "'user_id', a key of 'activity', is ", "'item', a key of 'facts', is "
+    wrong: list[tuple[dict[str, Any], str]] = [
+        *(({"item": value}, f"{text}null") for value in (None, pd.NA, float("nan"))),
+        ({"item": 1}, f"{text}1 (int)"),
+        ({"item": ["a"]}, f"{text}['a'] (list)"),
+        ({"user_id": None}, f"{whole}null"),
+        ({"user_id": 1.5}, f"{whole}1.5 (float)"),
+        ({"user_id": True}, f"{whole}True (bool)"),
+        ({"user_id": "x"}, f"{whole}'x' (str)"),
+        ({"user_id": "9" * 5000}, f"{whole}'999"),
+        ({"user_id": 2**63}, f"{whole}9223372036854775808 (int)"),
+        ({"user_id": float("inf")}, f"{whole}inf (float)"),
+    ]
+    for change, what in wrong:
+        for rows in ([ASKED, ASKED | change], {k: [v, (ASKED | change)[k]] for k, v in ASKED.items()}):
+            with pytest.raises(CallError) as raised:
+                store.get_online_features(["facts:clicks", "activity:spent"], rows)  # type: ignore[arg-type]
+            assert raised.value.what.startswith(what), raised.value.what
+            assert raised.value.what.endswith("in row 1 of entity_rows")
+    with pytest.raises(CallError, match="'user', a key of 'activity', is null in row 0"):
+        read(store, ["activity:spent"], {"user": None})  # by its entity's name
+    with pytest.raises(CallError, match="entity_rows is empty"):
+        read(store, ["facts:clicks"])
+    view = store.get_feature_view("facts").with_name("other").with_join_key_map({"item": "other"})
+    service = FeatureService(name="mapped", features=[view])
+    store.registry.apply_feature_service(service, store.project)
+    with pytest.raises(CallError, match="'other', a key of 'other', is 1 "):
+        read(store, service, {"other": 1})
+
+
+def test_a_whole_number_may_be_text_or_a_float(store: FeatureStore, project: Project, now: datetime) -> None:
+    """As Feast's command line and pandas have it."""
+    plan = compile(project, project.model("bought"))
+    state = online.open(project.settings)
+    state.prepare(plan)
+    events = pa.table({"user_id": [7], "at": pa.array([now - HOUR], INSTANT), "price": [1.5]})
+    state.fill(plan.windowed[0], events, LogPosition("clicks", "id", {0: 1}))
+    asked = [{"user_id": value} for value in ("7", 7.0, np.int64(7), 7)]
+    assert [read(store, ["activity:spent"], row)["spent"] for row in asked] == [[1.5]] * 4
 
 
 def test_writes_to_the_offline_store_are_refused_by_name(store: FeatureStore, now: datetime) -> None:
@@ -212,6 +260,31 @@ def test_push_to_a_windowed_view_is_refused_by_name(store: FeatureStore, now: da
     with pytest.raises(CallError, match="cannot be written to 'activity'") as raised:
         store.push("scaled_stream", pushed)
     assert "Send the event itself" in (raised.value.remedy or "")
+
+
+def test_an_on_demand_view_whose_values_are_to_be_kept_is_refused_by_name(
+    store: FeatureStore, now: datetime
+) -> None:
+    """A build refuses it; Feast's own `apply` does not ask Headrace."""
+
+    @on_demand_feature_view(
+        sources=[store.get_feature_view("facts")],
+        entities=[store.get_entity("item")],
+        schema=[Field(name="twice", dtype=Float64)],
+        mode="pandas",
+        write_to_online_store=True,
+    )
+    def kept(inputs: pd.DataFrame) -> pd.DataFrame:
+        return pd.DataFrame({"twice": 2 * inputs["mean_price"]})
+
+    with pytest.warns(RuntimeWarning, match="experimental"):
+        store.apply([kept])
+    for call in (
+        lambda: store.materialize(now - 24 * HOUR, now, feature_views=["kept"]),
+        lambda: read(store, ["kept:twice"], {"item": "a"}),
+    ):
+        with pytest.raises(CallError, match="'kept': write_to_online_store is not supported"):
+            call()
 
 
 def test_teardown_removes_the_state(store: FeatureStore, project: Project, now: datetime) -> None:

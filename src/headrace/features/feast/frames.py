@@ -79,6 +79,8 @@ def to_instants(column: pl.Series, what: str) -> pl.Series:
             [_instant(text, column.name, what) for text in column.to_list()],
             pl.Datetime("us", "UTC"),
         )
+    if column.null_count() == len(column):  # of no rows, whatever type pandas gave it
+        column = column.clear(len(column)).cast(pl.Null)
     if column.dtype in (pl.Date, pl.Null):
         column = column.cast(pl.Datetime("us"))
     if not isinstance(column.dtype, pl.Datetime):
@@ -110,7 +112,7 @@ def to_view_rows(frame: pl.DataFrame, view: AsOfView, keys: Mapping[str, str]) -
         raise CallError(
             f"{what} lack {', '.join(missing)}", remedy=f"The view's columns are {', '.join(types)}."
         )
-    rows = pl.DataFrame([_cast(frame[name], dtype, what) for name, dtype in types.items()])
+    rows = pl.DataFrame([_cast(frame[name], dtype, what, name in keys) for name, dtype in types.items()])
     for name in (*keys, view.time):
         if rows[name].null_count():
             place = int(rows[name].is_null().arg_max() or 0)
@@ -122,18 +124,21 @@ def to_view_rows(frame: pl.DataFrame, view: AsOfView, keys: Mapping[str, str]) -
     return rows
 
 
-def _cast(column: pl.Series, dtype: str, what: str) -> pl.Series:
+def _cast(column: pl.Series, dtype: str, what: str, is_key: bool) -> pl.Series:
     if dtype == "timestamp":
         return to_instants(column, what)
     polars_dtype = POLARS[dtype]  # type: ignore[index]
+    remedy = f"Give values of type {dtype}: the entity, or the view's Field, declares it."
     if column.null_count() == len(column):
         return column.clear(len(column)).cast(polars_dtype)
-    if not _is_convertible(column.dtype, polars_dtype):
-        raise CallError(f"{column.name!r} of {what} is {column.dtype}, not {dtype}")
+    if not _is_convertible(column.dtype, polars_dtype) or (is_key and column.dtype == pl.Boolean):
+        raise CallError(f"{column.name!r} of {what} is {column.dtype}, not {dtype}", remedy=remedy)
     try:
         cast = column.cast(polars_dtype)
     except pl.exceptions.PolarsError as error:
-        raise CallError(f"{column.name!r} of {what} is {column.dtype}, not {dtype}: {error}") from error
+        raise CallError(
+            f"{column.name!r} of {what} is {column.dtype}, not {dtype}: {error}", remedy=remedy
+        ) from error
     given, items = _items_of(column), _items_of(cast)
     if given.dtype.is_numeric() and items.dtype in (pl.Int64, pl.Boolean):
         back = items.cast(given.dtype, strict=False)
@@ -141,7 +146,7 @@ def _cast(column: pl.Series, dtype: str, what: str) -> pl.Series:
         if is_changed.any():
             kind = "a whole number" if items.dtype == pl.Int64 else "true or false"
             value = given.filter(is_changed)[0]
-            raise CallError(f"{column.name!r} of {what} is {dtype}, and {value} is not {kind}")
+            raise CallError(f"{column.name!r} of {what} is {dtype}, and {value} is not {kind}", remedy=remedy)
     return cast
 
 

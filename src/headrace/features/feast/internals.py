@@ -92,6 +92,7 @@ INTERNALS = (
     FeastInternal("feast.saved_dataset", "SavedDatasetStorage._custom_storage_proto", "saved datasets"),
     FeastInternal("feast.saved_dataset", "_DATA_SOURCE_TO_SAVED_DATASET_STORAGE", "saved datasets"),
     FeastInternal("feast.metrics", "_prometheus_mp_dir", "Feast makes no folder for metrics"),
+    FeastInternal("feast.utils", "_get_cached_request_context", "the types of the keys that are asked for"),
     FeastInternal("feast.utils", "compute_non_entity_date_range", "features without entity_df"),
     FeastInternal("feast.type_map", "feast_value_type_to_python_type", "values of a key"),
     FeastInternal("feast.type_map", "python_values_to_proto_values", "values of an online read"),

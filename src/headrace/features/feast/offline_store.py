@@ -153,7 +153,7 @@ class HeadraceOfflineStore(OfflineStore):  # type: ignore[misc]
 
         def rows() -> pa.Table:
             named = {f.column: f.column if full_feature_names else f.name for f in plan.features}
-            _check_names(labels.columns, plan, named)
+            _check_names([time, *labels.columns], plan, named)
             features = join(labels, plan, read).rename({**named, MOMENT: time})
             return _with_short_lists(features.to_arrow())
 

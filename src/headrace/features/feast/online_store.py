@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
-from feast import Entity, FeatureView, StreamFeatureView
+from feast import Entity, FeatureView, OnDemandFeatureView, StreamFeatureView
 from feast.feature_view_projection import FeatureViewProjection
 from feast.infra.online_stores.online_store import OnlineStore
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
@@ -174,7 +174,13 @@ class HeadraceOnlineStore(OnlineStore):  # type: ignore[misc]
         return self._store
 
     def _plan(self, config: RepoConfig, table: FeatureView) -> FeaturePlan:
-        """A plan of this view alone, prepared in the store."""
+        """A plan of this view alone, prepared in the store. Raises CallError for an on-demand view, which Feast
+        passes only if its values are to be written."""
+        if isinstance(table, OnDemandFeatureView):
+            raise CallError(
+                f"on-demand view {table.name!r}: write_to_online_store is not supported",
+                remedy="Remove it: the value is computed when it is requested.",
+            )
         if not set(entity_names(table)) <= set(self._entities):
             with open_repository(Path(config.repo_path or "."), config) as repository:
                 entities = repository.list_entities()

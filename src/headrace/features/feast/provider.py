@@ -8,11 +8,14 @@ from typing import Any
 
 import pandas as pd
 import polars as pl
-from feast import FeatureView
+from feast import FeatureService, FeatureView
 from feast.infra.passthrough_provider import PassthroughProvider
+from feast.infra.registry.base_registry import BaseRegistry
+from feast.online_response import OnlineResponse
 from feast.repo_config import RepoConfig
 
 from headrace import lake
+from headrace.features.feast.entity_rows import check_entity_rows
 from headrace.features.feast.frames import to_polars, utc
 from headrace.features.feast.online_store import HeadraceOnlineStore, is_windowed, refuse_windowed
 from headrace.features.feast.repository import settings_of
@@ -38,6 +41,26 @@ class HeadraceProvider(PassthroughProvider):  # type: ignore[misc]
 
     def update_infra(self, *changes: Any, **more: Any) -> None:
         """Does nothing: views are added to the state when a plan or a read needs them."""
+
+    def get_online_features(
+        self,
+        config: RepoConfig,
+        features: list[str] | FeatureService,
+        entity_rows: Any,
+        registry: BaseRegistry,
+        project: str,
+        full_feature_names: bool = False,
+        **more: Any,
+    ) -> OnlineResponse:
+        """The current values, as Feast reads and returns them.
+
+        Raises:
+            CallError: a key of a row is null, or not of the type of its entity.
+        """
+        check_entity_rows(registry, project, features, entity_rows, full_feature_names)
+        return super().get_online_features(
+            config, features, entity_rows, registry, project, full_feature_names, **more
+        )
 
     def materialize_single_feature_view(
         self,

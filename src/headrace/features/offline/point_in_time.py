@@ -294,7 +294,10 @@ def convert_labels(labels: pl.DataFrame, plan: FeaturePlan) -> pl.DataFrame:
         _convert(labels[name], dtype, labels_name, keys.get(name)) for name, dtype in dtypes.items()
     )
     if rows[MOMENT].null_count():
-        raise ProjectError(f"{labels_name} have rows without event_timestamp")
+        raise ProjectError(
+            f"{labels_name} have no event_timestamp in row {rows[MOMENT].is_null().arg_max()}",
+            remedy="Leave such rows out, or give them a time.",
+        )
     return rows
 
 
