@@ -12,6 +12,10 @@ waited for it. Each figure compares the p99 in such a time with the p99 just bef
   version is loaded once before it is released, as `headrace release` does;
 - while another process sends requests of 10,000 instances, one after the other, over one connection.
 
+Beside them stands for what share of the time a thread of the server waited for a core. On cores that others use
+too, this is most of what a request waits for: while the event loop does not run, all requests stand still. One
+such wait of 50 ms decides the p99 of the second of a release.
+
 A request that is not answered with 200 ends the benchmark with an error.
 """
 
@@ -31,7 +35,7 @@ from importlib import metadata
 from itertools import pairwise
 from multiprocessing.connection import Connection
 from pathlib import Path
-from statistics import median
+from statistics import mean, median
 from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import urlopen
@@ -124,9 +128,11 @@ def measure_swaps(
     peer, of those just before."""
     before: list[float] = []
     during: list[float] = []
+    waits: list[tuple[float, float]] = []
     for version in versions:
         started = time.perf_counter()
-        answers, released = asyncio.run(_swap(releaser, load, rate, seconds, version))
+        answers, released, waited = asyncio.run(_swap(releaser, load, rate, seconds, version))
+        waits.append(waited)
         first = min(
             answer.due for answer in answers if version_of(answer) == version and answer.due >= released
         )
@@ -142,16 +148,22 @@ def measure_swaps(
         "rate": rate,
         "requests": len(during),
         "slowest": 1_000 * max(during),
+        "waited for a core": mean(share for _, share in waits),
+        "waited before": mean(share for share, _ in waits),
     }
 
 
 async def _swap(
     releaser: Connection, load: Load, rate: float, seconds: float, version: int
-) -> tuple[list[Answer], float]:
+) -> tuple[list[Answer], float, tuple[float, float]]:
+    """The answers, when the release was recorded, and for what share of the time before and after it the server
+    waited for a core."""
     answers: list[Answer] = []
+    moments, waited = [time.perf_counter()], [load.server.waiting_seconds()]
     sending = asyncio.create_task(send(load, rate, time.perf_counter() + DEADLINE, answers, CONNECTIONS))
     await asyncio.sleep(seconds)
-    released = time.perf_counter()
+    waited.append(load.server.waiting_seconds())
+    moments.append(released := time.perf_counter())
     releaser.send(version)
     while not any(version_of(answer) == version for answer in answers[-CONNECTIONS:]):
         if sending.done() or time.perf_counter() > released + DEADLINE:
@@ -159,9 +171,12 @@ async def _swap(
                 raise SystemExit(f"version {version} did not answer: {models.read().decode()}")
         await asyncio.sleep(0.01)
     await asyncio.sleep(AFTER + 0.2)
+    waited.append(load.server.waiting_seconds())
+    moments.append(time.perf_counter())
     sending.cancel()
     await asyncio.gather(sending, return_exceptions=True)
-    return answers, released
+    before, after = ((waited[part + 1] - waited[part]) / (moments[part + 1] - moments[part]) for part in (0, 1))
+    return answers, released, (before, after)
 
 
 def measure_beside_batches(load: Load, rate: float, seconds: float) -> dict[str, Any]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import sys
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 from urllib.parse import urlsplit
@@ -47,10 +49,23 @@ class Server(NamedTuple):
 
     def cpu_seconds(self) -> float:
         """The processor time that the processes and their children have taken so far."""
-        processes = [psutil.Process(pid) for pid in (self.pid, *self.others)]
-        processes += [child for process in processes for child in process.children(recursive=True)]
-        times = [process.cpu_times() for process in processes]
+        times = [process.cpu_times() for process in self._find_processes()]
         return sum(part.user + part.system for part in times)
+
+    def waiting_seconds(self) -> float:
+        """How long their threads have waited for a core so far; NaN if the system does not tell."""
+        nanoseconds = 0
+        try:
+            for process in self._find_processes():
+                for path in Path(f"/proc/{process.pid}/task").glob("*/schedstat"):
+                    nanoseconds += int(path.read_text().split()[1])
+        except OSError:
+            return math.nan
+        return nanoseconds / 1e9
+
+    def _find_processes(self) -> list[psutil.Process]:
+        processes = [psutil.Process(pid) for pid in (self.pid, *self.others)]
+        return processes + [child for process in processes for child in process.children(recursive=True)]
 
 
 class Load(NamedTuple):

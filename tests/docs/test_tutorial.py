@@ -42,7 +42,6 @@ WRITTEN = {
     "ingest --until-end": "catalog.db",
     "up": "up.lock",
     "release refusal champion=1": "headrace.releases.db",
-    "rollback refusal": "headrace.releases.db",
     "tag-table payments kept": "catalog.db",
     "drop-table payment_labels --yes": "build.lock",
     "test --record payment_labels": "tests",

@@ -1,6 +1,7 @@
 """The endpoint over HTTP: responses, arms, missing features, invalid requests, and the logged predictions."""
 
 import errno
+import os
 import shutil
 import sqlite3
 import subprocess
@@ -26,7 +27,7 @@ from tests.until import until
 from headrace import log, registry
 from headrace.features.plan import AsOfView, FeatureRef, PlanField
 from headrace.kernel.ids import id_time
-from headrace.serving import release
+from headrace.serving import models, release
 from headrace.serving.endpoint import MAX_BODY
 from headrace.serving.kept import find_kept_releases, read_kept_releases
 from headrace.serving.models import Models
@@ -66,6 +67,34 @@ def test_a_replica_ends_while_a_server_does_not_answer_the_thread_that_follows_t
     assert len(ship_predictions(project)) == 1
     assert not list(project.place("serving", "spool").glob("*.spool"))  # it is complete
     go_on.set()
+
+
+def test_what_a_new_version_takes_is_done_beside_the_event_loop_which_does_not_wait_for_the_disk(
+    project, monkeypatch
+):
+    """A loop that stands still delays every request."""
+    works = ("load_servable", "ReleasedModel", "write_kept_releases", "remove_unneeded", "check_filled")
+    threads = {}
+
+    def note(module, name):
+        work = getattr(module, name)
+
+        def do(*arguments, **options):
+            threads.setdefault(name, set()).add(threading.current_thread().name)
+            return work(*arguments, **options)
+
+        monkeypatch.setattr(module, name, do)
+
+    with run_endpoint(project) as client:
+        for name in works:
+            note(models, name)
+        note(os, "fsync")
+        await_release(client, put_release(project, Arm(2)))
+        assert client.post("/predict/purchase", json=INSTANCE).json()["version"] == 2
+        until(lambda: "remove_unneeded" in threads)
+    synced = threads.pop("fsync")
+    assert sorted(threads.items()) == [(name, {"releases"}) for name in sorted(works)]
+    assert not any(name.startswith("http") for name in synced)
 
 
 def test_a_response_and_the_logged_prediction(client, project):

@@ -7,6 +7,8 @@ other's versions among its own, and move the other's aliases.
 from __future__ import annotations
 
 import contextlib
+import json
+import shlex
 import sqlite3
 
 from headrace.config.settings import Settings
@@ -53,7 +55,8 @@ class ModelOwners:
                 f"model {model!r} of this MLflow {problem}",
                 where=f"profile.{self._settings.profile_name}.mlflow = {clean_text(registry.mlflow)}",
                 remedy="Give the model another name, or this project an MLflow of its own. If the model is this"
-                f" project's: set the tag {PROJECT} of the registered model to {project!r}.",
+                f" project's, give it to project {project!r}, once for all its versions: "
+                + _tag_command(registry.mlflow, model, project),
             )
         self._own.add(model)
 
@@ -73,3 +76,10 @@ class ModelOwners:
                 if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
                     raise
                 return False, None
+
+
+def _tag_command(address: str, model: str, project: str) -> str:
+    """A shell command that gives a registered model to a project. MLflow's own commands have none."""
+    values = ", ".join(map(json.dumps, (model, PROJECT, project)))
+    code = f"from mlflow import MlflowClient; MlflowClient().set_registered_model_tag({values})"
+    return f"MLFLOW_TRACKING_URI={shlex.quote(clean_text(address))} python -c {shlex.quote(code)}"

@@ -280,6 +280,7 @@ class Models:
 
     def poll(self) -> bool:
         """Activates what was released since the last poll. Returns whether anything changed."""
+        self._store.drop_known_rows()
         if self._served is not None:
             self._served.poll()
         self._poll_releases()

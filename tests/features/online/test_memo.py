@@ -12,7 +12,9 @@ from tests.features.online.stores import NOW, Clock, at_offset, exact_text, offl
 from tests.features.views import DAY, HOUR, MINUTE, events_frame, view_of_all_functions
 
 from headrace.features.online import OnlineStore, readers
+from headrace.features.online.entity_store import EntityStore
 from headrace.features.online.memo import KnownRow, RowMemo
+from headrace.features.online.readers import WindowedReader
 from headrace.features.online.sqlite import open_sqlite
 from headrace.features.online.store import StreamPosition
 from headrace.features.online.tiles import decode_state
@@ -36,8 +38,13 @@ EVENTS = [
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[OnlineStore]:
-    with closing(open_sqlite(tmp_path / "online.db", clock=Clock())) as store:
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def store(tmp_path: Path, clock: Clock) -> Iterator[OnlineStore]:
+    with closing(open_sqlite(tmp_path / "online.db", clock=clock)) as store:
         store.prepare(PLAN)
         store.fill(VIEW, events_frame(EVENTS).to_arrow(), at_offset(len(EVENTS)))
         yield store
@@ -89,6 +96,26 @@ def test_a_row_is_computed_again_when_its_state_or_a_window_has_changed(
     assert look_up(store, hop_end)[2] == first[3]
 
 
+def test_a_forgotten_entity_leaves_the_memory(store: OnlineStore, clock: Clock) -> None:
+    assert isinstance(store, EntityStore)
+    look_up(store, NOW + MINUTE // 2)
+    look_up(store, NOW + MINUTE)
+    ((_, reader, _, _),) = store._lookups[PLAN.digest]._readers
+    assert isinstance(reader, WindowedReader)
+    before = set(reader._memo.rows)
+    assert len(before) == 3
+    store.forget([{"user_id": 3}])
+    look_up(store, NOW + MINUTE + 1)
+    assert len(before - set(reader._memo.rows)) == 1  # its entity was asked for
+    store.forget([{"user_id": 2}])
+    clock.now = NOW + MINUTE
+    store.drop_known_rows()
+    assert len(reader._memo.rows) == 2
+    clock.now += MINUTE
+    store.drop_known_rows()
+    assert not reader._memo.rows  # nobody asked for it
+
+
 def test_whoever_changes_a_row_changes_no_other(store: OnlineStore) -> None:
     expected = look_up(store, NOW)
     for _ in range(2):
@@ -101,7 +128,7 @@ def test_whoever_changes_a_row_changes_no_other(store: OnlineStore) -> None:
 
 
 def test_a_memo_is_bounded() -> None:
-    memo = RowMemo(0, 1)
+    memo = RowMemo(0, 1, 0)
     for user in range(100):
         memo.add(user, KnownRow(bytes(1 << 20), 0, (1.0,), StreamPosition({})))
         assert sum(len(row.state) for row in memo.rows.values()) <= 33 << 20
@@ -109,7 +136,7 @@ def test_a_memo_is_bounded() -> None:
 
 
 def test_a_memo_counts_the_items_of_lists() -> None:
-    memo = RowMemo(0, 1)
+    memo = RowMemo(0, 1, 0)
     for user in range(100):
         memo.add(user, KnownRow(b"", 0, ([0.5] * (1 << 18), None), StreamPosition({})))
         assert len(memo.rows) <= 5

@@ -22,7 +22,7 @@ from headrace.features.online.entries import (
     unpack_entries,
 )
 from headrace.features.online.keys import Key, KeySchema, PackedKey, PackedState
-from headrace.features.online.readers import UnreadableState, ViewReader, readers_of
+from headrace.features.online.readers import UnreadableState, ViewReader, WindowedReader, readers_of
 from headrace.features.online.store import LookupResult, ServedPosition, StoreUnavailable, ViewCost
 from headrace.features.online.tiles import BROKEN, Tiles
 from headrace.features.plan import AsOfView, FeaturePlan, StoredView, WindowedView
@@ -145,6 +145,12 @@ class EntityStore:
                 count += len(self._database.read_states(view, packed_keys))
                 self._database.remove_states(view, packed_keys)
         return count
+
+    def drop_known_rows(self) -> None:
+        """See OnlineStore."""
+        now = self._clock()
+        for lookup in [*self._lookups.values()]:
+            lookup.drop_known_rows(now)
 
     def count_broken(self, view: WindowedView) -> int:
         """See OnlineStore."""
@@ -293,6 +299,12 @@ class _PlanLookup:
             views.append(reader.view)
         self._packers = [_packer_of(keys) for keys in groups]
         self._read = database.reader([EntityGroup(keys, views) for keys, views in groups.items()])
+
+    def drop_known_rows(self, now: int) -> None:
+        """See OnlineStore."""
+        for _, reader, _, _ in self._readers:
+            if isinstance(reader, WindowedReader):
+                reader.drop_known_rows(now)
 
     def pack(self, keys: Sequence[Mapping[str, object]]) -> list[list[PackedKey]]:
         """The packed keys of these entities for each group."""

@@ -11,6 +11,7 @@ from headrace.features.online.store import StreamPosition
 __all__ = ["KnownRow", "RowMemo"]
 
 _LARGEST = 32 << 20  # bytes that a memo takes, about
+_LONGEST = 60_000_000  # microseconds that a memo lasts, also for entities that the store was told to forget
 _ENTITY, _VALUE, _ITEM = 600, 32, 64  # bytes that an entity, a value and an item of a list take, about
 
 
@@ -31,17 +32,20 @@ class KnownRow(NamedTuple):
 
 
 class RowMemo:
-    """The rows of a windowed view at the moments of one span (tiles.Tiles.span). Threads may share it.
+    """The rows of a windowed view at the moments of one span (tiles.Tiles.span), for at most a minute.
+
+    Threads may share it.
 
     A row is that of its entity as long as the store returns the same state, byte for byte.
 
     Args:
-        start: the first moment, microseconds.
-        end: the first moment after them.
+        start: the first moment of the span, microseconds.
+        end: the first moment after it.
+        at: the moment at which the memo begins.
     """
 
-    def __init__(self, start: int, end: int) -> None:
-        self.start, self.end = start, end
+    def __init__(self, start: int, end: int, at: int) -> None:
+        self.start, self.end = start, min(end, at + _LONGEST)
         self.rows: dict[PackedKey, KnownRow] = {}
         self._size = 0
 

@@ -63,7 +63,12 @@ class WindowedReader:
         self.view: StoredView = view
         self._tiles = Tiles(view)
         self._lists = [i for i, field in enumerate(view.features) if field.dtype.startswith("list[")]
-        self._memo = RowMemo(0, 0)
+        self._memo = RowMemo(0, 0, 0)
+
+    def drop_known_rows(self, now: int) -> None:
+        """Drops the rows that are kept from lookups, if they were to be kept until `now`, microseconds."""
+        if self._memo.end <= now:
+            self._memo = RowMemo(0, 0, 0)
 
     def read(
         self, states: bytes, keys: Sequence[PackedKey], filled: Position | None, at: int
@@ -71,7 +76,7 @@ class WindowedReader:
         """See ViewReader."""
         memo = self._memo
         if not memo.start <= at < memo.end:
-            memo = self._memo = RowMemo(*self._tiles.span(at))
+            memo = self._memo = RowMemo(*self._tiles.span(at), at)
         windows = self._tiles.windows(at)
         rows: list[list[object]] = []
         positions: list[ServedPosition] = []
@@ -82,6 +87,8 @@ class WindowedReader:
                     known = self._compute(state, filled, windows, at)
                     if known.newest < at:
                         memo.add(key, known)
+                    else:
+                        memo.rows.pop(key, None)
                 rows.append([*known.values])
                 positions.append(known.position)
         except Unavailable:

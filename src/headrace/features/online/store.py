@@ -176,6 +176,13 @@ class OnlineStore(Protocol):
                 another type than its key; nothing was removed.
         """
 
+    def drop_known_rows(self) -> None:
+        """Drops the rows that lookups of this process have kept in memory for a minute.
+
+        Lookups do so too. A process calls it so that a forgotten entity also leaves the memory of a store that
+        nobody asks anything of.
+        """
+
     def count_broken(self, view: WindowedView) -> int:
         """How many entities of the view are broken. A fill repairs them."""
 
