@@ -187,7 +187,7 @@ def list_settings() -> Iterator[str]:
         texts = read_attributes(part)
         yield f"\n## {read_first_line(part)}\n\n| setting | default | |\n| --- | --- | --- |"
         for field in msgspec.structs.fields(part):
-            if field.name != "state":
+            if field.name not in settings.GIVEN:
                 name = field.encode_name
                 default = msgspec.json.encode(
                     field.default_factory() if field.default is msgspec.NODEFAULT else field.default

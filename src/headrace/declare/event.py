@@ -19,6 +19,7 @@ from headrace.declare.place import Place
 from headrace.declare.reserved import EVENT_COLUMNS, refuse_reserved
 from headrace.kernel.errors import ProjectError
 from headrace.kernel.time import from_micros, micros
+from headrace.kernel.topics import SYSTEM
 
 __all__ = ["Contract", "contract_of", "event", "is_struct", "table_of"]
 
@@ -178,6 +179,12 @@ class event(_EventRules):  # noqa: N801  it is a decorator
         if self.forward is not None and len({self.topic, *self.forward}) != 3:
             raise ProjectError(
                 f"forward={self.forward!r} must name two topics other than {self.topic!r}", where=place
+            )
+        if any(topic.startswith(SYSTEM) for topic in self.forward or ()):
+            raise ProjectError(
+                f"forward={self.forward!r}: topics that begin with {SYSTEM!r} are reserved for Headrace",
+                where=place,
+                remedy="Forward to topics of other names.",
             )
 
     def __call__(self, struct: S) -> S:
