@@ -45,7 +45,8 @@ def test_the_graph_leads_from_the_topic_to_the_model(tmp_path: Path) -> None:
         ("table payment_labels", "model refusal"),
     }
 
-    assert drawn.nodes[-1].note == "3 features, /predict/refusal"
+    doors = [node.note for node in drawn.nodes if node.kind in ("topic", "model")]
+    assert doors == ["/events/payments", "3 features, /predict/refusal"]
 
 
 def test_mlflow_models_that_a_project_deploys_are_drawn(tmp_path: Path) -> None:

@@ -35,6 +35,7 @@ def table(title: str | None, columns: Sequence[str], rows: Iterable[Sequence[obj
     """Prints a table with numbers aligned to the right."""
     cells = [[_cell(value) for value in row] for row in rows]
     grid = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    grid.show_header = any(columns)
     for at, column in enumerate(columns):
         right = all(_numeric(row[at]) for row in cells) and bool(cells)
         grid.add_column(column, justify="right" if right else "left", overflow="fold")

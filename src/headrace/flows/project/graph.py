@@ -98,7 +98,7 @@ def graph(workspace: Workspace, state: Status | None = None, *, load_features: b
     releases = [] if state is None else [_describe_release(state, name) for name in code.models]
     nodes = [
         *(GraphNode("source", name, source.path) for name, source in code.sources.items()),
-        *(_describe_topic(topic, table, state) for topic, table in code.topics.items()),
+        *(_describe_topic(topic, code, state) for topic in code.topics),
         *(_describe_table(code, name, state) for name in code.tables),
         *views.values(),
         *models,
@@ -172,11 +172,12 @@ def _describe_view(view: AsOfView | WindowedView | OnDemandView) -> str:
     return "windows" if isinstance(view, WindowedView) else "as of"
 
 
-def _describe_topic(topic: str, table: str, state: Status | None) -> GraphNode:
-    name = "" if table == topic else f"table {table}"
+def _describe_topic(topic: str, code: ProjectCode, state: Status | None) -> GraphNode:
+    name = "" if code.topics[topic] == topic else f"table {code.topics[topic]}"
     fresh = next((entry for entry in state.topics if entry.topic == topic), None) if state else None
     if fresh is None:
-        return GraphNode("topic", topic, name)
+        door = f"/events/{topic}" if state is None and topic in code.collected else ""
+        return GraphNode("topic", topic, ", ".join(filter(None, (name, door))))
     lag = "unknown how many" if fresh.lag is None else fresh.describe(fresh.lag) if fresh.lag else ""
     events = plural(fresh.events, "event").removeprefix(f"{fresh.events:,}")
     note = f"{fresh.describe(fresh.events)}{events}" + (f", {lag} not ingested" if lag else "")
