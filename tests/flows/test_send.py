@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import re
+import signal
+import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
@@ -20,6 +24,7 @@ from headrace.config.settings import Settings, load_settings
 from headrace.flows.events.ingest import ingest
 from headrace.flows.events.send import send
 from headrace.kernel.errors import CallError, Unavailable
+from headrace.kernel.faults import VARIABLE
 from headrace.log.partition import partition_of
 from headrace.log.sqlite.log import SqliteLog
 from headrace.workspace import Workspace
@@ -381,3 +386,21 @@ def test_a_file_that_is_sent_again_is_told_and_its_forgotten_events_count_twice(
     assert send(Workspace(settings), "sales", file, skip=1).before is None  # which sends nothing
     assert send(Workspace(settings), "sales", file).before is None
     assert send(Workspace(settings), "sales", file, skip=1).before is None
+
+
+def test_after_a_send_that_was_killed_the_next_one_tells_what_counts_twice(
+    settings: Settings, write: Write, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = write("sales.ndjson", b"{" + AT + b', "total": 1}\n')
+    monkeypatch.chdir(settings.root)
+    command = [sys.executable, "-m", "headrace", "send", "sales", str(file)]
+    killed = subprocess.run(command, env=os.environ | {VARIABLE: "send.batch"}, check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert _exit_code(["send", "sales", str(file)]) == 0
+    told = capsys.readouterr().out
+    assert re.search(
+        "A send of this file was cut off, .* ago, and has sent a part of it: events more than", told
+    )
+    again = send(Workspace(settings), "sales", file)
+    assert again.before is not None
+    assert not again.was_cut_off

@@ -75,7 +75,13 @@ def send(
         events = plural(report.events, "event")
         click.echo(f"Sent {events} to {topic} in {report.seconds:.1f} s{moved}.")
         if report.before is not None:
-            click.echo(f"  This file was sent before, {format_age(now() - report.before)}: {report.repeats}.")
+            age = format_age(now() - report.before)
+            if report.was_cut_off:
+                click.echo(
+                    f"  A send of this file was cut off, {age}, and has sent a part of it: {report.repeats}."
+                )
+            else:
+                click.echo(f"  This file was sent before, {age}: {report.repeats}.")
         if report.early:
             click.echo(
                 f"  {report.early:,} of them will be read an hour too early: their times have no zone, and lie"

@@ -16,6 +16,7 @@ from itertools import islice
 from pathlib import Path
 
 from msgspec import Struct, field
+from msgspec.structs import replace
 
 from headrace.declare.event import Contract
 from headrace.events import formats
@@ -26,9 +27,11 @@ from headrace.events.verdicts.keys import key_reader
 from headrace.kernel.counts import plural
 from headrace.kernel.digest import digest_file
 from headrace.kernel.errors import CallError, HeadraceError
+from headrace.kernel.faults import reach
 from headrace.kernel.properties import HISTORY
 from headrace.kernel.run import Dataset, record_with, run
 from headrace.kernel.time import format_duration
+from headrace.lineage import RunRow
 from headrace.log import Log, append_fitting
 from headrace.workspace import Workspace
 
@@ -51,6 +54,7 @@ class SendReport(Struct, frozen=True):
         early: how many moved times will be read an hour too early: they have no zone, and lie in the second of
             two hours that the clocks show alike.
         before: when this file was last sent to this topic, with the same content; None: never, or with `skip`.
+        was_cut_off: whether that was ended before the end of the file: the topic has a part of its events.
         repeats: which of its events count twice then; "" if it was never sent before.
     """
 
@@ -61,6 +65,7 @@ class SendReport(Struct, frozen=True):
     too_large: tuple[int, ...]
     early: int
     before: datetime | None = None
+    was_cut_off: bool = False
     repeats: str = ""
 
 
@@ -110,17 +115,24 @@ def send(
     ):
         check_file(file)
         dataset = _file_dataset(workspace.settings.root, file)
-        before = None if skip else _find_sending(workspace, topic, dataset)
+        earlier = None if skip else _find_sending(workspace, topic, dataset)
         this_run.add_input(dataset)
         if shift_to_now:
             sending.shift = TimeShift.to_now(contract, _batches(read_events(file), _BATCH), str(file))
-        sending.append_to(workspace.log, progress)
-        rows = sending.sent - len(sending.too_large)
-        this_run.add_output(Dataset("topic", topic, facts={"rows": rows, "schema": schema}))
+        this_run.report_running(timedelta(0))
+        recorder.flush()  # a call after a kill from here on finds the file among the inputs
+        try:
+            sending.append_to(workspace.log, progress)
+        finally:
+            if sending.sent:
+                this_run.add_output(Dataset("topic", topic, facts={"rows": sending.rows, "schema": schema}))
     moved, early = (None, 0) if sending.shift is None else (sending.shift.by, sending.shift.early)
-    repeats = "" if before is None else _describe_repeats(contract)
     seconds, too_large = time.perf_counter() - started, tuple(sending.too_large)
-    return SendReport(topic, rows, seconds, moved, too_large, early, before, repeats)
+    report = SendReport(topic, sending.rows, seconds, moved, too_large, early)
+    if earlier is None:
+        return report
+    was_cut_off, repeats = earlier.outcome != "COMPLETE", _describe_repeats(contract)
+    return replace(report, before=earlier.started, was_cut_off=was_cut_off, repeats=repeats)
 
 
 class _Sending(Struct):
@@ -135,6 +147,11 @@ class _Sending(Struct):
     sent: int = 0
     too_large: list[int] = field(default_factory=list)
 
+    @property
+    def rows(self) -> int:
+        """How many events the topic has of it."""
+        return self.sent - len(self.too_large)
+
     def append_to(self, log: Log, progress: Callable[[int], None]) -> None:
         """Appends the events of the file, batch by batch."""
         started = time.perf_counter()
@@ -147,6 +164,7 @@ class _Sending(Struct):
             positions = append_fitting(log, self.contract.topic, values, keys_of(values), headers)
             first = self.skip + self.sent + 1
             self.too_large += [at for at, position in enumerate(positions, first) if position is None]
+            reach("send.batch")
             self.sent += len(values)
             progress(self.sent)
             if self.rate is not None:
@@ -180,12 +198,14 @@ def _file_dataset(root: Path, file: Path) -> Dataset:
     return Dataset("file", name.as_posix(), facts={"digest": f"sha256:{digest_file(file)}"})
 
 
-def _find_sending(workspace: Workspace, topic: str, file: Dataset) -> datetime | None:
-    """When this content of the file was last sent to the topic."""
+def _find_sending(workspace: Workspace, topic: str, file: Dataset) -> RunRow | None:
+    """The last run that sent this content of the file to the topic, or may have sent a part of it: nothing says
+    how much a run that was killed, or that runs now, has sent."""
     for earlier in workspace.lineage.runs(f"send {topic}", (file.kind, file.name)):
         is_same = any(dataset.facts == file.facts for dataset in earlier.inputs)
-        if is_same and any(dataset.facts.get("rows") for dataset in earlier.outputs):
-            return earlier.started
+        has_sent = any(dataset.facts.get("rows") for dataset in earlier.outputs)
+        if is_same and (has_sent or earlier.outcome in ("LOST", "RUNNING")):
+            return earlier
     return None
 
 
