@@ -42,14 +42,14 @@ def test_a_profile_names_other_addresses_and_the_environment_overrides(
         tmp_path,
         '[project]\nname = "shop"\n[profile.prod]\nlog = "kafka://broker:9092"\npredict_port = 80\n',
     )
-    assert load_settings(folder, "prod").log.url == "kafka://broker:9092"
+    assert load_settings(folder, "prod").log.url == "kafka://broker:9092/shop"
     monkeypatch.setenv("HEADRACE_PROFILE", "prod")
     monkeypatch.setenv("HEADRACE_LOG", "kafka://other:9092")
     monkeypatch.setenv("HEADRACE_PREDICT_PORT", "81")
     monkeypatch.setenv("HEADRACE_LINEAGE", "http://a, http://b")
     monkeypatch.setenv("HEADRACE_TRUST", "")
     settings = load_settings(folder)
-    assert (settings.profile_name, settings.log.url) == ("prod", "kafka://other:9092")
+    assert (settings.profile_name, settings.log.url) == ("prod", "kafka://other:9092/shop")
     assert (settings.http.predict_port, settings.lineage.endpoints) == (81, ("http://a", "http://b"))
     assert settings.registry.trust == ()
 
@@ -166,7 +166,32 @@ def test_replicas_run_where_the_cluster_is_unless_a_setting_says_otherwise(tmp_p
 def test_other_values_keep_all_else(tmp_path: Path) -> None:
     settings = make_settings(tmp_path, "shop", "prod", values={"log": "kafka://a:1"})
     other = settings.with_values(replicas=3)
-    assert (other.log.url, other.serving.replicas, other.state) == ("kafka://a:1", 3, settings.state)
+    assert (other.log.url, other.serving.replicas, other.state) == ("kafka://a:1/shop", 3, settings.state)
     assert settings.with_state(tmp_path / "x").lake.catalog_url == f"sqlite://{tmp_path}/x/lake/catalog.db"
     with pytest.raises(ProjectError, match="Did you mean 'replicas'"):
         settings.with_values(replica=3)
+
+
+def test_two_projects_do_not_share_a_state_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One HEADRACE_STATE for two projects: each would ship the predictions and read the log of the other."""
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+        project(tmp_path / name, f'[project]\nname = "{name}"\n')
+    monkeypatch.setenv("HEADRACE_STATE", str(tmp_path / "state"))
+    load_settings(tmp_path / "first").make_state()
+    assert load_settings(tmp_path / "first").state == tmp_path / "state" / "local"
+    with pytest.raises(ProjectError, match="has the state of project 'first', not of 'second'") as refused:
+        load_settings(tmp_path / "second")
+    assert refused.value.where == "the environment: HEADRACE_STATE"
+    assert f"such as {tmp_path / 'state' / 'second'}" in str(refused.value)
+    (tmp_path / "state" / "local" / "project").unlink()  # as the error says for a project that was renamed
+    load_settings(tmp_path / "second").make_state()
+
+
+def test_a_project_may_be_renamed_in_its_own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    project(tmp_path, '[project]\nname = "first"\n')
+    load_settings(tmp_path).make_state()
+    project(tmp_path, '[project]\nname = "second"\n')
+    assert load_settings(tmp_path).make_state() == tmp_path / ".headrace" / "local"
+    monkeypatch.setenv("HEADRACE_STATE", str(tmp_path / ".headrace"))  # as `up` sets it for its children
+    assert load_settings(tmp_path).state == tmp_path / ".headrace" / "local"

@@ -25,6 +25,7 @@ from tests.until import until
 
 from headrace.cluster.folder import runtime_folder
 from headrace.config.settings import load_settings
+from headrace.kernel.errors import Unavailable
 from headrace.kernel.ports import find_free_port
 from headrace.serving.deployment.haproxy import find_binary
 from headrace.serving.release import Arm
@@ -92,6 +93,12 @@ def test_the_profile_submits_the_endpoint_to_another_ray(address: str, tmp_path:
         balancers = find_commands(str(runtime_folder(settings)))
         assert any("haproxy" in command for command in balancers) == (find_binary() is not None)
         assert not settings.place("ray.json").exists(), "no Ray was started"
+        other = tmp_path / "other"
+        other.mkdir()
+        (other / "headrace.toml").write_text(f'[project]\nname = "other"\n[profile.local]\nray = "{address}"\n')
+        with pytest.raises(Unavailable, match="Ray Serve runs predict-small-local on this cluster"):
+            SupervisedDeployment(load_settings(other))  # it ended what Serve ran, and took the port
+        assert running.predict()["version"] == 1
         put_release(settings, Arm(2))
         until(lambda: {running.predict()["version"] for _ in range(8)} == {2})
     finally:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import random
+import re
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -169,8 +170,24 @@ def test_the_command_line_scores_files_of_each_kind(
     elif ending == "ndjson":
         values = [json.loads(line)["value"] for line in output.read_text().splitlines()]
     else:
-        values = pl.read_parquet(output)["value"].to_list()
+        scores = pl.read_parquet(output)
+        assert (scores["error"].dtype, scores["missing"].dtype) == (pl.String, pl.List(pl.String))
+        values = scores["value"].to_list()
     assert values == answers["answer"].to_list()
+
+
+@pytest.mark.parametrize("ending", ["csv", "parquet"])
+def test_the_scores_of_no_rows_have_the_columns_of_scores(
+    project: OpenProject, tmp_path: Path, ending: str
+) -> None:
+    file, output = tmp_path / f"rows.{ending}", tmp_path / f"scores.{ending}"
+    getattr(pl.DataFrame(schema={"card": pl.Int64, "amount": pl.Float64}), f"write_{ending}")(file)
+    with pytest.raises(SystemExit) as ended:
+        main(["score", "refusal", str(file), "--output", str(output), "--project", str(project.settings.root)])
+    assert ended.value.code == 0
+    scores = getattr(pl, f"read_{ending}")(output)
+    assert scores.columns == ["card", "amount", "value", "missing", "error", "version"]
+    assert scores.is_empty()
 
 
 def test_the_command_line_tells_the_row_and_the_field(
@@ -246,5 +263,8 @@ def test_everything_shows_itself_in_a_notebook(project: OpenProject, answers: pl
     assert "; refusal@1 answered 0." in repr(shown[-1])
     assert "20,00" in project.tables._repr_html_()
     assert "every recomputed feature is equal" in shown[-1]._repr_html_()
+    assert re.search(
+        r"<td>card=\d+  paid_at=[\d-]+ [\d:.+]+  (refused=\d+  )?amount=[\d.]+</td>", shown[-1]._repr_html_()
+    )
     with Workspace(project.settings) as workspace:
         assert find_prediction(workspace, answers["id"][0])[0].model == "refusal"

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from headrace import Struct, changes
+from headrace.declare.event import contract_of
+from headrace.events.connector import connectors
 
 CUSTOMERS_AND_ORDERS = """
 from headrace import Struct, changes
@@ -75,6 +80,23 @@ def test_each_topic_prefix_is_a_separate_connector(tmp_path: Path) -> None:
     assert (process.returncode, "--prefix erp or shop" in process.stderr) == (2, True)
     connector = call(root, "export", "debezium", "--prefix", "erp")
     assert json.loads(connector.stdout)["config"]["table.include.list"] == r"public\.parts"
+
+
+def test_no_two_projects_and_prefixes_have_one_replication_slot() -> None:
+    """Of two connectors with one slot, each would lose the changes that the other one gets."""
+    long = "warehouse_of_the_northern_region"
+    pairs = [("a", "b_c"), ("a_b", "c"), ("a_b_c", "d"), ("a_b", "c_d"), ("a", "B"), ("a", "b"), ("a", "b.c")]
+    pairs += [(long, f"{long}{ending}") for ending in ("1", "2")]
+    names = []
+    for project, prefix in pairs:
+        row = changes(topic=f"{prefix}.public.rows", key=["id"])
+        contract = contract_of(row(type("Row", (Struct,), {"__annotations__": {"id": int}})))
+        assert contract is not None
+        (connector,) = connectors(project, [contract])
+        names.append(connector.name)
+    assert len(set(names)) == len(pairs)
+    assert all(re.fullmatch(r"[a-z0-9_]{1,63}", name) for name in names), names
+    assert (names[0], names[5]) == ("headrace_a_b_c", "headrace_a_b")
 
 
 @pytest.mark.parametrize("arguments", [("export", "debezium"), ("capture",)])

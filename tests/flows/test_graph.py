@@ -45,6 +45,15 @@ def test_the_graph_leads_from_the_topic_to_the_model(tmp_path: Path) -> None:
         ("table payment_labels", "model refusal"),
     }
 
+    assert drawn.nodes[-1].note == "3 features, /predict/refusal"
+
+
+def test_mlflow_models_that_a_project_deploys_are_drawn(tmp_path: Path) -> None:
+    drawn = draw("multi_python", tmp_path)
+    assert drawn.nodes == (GraphNode("deployed", "iris_*", "MLflow models, newest version"),)
+    assert ":::deployed" in to_mermaid(drawn)
+    assert "iris_*" in to_svg(drawn)
+
 
 @pytest.mark.parametrize("example", ["shop", "sales"])
 def test_each_part_of_a_project_is_drawn_once_and_to_the_right_of_its_inputs(

@@ -81,7 +81,8 @@ SECRETS = {
     "HEADRACE_SIGNING_KEY": "sign-0ddba11000",
 }
 PASSWORD = "pg-decafbad42"
-PROD = f'\n[profile.prod]\nmlflow = "postgresql://anna:{PASSWORD}@127.0.0.1:9/mlflow"\n'
+MLFLOW = f"postgresql://anna:{PASSWORD}@127.0.0.1:9/mlflow"
+PROD = f'\n[profile.prod]\nmlflow = "{MLFLOW}"\n'
 
 
 def call(root: Path, *arguments: str, fault: str | None = None) -> subprocess.CompletedProcess[str]:
@@ -324,9 +325,12 @@ def test_no_file_holds_a_secret(shop_after_kills: Settings) -> None:
             assert b"anna:***@" in text
         assert [secret for secret in secrets if secret in text] == [], file
     assert archives
-    out = call(shop_after_kills.root, "release", "purchase", "champion=1", "--profile", "prod", "--debug")
-    assert out.returncode == 1
-    assert PASSWORD not in out.stdout + out.stderr
+    release = ("release", "purchase", "champion=1", "--debug")
+    for arguments, code, error in ((("--profile", "prod"), 2, "has a password"), ((), 1, "MLflow failed")):
+        environment = {**os.environ, **SECRETS, **({} if arguments else {"HEADRACE_MLFLOW": MLFLOW})}
+        out = call_headrace(*release, *arguments, folder=shop_after_kills.root, environment=environment)
+        assert (out.returncode, error in out.stderr) == (code, True), out.stderr
+        assert PASSWORD not in out.stdout + out.stderr
 
 
 def test_ctrl_c_ends_a_build_without_a_traceback_and_the_next_continues_it(shop_after_kills: Settings) -> None:

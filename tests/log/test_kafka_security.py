@@ -96,13 +96,14 @@ def test_user_with_the_rights_in_the_guide_ingests_and_forwards(
         connection.admin.create_topics([NewTopic(topic, 2)])[topic].result(20)
     reading = (AclOperation.DESCRIBE, AclOperation.READ)
     allow(connection.admin, ResourceType.TOPIC, "given.", *reading, AclOperation.WRITE)
-    allow(connection.admin, ResourceType.TOPIC, "headrace.", *reading, AclOperation.WRITE, AclOperation.CREATE)
+    own = (*reading, AclOperation.WRITE, AclOperation.CREATE)
+    allow(connection.admin, ResourceType.TOPIC, "headrace.scratch.", *own)
     allow(connection.admin, ResourceType.GROUP, "headrace-", AclOperation.READ)
     allow(
         connection.admin, ResourceType.TRANSACTIONAL_ID, "headrace", AclOperation.DESCRIBE, AclOperation.WRITE
     )
     environment.setenv("HEADRACE_KAFKA_SASL_USERNAME", "guest")
-    opened = log.open(tls_broker.url)
+    opened = log.open(f"{tls_broker.url}/scratch")
     ingest = Ingest(contract, opened, lake.open(settings_of(tmp_path)), [ForwardSink(contract, opened)])
     opened.append(contract.topic, [click(1), b"no click", click(2)])
     got: list[Progress] = []
@@ -143,6 +144,7 @@ def test_user_who_may_not_ask_for_the_limit_is_refused_only_large_records(
 
 def test_the_page_on_the_log_lets_a_client_in(tls_broker: Broker, tmp_path: Path) -> None:
     project = f'[project]\nname = "shop"\n[profile.prod]\nlog = "{tls_broker.url}"\n'
+    project += "".join(f"{name}_port = 0\n" for name in ("predict", "collector", "console"))
     (tmp_path / "headrace.toml").write_text(project)
     (tmp_path / "shop").mkdir()
     (tmp_path / "shop" / "__init__.py").touch()

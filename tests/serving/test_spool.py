@@ -17,6 +17,7 @@ from tests.until import until
 from headrace import log
 from headrace.kernel.errors import Unavailable
 from headrace.kernel.files import create_draft
+from headrace.kernel.topics import stored_name
 from headrace.serving import shipper as shipping
 from headrace.serving import spool as spooling
 from headrace.serving.prediction import TOPIC, Prediction
@@ -223,7 +224,7 @@ def test_a_full_disk_gets_room_again_once_the_log_takes_the_spool(folder, topics
 
 @pytest.fixture
 def kafka(empty_broker):
-    topics = log.open(empty_broker.url)
+    topics = log.open(f"{empty_broker.url}/small")
     topics.create(TOPIC)
     yield topics
     topics.close()
@@ -242,9 +243,9 @@ def test_an_oversized_prediction_is_shipped_once_the_topic_takes_it(folder, kafk
     assert str(folder / "oversized") in caplog.text
     assert ship(folder, kafka) == ShipResult()
     spool.append(b"four")
-    set_largest_batch(empty_broker.url, TOPIC, 2_000_000)
+    set_largest_batch(empty_broker.url, stored_name(TOPIC, "small"), 2_000_000)
     kafka.close()
-    reopened = log.open(empty_broker.url)
+    reopened = log.open(f"{empty_broker.url}/small")
     assert ship(folder, reopened).predictions == 2
     assert sorted(read_log(reopened), key=len)[-1] == large
     assert len(find_oversized(folder)) == 1

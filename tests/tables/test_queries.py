@@ -15,6 +15,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import polars as pl
 import psycopg
 import pytest
@@ -386,20 +387,26 @@ def test_a_database_that_cannot_be_read_is_told_apart_from_a_wrong_query(sqlite:
         unknown.build(query("orders", SQL, database="shop"))
 
 
-def test_a_password_in_an_address_is_in_no_error(sqlite: Shop, tmp_path: Path) -> None:
+def test_a_password_in_an_address_is_in_no_error(
+    sqlite: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def shop_at(address: str, name: str) -> Shop:
+        monkeypatch.setenv("HEADRACE_DATABASES", msgspec.json.encode({"shop": address}).decode())
+        return Shop(load_settings(write(tmp_path / name, "")), sqlite.execute)
+
     for number, address in enumerate(
         ["snowflake+ada:pa/ss%40word@account/shop", "nosuch+sa:pa/ss%40word@tcp(host)"]
     ):
-        shop = Shop(project_with(tmp_path / str(number), address), sqlite.execute)
+        shop = shop_at(address, str(number))
         with pytest.raises(Unavailable, match="needs the package") as caught:
             shop.build(query("orders", SQL, database="shop"))
         assert "pa/ss" not in str(caught.value)
         assert clean_text("the driver says: pa/ss@word is wrong") == "the driver says: *** is wrong"
-    shop = Shop(project_with(tmp_path / "encoded", "postgresql://ada:pa%zzs@host/db"), sqlite.execute)
+    shop = shop_at("postgresql://ada:pa%zzs@host/db", "encoded")
     with pytest.raises(Unavailable, match=r"percent-encoded token: \"\*\*\*\""):
         shop.build(query("orders", SQL, database="shop"))
     for number, address in enumerate(["postgresql://ada:pa/ss@host/db", "postgresql://ada:5pa?ss@host/db"]):
-        shop = Shop(project_with(tmp_path / f"postgresql{number}", address), sqlite.execute)
+        shop = shop_at(address, f"postgresql{number}")
         with pytest.raises(ProjectError, match="has a sign that must be encoded") as refused:
             shop.build(query("orders", SQL, database="shop"))
         assert "ss@" not in str(refused.value)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import click
 
 from headrace.cli import show
@@ -14,6 +12,7 @@ from headrace.flows.trace.why import ViewWhy, Why
 from headrace.flows.trace.why import why as explain
 from headrace.flows.trace.why_event import EventWhy, why_event
 from headrace.kernel.counts import plural
+from headrace.kernel.pairs import format_value, join_pairs
 from headrace.lineage.graph import Node
 
 __all__ = ["why"]
@@ -70,7 +69,7 @@ def _show_event(call: Call, event: EventWhy) -> None:
         ("key", None if event.key is None else show.readable(event.key)),
         *((f"header {name}", show.readable(value)) for name, value in (event.headers or {}).items()),
         ("bytes", None if event.raw is None else show.readable(event.raw)),
-        ("values", None if event.values is None else _pairs(event.values)),
+        ("values", None if event.values is None else join_pairs(event.values)),
     ]
     show.table(None, ["", ""], [row for row in rows if row[1] is not None])
     if event.outcomes:
@@ -98,7 +97,7 @@ def _print_event_json(event: EventWhy) -> None:
 
 def _print_answer(answer: Why) -> None:
     prediction = answer.prediction
-    outcome = f"predicted {_text(prediction.value)}" if prediction.error is None else "failed to answer"
+    outcome = f"predicted {format_value(prediction.value)}" if prediction.error is None else "failed to answer"
     click.echo(
         f"Prediction {prediction.id}: {prediction.model} version {prediction.version} {outcome}"
         f" at {prediction.at:%Y-%m-%d %H:%M:%S.%f} UTC"
@@ -117,8 +116,8 @@ def _print_view(view: ViewWhy) -> None:
     features = [
         (
             feature.name,
-            _text(feature.served),
-            _text(feature.recomputed),
+            format_value(feature.served),
+            format_value(feature.recomputed),
             words[feature.equal],
             feature.events,
         )
@@ -133,7 +132,7 @@ def _print_view(view: ViewWhy) -> None:
                 f"{event.partition}:{event.offset}",
                 f"{event.time:%Y-%m-%d %H:%M:%S}",
                 f"{event.arrived_at:%Y-%m-%d %H:%M:%S}",
-                _pairs(event.values or {}),
+                join_pairs(event.values or {}),
             )
             for event in view.events
         ]
@@ -143,7 +142,7 @@ def _print_view(view: ViewWhy) -> None:
             f"  row of {view.row.table}, snapshot {view.row.snapshot},"
             f" valid from {view.row.time:%Y-%m-%d %H:%M}:"
         )
-        click.echo(f"    {_pairs(view.row.values)}")
+        click.echo(f"    {join_pairs(view.row.values)}")
         for origin in view.row.origins:
             click.echo(f"    its day was made from {_origin(origin)}")
     for note in view.notes:
@@ -186,11 +185,3 @@ def _origin(origin: Origin) -> str:
     days = "" if origin.first is None else f" of {origin.first}"
     until = "" if origin.last in (None, origin.first) else f" to {origin.last}"
     return f"{events} of topic {origin.name}{days}{until}"
-
-
-def _pairs(values: Mapping[str, object]) -> str:
-    return "  ".join(f"{name}={_text(value)}" for name, value in values.items() if value is not None)
-
-
-def _text(value: object) -> str:
-    return "missing" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)

@@ -41,6 +41,7 @@ from headrace.kernel.secrets import mask_secrets
 
 __all__ = [
     "FILE",
+    "GIVEN",
     "PARTS",
     "Settings",
     "find_root",
@@ -51,8 +52,10 @@ __all__ = [
 ]
 
 FILE = "headrace.toml"
+GIVEN = ("state", "project")
+"""Fields of the settings classes that are not settings."""
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
-_STATE = "state"  # a field of every settings class that is not a setting
+_OWNER = "project"  # the file in the state folder with the project's name
 
 
 class Settings(Struct, frozen=True):
@@ -95,10 +98,14 @@ class Settings(Struct, frozen=True):
         return self.state.joinpath(*parts)
 
     def make_state(self) -> Path:
-        """Creates the state folder (0700) if it does not exist; returns it. Git ignores the folder."""
+        """Creates the state folder (0700) if it does not exist; returns it. Git ignores the folder, and it has
+        the project's name."""
         ignore = make_private(self.state) / ".gitignore"
         if not ignore.is_file():  # a project that `headrace init` did not make may have none at its root
             write_file(ignore, b"*\n")
+        owner = self.state / _OWNER
+        if not owner.is_file():
+            write_file(owner, self.project.encode())
         return self.state
 
     def find_scratch(self) -> Path | None:
@@ -166,7 +173,7 @@ _TYPES: dict[str, Any] = {
     field.encode_name: field.type
     for part in PARTS.values()
     for field in msgspec.structs.fields(part)
-    if field.name != _STATE
+    if field.name not in GIVEN
 }
 """Setting → its type."""
 
@@ -201,10 +208,14 @@ def make_settings(
     typed = {name: _convert(value, name, f"{where}.{name}", strict=True) for name, value in values.items()}
     for address in typed.get("databases", {}).values():
         mask_secrets(word for word in find_passwords(address) if len(word) > 2)  # shorter: every text has it
+    given = {"state": state, "project": project}
     parts = {}
     for name, part in PARTS.items():
-        fields = [field for field in msgspec.structs.fields(part) if field.encode_name in typed]
-        parts[name] = part(state=state, **{field.name: typed[field.encode_name] for field in fields})
+        fields = msgspec.structs.fields(part)
+        chosen = {field.name: typed[field.encode_name] for field in fields if field.encode_name in typed}
+        parts[name] = part(
+            **chosen, **{field.name: given[field.name] for field in fields if field.name in GIVEN}
+        )
     return Settings(root, project, profile, state, typed, schedules, **parts)  # type: ignore[arg-type]
 
 
@@ -262,7 +273,7 @@ def load_settings(root: Path | None = None, profile: str | None = None) -> Setti
             remedy=f"Its profiles are {', '.join(known)}; add [profile.{name}] or name another.",
         )
     project = _project_name(document.get("project", {}), path)
-    state = Path(os.environ.get("HEADRACE_STATE") or root / ".headrace") / name
+    state = _find_state(root, project, name)
     where = f"{path}: profile.{name}"
     in_file = profiles.get(name, {})
     make_settings(root, project, name, state=state, values=in_file, where=where)  # checked even if overridden
@@ -305,6 +316,21 @@ def _project_name(block: Any, path: Path) -> str:
             remedy="Use lower-case letters, digits and _, as for a Python package.",
         )
     return name
+
+
+def _find_state(root: Path, project: str, profile: str) -> Path:
+    """The state folder. Raises ProjectError if HEADRACE_STATE names the folder of another project's state."""
+    default = root / ".headrace"
+    home = Path(os.environ.get("HEADRACE_STATE") or default)
+    owner = home / profile / _OWNER
+    if home.resolve() != default.resolve() and owner.is_file() and owner.read_text() != project:
+        raise ProjectError(
+            f"{owner.parent} has the state of project {owner.read_text()!r}, not of {project!r}",
+            where="the environment: HEADRACE_STATE",
+            remedy=f"Give each project its own folder, such as {home / project}. If this project was renamed,"
+            f" delete {owner}.",
+        )
+    return home / profile
 
 
 def _read_environment() -> dict[str, Any]:

@@ -19,13 +19,14 @@ from headrace.declare.place import Place
 from headrace.declare.reserved import EVENT_COLUMNS, refuse_reserved
 from headrace.kernel.errors import ProjectError
 from headrace.kernel.time import from_micros, micros
+from headrace.kernel.topics import SYSTEM
 
 __all__ = ["Contract", "contract_of", "event", "is_struct", "table_of"]
 
 S = TypeVar("S", bound=type[Struct])
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_TOPIC = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,199}")  # what every log accepts
+_TOPIC = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9._-]{1,249}")  # as Kafka has it
 
 
 def _to_instant(value: str | date) -> datetime:
@@ -153,7 +154,7 @@ class event(_EventRules):  # noqa: N801  it is a decorator
             raise ProjectError(
                 f"{self.topic!r} is not a valid topic name",
                 where=place,
-                remedy="Use letters, digits, '.', '_' and '-', at most 200, and no dot at the beginning.",
+                remedy="Use letters, digits, '.', '_' and '-', at most 249.",
             )
         if self.dedup_within is not None and not self.identity:
             raise ProjectError("dedup_within= needs identity=, the fields that identify an event", where=place)
@@ -178,6 +179,12 @@ class event(_EventRules):  # noqa: N801  it is a decorator
         if self.forward is not None and len({self.topic, *self.forward}) != 3:
             raise ProjectError(
                 f"forward={self.forward!r} must name two topics other than {self.topic!r}", where=place
+            )
+        if any(topic.startswith(SYSTEM) for topic in self.forward or ()):
+            raise ProjectError(
+                f"forward={self.forward!r}: topics that begin with {SYSTEM!r} are reserved for Headrace",
+                where=place,
+                remedy="Forward to topics of other names.",
             )
 
     def __call__(self, struct: S) -> S:

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 import attrs
 
 from headrace.declare.event import Contract
+from headrace.kernel.digest import short_digest
 from headrace.kernel.errors import ProjectError
 
 __all__ = ["VARIABLES", "Connector", "connectors"]
@@ -25,6 +26,7 @@ VARIABLES = {
 }
 """Setting → the environment variable that holds it, by the names that PostgreSQL's programs use."""
 
+_SLOT = re.compile(r"[a-z0-9_]{1,63}")
 _INVALID = re.compile(r"[^a-z0-9_]")
 
 
@@ -66,8 +68,7 @@ def connectors(project: str, contracts: Iterable[Contract]) -> list[Connector]:
 
 
 def _connector(project: str, prefix: str, contracts: list[Contract]) -> Connector:
-    # The name of a replication slot has letters, digits and _, and at most 63 of them.
-    name = _INVALID.sub("_", f"headrace_{project}_{prefix}".lower())[:63]
+    name = _name_of(project, prefix)
     tables = sorted(contract.topic.removeprefix(f"{prefix}.") for contract in contracts)
     settings = {
         "connector.class": "io.debezium.connector.postgresql.PostgresConnector",
@@ -89,3 +90,15 @@ def _connector(project: str, prefix: str, contracts: list[Contract]) -> Connecto
     }
     topics = tuple(f"{prefix}.{table}" for table in tables)
     return Connector(name, prefix, settings, topics, max(contract.partitions for contract in contracts))
+
+
+def _name_of(project: str, prefix: str) -> str:
+    """The connector's name. A replication slot's has lower-case letters, digits and _, at most 63 of them.
+
+    Where another project and prefix would have the same name, it ends with a digest: of two connectors with one
+    slot, each would lose the changes that the other one got.
+    """
+    name = f"headrace_{project}_{prefix}"
+    if "_" not in project and _SLOT.fullmatch(name):
+        return name
+    return f"{_INVALID.sub('_', name.lower())[:50]}_{short_digest(f'{project} {prefix}')[:12]}"

@@ -63,7 +63,9 @@ def read_events(file: Path) -> Iterator[bytes]:
 def _kind(file: Path) -> str:
     if file.is_dir():
         raise CallError(
-            "it is a folder", where=str(file), remedy="Name a file; send the files of a folder one by one."
+            "it is a folder",
+            where=str(file),
+            remedy="Name a file, and call the command once for each file of a folder.",
         )
     if not file.is_file():
         raise CallError("the file does not exist", where=str(file))

@@ -7,6 +7,7 @@ from msgspec import Struct
 from headrace.config.settings import Settings
 from headrace.kernel.run import Dataset
 from headrace.kernel.secrets import clean_text
+from headrace.kernel.topics import stored_name
 
 __all__ = ["Names", "job_name", "kind_and_name", "split_version"]
 
@@ -45,7 +46,7 @@ class Names(Struct, frozen=True):
         is the run that trained it) is `bundle/NAME`.
         """
         if dataset.kind == "topic" and self.kafka is not None:
-            return self.kafka, dataset.name
+            return self.kafka, stored_name(dataset.name, self.project)
         kind = "bundle" if _is_bundle(dataset) else dataset.kind
         return f"headrace://{self.project}", f"{kind}/{split_version(dataset)[0]}"
 

@@ -12,7 +12,9 @@ __all__ = ["Batch", "Log", "Member", "append_fitting", "lag", "open", "record_si
 def open(url: str) -> Log:  # noqa: A001
     """Opens the log at an address.
 
-    `sqlite:///folder` holds one SQLite file for each topic; `kafka://host:port,...` is a cluster.
+    `sqlite:///folder` holds one SQLite file for each topic. `kafka://host:port,.../PROJECT` is a cluster with
+    the system topics of a project, `kafka://host:port,...` one without any. A project's log is at
+    `settings.log.url`.
 
     Raises:
         ProjectError: the address is neither of these, or holds a password.
@@ -23,8 +25,9 @@ def open(url: str) -> Log:  # noqa: A001
         from headrace.log.sqlite.log import SqliteLog
 
         return SqliteLog(str(path_of(url)))
-    if separator and scheme == "kafka":
-        if "@" in rest:
+    brokers, slash, project = rest.partition("/")
+    if separator and scheme == "kafka" and (project.isidentifier() or not slash):
+        if "@" in brokers:
             raise ProjectError(
                 "the address of a log must not hold a user or a password",
                 where="headrace.toml: log",
@@ -32,7 +35,7 @@ def open(url: str) -> Log:  # noqa: A001
             )
         from headrace.log.kafka.log import KafkaLog
 
-        return KafkaLog(rest)
+        return KafkaLog(brokers, project or None)
     raise ProjectError(
         f"{url!r} is not a valid log address",
         where="headrace.toml: log",

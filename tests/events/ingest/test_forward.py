@@ -21,7 +21,7 @@ from tests.events.clicks import click
 from tests.log.topics import set_largest_batch
 from tests.until import until
 
-from headrace import log
+from headrace import event, log
 from headrace.declare.event import Contract
 from headrace.events.ingest import forward as forwarding
 from headrace.events.ingest.forward import ForwardSink
@@ -41,7 +41,7 @@ from headrace.log.kafka.topics import KafkaTopics
 
 @pytest.fixture
 def kafka(broker: Broker) -> Iterator[Log]:
-    opened = log.open(broker.url)
+    opened = log.open(f"{broker.url}/scratch")
     yield opened
     opened.close()
 
@@ -166,7 +166,7 @@ def test_a_kill_at_any_point_leaves_every_event_forwarded_once(
         values = [click(n) if n % 5 else b"no %d" % n for n in range(500)]
         positions = kafka.append(forwarding_contract.topic, values, [b"%d" % n for n in range(500)])
         order: dict[str, object] = {"folder": str(tmp_path), "fault": f"{point}:2"}
-        order["forward"] = [broker.url, forwarding_contract.topic]
+        order["forward"] = [f"{broker.url}/scratch", forwarding_contract.topic]
         fork_server.stdin.write(json.dumps(order) + "\n")
         fork_server.stdin.flush()
         status = int(fork_server.stdout.readline())
@@ -190,7 +190,7 @@ def test_workers_that_divide_a_topic_forward_each_event_once(
     positions = kafka.append(forwarding_contract.topic, values, [b"%d" % n for n in range(2_000)])
 
     def work() -> None:
-        worker_log = log.open(broker.url)
+        worker_log = log.open(f"{broker.url}/scratch")
         ingest_and_forward(forwarding_contract, worker_log, lake)
         worker_log.close()
 
@@ -274,6 +274,12 @@ def test_a_process_that_hung_cannot_forward_after_another_took_over(
 def test_forwarding_from_the_embedded_log_is_refused(contract: Contract, events_log: Log) -> None:
     with pytest.raises(ProjectError, match="needs a log on Kafka"):
         ForwardSink(attrs.evolve(contract, forward=("clicks.valid", "clicks.invalid")), events_log)
+
+
+@pytest.mark.parametrize("forward", [("headrace.alerts", "bad"), ("good", "headrace.other.releases")])
+def test_no_event_is_forwarded_to_a_system_topic(forward: tuple[str, str]) -> None:
+    with pytest.raises(ProjectError, match=r"topics that begin with 'headrace\.' are reserved for Headrace"):
+        event(topic="clicks", time="at", forward=forward)
 
 
 def test_a_good_event_too_large_to_forward_is_reported_and_blocks_no_other(

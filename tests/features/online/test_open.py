@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from headrace.config.settings import make_settings
+from headrace.features.online.store import filled_views
 from headrace.features.online.store import open as open_store
 from headrace.kernel.errors import ProjectError, Unavailable
 
@@ -38,3 +39,15 @@ def test_another_address_is_refused_with_the_schemes_that_work(tmp_path: Path) -
     assert caught.value.remedy == (
         "Use sqlite, or an address whose scheme is one of: sqlite, postgresql, postgres, redis, rediss, unix."
     )
+
+
+def test_a_file_of_another_project_is_refused(tmp_path: Path) -> None:
+    """Equal views of two projects are one view in a file, which would have the values of either."""
+    values = {"online": f"sqlite://{tmp_path}/shared.db"}
+    open_store(make_settings(tmp_path, "shop", values=values)).close()
+    open_store(make_settings(tmp_path, "shop", values=values)).close()
+    for use in (open_store, filled_views):
+        with pytest.raises(ProjectError, match=r"shared\.db belongs to project 'shop', not to 'bank'"):
+            use(make_settings(tmp_path, "bank", values=values))
+    open_store(make_settings(tmp_path, "shop")).close()
+    open_store(make_settings(tmp_path, "bank")).close()  # the project in this folder was renamed

@@ -29,6 +29,7 @@ from headrace.features.online.database import (
 from headrace.features.online.keys import KeySchema, PackedKey
 from headrace.features.plan import StoredView
 from headrace.kernel.addresses import path_of
+from headrace.kernel.errors import ProjectError
 from headrace.kernel.position import Position, decode_position, encode_position
 from headrace.kernel.private import make_private
 from headrace.kernel.sqlite import name_errors, open_shared, transaction
@@ -70,9 +71,9 @@ def open_sqlite(path: str | Path, *, clock: Callable[[], int] = now_micros) -> E
     return EntityStore(SqliteDatabase(path), clock=clock)
 
 
-def open_database(url: str, project: str) -> SqliteDatabase:  # noqa: ARG001  the file is the project's
-    """Opens the database of the online store at `sqlite:///path`. Raises Unavailable as SqliteDatabase."""
-    return SqliteDatabase(path_of(url))
+def open_database(url: str, project: str | None) -> SqliteDatabase:
+    """Opens the database of the online store at `sqlite:///path`. Raises errors as SqliteDatabase."""
+    return SqliteDatabase(path_of(url), project)
 
 
 class SqliteDatabase:
@@ -80,12 +81,14 @@ class SqliteDatabase:
 
     Args:
         path: the file; created with the folders above it.
+        project: the project that the file belongs to; None: it lies where only one project can have it.
 
     Raises:
+        ProjectError: the file belongs to another project.
         Unavailable: the file cannot be opened or another process keeps it locked.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, project: str | None = None) -> None:
         self.where = str(path)
         self._local = threading.local()
         self._connections: list[sqlite3.Connection] = []
@@ -94,6 +97,24 @@ class SqliteDatabase:
         if not self._query("select 1 from sqlite_master where name = 'views'"):
             with self.writing():
                 self._db().execute(_SCHEMA)
+                if project is not None:
+                    self._db().execute("create table if not exists owner (project text not null)")
+                    insert = "insert into owner select ? where not exists (select 1 from owner)"
+                    self._db().execute(insert, (project,))
+        if project is not None:
+            self._check_owner(project)
+
+    def _check_owner(self, project: str) -> None:
+        """Raises ProjectError if the file belongs to another project: equal views of both would be one."""
+        if not self._query("select 1 from sqlite_master where name = 'owner'"):
+            return  # an earlier Headrace made the file
+        ((owner,),) = self._query("select project from owner")
+        if owner != project:
+            raise ProjectError(
+                f"the online store in {self.where} belongs to project {owner!r}, not to {project!r}",
+                where="setting online",
+                remedy="Name another file. If the project was renamed, remove it: a build fills a new one.",
+            )
 
     @contextmanager
     def writing(self, views: Sequence[StoredView] = ()) -> Iterator[None]:

@@ -275,5 +275,7 @@ def _open_database(settings: Settings) -> StateDatabase:
         if error.name not in EXTRAS:
             raise
         raise describe_missing(error.name, f"an online store at {scheme}://") from error
-    database: StateDatabase = module.open_database(url, settings.project)
+    # The file in the project's own state is the project's, whatever its name.
+    project = None if settings.online.address == "sqlite" else settings.project
+    database: StateDatabase = module.open_database(url, project)
     return database

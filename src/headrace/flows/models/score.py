@@ -35,7 +35,7 @@ from headrace.training.trainers.folder import Predictor, load_model
 from headrace.training.training_set import table_reader, visible_snapshots
 from headrace.workspace import Workspace
 
-__all__ = ["Score", "Scores", "add_scores", "check_columns", "list_answers", "score"]
+__all__ = ["Score", "Scores", "add_scores", "check_columns", "list_answers", "make_answers", "score"]
 
 _logger = logging.getLogger(__name__)
 _FIELD = re.compile(r"\$\.([^`\[]+)|field `([^`]+)`")
@@ -164,14 +164,19 @@ def add_scores(frame: pl.DataFrame, scores: Scores, *, explain: bool = False) ->
     Raises:
         CallError: the frame has a column of such a name.
     """
-    schema: dict[str, Any] = {"missing": pl.List(pl.String), "error": pl.String, "version": pl.Int64}
-    answers = pl.DataFrame(
-        list_answers(scores, explain=explain), schema_overrides=schema, infer_schema_length=None
-    )
-    if not scores.rows:
-        answers = pl.DataFrame(schema={"value": pl.Float64(), **schema})
+    answers = make_answers(scores, explain=explain)
     check_columns(frame.columns, answers.columns)
     return frame.hstack(answers)
+
+
+def make_answers(scores: Scores, *, explain: bool = False) -> pl.DataFrame:
+    """`list_answers` as a frame, whose columns have their types even if no row has a value."""
+    schema: dict[str, Any] = {"missing": pl.List(pl.String), "error": pl.String, "version": pl.Int64}
+    if not scores.rows:
+        return pl.DataFrame(schema={"value": pl.Float64(), **schema})
+    return pl.DataFrame(
+        list_answers(scores, explain=explain), schema_overrides=schema, infer_schema_length=None
+    )
 
 
 def list_answers(scores: Scores, *, explain: bool = False) -> list[dict[str, Any]]:

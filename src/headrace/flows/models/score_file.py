@@ -13,7 +13,7 @@ import polars as pl
 from msgspec import Struct
 
 from headrace.events.files import read_events
-from headrace.flows.models.score import Scores, check_columns, list_answers
+from headrace.flows.models.score import Scores, check_columns, list_answers, make_answers
 from headrace.kernel.errors import CallError
 
 __all__ = ["FORMATS", "Format", "RowsFile", "read_rows", "write_scores"]
@@ -67,24 +67,23 @@ def write_scores(
     Raises:
         CallError: the rows have a column with the name of an answer's.
     """
-    answers = list_answers(scores, explain=explain)
-    added = list(dict.fromkeys(name for answer in answers for name in answer))
-    check_columns(file.columns, added)
+    answers, frame = list_answers(scores, explain=explain), make_answers(scores, explain=explain)
+    check_columns(file.columns, frame.columns)
     pairs = zip(file.rows, answers, strict=True)
     if format == "ndjson":
         encode = msgspec.json.Encoder().encode
         stream.writelines(encode({**row, **answer}) + b"\n" for row, answer in pairs)
     elif format == "csv":
         text = io.TextIOWrapper(stream, encoding="utf-8", errors="surrogateescape", newline="")
-        writer = csv.DictWriter(text, [*file.columns, *added], lineterminator="\n")
+        writer = csv.DictWriter(text, [*file.columns, *frame.columns], lineterminator="\n")
         writer.writeheader()
         writer.writerows(_to_cells({**row, **answer}) for row, answer in pairs)
         text.flush()
         text.detach()
     else:
-        pl.DataFrame([{**row, **answer} for row, answer in pairs], infer_schema_length=None).write_parquet(
-            stream
-        )
+        rows = [{name: row.get(name) for name in file.columns} for row in file.rows]
+        given = pl.DataFrame(rows, schema=file.columns, infer_schema_length=None)
+        given.hstack(frame).write_parquet(stream)
 
 
 def _decode(line: bytes, file: Path, number: int) -> dict[str, Any]:

@@ -185,7 +185,7 @@ def _run_check(what: str, check: Callable[[], str]) -> Diagnosis:
 
 def _log(workspace: Workspace) -> str:
     topics = plural(len(workspace.log.topics()), "topic")
-    if urlsplit(workspace.settings.log.url).scheme != "kafka":
+    if not workspace.settings.log.is_shared:
         return topics
     protocol = os.environ.get("HEADRACE_KAFKA_SECURITY_PROTOCOL", "PLAINTEXT").upper()
     return f"{topics}; this user is accepted by {protocol}"
@@ -247,7 +247,8 @@ def _spool(settings: Settings) -> Iterator[Diagnosis]:
     large = len(find_oversized(folder))
     if large:
         remedy = "On Kafka, raise the topic's max.message.bytes: then they are shipped."
-        what = f"{large:,} are larger than topic {PREDICTIONS} accepts: {folder_of_oversized(folder)}"
+        topic = settings.log.stored_name(PREDICTIONS)
+        what = f"{large:,} are larger than topic {topic} accepts: {folder_of_oversized(folder)}"
         yield Diagnosis("predictions", False, what, remedy)
     if find_up(settings) is not None:
         return

@@ -14,6 +14,7 @@ from msgspec import Struct
 from headrace.features.plan import AsOfView, FeaturePlan, OnDemandView, WindowedView
 from headrace.flows.build.context import BuildContext
 from headrace.flows.build.project_code import ProjectCode, read_project_code
+from headrace.flows.models.deploy_file import read_deploy_file
 from headrace.flows.project.status import Status
 from headrace.kernel.counts import plural
 from headrace.kernel.errors import CallError
@@ -22,7 +23,8 @@ from headrace.workspace import Workspace
 
 __all__ = ["GraphEdge", "GraphNode", "NodeKind", "ProjectGraph", "graph"]
 
-NodeKind = Literal["source", "topic", "table", "view", "model", "release", "publication"]
+NodeKind = Literal["source", "topic", "table", "view", "model", "release", "publication", "deployed"]
+_DEPLOY_FILE = "models.yaml"
 
 
 class GraphNode(Struct, frozen=True):
@@ -71,13 +73,15 @@ def graph(workspace: Workspace, state: Status | None = None, *, load_features: b
 
     Args:
         workspace: the project to work on.
-        state: its status, which the notes tell of; None: the graph says only what is declared.
+        state: its status, which the notes tell of; None: the graph says only what is declared, and the MLflow
+            models that `models.yaml` selects.
         load_features: whether to compile features that were edited since the last build, which loads Feast. If
             not, the graph is that of the last build.
 
     Raises:
         ProjectError: the project is wrong.
-        CallError: no build has recorded the project, and features are not to be loaded.
+        CallError: no build has recorded the project, and features are not to be loaded; or `models.yaml` is not
+            valid.
     """
     context = BuildContext(workspace)
     code = context.code if load_features else _read_recorded(context)
@@ -100,6 +104,7 @@ def graph(workspace: Workspace, state: Status | None = None, *, load_features: b
         *models,
         *(node for node in releases if node is not None),
         *(GraphNode("publication", name, f"to {p.database}") for name, p in code.publications.items()),
+        *(_list_selected(workspace) if state is None else _list_deployed(state)),
     ]
     edges += [GraphEdge(f"model {node.name}", node.id) for node in releases if node is not None]
     topics = {f"table {table}": f"topic {topic}" for topic, table in code.topics.items()}
@@ -191,11 +196,26 @@ def _describe_table(code: ProjectCode, name: str, state: Status | None) -> Graph
 
 
 def _describe_model(name: str, plan: FeaturePlan, state: Status | None) -> GraphNode:
-    count = plural(len(plan.features), "feature")
+    door = "" if state else f", /predict/{name}"
+    note = f"{plural(len(plan.features), 'feature')}{door}"
     stale = _stale(state) if state else frozenset()
     return GraphNode(
-        "model", name, count, bool(stale & {f"train-{name}", f"training_set-{name}", f"inputs-{name}"})
+        "model", name, note, bool(stale & {f"train-{name}", f"training_set-{name}", f"inputs-{name}"})
     )
+
+
+def _list_selected(workspace: Workspace) -> Iterable[GraphNode]:
+    """The MLflow models that the project's file for `headrace deploy` selects."""
+    file = workspace.settings.root / _DEPLOY_FILE
+    for selection in read_deploy_file(file).models if file.is_file() else ():
+        version = selection.alias or ("newest version" if selection.version is None else selection.version)
+        yield GraphNode("deployed", selection.name, f"MLflow models, {version}")
+
+
+def _list_deployed(state: Status) -> Iterable[GraphNode]:
+    for model in state.deployed:
+        note = f"{model.model} {model.version}, Python {model.python}, {model.state}"
+        yield GraphNode("deployed", model.name, note)
 
 
 def _describe_release(state: Status, model: str) -> GraphNode | None:

@@ -15,6 +15,7 @@ _SHAPES: dict[NodeKind, tuple[str, str]] = {
     "model": ("{{", "}}"),
     "release": ("([", "])"),
     "publication": ("[/", "/]"),
+    "deployed": ("{{", "}}"),
 }
 
 

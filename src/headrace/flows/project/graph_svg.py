@@ -22,6 +22,7 @@ COLORS: dict[NodeKind, tuple[str, str]] = {
     "model": ("#fce4ec", "#ad1457"),
     "release": ("#fce4ec", "#ad1457"),
     "publication": ("#eceff1", "#546e7a"),
+    "deployed": ("#fce4ec", "#ad1457"),
 }
 """Kind of a node → the colors of its area and of its border."""
 _HEIGHT, _GAP, _BETWEEN, _MARGIN = 58, 18, 56, 12  # of a box, between boxes, between columns, around all

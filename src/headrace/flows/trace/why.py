@@ -19,6 +19,7 @@ from headrace.flows.trace.evidence import Evidence, RawEvent, Row, find_events, 
 from headrace.kernel.counts import plural
 from headrace.kernel.errors import CallError, HeadraceError, Refused, Unavailable
 from headrace.kernel.html import LIMIT, html_table
+from headrace.kernel.pairs import join_pairs
 from headrace.kernel.position import SnapshotPosition
 from headrace.kernel.time import micros
 from headrace.lake import Lake
@@ -172,7 +173,12 @@ class Why(Struct, frozen=True):
                 is_equal = {True: "equal", False: "differs", None: "not recomputed"}[feature.equal]
                 rows.append((feature.name, feature.served, feature.recomputed, is_equal, feature.events))
         events = [
-            (view.name, f"{event.partition}:{event.offset}", f"{event.time:%F %T}", event.values)
+            (
+                view.name,
+                f"{event.partition}:{event.offset}",
+                f"{event.time:%F %T}",
+                join_pairs(event.values or {}),
+            )
             for view in self.views
             for event in view.events
         ]

@@ -12,8 +12,9 @@ from itertools import count
 from pathlib import Path
 from typing import NoReturn
 
-from headrace.kernel.errors import RecordsRefused
+from headrace.kernel.errors import RecordsRefused, Refused
 from headrace.kernel.extras import describe_missing
+from headrace.kernel.topics import SYSTEM
 from headrace.log.partition import partition_of
 from headrace.log.port import Batch, Headers, check_lengths, check_sizes, record_sizes
 from headrace.log.slot import MemberSlot
@@ -27,6 +28,7 @@ from headrace.log.kafka.connection import KafkaConnection
 from headrace.log.kafka.forwarder import KafkaForwarder
 from headrace.log.kafka.limits import BatchRefused, TopicLimits
 from headrace.log.kafka.member import KafkaMember
+from headrace.log.kafka.names import TopicNames
 from headrace.log.kafka.reader import KafkaReaders
 from headrace.log.kafka.topics import KafkaTopics
 from headrace.log.kafka.writer import KafkaWriters
@@ -41,12 +43,14 @@ class KafkaLog:
 
     Args:
         brokers: `host:port,...`.
+        project: the project whose system topics it has; None: it has none.
     """
 
     is_dense = False
 
-    def __init__(self, brokers: str) -> None:
+    def __init__(self, brokers: str, project: str | None = None) -> None:
         self._connection = KafkaConnection(brokers)
+        self._names = TopicNames(project, self._connection.where)
         self._topics = KafkaTopics(self._connection)
         self._limits = TopicLimits(self._topics.largest_batch)
         self._readers = KafkaReaders(self._connection.config)
@@ -54,23 +58,26 @@ class KafkaLog:
         self._turn = count()
 
     def create(self, topic: str, partitions: int = 1, retention: timedelta | None = None) -> None:
-        self._topics.create(topic, partitions, retention)
+        stored = self._names.to_stored(topic)
+        if stored != topic:
+            self._names.check_earlier(topic, self._topics.names())
+        self._topics.create(stored, partitions, retention)
 
     def retention(self, topic: str) -> timedelta | None:
-        return self._topics.retention(topic)
+        return self._topics.retention(self._names.to_stored(topic))
 
     def topics(self) -> list[str]:
-        return self._topics.names()
+        return self._names.to_topics(self._topics.names())
 
     def identity(self, topic: str) -> str:
-        return self._topics.identity(topic)
+        return self._topics.identity(self._names.to_stored(topic))
 
     def partitions(self, topic: str) -> int:
-        return self._topics.partitions(topic)
+        return self._topics.partitions(self._names.to_stored(topic))
 
     def grow(self, topic: str, partitions: int) -> None:
         """Adds log partitions until the topic has this number (KafkaTopics.grow)."""
-        self._topics.grow(topic, partitions)
+        self._topics.grow(self._names.to_stored(topic), partitions)
 
     def append(
         self,
@@ -80,7 +87,8 @@ class KafkaLog:
         headers: Sequence[Headers | None] | None = None,
     ) -> list[tuple[int, int]]:
         check_lengths(topic, values, keys, headers)
-        partitions = self.partitions(topic)
+        topic = self._names.to_stored(topic)
+        partitions = self._topics.partitions(topic)
         if not values:
             return []
         keyless = next(self._turn) % partitions
@@ -127,42 +135,65 @@ class KafkaLog:
         )
 
     def largest(self, topic: str) -> int:
-        self.partitions(topic)
+        topic = self._names.to_stored(topic)
+        self._topics.partitions(topic)
         with self._connection.name_errors():
             return self._limits.of(topic).largest
 
     def read(self, topic: str, offsets: Mapping[int, int], limit: int) -> Batch:
-        self.partitions(topic)
+        topic = self._names.to_stored(topic)
+        self._topics.partitions(topic)
         with self._connection.name_errors(), self._readers.borrow(topic, offsets) as reader:
             return reader.read(lambda: self._topics.end(topic, offsets), limit)
 
     def wait(self, topic: str, offsets: Mapping[int, int], timeout: float) -> bool:
-        self.partitions(topic)
+        topic = self._names.to_stored(topic)
+        self._topics.partitions(topic)
         with self._connection.name_errors(), self._readers.borrow(topic, offsets) as reader:
             return reader.wait(self._topics.end(topic, offsets), timeout)
 
     def start(self, topic: str) -> dict[int, int]:
-        return self._topics.start(topic)
+        return self._topics.start(self._names.to_stored(topic))
 
     def end(self, topic: str) -> dict[int, int]:
-        return self._topics.end(topic)
+        return self._topics.end(self._names.to_stored(topic))
 
     def trim(self, topic: str, offsets: Mapping[int, int]) -> None:
-        self._topics.trim(topic, offsets)
+        self._topics.trim(self._names.to_stored(topic), offsets)
 
     def join(
         self, topic: str, group: str, folder: Path, settle: Callable[[], None] = lambda: None
     ) -> KafkaMember:
-        self.partitions(topic)
+        topic = self._names.to_stored(topic)
+        self._topics.partitions(topic)
         slot = MemberSlot(folder, f"{group}-{topic}")
         with self._connection.name_errors():
             return KafkaMember(self._connection.config, topic, group, slot, settle)
 
     def forwarder(self, name: str, partitions: int, topics: Sequence[str]) -> KafkaForwarder:
-        """Opens a forwarder to these topics, whose transactions also store a position (KafkaForwarder)."""
+        """Opens a forwarder to these topics, whose transactions also store a position (KafkaForwarder).
+
+        Raises:
+            Refused: another project has a forwarder of this name.
+        """
+        stored = self._names.to_stored(name)
+        if stored != name:
+            self._check_sole(name, stored, topics)
         return KafkaForwarder(
-            self._connection.config, name, partitions, self._topics.create_compacted, self._limits, topics
+            self._connection.config, stored, partitions, self._topics.create_compacted, self._limits, topics
         )
+
+    def _check_sole(self, name: str, stored: str, topics: Sequence[str]) -> None:
+        """Raises Refused if the cluster has the positions of another project's forwarder of this name."""
+        ending = name.removeprefix(SYSTEM.rstrip("."))
+        for other in self._topics.names():
+            if other.startswith(SYSTEM) and other.endswith(ending) and other != stored:
+                raise Refused(
+                    f"another project forwards the same topic to {' and '.join(topics)}: these would have each"
+                    " event twice",
+                    where=f"{self._connection.where}, topic {other}",
+                    remedy="Forward to other topics. If the other project forwards no more, delete that topic.",
+                )
 
     def close(self) -> None:
         self._readers.close()

@@ -29,7 +29,7 @@ from headrace.http.asgi import App
 from headrace.http.serve import stop_on_signals, url_of
 from headrace.http.token import is_loopback
 from headrace.kernel.child import end_with_parent, log_error, report_alive, report_ready, run_work
-from headrace.kernel.errors import HeadraceError, Unavailable
+from headrace.kernel.errors import HeadraceError, Refused, Unavailable
 from headrace.kernel.ids import new_id
 from headrace.kernel.ports import find_free_port
 from headrace.serving.deployment.haproxy import drain, serve_environment
@@ -42,7 +42,6 @@ from headrace.serving.mlflow_models.states import read_problems, write_problems
 
 __all__ = ["RayServeReplica", "await_answer", "find_scaling", "run_driver"]
 
-_APPLICATION = "predict"
 _LONGEST_START = 60.0  # seconds within which the endpoint must answer
 _MORE_ONGOING = 1_000  # requests that Serve may give to a replica beyond its own limit, which answers 429
 _SHORTEST_RETRY, _LONGEST_RETRY = 15.0, 240.0  # seconds between two attempts at models whose start failed
@@ -71,7 +70,7 @@ class RayServeReplica:
         from headrace.serving.endpoint import Endpoint
         from headrace.serving.tracing import open_tracer
 
-        served = ServedModels(settings, make_ask(_APPLICATION))
+        served = ServedModels(settings, make_ask(_application_of(settings)))
         self._endpoint = Endpoint(
             open_models(settings, names, served),
             settings.place("serving"),
@@ -106,7 +105,7 @@ def run_driver(root: str, profile: str, port: int, models: Sequence[str], stop: 
         _deploy(settings, models, deployed, generation, attempts)
         await_answer(settings.http.host, port)
         report_ready()
-        watch = EndpointWatch()
+        watch = EndpointWatch(_application_of(settings))
         while not stop.wait(_INTERVAL):
             followed.poll()
             is_due = deployed is not None and _report_problems(settings, deployed, attempts)
@@ -183,6 +182,12 @@ def _run_serve(settings: Settings, port: int, environment: dict[str, str]) -> It
     # more process for each worker.
     options = {} if cluster.worker_variables() else {"runtime_env": {"env_vars": environment}}
     with _convert_errors(settings):
+        if others := _find_other_applications(settings):
+            raise Refused(
+                f"Ray Serve runs {' and '.join(others)} on this cluster, and has one port for all that it runs",
+                where=f"headrace.toml: profile.{settings.profile_name}.ray",
+                remedy="Name another cluster, or end what runs there: serve shutdown.",
+            )
         serve.shutdown()  # what a killed driver may have left in a Ray that still runs
         serve.start(
             proxy_location="HeadOnly",
@@ -194,7 +199,24 @@ def _run_serve(settings: Settings, port: int, environment: dict[str, str]) -> It
         yield
     finally:
         drain(runtime_folder(settings), GRACE)  # Serve kills it together with the replicas
-        serve.shutdown()
+        if _find_other_applications(settings):
+            serve.delete(_application_of(settings))
+        else:
+            serve.shutdown()
+
+
+def _application_of(settings: Settings) -> str:
+    """The name of the endpoint's application on Serve. That of another project has another name."""
+    return f"predict-{settings.project}-{settings.profile_name}"
+
+
+def _find_other_applications(settings: Settings) -> list[str]:
+    """The applications on Serve of other projects and programs; none on a Ray that was started here."""
+    if settings.cluster.is_local:
+        return []
+    from ray import serve
+
+    return sorted(serve.status().applications.keys() - {_application_of(settings)})
 
 
 def _deploy(
@@ -225,7 +247,7 @@ def _deploy(
             for model in (deployed.models if deployed else [])
         ]
         application = set_version(deployment, generation).bind(settings, tuple(models), bound)
-        target = serve.RunTarget(application, name=_APPLICATION, route_prefix="/")
+        target = serve.RunTarget(application, name=_application_of(settings), route_prefix="/")
         # A model that does not start must not delay the others.
         serve.run_many([target], wait_for_applications_running=False)
 
@@ -255,7 +277,7 @@ def find_scaling(serving: ServingSettings) -> dict[str, Any]:
 def _report_problems(settings: Settings, deployed: ModelSet, attempts: Attempts) -> bool:
     """Writes which MLflow models Serve cannot run. Returns whether one of them is to be tried again."""
     with _convert_errors(settings):
-        problems = find_problems(_APPLICATION)
+        problems = find_problems(_application_of(settings))
     if problems != read_problems(settings, deployed.id):
         write_problems(settings, deployed.id, problems)
     return attempts.count([name for name, problem in problems.items() if problem.has_failed])

@@ -15,10 +15,15 @@ _REPLICA = "SERVE_REPLICA::"  # the names of Serve's replicas are SERVE_REPLICA:
 
 
 class EndpointWatch:
-    """Reports which replicas ended and started since the last check, and when the endpoint stops answering."""
+    """Reports which replicas ended and started since the last check, and when the endpoint stops answering.
 
-    def __init__(self) -> None:
-        self._replicas = _find_replicas()
+    Args:
+        application: the name of the application on Serve.
+    """
+
+    def __init__(self, application: str) -> None:
+        self._prefix = f"{_REPLICA}{application}#"
+        self._replicas = self._find_replicas()
         self._has_answered = True
 
     def check(self, *, does_answer: bool) -> None:
@@ -27,23 +32,23 @@ class EndpointWatch:
         Args:
             does_answer: whether the endpoint answers now.
         """
-        replicas = _find_replicas()
+        replicas = self._find_replicas()
         ended, started = self._replicas - replicas, replicas - self._replicas
         for names, change in ((ended, "ended"), (started, "started")):
-            for deployment, count in Counter(map(_deployment_of, names)).items():
+            for deployment, count in Counter(map(_describe, names)).items():
                 report_event(f"{count} replica{'s'[: count > 1]} of {deployment} {change}")
         if does_answer != self._has_answered:
             report_event(f"the predict endpoint {'answers again' if does_answer else 'does not answer'}")
         self._replicas, self._has_answered = replicas, does_answer
 
+    def _find_replicas(self) -> set[str]:
+        """The replicas of the application: `deployment#id`."""
+        from ray.util import list_named_actors
 
-def _find_replicas() -> set[str]:
-    from ray.util import list_named_actors
-
-    names = [actor["name"] for actor in list_named_actors(all_namespaces=True)]
-    return {name for name in names if name.startswith(_REPLICA)}
+        names = [actor["name"] for actor in list_named_actors(all_namespaces=True)]
+        return {name.removeprefix(self._prefix) for name in names if name.startswith(self._prefix)}
 
 
-def _deployment_of(replica: str) -> str:
-    name = replica.removeprefix(_REPLICA).split("#")[1]
+def _describe(replica: str) -> str:
+    name = replica.split("#")[0]
     return "the endpoint" if name == ENDPOINT else f"model {name}"

@@ -8,6 +8,7 @@ snapshots are stored in the same transaction: what was killed is repeated, and w
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import msgspec
 import psycopg
@@ -31,12 +32,13 @@ from headrace.tables.warehouse.schema import (
     create_views,
     remove_dates,
     swap,
+    unused_name,
 )
 
 __all__ = ["Published", "publish_star", "published_snapshots"]
 
 _STATE = "headrace_publication"
-_LAYOUT = 1  # the version of how a star schema is laid out: a higher one loads it anew
+_LAYOUT = 2  # the version of how a star schema is laid out: a higher one loads it anew
 
 
 class Published(msgspec.Struct, frozen=True):
@@ -94,11 +96,25 @@ def published_snapshots(schema: str, url: str, where: str) -> dict[str, int]:
     """
     with transaction(url, where) as cursor:
         state = _read_state(cursor, schema)
-        return {} if state is None else state[1]
+        return {} if state is None else state.snapshots
 
 
-def _read_state(cursor: psycopg.Cursor, schema: str) -> tuple[str, dict[str, int]] | None:
-    """The digest of what a schema was made by, and the snapshots; None: the schema does not exist.
+class _State(NamedTuple):
+    """What a schema was published from.
+
+    Attributes:
+        project: the project's name; None: a publication that did not store it yet.
+        digest: the digest of what made it.
+        snapshots: table → its snapshot.
+    """
+
+    project: str | None
+    digest: str
+    snapshots: dict[str, int]
+
+
+def _read_state(cursor: psycopg.Cursor, schema: str) -> _State | None:
+    """What a schema was published from; None: the schema does not exist.
 
     Raises:
         Refused: the schema is not one that was published.
@@ -113,9 +129,11 @@ def _read_state(cursor: psycopg.Cursor, schema: str) -> tuple[str, dict[str, int
             remedy="Give the publication another name, or drop the schema.",
         )
     rows = cursor.execute(
-        sql.SQL("select input, snapshot, digest from {}").format(sql.Identifier(schema, _STATE))
+        sql.SQL("select input, snapshot, digest, to_jsonb(t) ->> 'project' from {} t").format(
+            sql.Identifier(schema, _STATE)
+        )
     ).fetchall()
-    return rows[0][2], {row[0]: row[1] for row in rows}
+    return _State(rows[0][3], rows[0][2], {row[0]: row[1] for row in rows})
 
 
 class _Star:
@@ -145,12 +163,18 @@ class _Star:
 
     def bring_up_to_date(self) -> Published:
         """Makes the schema that of the snapshots, and records them."""
-        name = self._publication.name
+        name, project = self._publication.name, self._lake.namespace
         state = _read_state(self._cursor, name)
-        if state == (self._digest, self._at):
+        if state is not None and state.project not in (None, project):
+            raise Refused(
+                f"project {state.project!r} publishes to the schema {name!r} of this database",
+                where=self._where,
+                remedy="Give the publication another name. If the schema is out of use, drop it.",
+            )
+        if state == (project, self._digest, self._at):
             return Published(None, "was up to date")
-        if state is not None and state[0] == self._digest:
-            rows, what = self._load(name, state[1])
+        if state is not None and state.digest == self._digest:
+            rows, what = self._load(name, state.snapshots)
         else:
             if state is not None:
                 check_views_of_others(self._cursor, name, self._where)
@@ -158,17 +182,18 @@ class _Star:
         table = sql.Identifier(name, _STATE)
         self._cursor.execute(sql.SQL("delete from {}").format(table))
         self._cursor.executemany(
-            sql.SQL("insert into {} values (%s, %s, %s)").format(table),
-            [(read, snapshot, self._digest) for read, snapshot in self._at.items()],
+            sql.SQL("insert into {} values (%s, %s, %s, %s)").format(table),
+            [(read, snapshot, self._digest, project) for read, snapshot in self._at.items()],
         )
         return Published(rows, what)
 
     def _load_anew(self, name: str, *, exists: bool) -> tuple[int, str]:
         """Loads all into a new schema, which then takes the place of the old one."""
-        draft, run = f"{name}_next", self._cursor.execute
-        run(sql.SQL("drop schema if exists {} cascade").format(sql.Identifier(draft)))
+        draft, run = unused_name(name), self._cursor.execute
         run(sql.SQL("create schema {}").format(sql.Identifier(draft)))
-        columns = "(input text primary key, snapshot bigint not null, digest text not null)"
+        columns = (
+            "(input text primary key, snapshot bigint not null, digest text not null, project text not null)"
+        )
         run(sql.SQL("create table {} " + columns).format(sql.Identifier(draft, _STATE)))
         create_dates(self._cursor, draft)
         rows, _ = self._load(draft, None)

@@ -17,7 +17,7 @@ from headrace.declare.publish import Dimension, Publication
 from headrace.tables.warehouse.connection import transaction
 from headrace.tables.warehouse.dimensions import DimensionTable, dimension_rows
 from headrace.tables.warehouse.facts import FactTable
-from headrace.tables.warehouse.schema import create_dates, create_views
+from headrace.tables.warehouse.schema import create_dates, create_views, unused_name
 
 __all__ = ["find_view_readers"]
 
@@ -65,10 +65,9 @@ def _find_broken_views(
         schemas: the columns.
         whole: those of a fact or dimension that itself cannot do with `schemas`.
     """
-    schema, connection = f"{publication.name}_next", cursor.connection
+    schema, connection = unused_name(publication.name), cursor.connection
     broken = set()
     with connection.transaction(force_rollback=True):
-        cursor.execute(sql.SQL("drop schema if exists {} cascade").format(sql.Identifier(schema)))
         cursor.execute(sql.SQL("create schema {}").format(sql.Identifier(schema)))
         create_dates(cursor, schema)
         _create_tables(publication, cursor, schema, schemas, whole)

@@ -9,6 +9,7 @@ import psycopg
 from psycopg import sql
 
 from headrace.kernel.errors import Refused
+from headrace.kernel.ids import new_id
 from headrace.tables.warehouse.facts import DATES
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "create_views",
     "remove_dates",
     "swap",
+    "unused_name",
 ]
 
 _DATES = """
@@ -133,10 +135,15 @@ def _grant(privilege: str, target: sql.Composable, role: str | None) -> sql.Comp
 
 def swap(cursor: psycopg.Cursor, new: str, name: str, *, exists: bool) -> None:
     """Gives the new schema the name, and drops the one that had it."""
-    former = f"{name}_former"
+    former = unused_name(name)
     if exists:
         rename = sql.SQL("alter schema {} rename to {}")
         cursor.execute(rename.format(sql.Identifier(name), sql.Identifier(former)))
     cursor.execute(sql.SQL("alter schema {} rename to {}").format(sql.Identifier(new), sql.Identifier(name)))
     if exists:
         cursor.execute(sql.SQL("drop schema {} cascade").format(sql.Identifier(former)))
+
+
+def unused_name(schema: str) -> str:
+    """A name for a schema that lasts as long as a transaction, which no other schema of the database has."""
+    return f"{schema}_{new_id()[-8:]}"
