@@ -126,13 +126,7 @@ def send(
         finally:
             if sending.sent:
                 this_run.add_output(Dataset("topic", topic, facts={"rows": sending.rows, "schema": schema}))
-    moved, early = (None, 0) if sending.shift is None else (sending.shift.by, sending.shift.early)
-    seconds, too_large = time.perf_counter() - started, tuple(sending.too_large)
-    report = SendReport(topic, sending.rows, seconds, moved, too_large, early)
-    if earlier is None:
-        return report
-    was_cut_off, repeats = earlier.outcome != "COMPLETE", _describe_repeats(contract)
-    return replace(report, before=earlier.started, was_cut_off=was_cut_off, repeats=repeats)
+    return _report(sending, time.perf_counter() - started, earlier)
 
 
 class _Sending(Struct):
@@ -189,6 +183,16 @@ class _Sending(Struct):
                 state = f"Nothing of {self.file.absolute().name} has been sent."
             error.remedy = state if error.remedy is None else f"{error.remedy}\n{state}"
             raise
+
+
+def _report(sending: _Sending, seconds: float, earlier: RunRow | None) -> SendReport:
+    contract, shift = sending.contract, sending.shift
+    moved, early = (None, 0) if shift is None else (shift.by, shift.early)
+    report = SendReport(contract.topic, sending.rows, seconds, moved, tuple(sending.too_large), early)
+    if earlier is None:
+        return report
+    was_cut_off, repeats = earlier.outcome != "COMPLETE", _describe_repeats(contract)
+    return replace(report, before=earlier.started, was_cut_off=was_cut_off, repeats=repeats)
 
 
 def _file_dataset(root: Path, file: Path) -> Dataset:
