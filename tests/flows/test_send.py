@@ -397,9 +397,9 @@ def test_after_a_send_that_was_killed_the_next_one_tells_what_counts_twice(
     killed = subprocess.run(command, env=os.environ | {VARIABLE: "send.batch"}, check=False)
     assert killed.returncode == -signal.SIGKILL
     assert _exit_code(["send", "sales", str(file)]) == 0
-    told = capsys.readouterr().out
+    output = capsys.readouterr().out
     assert re.search(
-        "A send of this file was cut off, .* ago, and has sent a part of it: events more than", told
+        "A send of this file was cut off, .* ago, and has sent a part of it: events more than", output
     )
     again = send(Workspace(settings), "sales", file)
     assert again.before is not None
