@@ -22,7 +22,7 @@ from sklearn.metrics import accuracy_score, f1_score, log_loss
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
-from tests.e2e.demos import EXAMPLES, HEADRACE, DemoRun, check_readme, processes_of, run_demo
+from tests.e2e.demos import EXAMPLES, HEADRACE, DemoRun, check_readme, follow_readme, processes_of, run_demo
 
 import headrace
 from headrace.declare.splits import Stratified
@@ -58,6 +58,21 @@ def test_demo_runs_every_step_and_leaves_no_process(demo: DemoRun) -> None:
 
 def test_readme_shows_what_the_commands_print(demo: DemoRun) -> None:
     assert check_readme(demo, README) == 4
+
+
+def test_each_command_of_the_readme_succeeds(demo: DemoRun) -> None:
+    """In the demo's project: the commands that make the project and its commits are the demo's own steps, and
+    the test above runs those whose output is shown."""
+    steps = [
+        "git init iris",
+        "headrace init iris --example iris",
+        "cd iris",
+        'git commit -m "Data v1"',
+        "git tag v1",
+        "dvc remote add --default shared ../shared",
+        'git commit -m "Support vector machine"',
+    ]
+    follow_readme(README, demo.folder, dict.fromkeys(steps, "true"), shown=False)
 
 
 def test_metrics_and_confusion_matrix_are_those_of_scikit_learn(demo: DemoRun) -> None:
@@ -98,7 +113,7 @@ def test_metrics_and_served_probabilities_are_those_of_scikit_learn_on_the_same_
         },
         abs=1e-6,
     )
-    (served,) = project.table("headrace_predictions").to_polars().iter_rows(named=True)
+    served = project.table("headrace_predictions").to_polars().sort("at").row(0, named=True)
     flower = json.loads(served["request"])
     areas = {
         f"shape__{part}_area_cm": flower[f"{part}_length"] * flower[f"{part}_width"]

@@ -1,6 +1,7 @@
 """The READMEs of the examples, followed step by step in a project of one's own.
 
-That of the shop is followed for the guide (tests/docs/test_guide.py), that of the sales in the demo's project.
+That of the shop is followed for the guide (tests/docs/test_guide.py), those of the sales and of iris in the
+projects of their demos.
 """
 
 from __future__ import annotations
@@ -21,10 +22,6 @@ def test_the_commands_of_minimal_are_those_of_the_readme() -> None:
     """tests/docs/test_readme.py runs these."""
     minimal = find_commands(EXAMPLES / "minimal" / "README.md")
     assert minimal == find_commands(EXAMPLES.parent / "README.md")[: len(minimal)]
-
-
-def test_each_command_of_iris_succeeds(tmp_path: Path) -> None:
-    follow_readme(EXAMPLES / "iris" / "README.md", tmp_path)
 
 
 def test_each_command_of_churn_succeeds(tmp_path: Path) -> None:
