@@ -16,6 +16,7 @@ from headrace.features.feast.internals import service_entries
 from headrace.features.feast.objects import FeastObjects, find_objects
 from headrace.features.feast.source import TableSource, topics_of
 from headrace.features.feast.types import schema_columns
+from headrace.features.feast.versions import refuse_versions
 from headrace.features.feast.views import (
     add_key_dtypes,
     compile_entity_keys,
@@ -41,9 +42,10 @@ def collect_objects(project: Project) -> FeastObjects:
     project.
 
     Raises:
-        ProjectError: two objects of one kind share a name.
+        ProjectError: two objects of one kind share a name, or one names a version of a view.
     """
     objects = find_objects(project.modules, project.models.values())
+    refuse_versions(objects)
     code = CodeIndex(project_files(project.settings))
     for view in objects.views.values():
         source = getattr(view, "batch_source", None)

@@ -10,6 +10,7 @@ which a killed process would leave behind. If the process has imported Feast bef
 
 from __future__ import annotations
 
+import copy
 import os
 import sys
 import warnings
@@ -21,9 +22,16 @@ import typeguard
 from headrace.kernel.foreign import check_version
 
 if TYPE_CHECKING:
-    from feast import FeatureService, OnDemandFeatureView
+    from feast import FeatureService, OnDemandFeatureView, StreamFeatureView
 
-__all__ = ["INTERNALS", "FeastInternal", "service_entries", "skip_inference"]
+__all__ = [
+    "INTERNALS",
+    "FeastInternal",
+    "compare_as_registered",
+    "service_entries",
+    "skip_inference",
+    "without_text",
+]
 
 
 class FeastInternal(NamedTuple):
@@ -43,6 +51,9 @@ class FeastInternal(NamedTuple):
 INTERNALS = (
     FeastInternal("typeguard", "typechecked", "Feast is imported without run-time type checks"),
     FeastInternal("feast.feature_service", "FeatureService._features", "a service's entries, text among them"),
+    FeastInternal(
+        "feast.feature_service", "FeatureService._pending_feature_refs", "fingerprints of services with text"
+    ),
     FeastInternal("feast.feature_view", "DUMMY_ENTITY_NAME", "a view without an entity is refused"),
     FeastInternal(
         "feast.on_demand_feature_view",
@@ -75,8 +86,15 @@ INTERNALS = (
     FeastInternal(
         "feast.infra.online_stores.online_store",
         "OnlineStore._versioned_read_supported",
-        "Feast does not import every online store that it knows",
+        "Feast reads versions of views from the online store",
     ),
+    FeastInternal(
+        "feast.stream_feature_view",
+        "StreamFeatureView._schema_or_udf_changed",
+        "a registry file gets a version of a stream view only where the view has changed",
+    ),
+    FeastInternal("feast.utils", "_parse_feature_ref", "the version that a reference names"),
+    FeastInternal("feast.utils", "_get_requested_on_demand_feature_views", "the versions of on-demand views"),
     FeastInternal(
         "feast.infra.passthrough_provider",
         "PassthroughProvider.materialize_single_feature_view",
@@ -108,6 +126,13 @@ def service_entries(service: FeatureService) -> list[Any]:
     return entries
 
 
+def without_text(service: FeatureService) -> FeatureService:
+    """The service without its entries of text: Feast writes none before it has resolved them."""
+    views = copy.copy(service)
+    views._pending_feature_refs = []
+    return views
+
+
 def skip_inference(view: OnDemandFeatureView) -> None:
     """Makes Feast take the view's features from its schema.
 
@@ -115,6 +140,22 @@ def skip_inference(view: OnDemandFeatureView) -> None:
     feature, a whole number for a float.
     """
     view.infer_features = _infer_nothing
+
+
+def compare_as_registered(view: StreamFeatureView) -> None:
+    """Makes Feast's registry file compare the view with its own entry in the form of that entry.
+
+    Otherwise each apply would record a version: the entry lists the keys among the features, and has other
+    defaults. Where Feast finds no change it would keep the old hop of tiles, so a new one is a change.
+    """
+    read = type(view).from_proto
+
+    def has_changed(other: StreamFeatureView) -> bool:
+        registered = read(view.to_proto())
+        tiles = [(v.enable_tiling, v.tiling_hop_size) for v in (registered, other)]
+        return tiles[0] != tiles[1] or registered._schema_or_udf_changed(other)
+
+    view._schema_or_udf_changed = has_changed
 
 
 def _infer_nothing() -> None:

@@ -18,7 +18,12 @@ from feast.infra.offline_stores.offline_store import OfflineStore, RetrievalJob,
 from feast.infra.offline_stores.offline_utils import infer_event_timestamp_from_entity_df
 from feast.infra.registry.base_registry import BaseRegistry
 from feast.repo_config import FeastConfigBaseModel, RepoConfig
-from feast.utils import compute_non_entity_date_range
+from feast.utils import (
+    _get_requested_on_demand_feature_views,
+    _parse_feature_ref,
+    compute_non_entity_date_range,
+)
+from msgspec.structs import replace
 from pydantic import StrictStr
 
 from headrace import lake
@@ -323,7 +328,7 @@ def _select(tables: lake.Lake, read: Callable[[str], pl.LazyFrame], query: str) 
 
 
 def _check_names(labels: Sequence[str], plan: FeaturePlan, named: Mapping[str, str]) -> None:
-    """Raises CallError if a column of the labels has the name of a feature."""
+    """Raises CallError if a feature has the name of a column of the labels or of another feature."""
     keys = {entity.join_key for entity in plan.entities}
     for name in [*named, *named.values()]:
         if name in labels and name not in keys:
@@ -331,6 +336,12 @@ def _check_names(labels: Sequence[str], plan: FeaturePlan, named: Mapping[str, s
                 f"entity_df has a column {name!r}, which is also the name of a feature",
                 remedy="Rename the column, or ask for full_feature_names=True.",
             )
+    short = list(named.values())
+    shared = sorted(column for column, name in named.items() if short.count(name) > 1)
+    if shared:
+        raise CallError(
+            f"{' and '.join(shared)} would have one name", remedy="Ask for full_feature_names=True."
+        )
 
 
 def _with_short_lists(rows: pa.Table) -> pa.Table:
@@ -347,21 +358,26 @@ def _between(frame: pl.LazyFrame, time: str, start: datetime | None, end: dateti
     return frame if end is None else frame.filter(pl.col(time) <= utc(end))
 
 
+def _name_feature(reference: str) -> tuple[str, str]:
+    """The view, with its version if the reference names one, and the feature."""
+    view, version, feature = _parse_feature_ref(reference)
+    return (view if version is None else f"{view}@v{version}"), feature
+
+
 def _plan(
     views: Sequence[FeatureView], references: Sequence[str], registry: BaseRegistry, project: str
 ) -> FeaturePlan:
     """The plan for a request of Feast: views from its registry, features in the order of the request."""
     entities = {entity.name: entity for entity in registry.list_entities(project, allow_cache=True)}
-    requested = dict.fromkeys(tuple(reference.split(":", 1)) for reference in references)
-    on_demand = [
-        view
-        for view in registry.list_on_demand_feature_views(project, allow_cache=True)
-        if any(view.name == name for name, _ in requested)
-    ]
+    requested = dict.fromkeys(map(_name_feature, references))
+    on_demand = _get_requested_on_demand_feature_views(list(references), project, registry)
     where = f"Feast project {project}"
     compiled = [
         *(rename_view(compile_stored_view(view, entities, where), view.projection, where) for view in views),
-        *(compile_on_demand_view(view, where, registered=True) for view in on_demand),
+        *(
+            replace(compile_on_demand_view(view, where, registered=True), name=view.projection.name_to_use())
+            for view in on_demand
+        ),
     ]
     dtypes = {(view.name, field.name): field.dtype for view in compiled for field in view.features}
     taken = [(view, view.projection) for view in views]

@@ -22,6 +22,7 @@ from headrace.features import online
 from headrace.features.feast.frames import to_view_rows, utc
 from headrace.features.feast.repository import open_repository, settings_of
 from headrace.features.feast.types import value_type
+from headrace.features.feast.versions import require_state
 from headrace.features.feast.views import (
     add_key_dtypes,
     compile_entity_keys,
@@ -69,7 +70,7 @@ def refuse_windowed(view: FeatureView) -> None:
 class HeadraceOnlineStore(OnlineStore):  # type: ignore[misc]
     """Reads the current values of as-of and windowed views; writes as-of views."""
 
-    _versioned_read_supported = False  # asking Feast would import every store it knows
+    _versioned_read_supported = True
 
     def __init__(self) -> None:
         self._store: online.OnlineStore | None = None
@@ -90,6 +91,8 @@ class HeadraceOnlineStore(OnlineStore):  # type: ignore[misc]
         """
         plan, at = self._plan(config, table), now_micros()
         view = plan.stored[0]
+        if table.projection.version_tag is not None:
+            require_state(self._open_store(config), view, table.projection)
         keys = [
             {
                 name: feast_value_type_to_python_type(value)

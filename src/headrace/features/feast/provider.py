@@ -13,12 +13,14 @@ from feast.infra.passthrough_provider import PassthroughProvider
 from feast.infra.registry.base_registry import BaseRegistry
 from feast.online_response import OnlineResponse
 from feast.repo_config import RepoConfig
+from msgspec.structs import replace
 
 from headrace import lake
 from headrace.features.feast.entity_rows import check_entity_rows
 from headrace.features.feast.frames import to_polars, utc
 from headrace.features.feast.online_store import HeadraceOnlineStore, is_windowed, refuse_windowed
 from headrace.features.feast.repository import settings_of
+from headrace.features.feast.versions import check_versions, names_version
 from headrace.features.offline.point_in_time import as_of_rows
 
 __all__ = ["HeadraceProvider"]
@@ -55,9 +57,12 @@ class HeadraceProvider(PassthroughProvider):  # type: ignore[misc]
         """The current values, as Feast reads and returns them.
 
         Raises:
-            CallError: a key of a row is null, or not of the type of its entity.
+            CallError: a key of a row is null, or not of the type of its entity; or a version of a view cannot
+                be read (versions.check_versions).
         """
         check_entity_rows(registry, project, features, entity_rows, full_feature_names)
+        if names_version(features):
+            check_versions(registry, project, features, full_feature_names)
         return super().get_online_features(
             config, features, entity_rows, registry, project, full_feature_names, **more
         )
@@ -83,6 +88,9 @@ class HeadraceProvider(PassthroughProvider):  # type: ignore[misc]
             )
             return
         view = self.online_store.as_of(config, feature_view)
+        version = feature_view.current_version_number
+        if version is not None:  # errors name it
+            view = replace(view, name=f"{view.name}@v{version}")
         tables = lake.VisibleTables(lake.open(settings_of(config)))
         head = tables.snapshot(view.table)
         if head is None:

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from feast import FeatureStore, FeatureView, OnDemandFeatureView, StreamFeatureView
+from feast import FeatureService, FeatureStore, FeatureView, OnDemandFeatureView, StreamFeatureView
 from feast.errors import FeastError
 from feast.feature_view_projection import FeatureViewProjection
 from feast.protos.feast.core.Registry_pb2 import Registry
@@ -23,7 +23,12 @@ from headrace.code.by_value import serialize_function
 from headrace.features.applied.registry import APPLIED, REGISTRY, folder, is_registry_as_applied, mark_of
 from headrace.features.applied.sql_registry import find_sql_registry
 from headrace.features.feast.compiler import collect_objects
-from headrace.features.feast.internals import skip_inference
+from headrace.features.feast.internals import (
+    compare_as_registered,
+    service_entries,
+    skip_inference,
+    without_text,
+)
 from headrace.features.feast.objects import FeastObjects
 from headrace.features.feast.repository import YAML, open_repository, repository_yaml
 from headrace.features.feast.views import (
@@ -143,10 +148,14 @@ def _fingerprints(objects: FeastObjects) -> dict[str, str]:
     ]
     for kind, group in groups:
         for name, value in group.items():
+            texts = []
+            if isinstance(value, FeatureService):
+                texts = [entry for entry in service_entries(value) if isinstance(entry, str)]
+                value = without_text(value)
             message = _content(MessageToDict(value.to_proto()))
             if isinstance(value, StreamFeatureView):  # Feast writes its fields in no fixed order
                 message["spec"]["features"].sort(key=lambda field: field["name"])
-            content = [json.dumps(message, sort_keys=True)]
+            content = [json.dumps(message, sort_keys=True), *texts]
             if isinstance(value, OnDemandFeatureView):
                 content.append(_source_text(value))
             digests[f"{kind}:{name}"] = short_digest("\n".join(content))
@@ -195,6 +204,8 @@ def _registrable_objects(objects: FeastObjects) -> list[Any]:
     originals = objects.all_objects()
     copies = copy.deepcopy(originals)
     for original, view in zip(originals, copies, strict=True):
+        if isinstance(view, StreamFeatureView):
+            compare_as_registered(view)
         if isinstance(view, OnDemandFeatureView) and view.feature_transformation is not None:
             view.feature_transformation.udf_string = _source_text(original)
             if _is_supported(original):

@@ -31,13 +31,12 @@ def repository_yaml(settings: Settings, registry: Path) -> str:
     if state.is_relative_to(root):
         root, state = (Path(os.path.relpath(path, place)) for path in (root, state))
     database = find_sql_registry(settings)
+    where = {"path": registry.name, "cache_ttl_seconds": 60} if database is None else database.config()
     text: str = yaml.safe_dump(
         {
             "project": settings.project,
             "provider": f"{_PACKAGE}.provider.HeadraceProvider",
-            "registry": {"path": registry.name, "cache_ttl_seconds": 60}
-            if database is None
-            else database.config(),
+            "registry": {**where, "enable_online_feature_view_versioning": True},
             "offline_store": {
                 "type": f"{_PACKAGE}.offline_store.HeadraceOfflineStore",
                 "root": str(root),

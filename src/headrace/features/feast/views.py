@@ -129,14 +129,8 @@ def rename_view(view: StoredView, projection: FeatureViewProjection, where: str)
     """The view under the name and the join keys that a projection gives it; its state is its own.
 
     Raises:
-        ProjectError: the projection names a version, or other join keys of a windowed view.
+        ProjectError: the projection names other join keys of a windowed view.
     """
-    if projection.version_tag is not None:
-        raise ProjectError(
-            f"{view.name!r} is taken in version {projection.version_tag}",
-            where=where,
-            remedy="Take the view as it is declared: git has its other versions.",
-        )
     name, keys = projection.name_to_use(), projection.join_key_map
     if not keys:
         return replace(view, name=name)
