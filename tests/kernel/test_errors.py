@@ -24,4 +24,4 @@ def test_exit_codes_distinguish_a_wrong_call_from_a_failure() -> None:
     codes = {kind.__name__: kind.exit_code for kind in KINDS}
     assert {name for name, code in codes.items() if code == 2} == {"ProjectError", "CallError"}
     assert set(codes.values()) == {1, 2}
-    assert {kind.__name__ for kind in KINDS if kind.retryable} == {"Unavailable", "Conflict"}
+    assert {kind.__name__ for kind in KINDS if kind.retryable} == {"Unavailable", "NotAppended", "Conflict"}

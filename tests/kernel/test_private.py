@@ -39,6 +39,7 @@ def test_under_any_umask_the_state_folder_is_closed_and_its_keys_are_private(
         ".headrace": "700",
         "local": "700",
         ".gitignore": "666",
+        "project": "666",
         "signing.key": "600",
         "ray.token": "600",
     }
