@@ -104,6 +104,15 @@ def watch_once(
     return [record.value for record in follower.poll()]
 
 
+def raise_alert(contract: Contract, events_log: Log, lake: Lake) -> Alert:
+    """The alert that refused events of the topic `clicks` raise."""
+    events_log.create("clicks")
+    events_log.append("clicks", [click(n, price=-1) for n in range(30)])
+    ingest_all(contract, events_log, lake)
+    (raised,) = watch_once(contract, events_log, lake)
+    return raised
+
+
 def test_rates_from_commits_equal_those_of_the_rows(
     alerting_contract: Contract, events_log: Log, lake: Lake, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -173,10 +182,7 @@ def test_alert_is_raised_once_and_resolved_when_it_is_over(
 def test_alert_is_over_once_its_contract_declares_none(
     alerting_contract: Contract, events_log: Log, lake: Lake
 ) -> None:
-    events_log.create("clicks")
-    events_log.append("clicks", [click(n, price=-1) for n in range(30)])
-    ingest_all(alerting_contract, events_log, lake)
-    (raised,) = watch_once(alerting_contract, events_log, lake)
+    raised = raise_alert(alerting_contract, events_log, lake)
     without = attrs.evolve(alerting_contract, alerts=None)
     other = attrs.evolve(without, topic="others")
     assert watch_once(other, events_log, lake) == []  # of a topic that this process does not ingest
@@ -189,10 +195,7 @@ def test_alert_is_over_once_its_contract_declares_none(
 def test_alert_is_over_once_its_topic_has_no_contract(
     alerting_contract: Contract, events_log: Log, lake: Lake
 ) -> None:
-    events_log.create("clicks")
-    events_log.append("clicks", [click(n, price=-1) for n in range(30)])
-    ingest_all(alerting_contract, events_log, lake)
-    (raised,) = watch_once(alerting_contract, events_log, lake)
+    raised = raise_alert(alerting_contract, events_log, lake)
     other = attrs.evolve(alerting_contract, topic="others")
     assert watch_once(other, events_log, lake, committed=False, declared=["clicks", "others"]) == []
     (resolved,) = watch_once(other, events_log, lake, committed=False, declared=["others"])

@@ -8,9 +8,11 @@ from shutil import copytree, ignore_patterns
 from xml.etree import ElementTree
 
 import pytest
+from msgspec.structs import replace
 
 from headrace.config.settings import load_settings
-from headrace.flows.project.graph import GraphEdge, GraphNode, ProjectGraph, graph
+from headrace.flows.build.context import BuildContext
+from headrace.flows.project.graph import GraphEdge, GraphNode, ProjectGraph, _find_door, graph
 from headrace.flows.project.graph_mermaid import to_mermaid
 from headrace.flows.project.graph_svg import to_svg
 from headrace.workspace import Workspace
@@ -47,6 +49,16 @@ def test_the_graph_leads_from_the_topic_to_the_model(tmp_path: Path) -> None:
 
     doors = [node.note for node in drawn.nodes if node.kind in ("topic", "model")]
     assert doors == ["/events/payments", "3 features, /predict/refusal"]
+
+
+def test_a_topic_has_a_door_where_the_collector_takes_its_format(tmp_path: Path) -> None:
+    copytree(EXAMPLES / "minimal", tmp_path / "minimal", ignore=ignore_patterns("__pycache__", ".headrace"))
+    with Workspace(load_settings(tmp_path / "minimal", "local")) as workspace:
+        code = BuildContext(workspace).code
+    assert code.formats == {"payments": "json"}
+    assert _find_door("payments", code) == "/events/payments"
+    assert _find_door("payments", replace(code, formats={"payments": "avro"})) == ""
+    assert _find_door("payments", replace(code, formats={})) == ""  # as an earlier version recorded it
 
 
 def test_mlflow_models_that_a_project_deploys_are_drawn(tmp_path: Path) -> None:

@@ -19,6 +19,16 @@ def answer(predictor, model, *users):
     return RequestCopy(model, instances, predictor.predict(model, instances), copy_context())
 
 
+def start_queue(predictor, metrics, copies, entered):
+    """A queue that predicts the first copy, which the event tells, while the others are added."""
+    queue = ShadowQueue(predictor, metrics)
+    queue.add(copies[0])
+    entered.wait()
+    for copy in copies[1:]:
+        queue.add(copy)
+    return queue
+
+
 def read_copies(project):
     """Id of the answer → its copies on the log."""
     copies = {}
@@ -89,11 +99,7 @@ def test_a_queue_that_cannot_predict_ends_and_counts_what_is_left(project, metri
         assert go_on.wait(60)
 
     predictor.complete_together = hold
-    queue = ShadowQueue(predictor, metrics)
-    queue.add(copies[0])
-    entered.wait()
-    for copy in copies[1:]:
-        queue.add(copy)
+    queue = start_queue(predictor, metrics, copies, entered)
     queue.close()
     assert metrics.counts.shed_shadows == 5
     go_on.set()
@@ -112,11 +118,7 @@ def test_a_queue_copies_what_waits_before_it_ends_and_counts_what_has_no_room(pr
         predict(calls, answers)
 
     predictor.complete_together = hold
-    queue = ShadowQueue(predictor, metrics)
-    queue.add(copies[0])
-    entered.wait()
-    for copy in copies[1:]:
-        queue.add(copy)
+    queue = start_queue(predictor, metrics, copies, entered)
     go_on.set()
     queue.close()
     shed = metrics.counts.shed_shadows

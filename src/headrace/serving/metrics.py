@@ -251,7 +251,7 @@ class Metrics:
             self.counts.failed_shadows += 1
 
     def count_shed_shadow(self, requests: int = 1) -> None:
-        """Counts a request that was not copied to the shadows."""
+        """Counts requests that were not copied to the shadows."""
         with self._lock:
             self.counts.shed_shadows += requests
 

@@ -113,7 +113,7 @@ def fingerprint_project(project: Project, settings: Settings, digest: str) -> Pr
             if table.audits
         },
         references={name: list(table.references) for name, table in project.tables.items() if table.references},
-        collected=sorted(c.topic for c in project.contracts.values() if c.format == "json"),
+        formats={contract.topic: contract.format for contract in project.contracts.values()},
         renames={
             name: rename_pieces(name, table.renames) for name, table in project.tables.items() if table.renames
         },

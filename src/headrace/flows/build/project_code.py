@@ -132,7 +132,7 @@ class ProjectCode(msgspec.Struct, frozen=True):
         params: each of those entries → the digest of its value.
         audits: table with declared audits → the pieces of these. They do not decide its rows.
         references: table → the other tables that its audits read.
-        collected: the topics whose events the collector takes, sorted.
+        formats: topic → the format of its events.
         renames: table with declared renames → the pieces of these (rename_pieces). They do not decide its rows.
     """
 
@@ -153,7 +153,7 @@ class ProjectCode(msgspec.Struct, frozen=True):
     params: dict[str, str] = {}
     audits: dict[str, list[str]] = {}
     references: dict[str, list[str]] = {}
-    collected: list[str] = []
+    formats: dict[str, str] = {}
     renames: dict[str, list[str]] = {}
 
     def pointer_of(self, table: str) -> str:

@@ -176,12 +176,20 @@ def _describe_topic(topic: str, code: ProjectCode, state: Status | None) -> Grap
     name = "" if code.topics[topic] == topic else f"table {code.topics[topic]}"
     fresh = next((entry for entry in state.topics if entry.topic == topic), None) if state else None
     if fresh is None:
-        door = f"/events/{topic}" if state is None and topic in code.collected else ""
+        door = _find_door(topic, code) if state is None else ""
         return GraphNode("topic", topic, ", ".join(filter(None, (name, door))))
     lag = "unknown how many" if fresh.lag is None else fresh.describe(fresh.lag) if fresh.lag else ""
     events = plural(fresh.events, "event").removeprefix(f"{fresh.events:,}")
     note = f"{fresh.describe(fresh.events)}{events}" + (f", {lag} not ingested" if lag else "")
     return GraphNode("topic", topic, f"{name}, {note}" if name else note)
+
+
+def _find_door(topic: str, code: ProjectCode) -> str:
+    """The path at which the collector takes the topic's events; empty if it takes none of their format."""
+    from headrace.events.formats import FORMATS  # takes longer than the rest of a graph of recorded code
+
+    event_format = FORMATS.get(code.formats.get(topic, ""))
+    return f"/events/{topic}" if event_format is not None and event_format.plain_json else ""
 
 
 def _describe_table(code: ProjectCode, name: str, state: Status | None) -> GraphNode:
