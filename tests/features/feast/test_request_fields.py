@@ -138,7 +138,7 @@ def test_several_rows_of_views_with_and_without_singleton(store: FeatureStore) -
     rows = [ROW | {"amount": amount} for amount in (1, 2.5, 4)]
     features = ["shown:seen", "halved:half"]
     for asked in (rows, {name: [row[name] for row in rows] for name in ROW}):
-        read = store.get_online_features(features, asked)  # type: ignore[arg-type]
+        read = store.get_online_features(features, asked)
         assert read.to_df()["half"].tolist() == [0.5, 1.25, 2.0]
         assert [text.split()[0] for text in read.to_df()["seen"]] == ["1.0", "2.5", "4.0"]
     assert store.get_online_features(["halved:half"], rows).to_dict()["half"] == [0.5, 1.25, 2.0]
