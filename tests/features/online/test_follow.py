@@ -187,7 +187,7 @@ def test_a_sink_killed_in_a_batch_counts_nothing_twice(project, log, lake, store
         Ingest(contract, log.open(settings.log.url), tables, [sink]).run(True, threading.Event())
     """
     killed = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code)], env={**os.environ, "HEADRACE_FAULT": point}, timeout=60
+        [sys.executable, "-c", textwrap.dedent(code)], env={**os.environ, "HEADRACE_FAULT": point}, timeout=300
     )
     assert killed.returncode == -9
     ingest(project, log, lake, OnlineSink(project, project.contract("clicks"), store, lake))

@@ -301,4 +301,4 @@ def test_the_process_ends_when_its_parent_is_killed(tmp_path: Path, act: str) ->
     parent.kill()
     parent.wait()
     parent.stdout.close()
-    until(lambda: not Path(f"/proc/{pid}").exists(), seconds=20)
+    until(lambda: not Path(f"/proc/{pid}").exists())
