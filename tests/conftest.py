@@ -178,7 +178,7 @@ def empty_broker(broker: Broker) -> Broker:
     def topics() -> list[str]:
         return [name for name in admin.list_topics(timeout=30).topics if not name.startswith("__")]
 
-    deadline = monotonic() + 60
+    deadline = monotonic() + 180
     while left := topics():
         assert monotonic() < deadline, f"topics are not deleted: {left}"
         for done in admin.delete_topics(left).values():

@@ -260,7 +260,6 @@ def test_an_error_of_a_worker_ends_all_workers_and_is_raised(settings: Settings)
 def test_a_hanging_ingest_is_replaced_and_no_event_is_lost_or_duplicated(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("headrace.kernel.children._SILENT", 3.0)
     send(settings, 50)
     child = start_child("ingest", settings)
     reports: list[str] = []
@@ -268,6 +267,7 @@ def test_a_hanging_ingest_is_replaced_and_no_event_is_lost_or_duplicated(
         until(lambda: child.check_start())
         until(lambda: count_rows(settings) == 50)
         stopped = child.process.pid
+        monkeypatch.setattr("headrace.kernel.children._SILENT", 3.0)
         os.kill(stopped, signal.SIGSTOP)
         send(settings, 50)
 

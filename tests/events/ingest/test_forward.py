@@ -196,7 +196,7 @@ def test_workers_that_divide_a_topic_forward_each_event_once(
 
     with ThreadPoolExecutor(2) as threads:
         for worker in [threads.submit(work) for _ in range(2)]:
-            worker.result(120)
+            worker.result(300)
     valid, invalid = (source_positions(kafka, topic) for topic in forwarding_contract.forward)
     assert sorted(valid + invalid) == encode_positions(positions)
 

@@ -400,7 +400,7 @@ def test_workers_that_share_a_topic_keep_one_view_level(project, lake, store):
 
         threads.append(threading.Thread(target=worker.run, args=(False, stop, IngestHooks(note_partitions))))
         threads[-1].start()
-    deadline = monotonic() + 60
+    deadline = monotonic() + 180
     for step in range(1_000):
         send(sender, clicks_until(now_micros(), 30, seed=step))
         if moved[0] and moved[1] and step > 5:
