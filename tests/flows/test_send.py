@@ -396,9 +396,9 @@ ROWS = [b"{" + AT + b', "total": %d}\n' % number for number in range(4)]
 
 def find_earlier(settings: Settings, file: Path, **options: Any) -> tuple[str, int] | None:
     """What the report of a send says of an earlier one: its state and how many events it has sent."""
-    told = []
-    report = send(Workspace(settings), "sales", file, tell=lambda *answer: told.append(answer), **options)
-    assert told == [(report.earlier, True)]  # before the first event, so that a user can end it
+    answers = []
+    report = send(Workspace(settings), "sales", file, tell=lambda *answer: answers.append(answer), **options)
+    assert answers == [(report.earlier, True)]  # before the first event, so that a user can end it
     return None if report.earlier is None else (report.earlier.state, report.earlier.events)
 
 
@@ -419,6 +419,11 @@ def test_a_file_that_has_grown_since_is_told_with_what_to_skip(settings: Setting
     write("a.ndjson", b"".join(ROWS))
     assert find_earlier(settings, file, skip=3) is None
     assert find_earlier(settings, file, skip=3) == ("complete", 0)  # of the first 3 that call sent none
+    command = [sys.executable, "-m", "headrace", "send", "sales", str(file), "--project", str(settings.root)]
+    write("a.ndjson", ROWS[3])
+    subprocess.run(command, env=os.environ | {VARIABLE: "send.batch"}, check=False)
+    write("a.ndjson", b"".join([ROWS[3], *ROWS]))
+    assert find_earlier(settings, file) == ("partial", 0)  # nothing says how far the killed one came
     write("a.ndjson", b"".join([ROWS[1], *ROWS]))
     assert find_earlier(settings, file) is None
 

@@ -11,6 +11,7 @@ from headrace.cli import show
 from headrace.cli.call import Call, command
 from headrace.cli.live import show_live
 from headrace.flows.events.earlier_sends import EarlierSend
+from headrace.flows.events.send import SendReport
 from headrace.flows.events.send import send as send_file
 from headrace.kernel.counts import plural
 from headrace.kernel.errors import Refused
@@ -92,14 +93,7 @@ def send(
                 " in an hour that the clocks show twice."
             )
     if report.too_large:
-        numbers = ", ".join(map(str, report.too_large[:_NAMED]))
-        more = ", ..." if len(report.too_large) > _NAMED else ""
-        raise Refused(
-            f"{plural(len(report.too_large), 'event')} not sent, larger than topic {topic!r} accepts:"
-            f" number {numbers}{more} of the file",
-            where=str(file),
-            remedy="All others were sent. Make these smaller, or raise the topic's max.message.bytes.",
-        )
+        raise _too_large(report, file)
 
 
 def _describe(earlier: EarlierSend) -> str:
@@ -118,3 +112,14 @@ def _describe(earlier: EarlierSend) -> str:
             f" {earlier.repeats}. --skip {earlier.events} leaves them out."
         )
     return f"A send of this file was cut off, {age}, and may have sent a part of it: {earlier.repeats}."
+
+
+def _too_large(report: SendReport, file: Path) -> Refused:
+    numbers = ", ".join(map(str, report.too_large[:_NAMED]))
+    more = ", ..." if len(report.too_large) > _NAMED else ""
+    return Refused(
+        f"{plural(len(report.too_large), 'event')} not sent, larger than topic {report.topic!r} accepts:"
+        f" number {numbers}{more} of the file",
+        where=str(file),
+        remedy="All others were sent. Make these smaller, or raise the topic's max.message.bytes.",
+    )

@@ -67,15 +67,17 @@ def find_earlier(
     for run in store.runs(this_run.job, digest=dataset.facts["digest"]):
         if _is_same_log(run, this_run) and _may_repeat(run, skip):
             return _describe(run, _end(run), this_run, contract)
-    beginnings = [
-        run
-        for run in store.runs(this_run.job, (dataset.kind, dataset.name))
-        if _is_same_log(run, this_run) and run.outcome == "COMPLETE" and _end(run) > run.facts.get("skip", 0)
-    ]
-    grown = _find_beginning(file, dataset, beginnings)
-    if grown is None or grown[1] <= skip:
+    runs = store.runs(this_run.job, (dataset.kind, dataset.name))
+    grown = _find_beginning(
+        file, dataset, [run for run in runs if _is_same_log(run, this_run) and _may_repeat(run, skip)]
+    )
+    if grown is None:
         return None
-    return _describe(*grown, this_run, contract, has_grown=True)
+    run, is_torn = grown
+    events = max(0, _end(run) - is_torn)
+    if run.outcome == "COMPLETE" and events <= skip:
+        return None
+    return _describe(run, events, this_run, contract, has_grown=True)
 
 
 def describe_repeats(contract: Contract) -> str:
@@ -127,8 +129,8 @@ def _describe(
     return EarlierSend(run.started, name, state, events, repeats)
 
 
-def _find_beginning(file: Path, dataset: Dataset, runs: Iterable[RunRow]) -> tuple[RunRow, int] | None:
-    """The run that sent the longest beginning of the file, and how many of the file's events that was."""
+def _find_beginning(file: Path, dataset: Dataset, runs: Iterable[RunRow]) -> tuple[RunRow, bool] | None:
+    """The run that sent the longest beginning of the file, and whether its last line was not whole then."""
     by_size: dict[int, list[RunRow]] = {}
     for run in runs:
         for earlier in run.inputs:
@@ -145,9 +147,7 @@ def _find_beginning(file: Path, dataset: Dataset, runs: Iterable[RunRow]) -> tup
                 if any(earlier.facts.get("digest") == digest for earlier in run.inputs):
                     next_byte = content.read(1)
                     content.seek(size)
-                    is_line = last in b"\r\n" or next_byte in b"\r\n"
-                    # The last event had another end if its line was longer than it was then.
-                    longest = run, _end(run) - (not is_line)
+                    longest = run, last not in b"\r\n" and next_byte not in b"\r\n"
                     break
     return longest
 

@@ -28,7 +28,8 @@ from headrace.kernel.counts import plural
 from headrace.kernel.errors import CallError, HeadraceError, NotAppended, Refused, Unavailable
 from headrace.kernel.faults import reach
 from headrace.kernel.properties import HISTORY
-from headrace.kernel.run import Dataset, record_with, run
+from headrace.kernel.run import Dataset, Run, record_with, run
+from headrace.lineage.recorder import OutboxRecorder
 from headrace.log import Log, append_fitting
 from headrace.workspace import Workspace
 
@@ -81,7 +82,7 @@ def send(
     """Sends every row of the file. Each batch is durable on the log before the next one is read.
 
     Args:
-        workspace: the project to work on.
+        workspace: the project.
         topic: a topic with a contract, whose key chooses the log partition.
         file: .csv, .ndjson, .jsonl or .parquet.
         rate: the most events per second.
@@ -97,8 +98,7 @@ def send(
     Raises:
         CallError: the file or topic does not exist, the file is of another kind or cannot be read to its end,
             the topic's events are not JSON, or two options exclude each other. Nothing was sent.
-        HeadraceError: the log failed; the remedy says how many events of the file it has for certain, and how
-            to continue.
+        HeadraceError: the log failed; the remedy says how many events of the file it has, and how to continue.
     """
     _check_options(rate, skip, shift_to_now, shift_by)
     contract = workspace.project.contract(topic)
@@ -117,15 +117,7 @@ def send(
         this_run.add_input(dataset)
         if shift_to_now:
             sending.shift = TimeShift.to_now(contract, _batches(read_events(file), _BATCH), str(file))
-        workspace.log.create(topic, contract.partitions, contract.retention)
-        this_run.add_facts(log=workspace.log.identity(topic), **sending.facts)
-        this_run.report_running(timedelta(0))
-        # A later send finds this one from here on, even if it is killed. Of two at once, one finds the other.
-        is_recorded, earlier = recorder.flush() and not recorder.dropped, None
-        try:
-            earlier = find_earlier(workspace.lineage, this_run, file, dataset, contract)
-        except Unavailable:  # what cannot be told must not stop it
-            is_recorded = False
+        earlier, is_recorded = _start(workspace, this_run, recorder, sending, dataset)
         tell(earlier, is_recorded)
         try:
             sending.append_to(workspace.log, progress)
@@ -215,6 +207,23 @@ class _Sending(Struct):
             f"{state} The log did not say whether it has the {'next' if count else 'first'}"
             f" {plural(self.pending, 'event')}: if so, {describe_repeats(self.contract)}."
         )
+
+
+def _start(
+    workspace: Workspace, this_run: Run, recorder: OutboxRecorder, sending: _Sending, dataset: Dataset
+) -> tuple[EarlierSend | None, bool]:
+    """Creates the topic, and records how the run begins, so that a later send finds it even if this one is
+    killed, and of two at once one finds the other. Returns the earlier send, and whether this one is recorded.
+    """
+    contract = sending.contract
+    workspace.log.create(contract.topic, contract.partitions, contract.retention)
+    this_run.add_facts(log=workspace.log.identity(contract.topic), **sending.facts)
+    this_run.report_running(timedelta(0))
+    is_recorded = recorder.flush() and not recorder.dropped
+    try:
+        return find_earlier(workspace.lineage, this_run, sending.file, dataset, contract), is_recorded
+    except Unavailable:  # the lineage store cannot be read; what cannot be told does not stop a send
+        return None, False
 
 
 def _report(sending: _Sending, seconds: float, earlier: EarlierSend | None, is_recorded: bool) -> SendReport:
