@@ -106,10 +106,10 @@ def _may_repeat(run: RunRow, skip: int) -> bool:
     """
     if run.outcome in ("LOST", "RUNNING"):
         return skip == 0 or run.outcome == "RUNNING"
-    end, pending = _end(run), run.facts.get("pending", 0)
+    first, end, pending = int(run.facts.get("skip", 0)), _end(run), int(run.facts.get("pending", 0))
     if skip:  # whoever skips what the topic has for certain was told of the rest
-        return end > max(skip, run.facts.get("skip", 0))
-    return end + pending > run.facts.get("skip", 0)
+        return end > max(skip, first)
+    return end + pending > first
 
 
 def _describe(
