@@ -70,11 +70,11 @@ def address(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         with (folder / "log").open("wb") as log:
             ray = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
         try:
-            until(lambda: has_started(port), (folder / "log").read_text(), seconds=120)
+            until(lambda: has_started(port), (folder / "log").read_text)
             yield f"127.0.0.1:{port}"
         finally:
             ray.terminate()
-            ray.wait(60)
+            ray.wait(180)
 
 
 def test_the_profile_submits_the_endpoint_to_another_ray(address: str, tmp_path: Path) -> None:

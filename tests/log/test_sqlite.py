@@ -34,7 +34,7 @@ def start_creator(folder: Path, fault: str) -> subprocess.Popen[bytes]:
 
 
 def test_a_draft_of_a_killed_process_is_removed_at_the_next_start(tmp_path: Path) -> None:
-    assert start_creator(tmp_path, "log.before_topic").wait(60) == -signal.SIGKILL
+    assert start_creator(tmp_path, "log.before_topic").wait(180) == -signal.SIGKILL
     (draft,) = tmp_path.iterdir()
     draft.with_name(draft.name + "-journal").touch()  # of a kill in the midst of it
     log = SqliteLog(str(tmp_path))
@@ -52,7 +52,7 @@ def test_a_draft_that_a_process_writes_is_not_removed(tmp_path: Path) -> None:
         SqliteLog(str(tmp_path)).close()
         assert (len(drafts), list(tmp_path.iterdir())) == (1, drafts)
         creator.send_signal(signal.SIGCONT)
-        assert creator.wait(60) == 0
+        assert creator.wait(180) == 0
     finally:
         creator.kill()
     assert [path.name for path in tmp_path.iterdir()] == ["events.db"]

@@ -424,7 +424,7 @@ def test_a_killed_build_is_continued_with_the_partitions_that_are_not_written(
     killed = subprocess.run(
         [sys.executable, "-c", BUILDER, str(project.settings.root)],
         env={**os.environ, "HEADRACE_FAULT": "tables.after_part:3"},
-        timeout=120,
+        timeout=300,
         check=False,
     )
     assert killed.returncode == -signal.SIGKILL
@@ -504,7 +504,7 @@ def test_files_of_a_killed_build_are_not_used_for_other_rows(
     subprocess.run(
         [sys.executable, "-c", BUILDER, str(project.settings.root)],
         env={**os.environ, "HEADRACE_FAULT": "tables.after_part:2"},
-        timeout=120,
+        timeout=300,
         check=False,
     )
     arrive((at(1), 7), arrived=at(999))
