@@ -16,7 +16,7 @@ from feast.repo_config import RepoConfig
 from msgspec.structs import replace
 
 from headrace import lake
-from headrace.features.feast.entity_rows import check_entity_rows
+from headrace.features.feast.entity_rows import check_answer, convert_entity_rows
 from headrace.features.feast.frames import to_polars, utc
 from headrace.features.feast.online_store import HeadraceOnlineStore, is_windowed, refuse_windowed
 from headrace.features.feast.repository import settings_of
@@ -57,15 +57,23 @@ class HeadraceProvider(PassthroughProvider):  # type: ignore[misc]
         """The current values, as Feast reads and returns them.
 
         Raises:
-            CallError: a key of a row is null, or not of the type of its entity; or a version of a view cannot
-                be read (versions.check_versions).
+            CallError: a key of a row is null, or not of the type of its entity; a field of the request is
+                missing, null or of another type; or a version of a view cannot be read
+                (versions.check_versions).
         """
-        check_entity_rows(registry, project, features, entity_rows, full_feature_names)
+        parts = convert_entity_rows(registry, project, features, entity_rows, full_feature_names)
         if names_version(features):
             check_versions(registry, project, features, full_feature_names)
-        return super().get_online_features(
-            config, features, entity_rows, registry, project, full_feature_names, **more
-        )
+        read = super().get_online_features
+        first, *others = [
+            read(config, features, part, registry, project, full_feature_names, **more) for part in parts
+        ]
+        for other in others:
+            names = list(other.proto.metadata.feature_names.val)
+            for name, column in zip(first.proto.metadata.feature_names.val, first.proto.results, strict=True):
+                column.MergeFrom(other.proto.results[names.index(name)])
+        check_answer(registry, project, features, first, full_feature_names)
+        return first
 
     def materialize_single_feature_view(
         self,

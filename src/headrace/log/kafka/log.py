@@ -59,7 +59,7 @@ class KafkaLog:
 
     def create(self, topic: str, partitions: int = 1, retention: timedelta | None = None) -> None:
         stored = self._names.to_stored(topic)
-        if stored != topic:
+        if stored != topic and not self._topics.exists(stored):
             self._names.check_earlier(topic, self._topics.names())
         self._topics.create(stored, partitions, retention)
 

@@ -90,6 +90,17 @@ class KafkaTopics:
             names = self._connection.admin.list_topics(timeout=SECONDS).topics
         return sorted(name for name in names if not name.startswith("__"))
 
+    def exists(self, topic: str) -> bool:
+        """Whether the topic exists, and this user may describe it. The number of topics makes no difference."""
+        with self._connection.name_errors():
+            try:
+                self._ask(topic, self._describe)
+            except ck.KafkaException as error:
+                if error.args[0].code() in (ck.KafkaError.UNKNOWN_TOPIC_OR_PART, *_NOT_ALLOWED):
+                    return False
+                raise
+        return True
+
     def identity(self, topic: str) -> str:
         """An id that distinguishes this topic from a later topic of the same name (Log.identity)."""
         with self._connection.name_errors():
