@@ -22,12 +22,11 @@ from headrace.features import online
 from headrace.features.feast.frames import to_view_rows, utc
 from headrace.features.feast.repository import open_repository, settings_of
 from headrace.features.feast.types import value_type
-from headrace.features.feast.versions import require_state
+from headrace.features.feast.versions import check_entities, has_entities, require_state
 from headrace.features.feast.views import (
     add_key_dtypes,
     compile_entity_keys,
     compile_stored_view,
-    entity_names,
 )
 from headrace.features.online import RowPosition
 from headrace.features.plan import AsOfView, FeaturePlan, FeatureRef
@@ -184,10 +183,11 @@ class HeadraceOnlineStore(OnlineStore):  # type: ignore[misc]
                 f"on-demand view {table.name!r}: write_to_online_store is not supported",
                 remedy="Remove it: the value is computed when it is requested.",
             )
-        if not set(entity_names(table)) <= set(self._entities):
+        if not has_entities(table, self._entities):  # read again after a build has changed one
             with open_repository(Path(config.repo_path or "."), config) as repository:
                 entities = repository.list_entities()
             self._entities = {entity.name: entity for entity in entities}
+            check_entities(table, self._entities)
         where = f"Feast project {config.project}"
         taken = table, FeatureViewProjection.from_feature_view_definition(table)
         entities = compile_entity_keys([taken], self._entities, None, lambda _: where)
