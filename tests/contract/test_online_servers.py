@@ -97,6 +97,19 @@ def address(kind, proxy):
 
 
 @pytest.fixture
+def impatient():
+    """A lookup waits for the server as short as it does elsewhere."""
+
+
+@pytest.fixture(autouse=True)
+def patient(request, monkeypatch):
+    """A server that takes long is busy."""
+    if "impatient" not in request.fixturenames:
+        for name in ("postgres", "redis"):
+            monkeypatch.setattr(f"headrace.features.online.{name}._READ", 60.0)
+
+
+@pytest.fixture
 def store(kind, address, project):
     """A store behind the proxy."""
     with kind.open(address, project) as store:
@@ -167,6 +180,7 @@ def test_a_lookup_goes_on_after_the_server_has_closed_its_connections(kind, stor
     assert look_up(store, [1, 2, 5000]) == expected
 
 
+@pytest.mark.usefixtures("impatient")
 def test_a_server_that_does_not_answer_delays_no_call_for_long_and_is_found_again(store, proxy):
     fill(store)
     expected = look_up(store, [1])

@@ -117,7 +117,7 @@ def test_a_response_and_the_logged_prediction(client, project):
     assert logged.positions["facts"]["snapshot"] == 41
     assert logged.plan == plan_of().digest
     assert logged.latency_ms > 0
-    assert abs((id_time(logged.id) - logged.at).total_seconds()) < 5
+    assert abs((id_time(logged.id) - logged.at).total_seconds()) < 60
 
 
 def test_explain_adds_the_features_as_the_model_saw_them(client):

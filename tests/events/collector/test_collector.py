@@ -10,6 +10,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
@@ -368,5 +369,23 @@ def test_idempotency_keys_older_than_a_day_are_forgotten(server: HttpServer, log
     with sqlite3.connect(tmp_path / "requests-clicks.db") as db:
         db.execute("UPDATE request SET at = at - 86400000001")
     post(server, json.dumps(click()).encode(), headers)
+
+    assert len(events_on_log(log)) == 2
+
+
+@pytest.mark.parametrize("booted", [False, True])
+def test_a_clock_that_was_ahead_for_a_while_makes_no_retry_a_new_request(
+    server: HttpServer, log: Log, monkeypatch: pytest.MonkeyPatch, booted: bool
+) -> None:
+    content, headers = json.dumps(click()).encode(), {**JSON, "Idempotency-Key": "before"}
+    post(server, content, headers)
+    with monkeypatch.context() as patch:
+        patch.setattr("headrace.kernel.time.time_ns", lambda: time.time_ns() + 2 * 86_400 * 10**9)
+        if booted:  # a machine that starts with a wrong clock
+            patch.setattr("headrace.events.collector.requests.boot_id", lambda: "the next boot")
+            patch.setattr("headrace.events.collector.requests.uptime_micros", lambda: 5)
+        post(server, json.dumps(click(2)).encode(), {**JSON, "Idempotency-Key": "meanwhile"})
+        assert post(server, content, headers).status_code == 202
+    assert post(server, content, headers).status_code == 202
 
     assert len(events_on_log(log)) == 2

@@ -29,7 +29,7 @@ from headrace.features.plan import AsOfView, FeaturePlan, StoredView, WindowedVi
 from headrace.kernel import faults
 from headrace.kernel.errors import CallError, Conflict, Unavailable
 from headrace.kernel.position import LogPosition, Position, SnapshotPosition, leads_of
-from headrace.kernel.time import now_micros
+from headrace.kernel.uptime import steady_micros
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -42,10 +42,10 @@ class EntityStore:
 
     Args:
         database: the database that keeps the states.
-        clock: the wall clock, microseconds.
+        clock: microseconds since 1970; it decides what no lookup can reach any more.
     """
 
-    def __init__(self, database: StateDatabase, *, clock: Callable[[], int] = now_micros) -> None:
+    def __init__(self, database: StateDatabase, *, clock: Callable[[], int] = steady_micros) -> None:
         self._database = database
         self._clock = clock
         self._tiles: dict[str, Tiles] = {}
