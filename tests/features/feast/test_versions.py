@@ -336,16 +336,6 @@ def test_a_version_under_another_name_and_key(small: Callable[..., Project]) -> 
     assert train(store, service, thing=["b", "a"], event_timestamp=[NOW, NOW]) == expected
 
 
-def test_features_that_feast_would_leave_out_are_refused_by_name(small: Callable[..., Project]) -> None:
-    facts_of(small())
-    store = open_store(small())
-    store.materialize(NOW - 24 * HOUR, datetime.now(UTC))
-    for view in ("moment", "moment@v0"):
-        with pytest.raises(CallError, match=f"Feast leaves out {view}__ratio") as refused:
-            read(store, [f"{view}:ratio"], item=["a"], price=[9.0])
-        assert "full_feature_names=False" in str(refused.value.remedy)
-
-
 def test_a_view_becomes_one_of_another_kind(small: Callable[..., Project]) -> None:
     facts_of(small())
     open_store(small()).materialize(NOW - 24 * HOUR, datetime.now(UTC))

@@ -18,7 +18,6 @@ import msgspec
 import numpy as np
 import pandas as pd
 from feast import FeatureService, FeatureView, OnDemandFeatureView, ValueType
-from feast.online_response import OnlineResponse
 from feast.protos.feast.types.Value_pb2 import RepeatedValue, Value
 from feast.type_map import feast_value_type_to_python_type
 from feast.utils import _get_cached_request_context
@@ -28,7 +27,7 @@ from headrace.features.feast.types import dtype_of
 from headrace.features.values.conversion import json_type
 from headrace.kernel.errors import CallError
 
-__all__ = ["check_answer", "convert_entity_rows"]
+__all__ = ["convert_entity_rows"]
 
 _Rows = Sequence[Mapping[str, Any]] | Mapping[str, Any]
 
@@ -73,25 +72,6 @@ def convert_entity_rows(
         rows = [row | {name: columns[name][place] for name in columns} for place, row in enumerate(rows)]
     is_by_row = any(view.singleton and view.mode == "python" for view in on_demand)
     return _separate_rows(rows) if is_by_row else [rows]
-
-
-def check_answer(
-    registry: Any,
-    project: str,
-    features: list[str] | FeatureService,
-    answer: OnlineResponse,
-    full_feature_names: bool,
-) -> None:
-    """Raises CallError if Feast's answer lacks a feature. With full names Feast leaves out those of on-demand
-    views in mode="python". The arguments are those of `convert_entity_rows`, and the answer."""
-    expected = _get_cached_request_context(registry, project, features, full_feature_names)[6]
-    missing = sorted(set(expected).difference(answer.proto.metadata.feature_names.val))
-    if missing:
-        raise CallError(
-            f"Feast leaves out {', '.join(missing)}: it does not give full names to the features of on-demand"
-            ' views in mode="python"',
-            remedy="Ask for full_feature_names=False.",
-        )
 
 
 def _check_keys(
