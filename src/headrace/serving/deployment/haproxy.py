@@ -4,8 +4,9 @@ Serve writes HAProxy's configuration with two listeners on every address (statis
 administration socket that every user may write to. Serve has no settings for these, but it has one for the
 path of HAProxy's binary. There it finds a wrapper, which restricts them and then becomes HAProxy. It also
 limits how long HAProxy waits for a client, which Serve allows an hour for an incomplete request. And while no
-replica is ready, HAProxy answers 503 as replicas on processes do, where Serve makes it answer 404 or 500. Every
-start of HAProxy waits for the wrapper, so this file must not import anything of the package.
+replica is ready, HAProxy answers 503 as replicas on processes do, where Serve makes it answer 404 or 500, or ask
+Serve's own proxy, which holds the request or answers 404. Every start of HAProxy waits for the wrapper, so this
+file must not import anything of the package.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ _IDLE_SECONDS = 30  # until the next request
 _CLIENT_SECONDS = 60  # without a byte from a client that sends a body, or reads none of a response
 _CLIENT_WAITS = re.compile(r"^(\s*)timeout client \S+\s*$", re.MULTILINE)
 _ERROR_FILE = re.compile(r"^(\s*)errorfile 50([234]) \S+\s*$", re.MULTILINE)
+_OWN_PROXY = re.compile(r"^\s*server \S+ \S+ check backup\s*$\n?", re.MULTILINE)
 _NOT_FOUND = re.compile(r"^(\s*)http-request return status 404 .*$", re.MULTILINE)
 # As the replicas on processes answer (processes.answer_unavailable).
 _UNAVAILABLE = (
@@ -150,11 +152,13 @@ def limit_waits(configuration: str, head_seconds: int = _HEAD_SECONDS) -> str:
 
 
 def answer_unavailable(configuration: str) -> str:
-    """The configuration with HAProxy's own errors in the form of the endpoint's errors.
+    """The configuration in which HAProxy itself answers while no replica is ready, in the form of the endpoint's
+    errors.
 
     The endpoint has every path, so HAProxy knows no path only while Serve has deployed none of its replicas.
     """
-    explained = _ERROR_FILE.sub(lambda m: f"{m[1]}http-error status 50{m[2]} {_UNAVAILABLE}", configuration)
+    alone = _OWN_PROXY.sub("", configuration)
+    explained = _ERROR_FILE.sub(lambda m: f"{m[1]}http-error status 50{m[2]} {_UNAVAILABLE}", alone)
     return _NOT_FOUND.sub(lambda m: f"{m[1]}http-request return status 503 {_UNAVAILABLE}", explained)
 
 

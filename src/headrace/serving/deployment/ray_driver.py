@@ -34,7 +34,7 @@ from headrace.kernel.ids import new_id
 from headrace.kernel.ports import find_free_port
 from headrace.serving.deployment.haproxy import drain, serve_environment
 from headrace.serving.deployment.ray_watch import ENDPOINT, EndpointWatch
-from headrace.serving.deployment.replica import GRACE, open_models, shorten_turns
+from headrace.serving.deployment.replica import DRAIN, GRACE, open_models, shorten_turns
 from headrace.serving.mlflow_models.model_set import ModelSet
 from headrace.serving.mlflow_models.ray_deployments import bind_model, find_problems, make_ask
 from headrace.serving.mlflow_models.served import FollowedModelSet, ServedModels
@@ -198,10 +198,11 @@ def _run_serve(settings: Settings, port: int, environment: dict[str, str]) -> It
     try:
         yield
     finally:
-        drain(runtime_folder(settings), GRACE)  # Serve kills it together with the replicas
-        if _find_other_applications(settings):
-            serve.delete(_application_of(settings))
-        else:
+        # The replicas end first, while HAProxy answers 503 to what comes. If it ended first, Serve would miss it
+        # and kill it after a second, with the answers that its clients wait for.
+        serve.delete(_application_of(settings))
+        if not _find_other_applications(settings):
+            drain(runtime_folder(settings), DRAIN)
             serve.shutdown()
 
 
