@@ -357,3 +357,36 @@ def test_a_view_becomes_one_of_another_kind(small: Callable[..., Project]) -> No
     store.materialize(NOW - 24 * HOUR, datetime.now(UTC))
     assert read(store, ["facts:clicks"], item=["a", "b"]) == {"facts__clicks": [3, 5]}
     assert open_store(small()).get_feature_view("facts").name == "facts"
+
+
+def test_a_version_that_another_process_dropped_is_materialized_again(small: Callable[..., Project]) -> None:
+    project = small()
+    facts_of(project)
+    store = open_store(project)
+    store.materialize(NOW - 24 * HOUR, datetime.now(UTC))
+    state = online.open(project.settings)
+    (view,) = [view for view in state.views() if view.name == "facts"]
+    row = {"item": ["b"], "event_timestamp": [NOW - HOUR / 2], "clicks": [8], "mean_price": [7.5]}
+    for fill, expected in (
+        (lambda: store.materialize(NOW - HOUR, datetime.now(UTC), ["facts"], version="v0"), [3, 5]),
+        (lambda: store.push("facts_stream", pd.DataFrame(row)), [None, 8]),
+    ):
+        state.drop(view.digest)
+        with pytest.raises(Unavailable, match="'facts@v0' holds no values online"):
+            read(store, ["facts@v0:clicks"], item=["a", "b"])
+        fill()
+        assert read(store, ["facts@v0:clicks"], item=["a", "b"]) == {"facts@v0__clicks": expected}
+
+
+def test_a_view_without_entity_is_read_online_after_it_was_read_offline(small: Callable[..., Project]) -> None:
+    """Feast takes the entity from the objects that its registry keeps."""
+    alone = ("entities=[item], ttl=DAY", "entities=[], ttl=DAY")
+    facts_of(small(alone))
+    store = open_store(small(alone))
+    store.materialize(NOW - 24 * HOUR, datetime.now(UTC))
+    names = ["facts:clicks", "facts@v0:clicks"]
+    expected = {"facts__clicks": [3], "facts@v0__clicks": [3]}
+    kept = store.registry.get_any_feature_view("facts", store.project, allow_cache=True)
+    kept.entities, kept.entity_columns = [], []  # as get_historical_features leaves it, if it got this object
+    assert train(store, names, event_timestamp=[NOW]) == expected
+    assert read(store, names, other=["x"]) == expected

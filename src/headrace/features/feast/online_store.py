@@ -140,8 +140,10 @@ class HeadraceOnlineStore(OnlineStore):  # type: ignore[misc]
 
     def load(self, config: RepoConfig, table: FeatureView, rows: pl.DataFrame, snapshot: int) -> int:
         """Replaces an as-of view's state by a snapshot of its table. Returns the number of entities."""
-        view = self.as_of(config, table)
-        return self._open_store(config).load(view, rows.to_arrow(), SnapshotPosition(view.table, snapshot))
+        store, plan = self._open_store(config), self._plan(config, table)
+        store.prepare(plan)  # `up` may have dropped the view since
+        view = plan.as_of[0]
+        return store.load(view, rows.to_arrow(), SnapshotPosition(view.table, snapshot))
 
     def push(self, config: RepoConfig, table: FeatureView, rows: pl.DataFrame) -> int:
         """Adds rows that are in no snapshot to an as-of view. Returns the number of entities that got rows.
@@ -149,9 +151,10 @@ class HeadraceOnlineStore(OnlineStore):  # type: ignore[misc]
         Raises:
             CallError: the rows do not have the view's columns and types, or a row has no key or time.
         """
-        plan = self._plan(config, table)
+        store, plan = self._open_store(config), self._plan(config, table)
+        store.prepare(plan)  # `up` may have dropped the view since
         view, keys = plan.as_of[0], {entity.join_key: entity.dtype for entity in plan.entities}
-        return self._open_store(config).push(view, to_view_rows(rows, view, keys).to_arrow())
+        return store.push(view, to_view_rows(rows, view, keys).to_arrow())
 
     def update(self, config: RepoConfig, *changes: Any, **more: Any) -> None:
         """Does nothing: views are added to the state when a plan or a read needs them."""

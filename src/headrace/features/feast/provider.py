@@ -9,6 +9,8 @@ from typing import Any
 import pandas as pd
 import polars as pl
 from feast import FeatureService, FeatureView
+from feast.feature_view import DUMMY_ENTITY_FIELD, DUMMY_ENTITY_NAME
+from feast.infra.offline_stores.offline_store import RetrievalJob
 from feast.infra.passthrough_provider import PassthroughProvider
 from feast.infra.registry.base_registry import BaseRegistry
 from feast.online_response import OnlineResponse
@@ -74,6 +76,32 @@ class HeadraceProvider(PassthroughProvider):  # type: ignore[misc]
                 column.MergeFrom(other.proto.results[names.index(name)])
         check_answer(registry, project, features, first, full_feature_names)
         return first
+
+    def get_historical_features(
+        self,
+        config: RepoConfig,
+        feature_views: list[FeatureView],
+        feature_refs: list[str],
+        entity_df: Any,
+        registry: BaseRegistry,
+        project: str,
+        *args: Any,
+        **more: Any,
+    ) -> RetrievalJob:
+        """The job of Headrace's offline store.
+
+        Feast has taken the entity from each view without keys, also in the objects that its registry keeps for
+        later calls: get_online_features would then miss keys of such a view. They get it back.
+        """
+        job = super().get_historical_features(
+            config, feature_views, feature_refs, entity_df, registry, project, *args, **more
+        )
+        for view in feature_views:
+            kept = registry.get_any_feature_view(view.name, project, allow_cache=True)
+            for taken in (view, kept):
+                if isinstance(taken, FeatureView) and not taken.entities:
+                    taken.entities, taken.entity_columns = [DUMMY_ENTITY_NAME], [DUMMY_ENTITY_FIELD]
+        return job
 
     def materialize_single_feature_view(
         self,

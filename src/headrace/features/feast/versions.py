@@ -105,7 +105,7 @@ def check_versions(
         is_windowed = isinstance(view, StreamFeatureView) and view.aggregations
         if is_windowed and _rows_of(view) != _rows_of(current):
             raise CallError(
-                f"{view.projection.name_to_use()!r} cannot be read online, because its state stands still:"
+                f"{view.projection.name_to_use()!r} cannot be read online, because its state may stand still:"
                 f" its view reads another table than {view.batch_source.name} now, or that table's function has"
                 " changed",
                 remedy="Read the view without a version, or this one by get_historical_features.",
