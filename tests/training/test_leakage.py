@@ -82,7 +82,7 @@ def test_a_function_of_a_target_of_very_different_sizes_leaks_and_an_honest_lag_
     week, noisy = (np.exp(size + noise * draw.normal(size=len(size))) for noise in (0.1, 0.3))
     rows = pl.DataFrame({"week": week, "log": np.log(week), "square": week**2, "noisy": noisy})
     honest = rows.with_columns(week=np.exp(size + 0.3 * draw.normal(size=len(size))))
-    found = {
+    leaks = {
         s.feature: s.leaks for s in score_features(rows, ["log", "square"], "week", "regression", bound=0.95)
     }
     assert leaks == {"log": True, "square": True}
