@@ -12,7 +12,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["CACHE", "Missing", "Server", "accepts", "go_program", "jars", "serving"]
+from headrace.kernel.lock import hold_lock
+
+__all__ = ["CACHE", "Missing", "Server", "accepts", "go_program", "hold_cache", "jars", "run_maven", "serving"]
 
 HERE = Path(__file__).parent
 # What was fetched or built for the servers; kept between runs, safe to delete.
@@ -21,6 +23,18 @@ CACHE = Path(os.environ.get("HEADRACE_SERVICES") or Path.home() / ".cache" / "he
 
 class Missing(RuntimeError):
     """A program or a package that the server needs is not on this machine; it says which."""
+
+
+@contextlib.contextmanager
+def hold_cache(name: str) -> Iterator[Path]:
+    """A folder of CACHE, which no other process changes while the block runs.
+
+    Two processes of the tests may need a server for the first time at the same moment. Each would take files
+    for complete that the other one is writing.
+    """
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with hold_lock(CACHE / f"{name}.lock"):
+        yield CACHE / name
 
 
 @dataclass(frozen=True)
@@ -52,7 +66,7 @@ def serving(
     *,
     folder: Path,
     environment: Mapping[str, str] | None = None,
-    deadline: float = 60.0,
+    deadline: float = 180.0,
 ) -> Iterator[subprocess.Popen[bytes]]:
     """Runs the command in `folder` (its output goes to `server.log` there) while the block runs.
 
@@ -100,21 +114,35 @@ def jars(name: str) -> Path:
         RuntimeError: Maven failed; with what it said.
     """
     pom = HERE / name / "pom.xml"
-    folder = CACHE / name
-    done = folder / "pom.xml"
-    if done.is_file() and done.read_bytes() == pom.read_bytes():
+    with hold_cache(name) as folder:
+        done = folder / "pom.xml"
+        if done.is_file() and done.read_bytes() == pom.read_bytes():
+            return folder / "lib"
+        folder.mkdir(exist_ok=True)
+        run_maven(
+            f"{name}'s jars", "-f", str(pom), "dependency:copy-dependencies", "-DincludeScope=runtime",
+            f"-DoutputDirectory={folder / 'lib'}",
+        )  # fmt: skip
+        done.write_bytes(pom.read_bytes())
         return folder / "lib"
-    folder.mkdir(parents=True, exist_ok=True)
-    command = ["mvn", "-B", "-q", "-f", str(pom), "dependency:copy-dependencies", "-DincludeScope=runtime",
-               f"-DoutputDirectory={folder / 'lib'}"]  # fmt: skip
-    try:
-        fetched = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
-    except FileNotFoundError as error:
-        raise Missing("mvn (Maven) is not installed") from error
+
+
+def run_maven(what: str, *arguments: str) -> None:
+    """Runs Maven, one process of it at a time: they share their repository.
+
+    Raises:
+        Missing: there is no Maven.
+        RuntimeError: it could not fetch `what`; with what it printed.
+    """
+    with hold_cache("maven"):
+        try:
+            fetched = subprocess.run(
+                ["mvn", "-B", "-q", *arguments], capture_output=True, text=True, timeout=600, check=False
+            )
+        except FileNotFoundError as error:
+            raise Missing("mvn (Maven) is not installed") from error
     if fetched.returncode:
-        raise RuntimeError(f"Maven could not fetch {name}'s jars:\n{fetched.stdout[-2000:]}")
-    done.write_bytes(pom.read_bytes())
-    return folder / "lib"
+        raise RuntimeError(f"Maven could not fetch {what}:\n{fetched.stdout[-2000:]}")
 
 
 def go_program(name: str, program: str, *commands: Sequence[str]) -> Path:
@@ -124,19 +152,19 @@ def go_program(name: str, program: str, *commands: Sequence[str]) -> Path:
         Missing: there is no Go.
         RuntimeError: a command failed; with its last lines.
     """
-    folder = CACHE / name
-    path = folder / program
-    if path.is_file():
+    with hold_cache(name) as folder:
+        path = folder / program
+        if path.is_file():
+            return path
+        folder.mkdir(exist_ok=True)
+        for command in commands:
+            try:
+                run = subprocess.run(
+                    command, cwd=folder, env={**os.environ, "GOBIN": str(folder)},
+                    capture_output=True, text=True, timeout=900, check=False,
+                )  # fmt: skip
+            except FileNotFoundError as error:
+                raise Missing("go (the Go compiler) is not installed") from error
+            if run.returncode:
+                raise RuntimeError(f"{program} could not be built:\n{run.stdout[-2000:]}{run.stderr[-2000:]}")
         return path
-    folder.mkdir(parents=True, exist_ok=True)
-    for command in commands:
-        try:
-            run = subprocess.run(
-                command, cwd=folder, env={**os.environ, "GOBIN": str(folder)},
-                capture_output=True, text=True, timeout=900, check=False,
-            )  # fmt: skip
-        except FileNotFoundError as error:
-            raise Missing("go (the Go compiler) is not installed") from error
-        if run.returncode:
-            raise RuntimeError(f"{program} could not be built:\n{run.stdout[-2000:]}{run.stderr[-2000:]}")
-    return path

@@ -104,7 +104,7 @@ def _stop_server(server: subprocess.Popen[str]) -> None:
     assert server.stdin is not None
     assert server.stdout is not None
     server.stdin.close()
-    server.wait(60)
+    server.wait(180)
     server.stdout.close()
 
 

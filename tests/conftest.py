@@ -18,6 +18,7 @@ import pytest
 import redis
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
+from httpx._config import DEFAULT_TIMEOUT_CONFIG
 from services.catalog import Catalog
 from services.catalog import catalog as started_catalog
 from services.kafka import Broker
@@ -37,6 +38,9 @@ from headrace.registry import client as mlflow_client
 # `--hypothesis-profile=default` other examples are tried.
 hypothesis.settings.register_profile("suite", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("suite")
+# What a client of httpx waits for if a test names no limit: by itself 5 s, which a busy machine may take.
+DEFAULT_TIMEOUT_CONFIG.connect = DEFAULT_TIMEOUT_CONFIG.read = 60.0
+DEFAULT_TIMEOUT_CONFIG.write = DEFAULT_TIMEOUT_CONFIG.pool = 60.0
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -174,7 +178,7 @@ def empty_broker(broker: Broker) -> Broker:
     def topics() -> list[str]:
         return [name for name in admin.list_topics(timeout=30).topics if not name.startswith("__")]
 
-    deadline = monotonic() + 60
+    deadline = monotonic() + 180
     while left := topics():
         assert monotonic() < deadline, f"topics are not deleted: {left}"
         for done in admin.delete_topics(left).values():

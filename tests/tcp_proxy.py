@@ -19,6 +19,7 @@ class TcpProxy:
         round_trips: how often the client has sent something and then received an answer.
         is_frozen: whether it passes nothing on, as if the server did not answer any more.
         is_away: whether it closes every connection.
+        refused: how many connections it has closed at once.
         cut_before: closes the connection that sends these bytes, once, without passing them on.
         cut_after: the same, but passes them on, and closes the connection when the server answers.
     """
@@ -27,7 +28,7 @@ class TcpProxy:
         self._target = target
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
-        self.round_trips = 0
+        self.round_trips = self.refused = 0
         self.is_frozen = self.is_away = False
         self.cut_before = self.cut_after = b""
         self._ends = threading.Event()
@@ -47,6 +48,7 @@ class TcpProxy:
         while not self._ends.is_set():
             client, _ = self._listener.accept()
             if self.is_away or self._ends.is_set():
+                self.refused += 1
                 client.close()
                 continue
             thread = threading.Thread(target=self._pass_on, args=(client,))

@@ -25,7 +25,7 @@ MODEL, TABLE, TOPIC = "churn", "customers", "churn_outcomes"
 VERSIONS = {1: "random forest", 2: "gradient boosting", 3: "logistic regression"}
 NEAR_BEST = 0.03  # the greatest distance of a version's ROC AUC from the best possible one
 ASKED = 400  # customers whom predictions are asked for
-DEADLINE = 60.0  # seconds that the demo waits for predictions or outcomes before it fails
+DEADLINE = 180.0  # seconds that the demo waits for predictions or outcomes before it fails
 TELCO = {
     1: ["customerID", "tenure", "Contract", "MonthlyCharges", "TotalCharges"],
     2: ["PhoneService", "InternetService"],

@@ -29,7 +29,7 @@ import headrace
 NEEDS_RAY = False  # before `up` nothing runs on Ray
 FILE = "models.yaml"
 EXPERIMENT = "iris"
-DEADLINE = 60.0  # seconds that the demo waits for something before it fails
+DEADLINE = 180.0  # seconds that the demo waits for something before it fails
 COLUMNS = ("sepal_length", "sepal_width", "petal_length", "petal_width")
 
 

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from services.server import CACHE
+from services.server import CACHE, hold_cache
 
 __all__ = ["VERSION", "home", "python", "variables"]
 
@@ -24,12 +24,13 @@ def python() -> Path:
     """
     interpreter = _FOLDER / "bin" / "python"
     done = _FOLDER / ".ready"
-    if not done.exists():
-        _run("uv", "venv", "--quiet", "--clear", "--python", sys.executable, str(_FOLDER))
-        install = ("pip", "install", "--quiet", "--python", str(interpreter), f"apache-airflow=={VERSION}")
-        _run("uv", *install)
-        _run(str(_FOLDER / "bin" / "airflow"), "db", "migrate", environment=variables(_FOLDER / "home"))
-        done.touch()
+    with hold_cache(_FOLDER.name):
+        if not done.exists():
+            _run("uv", "venv", "--quiet", "--clear", "--python", sys.executable, str(_FOLDER))
+            install = ("pip", "install", "--quiet", "--python", str(interpreter), f"apache-airflow=={VERSION}")
+            _run("uv", *install)
+            _run(str(_FOLDER / "bin" / "airflow"), "db", "migrate", environment=variables(_FOLDER / "home"))
+            done.touch()
     return interpreter
 
 

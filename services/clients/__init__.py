@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from services.server import CACHE, Missing
+from services.server import Missing, hold_cache
 
 __all__ = ["PACKAGES", "python"]
 
@@ -20,13 +20,13 @@ def python() -> Path:
         Missing: they cannot be installed; with what was said.
     """
     versions = "-".join(package.rpartition("==")[2] for package in PACKAGES)
-    folder = CACHE / f"clients-{versions}-py{sys.version_info[0]}.{sys.version_info[1]}"
-    interpreter, done = folder / "bin" / "python", folder / ".ready"
-    if not done.exists():
-        _run_uv("venv", "--quiet", "--clear", "--python", sys.executable, str(folder))
-        _run_uv("pip", "install", "--quiet", "--python", str(interpreter), *PACKAGES)
-        done.touch()
-    return interpreter
+    with hold_cache(f"clients-{versions}-py{sys.version_info[0]}.{sys.version_info[1]}") as folder:
+        interpreter, done = folder / "bin" / "python", folder / ".ready"
+        if not done.exists():
+            _run_uv("venv", "--quiet", "--clear", "--python", sys.executable, str(folder))
+            _run_uv("pip", "install", "--quiet", "--python", str(interpreter), *PACKAGES)
+            done.touch()
+        return interpreter
 
 
 def _run_uv(*arguments: str) -> None:

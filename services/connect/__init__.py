@@ -33,7 +33,7 @@ class Connect:
     url: str
     pid: int
 
-    def start(self, connector: Mapping[str, Any], *, deadline: float = 60.0) -> None:
+    def start(self, connector: Mapping[str, Any], *, deadline: float = 180.0) -> None:
         """Starts a connector, `{"name": ..., "config": {...}}`, and waits until its task runs.
 
         A standalone worker knows its connectors no longer when it is started again: start them anew;

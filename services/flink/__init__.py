@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from services.server import CACHE, jars
+from services.server import hold_cache, jars
 
 __all__ = ["VERSION", "connector", "python"]
 
@@ -19,17 +19,24 @@ def python() -> Path:
     Raises:
         RuntimeError: pip could not install it; with what it said.
     """
-    folder = CACHE / f"flink-{VERSION}"
-    interpreter = folder / "bin" / "python"
-    done = folder / ".ready"
-    if not done.exists():
-        subprocess.run([sys.executable, "-m", "venv", "--clear", str(folder)], check=True)
-        install = [str(interpreter), "-m", "pip", "install", "--quiet", f"apache-flink=={VERSION}", "msgspec"]
-        installed = subprocess.run(install, capture_output=True, text=True, check=False)
-        if installed.returncode:
-            raise RuntimeError(f"PyFlink could not be installed:\n{installed.stderr[-2000:]}")
-        done.touch()
-    return interpreter
+    with hold_cache(f"flink-{VERSION}") as folder:
+        interpreter, done = folder / "bin" / "python", folder / ".ready"
+        if not done.exists():
+            subprocess.run([sys.executable, "-m", "venv", "--clear", str(folder)], check=True)
+            install = [
+                str(interpreter),
+                "-m",
+                "pip",
+                "install",
+                "--quiet",
+                f"apache-flink=={VERSION}",
+                "msgspec",
+            ]
+            installed = subprocess.run(install, capture_output=True, text=True, check=False)
+            if installed.returncode:
+                raise RuntimeError(f"PyFlink could not be installed:\n{installed.stderr[-2000:]}")
+            done.touch()
+        return interpreter
 
 
 def connector() -> Path:

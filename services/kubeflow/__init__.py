@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from services.server import CACHE
+from services.server import hold_cache
 
 __all__ = ["VERSION", "python"]
 
@@ -19,14 +19,13 @@ def python() -> Path:
     Raises:
         RuntimeError: pip could not install it; with what it said.
     """
-    folder = CACHE / f"kubeflow-{VERSION}-py{sys.version_info[0]}.{sys.version_info[1]}"
-    interpreter = folder / "bin" / "python"
-    done = folder / ".ready"
-    if not done.exists():
-        subprocess.run([sys.executable, "-m", "venv", "--clear", str(folder)], check=True)
-        install = [str(interpreter), "-m", "pip", "install", "--quiet", f"kubeflow=={VERSION}"]
-        installed = subprocess.run(install, capture_output=True, text=True, check=False)
-        if installed.returncode:
-            raise RuntimeError(f"Kubeflow's SDK could not be installed:\n{installed.stderr[-2000:]}")
-        done.touch()
-    return interpreter
+    with hold_cache(f"kubeflow-{VERSION}-py{sys.version_info[0]}.{sys.version_info[1]}") as folder:
+        interpreter, done = folder / "bin" / "python", folder / ".ready"
+        if not done.exists():
+            subprocess.run([sys.executable, "-m", "venv", "--clear", str(folder)], check=True)
+            install = [str(interpreter), "-m", "pip", "install", "--quiet", f"kubeflow=={VERSION}"]
+            installed = subprocess.run(install, capture_output=True, text=True, check=False)
+            if installed.returncode:
+                raise RuntimeError(f"Kubeflow's SDK could not be installed:\n{installed.stderr[-2000:]}")
+            done.touch()
+        return interpreter

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import subprocess
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from pathlib import Path
 import httpx
 
 from headrace.kernel.ports import find_free_port
-from services.server import CACHE, Missing, serving
+from services.server import hold_cache, run_maven, serving
 
 __all__ = ["Registry", "registry"]
 
@@ -64,21 +63,17 @@ def _unpacked() -> Path:
         Missing: there is no Maven.
         RuntimeError: Maven failed; with what it said.
     """
-    folder = CACHE / "registry" / _VERSION
-    if (folder / f"{_APP}-runner.jar").is_file():
+    with hold_cache("registry") as place:
+        folder = place / _VERSION
+        if (folder / f"{_APP}-runner.jar").is_file():
+            return folder
+        folder.mkdir(parents=True, exist_ok=True)
+        artifact = f"io.apicurio:apicurio-registry-app:{_VERSION}:tar.gz:all"
+        run_maven(
+            "the registry", "dependency:copy", f"-Dartifact={artifact}", f"-DoutputDirectory={folder}"
+        )  # fmt: skip
+        (archive,) = folder.glob("*.tar.gz")
+        with tarfile.open(archive) as packed:
+            packed.extractall(folder, filter="data")
+        archive.unlink()
         return folder
-    folder.mkdir(parents=True, exist_ok=True)
-    command = ["mvn", "-B", "-q", "dependency:copy",
-               f"-Dartifact=io.apicurio:apicurio-registry-app:{_VERSION}:tar.gz:all",
-               f"-DoutputDirectory={folder}"]  # fmt: skip
-    try:
-        fetched = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False, cwd=folder)
-    except FileNotFoundError as error:
-        raise Missing("mvn (Maven) is not installed") from error
-    if fetched.returncode:
-        raise RuntimeError(f"Maven could not fetch the registry:\n{fetched.stdout[-2000:]}")
-    (archive,) = folder.glob("*.tar.gz")
-    with tarfile.open(archive) as packed:
-        packed.extractall(folder, filter="data")
-    archive.unlink()
-    return folder

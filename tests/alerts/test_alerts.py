@@ -242,7 +242,7 @@ def test_process_killed_after_an_alert_does_not_raise_it_again(
         [sys.executable, "-c", program, str(settings.root)],
         cwd=Path(__file__).parents[2],
         env={**os.environ, VARIABLE: "alerts.after_append"},
-        timeout=120,
+        timeout=300,
     )
     assert process.returncode == -signal.SIGKILL
     ingest_all(contract, events_log, lake)

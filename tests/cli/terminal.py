@@ -35,7 +35,7 @@ def run_on_terminal(
             written += part
     finally:
         os.close(leader)
-    return process.wait(60), written.decode()
+    return process.wait(180), written.decode()
 
 
 def read_part(leader: int, process: subprocess.Popen[bytes]) -> bytes:

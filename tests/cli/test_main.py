@@ -25,7 +25,9 @@ HEAVY = ("ray", "feast", "mlflow", "polars", "pyarrow", "pyiceberg", "pandas", "
 )
 def test_importing_and_help_load_nothing_heavy(script: str) -> None:
     loaded = f"{script}; import sys; print(*sorted(n for n in {HEAVY} if n in sys.modules))"
-    out = subprocess.run([sys.executable, "-c", loaded], capture_output=True, text=True, check=True, timeout=60)
+    out = subprocess.run(
+        [sys.executable, "-c", loaded], capture_output=True, text=True, check=True, timeout=300
+    )
     assert out.stdout.splitlines()[-1] == ""
 
 
@@ -37,7 +39,7 @@ def run_and_list_loaded(arguments: list[str], modules: tuple[str, ...], project:
         f"print(*sorted(n for n in {modules} if n in sys.modules))"
     )
     out = subprocess.run(
-        [sys.executable, "-c", script], cwd=project, capture_output=True, text=True, check=True, timeout=60
+        [sys.executable, "-c", script], cwd=project, capture_output=True, text=True, check=True, timeout=300
     )
     return out.stdout.splitlines()
 
@@ -306,7 +308,7 @@ try:
 except OSError as error:
     print_error(Call(), error)
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=300)
     assert "No usable temporary directory found" in done.stderr
     assert "Make room on the disk" in done.stderr
     assert "bug" not in done.stderr

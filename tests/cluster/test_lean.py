@@ -50,7 +50,7 @@ def test_a_local_ray_is_lean_and_its_workers_have_the_given_variables(settings):
 
 def test_the_agent_names_no_ports_and_ends_with_the_raylet(tmp_path):
     agent = subprocess.run(
-        [sys.executable, "-I", "-S", lean_agent.__file__, tmp_path, "ab"], input=b"", timeout=20, check=True
+        [sys.executable, "-I", "-S", lean_agent.__file__, tmp_path, "ab"], input=b"", timeout=300, check=True
     )
     assert agent.returncode == 0
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {

@@ -215,7 +215,9 @@ def test_pieces_are_the_same_in_another_process(shop: Path) -> None:
         "names = {('shop' if p.stem == '__init__' else f'shop.{p.stem}'): p for p in folder.glob('*.py')}\n"
         "print(json.dumps(CodeIndex(names).pieces('shop.tables', 'clean')))"
     )
-    out = subprocess.run([sys.executable, "-c", script, str(shop)], capture_output=True, check=True, timeout=60)
+    out = subprocess.run(
+        [sys.executable, "-c", script, str(shop)], capture_output=True, check=True, timeout=300
+    )
     assert json.loads(out.stdout) == pieces_of(shop, "clean")
 
 
@@ -532,7 +534,7 @@ def test_closure_values_are_the_same_in_every_process(tmp_path: Path) -> None:
             env={**os.environ, "PYTHONHASHSEED": seed},
             capture_output=True,
             check=True,
-            timeout=60,
+            timeout=300,
         ).stdout
         for seed in ("1", "2", "3")
     }

@@ -529,6 +529,39 @@ def test_forgetting_by_a_value_of_another_type_is_refused_and_removes_nothing(st
     assert store.lookup(plan, [{"user_id": 1, "shop": "a"}], NOW).rows == [[5, 0.5, 5, 0.5]]
 
 
+def test_forgetting_reaches_views_that_have_the_key_in_another_type(store):
+    """As versions of a view have it, when the type of its entity was changed."""
+    rows = pl.DataFrame(facts([(user, NOW - MINUTE, user, 0.5) for user in (7, 8, 9)]))
+    text = AsOfView("of_text", ("user_id",), "of_text", "time", FACTS.features)
+    pair = AsOfView("of_pair", ("shop", "user_id"), "of_pair", "time", FACTS.features)
+    texts = rows.with_columns(pl.col("user_id").cast(pl.String))
+    shops, shop = texts.with_columns(shop=pl.lit("a")), EntityKey("shop", "shop", "string")
+    user = EntityKey("user", "user_id", "string")
+    stored = [
+        (FACTS, plan_of(FACTS), rows, (7, 8, 9)),
+        (text, plan_of(text, entities=(user,)), texts, ("7", "8", "9")),
+        (pair, plan_of(pair, entities=(user, shop)), shops, ("7", "8", "9")),
+    ]
+    for view, plan, table, _ in stored:
+        store.prepare(plan)
+        store.load(view, table.to_arrow(), SnapshotPosition(view.table, 1))
+
+    def left():
+        return [
+            [row[0] for row in store.lookup(plan, [{"user_id": u, "shop": "a"} for u in users], NOW).rows]
+            for _, plan, _, users in stored
+        ]
+
+    with pytest.raises(CallError, match=r"is declared as (int64|string), but it is 7\.0"):
+        store.forget([{"user_id": 7.0, "shop": "a"}])
+    for other in ("x", "07", " 7", "7.0", "9" * 30, "٧"):
+        assert store.forget([{"user_id": other, "shop": "a"}]) == 0
+    assert left() == [[7, 8, 9]] * 3
+    assert store.forget([{"user_id": 7, "shop": "a"}]) == 3
+    assert store.forget([{"user_id": "9", "shop": "a"}]) == 3
+    assert left() == [[None, 8, None]] * 3
+
+
 def test_a_view_that_was_stored_under_another_digest_is_prepared_and_filled_anew(store):
     """As after an update of Headrace that computes digests in another way."""
     plan, rows, old = plan_of(FACTS), [(1, NOW - 1, 7, 0.5)], "0" * 32

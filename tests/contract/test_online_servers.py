@@ -97,6 +97,19 @@ def address(kind, proxy):
 
 
 @pytest.fixture
+def impatient():
+    """A lookup waits for the server as short as it does elsewhere."""
+
+
+@pytest.fixture(autouse=True)
+def patient(request, monkeypatch):
+    """A server that takes long is busy."""
+    if "impatient" not in request.fixturenames:
+        for name in ("postgres", "redis"):
+            monkeypatch.setattr(f"headrace.features.online.{name}._READ", 60.0)
+
+
+@pytest.fixture
 def store(kind, address, project):
     """A store behind the proxy."""
     with kind.open(address, project) as store:
@@ -167,6 +180,7 @@ def test_a_lookup_goes_on_after_the_server_has_closed_its_connections(kind, stor
     assert look_up(store, [1, 2, 5000]) == expected
 
 
+@pytest.mark.usefixtures("impatient")
 def test_a_server_that_does_not_answer_delays_no_call_for_long_and_is_found_again(store, proxy):
     fill(store)
     expected = look_up(store, [1])
@@ -174,7 +188,7 @@ def test_a_server_that_does_not_answer_delays_no_call_for_long_and_is_found_agai
     began = monotonic()
     with pytest.raises(Unavailable, match="cannot be reached: it does not answer"):
         look_up(store, [1])
-    assert monotonic() - began < 10  # the deadline is 2 s
+    assert monotonic() - began < 60  # the deadline is 2 s; that of a statement is 300 s
     with pytest.raises(Unavailable, match="cannot be reached"):
         look_up(store, [1])
     proxy.is_frozen = False
@@ -196,12 +210,9 @@ def test_while_the_server_is_away_calls_fail_at_once_and_it_is_found_again(kind,
         look_up(store, [1])
     assert caught.value.where == address
     assert kind.password in caught.value.remedy
-    failures = 0
-    began = monotonic()
-    while monotonic() < began + 0.5:
-        assert _try(lambda: look_up(store, [1])) is None
-        failures += 1
-    assert failures > 100
+    before = proxy.refused
+    assert [_try(lambda: look_up(store, [1])) for _ in range(200)] == [None] * 200
+    assert proxy.refused - before < 100  # most calls try no connection
     proxy.is_away = False
     assert until(lambda: _try(lambda: look_up(store, [1]))) == expected
 
@@ -274,7 +285,7 @@ def test_writers_of_different_views_do_not_wait_for_each_other(kind, project):
         def replace_and_wait(view, states):
             replace(view, states)
             waits.set()
-            assert goes_on.wait(30)
+            assert goes_on.wait(60)
 
         database.replace_states = replace_and_wait
         thread = threading.Thread(target=first.load, args=(FACTS, rows, SnapshotPosition("facts", 1)))

@@ -10,7 +10,6 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
 import pytest
 from tests.contract.supervised import RAY_WARNINGS, SupervisedDeployment
 from tests.serving.small_project import (
@@ -70,11 +69,11 @@ def address(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         with (folder / "log").open("wb") as log:
             ray = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
         try:
-            until(lambda: has_started(port), (folder / "log").read_text(), seconds=120)
+            until(lambda: has_started(port), (folder / "log").read_text)
             yield f"127.0.0.1:{port}"
         finally:
             ray.terminate()
-            ray.wait(60)
+            ray.wait(180)
 
 
 def test_the_profile_submits_the_endpoint_to_another_ray(address: str, tmp_path: Path) -> None:
@@ -103,7 +102,6 @@ def test_the_profile_submits_the_endpoint_to_another_ray(address: str, tmp_path:
         until(lambda: {running.predict()["version"] for _ in range(8)} == {2})
     finally:
         running.stop()
-    with pytest.raises(httpx.TransportError):
-        running.predict()
+    until(lambda: not has_started(running.port), "the port is open after the end")
     assert has_started(int(address.rpartition(":")[2])), "the other Ray goes on"
-    assert not any("haproxy" in command for command in find_commands(str(runtime_folder(settings))))
+    until(lambda: not any("haproxy" in command for command in find_commands(str(runtime_folder(settings)))))

@@ -18,7 +18,7 @@ from headrace import log
 from headrace.log import Log, Member
 
 ROOT = Path(__file__).parents[2]
-SESSION = 2.0  # seconds
+SESSION, LONG = 2.0, 900.0  # seconds; the long one is longer than any test waits
 
 
 @pytest.fixture
@@ -56,7 +56,10 @@ def is_divided_evenly(members: Sequence[Member], partitions: int = 5) -> bool:
     )
 
 
-def test_members_divide_a_topic_and_release_their_share_at_once(join: Join) -> None:
+def test_members_divide_a_topic_and_release_their_share_at_once(
+    url: str, join: Join, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_session(monkeypatch, url, LONG)  # a share that is not released is not free until this is over
     settled: list[int] = []
     first = join(lambda: settled.append(1))
     until(lambda: is_divided_evenly([first]))
@@ -68,13 +71,11 @@ def test_members_divide_a_topic_and_release_their_share_at_once(join: Join) -> N
     assert first.partitions() < before  # it kept the rest
     other = join(group="others")
     until(lambda: is_divided_evenly([other]))  # another group divides the topic independently
-    assert is_divided_evenly([first, second])
+    until(lambda: is_divided_evenly([first, second]))
     third = join()
     until(lambda: is_divided_evenly([first, second, third]))
-    began = monotonic()
     second.close()
     until(lambda: is_divided_evenly([first, third]))
-    assert monotonic() - began < 8  # without waiting for the session's ten seconds
     more = [join() for _ in range(4)]
     until(lambda: is_divided_evenly([first, third, *more]))  # one member has no log partition
     for member in [first, third, other, *more]:
@@ -84,9 +85,9 @@ def test_members_divide_a_topic_and_release_their_share_at_once(join: Join) -> N
 class MemberProcess:
     """Runs tests.contract.member in a separate process."""
 
-    def __init__(self, url: str, folder: Path) -> None:
+    def __init__(self, url: str, folder: Path, session: float) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "tests.contract.member", url, str(folder), str(SESSION)],
+            [sys.executable, "-m", "tests.contract.member", url, str(folder), str(session)],
             cwd=ROOT,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -96,28 +97,28 @@ class MemberProcess:
     def next_share(self) -> frozenset[int]:
         """Waits for the next change of its share; returns the share."""
         assert self.process.stdout is not None
-        return frozenset(map(int, self.process.stdout.readline().split()))
+        line = self.process.stdout.readline()
+        assert line, "the member has ended"
+        return frozenset(map(int, line.split()))
 
     def end(self) -> None:
-        self.process.communicate("\n", timeout=60)
+        self.process.communicate("\n", timeout=300)
 
 
 def test_a_killed_member_that_restarts_gets_its_share_back_at_once(
     url: str, join: Join, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("headrace.log.sqlite.member.SESSION_SECONDS", 60.0)
-    monkeypatch.setattr("headrace.log.kafka.member.SESSION_MS", 60_000)
-    monkeypatch.setitem(globals(), "SESSION", 60.0)
-    killed = MemberProcess(url, tmp_path / "members")
+    set_session(monkeypatch, url, LONG)
+    killed = MemberProcess(url, tmp_path / "members", LONG)
     while not (share := killed.next_share()):
         pass
     killed.process.kill()
     killed.process.communicate()
     began = monotonic()
-    restarted = MemberProcess(url, tmp_path / "members")
+    restarted = MemberProcess(url, tmp_path / "members", LONG)
     while restarted.next_share() != share:
         pass
-    assert monotonic() - began < 30  # the killed member's session lasts a minute
+    assert monotonic() - began < LONG / 2  # the killed member's session has not ended
     restarted.end()
     member = join()
     until(lambda: is_divided_evenly([member]))
@@ -127,8 +128,8 @@ def test_a_killed_member_that_restarts_gets_its_share_back_at_once(
 def test_a_hanging_member_loses_its_share_and_notices_when_it_wakes_up(
     url: str, join: Join, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shorten_sessions(monkeypatch, url)
-    hanging = MemberProcess(url, tmp_path / "members")
+    set_session(monkeypatch, url, SESSION)
+    hanging = MemberProcess(url, tmp_path / "members", SESSION)
     while not hanging.next_share():
         pass
     member = join()
@@ -148,11 +149,13 @@ def test_a_hanging_member_loses_its_share_and_notices_when_it_wakes_up(
     member.close()
 
 
-def shorten_sessions(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+def set_session(monkeypatch: pytest.MonkeyPatch, url: str, seconds: float) -> None:
+    """Members of this process that join now are gone so many seconds after their last sign of life."""
     from headrace.log.sqlite import member as sqlite_member
 
-    monkeypatch.setattr(sqlite_member, "SESSION_SECONDS", SESSION)
+    monkeypatch.setattr(sqlite_member, "SESSION_SECONDS", seconds)
     if url.startswith("kafka"):
         from headrace.log.kafka import member as kafka_member
 
-        monkeypatch.setattr(kafka_member, "SESSION_MS", int(SESSION * 1_000))
+        monkeypatch.setattr(kafka_member, "LEAVE_SECONDS", 60.0)
+        monkeypatch.setattr(kafka_member, "SESSION_MS", int(seconds * 1_000))

@@ -55,7 +55,7 @@ PLACES = {
 PORT = re.compile(r"http://127\.0\.0\.1:(\d+)")
 PORTS = ("8100", "8101", "8102")  # where a page does not show them
 PORT_VARIABLES = ("HEADRACE_PREDICT_PORT", "HEADRACE_COLLECTOR_PORT", "HEADRACE_CONSOLE_PORT")
-FOLLOWS_CHANGES = re.compile("headrace predict|headrace shadows|curl .*Bearer")
+FOLLOWS_CHANGES = re.compile("headrace (predict|shadows|why)|curl .*Bearer")
 ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 
 
@@ -174,7 +174,7 @@ class Reader:
         if self._server is None:
             return None
         self._server.send_signal(signal.SIGINT)
-        return self._server.wait(60)
+        return self._server.wait(180)
 
     def run(self, command: str, output: str, page: str) -> None:
         """Runs a command of a page; compares what it prints, if the page shows that.
@@ -196,7 +196,7 @@ class Reader:
         else:
             where, fails = f"{page}: {command}", output.startswith("error:")
             # What is asked follows an event, or a new token, within a second or so: a reader would ask again.
-            deadline = time.monotonic() + (60 if FOLLOWS_CHANGES.match(command) else 0)
+            deadline = time.monotonic() + (180 if FOLLOWS_CHANGES.match(command) else 0)
             while True:
                 done = self._call(command)
                 printed = done.stderr if fails else done.stdout
@@ -235,13 +235,12 @@ class Reader:
                 until(
                     lambda: process.poll() is not None or self._matches(read(), f"{first}...\n"),
                     f"{command}\ndoes not print:\n{first}",
-                    180,
                 )
                 assert process.poll() is None, f"{command}\nended by itself, and printed:\n{read()}"
             finally:
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGINT)
-                process.wait(60)
+                process.wait(180)
             assert self._matches(read(), first + rest), f"{command}\nprinted:\n{read()}\nshown:\n{output}"
 
     def _replace(self, text: str) -> str:
@@ -278,7 +277,7 @@ class Reader:
                 [self.which("headrace"), "up"], cwd=self.folder, env=self._environment, stdout=log, stderr=log
             )
         last = output.splitlines()[-1] if output.strip() else "Stop it with Ctrl-C."
-        until(lambda: last in self._log.read_text() or server.poll() is not None, "up does not answer", 180)
+        until(lambda: last in self._log.read_text() or server.poll() is not None, "up does not answer")
         printed = self._log.read_text()
         assert self._matches(printed, output), f"headrace up\nprinted:\n{printed}\nshown:\n{output}"
         self._ports = dict(zip(PORT.findall(output) or PORTS, PORT.findall(printed), strict=True))

@@ -13,17 +13,18 @@ from pathlib import Path
 from typing import Any
 
 from tests.docs.blocks import PORT_VARIABLES, Reader, find_blocks, make_pattern, normalise, split_commands
+from tests.until import until
 
 __all__ = [
     "AUTHOR",
     "EXAMPLES",
     "HEADRACE",
     "DemoRun",
+    "await_processes",
     "call_dvc",
     "check_readme",
     "follow_readme",
     "plots_of",
-    "processes_of",
     "run_commands",
     "run_demo",
 ]
@@ -69,6 +70,12 @@ def processes_of(folder: Path) -> Iterator[str]:
             continue
         if str(folder) in command or working_folder.is_relative_to(folder):
             yield command
+
+
+def await_processes(folder: Path) -> None:
+    """Returns when no process runs in the folder or names it any more. A process that was told to end by one
+    that has ended may take a moment."""
+    until(lambda: not [*processes_of(folder)], lambda: "still there:\n" + "\n".join(processes_of(folder)))
 
 
 def call_dvc(folder: Path, *arguments: str) -> Any:
@@ -146,7 +153,7 @@ def follow_readme(
     finally:
         code = reader.stop()
     assert code == 0
-    assert list(processes_of(folder)) == []
+    await_processes(folder)
 
 
 def _run(command: str, folder: Path) -> str:

@@ -84,7 +84,7 @@ COLUMNS = (
     "long",
     "half",
 )
-TIMEOUT = 90.0  # seconds
+TIMEOUT = 240.0  # seconds
 
 
 @pytest.fixture(scope="module")
@@ -138,7 +138,7 @@ class Bank:
 
     def call(self, *arguments: str) -> str:
         process = self.start(*arguments)
-        output = process.communicate(timeout=120)[0]
+        output = process.communicate(timeout=300)[0]
         assert process.returncode == 0, output
         return output
 
@@ -338,7 +338,7 @@ def test_changes_reach_the_lake_through_the_embedded_engine(server: Postgres, tm
 
         wait_for(has_every_change, "every change in the lake", capture)
         capture.terminate()
-        output = capture.communicate(timeout=60)[0]
+        output = capture.communicate(timeout=300)[0]
         assert capture.returncode == 0, output
         assert "bank.public.accounts" in output
     finally:
@@ -403,7 +403,7 @@ def test_a_table_emptied_while_its_slot_is_lost_has_no_rows(server: Postgres, tm
         ingest(Workspace(bank.settings), until_end=True)
         assert bank.current() == as_lake_values(bank.select())
         capture.terminate()
-        assert capture.wait(60) == 0
+        assert capture.wait(180) == 0
     finally:
         capture.kill()
         capture.communicate()

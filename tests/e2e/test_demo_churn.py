@@ -17,10 +17,10 @@ from tests.e2e.demos import (
     EXAMPLES,
     HEADRACE,
     DemoRun,
+    await_processes,
     call_dvc,
     check_readme,
     plots_of,
-    processes_of,
     run_demo,
 )
 from tests.lineage.conformance import make_event_check
@@ -168,7 +168,7 @@ def metrics_of(text: str) -> dict[str, float]:
 
 
 def test_no_process_is_left_running(demo: DemoRun) -> None:
-    assert list(processes_of(demo.folder)) == []
+    await_processes(demo.folder)
 
 
 @pytest.mark.skipif(not REAL_DATA.is_file(), reason=f"the real data are not there: {REAL_DATA}")
@@ -182,4 +182,4 @@ def test_demo_runs_on_the_real_file(tmp_path: Path) -> None:
     total = raw.select(pl.col("TotalCharges").replace(" ", None).cast(pl.Float64)).to_series()
     joined = raw.select(CustomerId="customerID", wanted=total).join(rows, on="CustomerId", how="inner")
     assert joined["wanted"].equals(joined["TotalCharges"])
-    assert list(processes_of(tmp_path)) == []
+    await_processes(tmp_path)

@@ -22,7 +22,7 @@ from sklearn.metrics import accuracy_score, f1_score, log_loss
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
-from tests.e2e.demos import EXAMPLES, HEADRACE, DemoRun, check_readme, follow_readme, processes_of, run_demo
+from tests.e2e.demos import EXAMPLES, HEADRACE, DemoRun, await_processes, check_readme, follow_readme, run_demo
 
 import headrace
 from headrace.declare.splits import Stratified
@@ -53,7 +53,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> DemoRun:
 
 def test_demo_runs_every_step_and_leaves_no_process(demo: DemoRun) -> None:
     assert len(demo.report["checks"]) == 16
-    assert list(processes_of(demo.folder)) == []
+    await_processes(demo.folder)
 
 
 def test_readme_shows_what_the_commands_print(demo: DemoRun) -> None:

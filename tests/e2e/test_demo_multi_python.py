@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from tests.docs.blocks import PORT_VARIABLES, Reader
-from tests.e2e.demos import EXAMPLES, DemoRun, check_readme, processes_of, run_demo
+from tests.e2e.demos import EXAMPLES, DemoRun, await_processes, check_readme, run_demo
 
 from headrace.config.settings import load_settings
 from headrace.kernel.addresses import path_of_sqlalchemy
@@ -38,7 +38,7 @@ def test_demo_runs_every_step(demo: DemoRun) -> None:
 
 
 def test_no_process_is_left_running(demo: DemoRun) -> None:
-    assert list(processes_of(demo.folder)) == []
+    await_processes(demo.folder)
 
 
 def test_readme_shows_what_is_printed(demo: DemoRun) -> None:
@@ -72,4 +72,4 @@ def test_the_pages_on_models_of_mlflow_work_in_a_new_project(demo: DemoRun, tmp_
     finally:
         code = reader.stop()
     assert code == 0
-    assert list(processes_of(tmp_path)) == []
+    await_processes(tmp_path)

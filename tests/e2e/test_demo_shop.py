@@ -11,7 +11,7 @@ from typing import Any
 import polars as pl
 import pytest
 import xgboost
-from tests.e2e.demos import EXAMPLES, HEADRACE, processes_of, run_demo
+from tests.e2e.demos import EXAMPLES, HEADRACE, await_processes, run_demo
 
 import headrace
 from headrace.declare.splits import ByTime
@@ -74,12 +74,12 @@ def test_verbs_that_only_read_load_nothing_heavy(demo: dict[str, Any], verb: str
         f"print(*sorted(name for name in {HEAVY} if name in sys.modules))"
     )
     command = [sys.executable, "-c", script]
-    out = subprocess.run(command, cwd=demo["folder"], capture_output=True, text=True, check=True, timeout=60)
+    out = subprocess.run(command, cwd=demo["folder"], capture_output=True, text=True, check=True, timeout=300)
     assert out.stdout.splitlines()[-1] == ""
 
 
 def test_no_process_is_left_running(demo: dict[str, Any]) -> None:
-    assert list(processes_of(Path(demo["folder"]))) == []
+    await_processes(Path(demo["folder"]))
 
 
 def test_project_can_be_used_after_the_demo(demo: dict[str, Any]) -> None:
@@ -123,4 +123,4 @@ def test_demo_runs_on_real_data(tmp_path: Path) -> None:
     why = [HEADRACE, "why", report["facts"]["prediction"], "--json", "--project", report["folder"]]
     answer = json.loads(subprocess.run(why, capture_output=True, text=True, check=True).stdout)
     assert answer["release"]["override"] is ("refused" in report["facts"])
-    assert list(processes_of(tmp_path)) == []
+    await_processes(tmp_path)

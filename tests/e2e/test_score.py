@@ -245,6 +245,8 @@ def test_everything_shows_itself_in_a_notebook(project: OpenProject, answers: pl
         project.models.refusal.versions,
         project.models.refusal.versions["1"],
         project.feature_services,
+        project.feature_services["refusal"],
+        project.status(),
         project.table("payments"),
         project.training_set("refusal"),
         project.why(answers["id"][0]),

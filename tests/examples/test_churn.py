@@ -132,7 +132,7 @@ def test_a_bad_file_is_refused_as_the_readme_shows(built: Path, case: str) -> No
     file.write_bytes(BAD_FILES[case](good))
     target = "churn" if case in UNLEARNABLE else "customers"
     command = [HEADRACE, "build", target, "--project", built]
-    refused = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    refused = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     file.write_text(good)
     assert refused.returncode != 0
     assert refused.stderr.replace(f"{built}/", "") == match[1]
@@ -151,7 +151,7 @@ def test_a_failed_training_is_closed_in_the_lineage(built: Path, tmp_path: Path)
     with Workspace(load_settings(folder)) as workspace:  # other tests' builds of the project may have failed
         earlier = {run.id for run in workspace.lineage.runs(limit=1_000)}
     command = [HEADRACE, "build", "churn", "--project", folder]
-    refused = subprocess.run(command, capture_output=True, text=True, timeout=180, check=False)
+    refused = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert refused.returncode != 0
     assert "RandomForestClassifier cannot be fitted: The 'n_estimators' parameter" in refused.stderr
     check = make_event_check()

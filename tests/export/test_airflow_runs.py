@@ -42,7 +42,7 @@ for line in sys.stdin:
     tasks = {task.task_id: [str(task.state), task.try_number] for task in run.get_task_instances()}
     print("RESULT", json.dumps([str(run.state), tasks]), flush=True)
 """
-_LONGEST = 240.0  # seconds that Airflow may take for all runs
+_LONGEST = 900.0  # seconds that Airflow may take for all runs
 STAGES = ["code", "source-prices", "table-first", "table-second"]
 
 
@@ -116,7 +116,11 @@ def test_airflow_runs_the_dag_retries_a_failed_task_and_makes_nothing_twice(tmp_
             log = runner.read_until("[up_for_retry]")
         assert "another build is running on this project" in "".join(log)
         state, tasks, _ = runner.finish()
-        assert (state, tasks) == ("success", {"code": ["success", 2]} | {s: ["success", 1] for s in STAGES[1:]})
+        assert tasks.pop("code") in (
+            ["success", 2],
+            ["success", 3],
+        )  # the second may begin before the lock is free
+        assert (state, tasks) == ("success", {stage: ["success", 1] for stage in STAGES[1:]})
         built = snapshots(settings)
 
         runner.start()

@@ -43,7 +43,7 @@ def call(root: Path, *arguments: str, **environment: str) -> subprocess.Complete
     command = [sys.executable, "-m", "headrace.cli.main", *arguments]
     path = {"PATH": "/usr/bin:/bin", "HOME": str(root)}
     return subprocess.run(
-        command, cwd=root, capture_output=True, text=True, timeout=120, env=path | environment
+        command, cwd=root, capture_output=True, text=True, timeout=300, env=path | environment
     )
 
 

@@ -345,7 +345,7 @@ def start_run(
         assert fork_server.stdin is not None
         assert fork_server.stdout is not None
         fork_server.stdin.close()
-        fork_server.wait(60)
+        fork_server.wait(180)
         fork_server.stdout.close()
         os.close(journal)
 

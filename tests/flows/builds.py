@@ -22,7 +22,7 @@ def call(settings: Settings, *arguments: str, fault: str | None = None) -> subpr
     if arguments[0] != "dvc":
         return call_headrace(*arguments, folder=settings.root, environment=environment)
     return subprocess.run(
-        arguments, cwd=settings.root, env=environment, capture_output=True, text=True, timeout=120
+        arguments, cwd=settings.root, env=environment, capture_output=True, text=True, timeout=300
     )
 
 
@@ -41,7 +41,7 @@ def dvc_agrees(settings: Settings) -> bool:
 def git(settings: Settings, *arguments: str) -> str:
     command = ["git", "-c", "user.name=a", "-c", "user.email=a@example.com", *arguments]
     return subprocess.run(
-        command, cwd=settings.root, check=True, capture_output=True, text=True, timeout=60
+        command, cwd=settings.root, check=True, capture_output=True, text=True, timeout=300
     ).stdout
 
 

@@ -113,11 +113,11 @@ def test_plain_dvc_repro_equals_a_build(tiny: Settings) -> None:
 
 
 def test_git_does_not_ignore_the_pointers(tiny: Settings) -> None:
-    subprocess.run(["git", "init", "-q", str(tiny.root)], check=True, timeout=30)
+    subprocess.run(["git", "init", "-q", str(tiny.root)], check=True, timeout=300)
     run_build(tiny)
     assert dvc_agrees(tiny)
     ignored = subprocess.run(
-        ["git", "check-ignore", "pointers/tables/total.json"], cwd=tiny.root, capture_output=True, timeout=30
+        ["git", "check-ignore", "pointers/tables/total.json"], cwd=tiny.root, capture_output=True, timeout=300
     )
     assert ignored.returncode == 1
 

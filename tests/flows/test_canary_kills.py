@@ -48,7 +48,7 @@ def settings(tmp_path):
 
 def log_predictions(workspace, step, count, failed_share):
     """Ingests predictions of both arms of a release, each of another entity."""
-    chance, records = random.Random(step.id), []
+    chance, records = random.Random(step.canary.step), []
     for user in range(count):
         arm = chance.choice(step.arms)
         has_failed = arm.name == "canary" and chance.random() < failed_share

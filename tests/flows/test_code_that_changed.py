@@ -105,7 +105,7 @@ def test_plain_dvc_repro_sees_a_file_that_a_table_reads(project: Settings) -> No
     (project.root / "tax.json").write_text('{"tax": 300}')
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     subprocess.run(
-        ["dvc", "repro"], cwd=project.root, env={**os.environ, "PATH": path}, check=True, timeout=120
+        ["dvc", "repro"], cwd=project.root, env={**os.environ, "PATH": path}, check=True, timeout=300
     )
     assert totals(project)["taxed"] == 303
     assert run_build(project) == []

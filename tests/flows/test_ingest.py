@@ -197,7 +197,7 @@ def call(settings: Settings, *arguments: str) -> subprocess.CompletedProcess[str
         cwd=settings.root,
         capture_output=True,
         text=True,
-        timeout=180,
+        timeout=300,
     )
 
 
@@ -213,7 +213,7 @@ def test_ctrl_c_ends_ingest_without_a_traceback_and_the_next_one_continues(setti
     assert process.stdout is not None
     assert "3 events" in process.stdout.readline()
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=300)
     assert (process.returncode, err.strip()) == (130, "interrupted")
     send(settings, 2)
     assert ingest(Workspace(settings), until_end=True).events == 2
@@ -235,7 +235,7 @@ def test_workers_divide_the_topic_and_end_together(settings: Settings) -> None:
     while events < 600:
         events += int(process.stdout.readline().split()[1].replace(",", ""))
     os.killpg(process.pid, signal.SIGINT)  # as Ctrl-C does: every process of the group gets the signal
-    out, err = process.communicate(timeout=180)
+    out, err = process.communicate(timeout=300)
     assert (process.returncode, err.strip()) == (130, "interrupted")
     assert "600 events in" in out
     assert len(lake.open(settings).table("clicks").scan().collect()) == 600
@@ -260,14 +260,14 @@ def test_an_error_of_a_worker_ends_all_workers_and_is_raised(settings: Settings)
 def test_a_hanging_ingest_is_replaced_and_no_event_is_lost_or_duplicated(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("headrace.kernel.children._SILENT", 3.0)
     send(settings, 50)
     child = start_child("ingest", settings)
     reports: list[str] = []
     try:
-        until(lambda: child.check_start(), seconds=120)
-        until(lambda: count_rows(settings) == 50, seconds=120)
+        until(lambda: child.check_start())
+        until(lambda: count_rows(settings) == 50)
         stopped = child.process.pid
+        monkeypatch.setattr("headrace.kernel.children._SILENT", 3.0)
         os.kill(stopped, signal.SIGSTOP)
         send(settings, 50)
 
@@ -275,9 +275,9 @@ def test_a_hanging_ingest_is_replaced_and_no_event_is_lost_or_duplicated(
             child.supervise(reports.append)
             return child.process.pid != stopped and child.ready
 
-        until(is_replaced, seconds=120)
+        until(is_replaced)
         assert "sent no heartbeat" in reports[0]
-        until(lambda: count_rows(settings) == 100, seconds=120)
+        until(lambda: count_rows(settings) == 100)
     finally:
         child.terminate()
         child.end(time.monotonic() + 20)

@@ -28,7 +28,7 @@ print(*sorted(packages - set(sys.stdlib_module_names)))
 def test_a_build_with_nothing_to_do_loads_no_engine(tiny: Settings) -> None:
     build(Workspace(tiny))
     out = subprocess.run(
-        [sys.executable, "-c", SCRIPT], cwd=tiny.root, capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", SCRIPT], cwd=tiny.root, capture_output=True, text=True, timeout=300
     )
     assert out.returncode == 0, out.stderr
     answer, packages = out.stdout.splitlines()

@@ -99,7 +99,7 @@ def test_a_release_is_filled_again_after_the_layout_of_states_has_changed(settin
         }
         assert run_stage(settings) == "facts of purchase@1 1 entity"
         assert client.post("/predict/purchase", json=REQUEST).json()["value"] > 0.5
-        until(lambda: client.get("/v2/models/purchase/ready").status_code == 200, seconds=60)
+        until(lambda: client.get("/v2/models/purchase/ready").status_code == 200)
         assert client.get("/models").json()["unfilled"] == {}
     assert not is_lost(settings)
     assert len(online.filled_views(settings)) == 2

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,13 +18,14 @@ from typing import Any
 
 import polars as pl
 import pytest
+from tests.until import until
 
 from headrace import lake, lineage, log
 from headrace.cli.main import _exit_code
 from headrace.config.settings import Settings, load_settings
 from headrace.flows.events.ingest import ingest
 from headrace.flows.events.send import send
-from headrace.kernel.errors import CallError, Unavailable
+from headrace.kernel.errors import CallError, NotAppended, Unavailable
 from headrace.kernel.faults import VARIABLE
 from headrace.log.partition import partition_of
 from headrace.log.sqlite.log import SqliteLog
@@ -133,8 +135,8 @@ def test_a_sent_file_is_recorded_with_its_digest_as_the_input_of_the_topic(
     assert [run.outcome for run in runs] == ["COMPLETE"] * 2
     inputs = [(dataset.kind, dataset.name, dataset.facts) for run in runs for dataset in run.inputs]
     assert inputs == [
-        ("file", "data/sales.ndjson", {"digest": digest}),
-        ("file", outside.resolve().as_posix(), {"digest": digest}),
+        ("file", "data/sales.ndjson", {"digest": digest, "bytes": len(content)}),
+        ("file", outside.resolve().as_posix(), {"digest": digest, "bytes": len(content)}),
     ]
     outputs = [(dataset.kind, dataset.name, dataset.facts["rows"]) for run in runs for dataset in run.outputs]
     assert outputs == [("topic", "sales", 2)] * 2
@@ -244,12 +246,12 @@ def test_error_of_the_log_says_how_to_continue(
 
     def fail_on_a_short_batch(self: SqliteLog, topic: str, values: Sequence[bytes], *rest: Any) -> Any:
         if len(values) < 20_000:
-            raise Unavailable("the disk is fail_on_a_short_batch")
+            raise NotAppended("the disk is full")
         return append(self, topic, values, *rest)
 
     with monkeypatch.context() as patched:
         patched.setattr(SqliteLog, "append", fail_on_a_short_batch)
-        with pytest.raises(Unavailable) as error:
+        with pytest.raises(NotAppended) as error:
             send(Workspace(settings), "sales", file)
     assert (
         error.value.remedy
@@ -270,12 +272,12 @@ def test_the_rest_of_a_file_is_moved_by_the_same_distance_as_its_beginning(
 
     def fail_on_a_short_batch(self: SqliteLog, topic: str, values: Sequence[bytes], *rest: Any) -> Any:
         if len(values) < 20_000:
-            raise Unavailable("the disk is fail_on_a_short_batch")
+            raise NotAppended("the disk is full")
         return append(self, topic, values, *rest)
 
     with monkeypatch.context() as patched:
         patched.setattr(SqliteLog, "append", fail_on_a_short_batch)
-        with pytest.raises(Unavailable) as error:
+        with pytest.raises(NotAppended) as error:
             send(Workspace(settings), "sales", file, shift_to_now=True)
     options = str(error.value.remedy).partition("continue with ")[2].rstrip(".").split()
     assert options[:2] == ["--skip", "20000"]
@@ -377,15 +379,120 @@ def test_a_file_that_is_sent_again_is_told_and_its_forgotten_events_count_twice(
         reports.append(send(Workspace(settings), "sales", file))
         ingest(Workspace(settings), until_end=True)
     first, again = reports
-    assert (first.before, first.repeats) == (None, "")
-    assert again.before is not None
-    assert "1d older than the newest one count twice" in again.repeats
+    assert first.earlier is None
+    assert again.earlier is not None
+    assert again.earlier.state == "complete"
+    assert "1d older than the newest one count twice" in again.earlier.repeats
     rows = lake.open(settings).table("sales").scan().filter("_valid").collect()
     assert sorted(rows["total"].cast(int)) == sorted([totals[1], *totals[1:4]])
     write("sales.ndjson", days[0] + b"\n")
-    assert send(Workspace(settings), "sales", file, skip=1).before is None  # which sends nothing
-    assert send(Workspace(settings), "sales", file).before is None
-    assert send(Workspace(settings), "sales", file, skip=1).before is None
+    assert send(Workspace(settings), "sales", file, skip=1).earlier is None  # which sends nothing
+    assert send(Workspace(settings), "sales", file).earlier is None
+    assert send(Workspace(settings), "sales", file, skip=1).earlier is None
+
+
+ROWS = [b"{" + AT + b', "total": %d}\n' % number for number in range(4)]
+
+
+def find_earlier(settings: Settings, file: Path, **options: Any) -> tuple[str, int] | None:
+    """What the report of a send says of an earlier one: its state and how many events it has sent."""
+    answers = []
+    report = send(Workspace(settings), "sales", file, tell=lambda *answer: answers.append(answer), **options)
+    assert answers == [(report.earlier, True)]  # before the first event, so that a user can end it
+    return None if report.earlier is None else (report.earlier.state, report.earlier.events)
+
+
+def test_a_file_that_was_sent_under_another_name_is_told(settings: Settings, write: Write) -> None:
+    assert find_earlier(settings, write("a.ndjson", b"".join(ROWS))) is None
+    assert find_earlier(settings, write("b.ndjson", b"".join(ROWS))) == ("complete", 4)
+    report = send(Workspace(settings), "sales", write("c.ndjson", b"".join(ROWS)))
+    assert report.earlier is not None
+    assert report.earlier.file == (write("b.ndjson", b"".join(ROWS))).resolve().as_posix()
+    assert find_earlier(settings, write("d.ndjson", ROWS[0])) is None
+
+
+def test_a_file_that_has_grown_since_is_told_with_what_to_skip(settings: Settings, write: Write) -> None:
+    file = write("a.ndjson", b"".join(ROWS[:2]))
+    assert find_earlier(settings, file) is None
+    write("a.ndjson", b"".join(ROWS[:3])[:-1])  # the newline is written with the next event
+    assert find_earlier(settings, file) == ("partial", 2)
+    write("a.ndjson", b"".join(ROWS))
+    assert find_earlier(settings, file, skip=3) is None
+    assert find_earlier(settings, file, skip=3) == ("complete", 0)  # of the first 3 that call sent none
+    command = [sys.executable, "-m", "headrace", "send", "sales", str(file), "--project", str(settings.root)]
+    write("a.ndjson", ROWS[3])
+    subprocess.run(command, env=os.environ | {VARIABLE: "send.batch"}, check=False)
+    write("a.ndjson", b"".join([ROWS[3], *ROWS]))
+    assert find_earlier(settings, file) == ("partial", 0)  # nothing says how far the killed one came
+    write("a.ndjson", b"".join([ROWS[1], *ROWS]))
+    assert find_earlier(settings, file) is None
+
+
+def test_the_last_event_of_a_file_that_has_grown_may_have_been_torn(settings: Settings, write: Write) -> None:
+    file = write("a.ndjson", ROWS[0] + ROWS[1][:-9])
+    assert find_earlier(settings, file) is None
+    write("a.ndjson", b"".join(ROWS))
+    assert find_earlier(settings, file) == ("partial", 1)
+
+
+def test_the_rest_of_a_file_that_is_sent_twice_is_told(settings: Settings, write: Write) -> None:
+    file = write("a.ndjson", b"".join(ROWS))
+    assert find_earlier(settings, file, skip=2) is None
+    assert find_earlier(settings, file, skip=4) is None
+    assert find_earlier(settings, file, skip=3) == ("complete", 0)
+    assert find_earlier(settings, file) == ("complete", 0)
+
+
+def test_a_file_whose_times_were_moved_by_another_distance_may_count_twice_whole(
+    settings: Settings, write: Write
+) -> None:
+    file = write("a.ndjson", b"".join(ROWS))
+    for seconds in (10, 10):
+        report = send(Workspace(settings), "sales", file, shift_by=timedelta(seconds=seconds))
+    assert report.earlier is not None
+    assert report.earlier.repeats.startswith("events more than 1d older")
+    report = send(Workspace(settings), "sales", file)
+    assert report.earlier is not None
+    assert "all events may count twice" in report.earlier.repeats
+
+
+def test_a_send_to_another_log_is_not_told(settings: Settings, write: Write) -> None:
+    file = write("a.ndjson", b"".join(ROWS))
+    assert find_earlier(settings, file) is None
+    shutil.rmtree(settings.place("log"))
+    assert find_earlier(settings, file) is None
+
+
+def test_after_an_append_without_an_answer_its_events_may_count_twice(
+    settings: Settings, write: Write, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Only NotAppended says that the log has nothing (log.port)."""
+    file = write("sales.ndjson", b"".join(ROWS))
+    append = SqliteLog.append
+    error: type[BaseException]
+    for error in (Unavailable, KeyboardInterrupt):
+
+        def append_and_fail(*args: Any, error: type[BaseException] = error) -> Any:
+            append(*args)
+            raise error("no answer in time")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(SqliteLog, "append", append_and_fail)
+            assert _exit_code(["send", "sales", str(file), "--project", str(settings.root)]) in (1, 130)
+    assert (
+        "Send sales.ndjson again. The log did not say whether it has the first 4 events: if so, events more"
+        in capsys.readouterr().err
+    )
+    assert find_earlier(settings, file) == ("partial", 0)
+    assert values_on_log(settings) == sorted(row.strip() for row in ROWS * 3)
+
+
+def test_a_send_that_cannot_be_recorded_is_not_stopped(settings: Settings, write: Write) -> None:
+    file = write("a.ndjson", b"".join(ROWS))
+    settings.make_state()
+    settings.place("lineage.db").write_bytes(b"no database" * 99)
+    report = send(Workspace(settings), "sales", file)
+    assert (report.events, report.is_recorded) == (4, False)
 
 
 def test_after_a_send_that_was_killed_the_next_one_tells_what_counts_twice(
@@ -396,11 +503,15 @@ def test_after_a_send_that_was_killed_the_next_one_tells_what_counts_twice(
     command = [sys.executable, "-m", "headrace", "send", "sales", str(file)]
     killed = subprocess.run(command, env=os.environ | {VARIABLE: "send.batch"}, check=False)
     assert killed.returncode == -signal.SIGKILL
-    assert _exit_code(["send", "sales", str(file)]) == 0
-    output = capsys.readouterr().out
+    environment = os.environ | {VARIABLE: "send.batch:1:STOP"}
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as other:
+        until(lambda: len(values_on_log(settings)) == 2)
+        assert find_earlier(settings, file) == ("running", 0)
+        os.kill(other.pid, signal.SIGCONT)
+        assert other.stdout is not None
+        output = other.stdout.read()
     assert re.search(
-        "A send of this file was cut off, .* ago, and has sent a part of it: events more than", output
+        "A send of this file was cut off, .* ago, and may have sent a part of it: events more than", output
     )
-    again = send(Workspace(settings), "sales", file)
-    assert again.before is not None
-    assert not again.was_cut_off
+    assert _exit_code(["send", "sales", str(file)]) == 0
+    assert re.search("This file was sent before, .*: events more than", capsys.readouterr().out)

@@ -33,7 +33,7 @@ def run_verb(settings: Settings, *arguments: str) -> str:
         cwd=settings.root,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
     )
     return process.stdout + process.stderr
 
@@ -58,7 +58,7 @@ def test_on_a_full_disk_each_verb_says_what_cannot_be_read_and_no_table_counts_a
             cwd=tiny.root,
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=300,
         )
         assert process.returncode == 1
         assert "This is a bug" not in process.stderr

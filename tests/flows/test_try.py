@@ -354,7 +354,7 @@ def test_a_recorded_test_fails_once_the_function_changes(workspace: Workspace) -
     tables.write_text(tables.read_text().replace("/ 3)", "/ 4)"))
     command = [sys.executable, "-B", "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests"]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST")}
-    out = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=60)
+    out = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=300)
     assert out.returncode == 1
     assert 'DataFrames are different (value mismatch for column "spent")' in out.stdout
 

@@ -118,7 +118,7 @@ def plain_shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
         cwd=root,
         check=True,
         capture_output=True,
-        timeout=120,
+        timeout=300,
     )
     succeed(root, "send", "user_behaviour", "data/events.ndjson")
     succeed(root, "ingest", "--until-end")
@@ -219,7 +219,7 @@ def test_a_build_restores_what_feasts_teardown_removed(plain_shop: Path) -> None
     succeed(plain_shop, "build", "online")
     settings = load_settings(plain_shop)
     program = f"import feast; feast.FeatureStore(repo_path={str(settings.place('feast'))!r}).teardown()"
-    subprocess.run([sys.executable, "-c", program], cwd=plain_shop, check=True, timeout=120)
+    subprocess.run([sys.executable, "-c", program], cwd=plain_shop, check=True, timeout=300)
     assert not is_registry_as_applied(settings)
     output = succeed(plain_shop, "build", "online")
     assert {"features", "online"} <= set(output.split())
@@ -348,7 +348,7 @@ def test_ctrl_c_ends_a_build_without_a_traceback_and_the_next_continues_it(shop_
     assert process.stdout is not None
     assert process.stdout.readline()  # the first stage has ended
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=300)
     assert (process.returncode, err.strip()) == (130, "interrupted")
     assert "product_facts" in succeed(shop_after_kills.root, "build", "product_facts", "view_outcomes")
     assert rows(shop_after_kills, "product_facts").height

@@ -192,9 +192,9 @@ def seconds_left(client: Connection) -> float:
 def test_empty_lines_hold_no_connection_open(
     server: HttpServer, monkeypatch: pytest.MonkeyPatch, nothing: bytes
 ) -> None:
-    monkeypatch.setattr(connection, "_HEAD_SECONDS", 0.3)
     with connect_clients(server, 1, WHOLE) as (client,):
         read_response(client)
+        monkeypatch.setattr(connection, "_HEAD_SECONDS", 0.3)
         client.sendall(nothing)
         assert read_all(client).startswith(b"HTTP/1.1 408 ")
     with connect_clients(server, 1, nothing) as (client,):

@@ -241,7 +241,7 @@ except Unavailable as error:
 """
     log = tmp_path / "work" / "log"
     command = [sys.executable, "-c", parent, str(log)]
-    output = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
+    output = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300).stdout
     assert output == f"work does not start (exit 1): its log cannot be written: File too large ({log})\n"
 
 

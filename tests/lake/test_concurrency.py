@@ -83,7 +83,7 @@ def run_together(*writers: subprocess.Popen[str]) -> list[int]:
         assert writer.stdin is not None
         writer.stdin.write("go\n")
         writer.stdin.flush()
-    outputs = [writer.communicate(timeout=120)[0] for writer in writers]
+    outputs = [writer.communicate(timeout=300)[0] for writer in writers]
     assert [writer.returncode for writer in writers] == [0] * len(writers)
     return [json.loads(output) for output in outputs]
 
@@ -123,7 +123,7 @@ def test_killed_writer_commits_all_or_nothing(
     settings: Settings, table: LakeTable, point: str, committed_rows: int
 ) -> None:
     killed = start(settings, 0, 10, {"HEADRACE_FAULT": f"{point}:3"})
-    killed.communicate("go\n", timeout=120)
+    killed.communicate("go\n", timeout=300)
     assert killed.returncode == -signal.SIGKILL
     assert rows_in(table) == all_rows(1, committed_rows)
     assert table.position("ingest") == START.with_offsets({0: committed_rows})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -224,7 +225,7 @@ class TestExpiry:
         local_table.append(rows(1))
         # `old` was superseded when `newer` was written; `newer` was superseded just now.
         between = newer.at + timedelta(milliseconds=1)
-        monkeypatch.setattr(maintenance, "now_micros", lambda: int(between.timestamp() * 1e6))
+        monkeypatch.setattr(maintenance, "steady_micros", lambda: int(between.timestamp() * 1e6))
         assert lake.maintain(local_table, older_than=timedelta()).expired == 1
         left = {s.id for s in local_table.snapshots()}
         assert old.id not in left
@@ -394,7 +395,7 @@ class TestSweep:
             local_table.append(rows(1, n))
         small = {path for path in files(local_table) if path.startswith("data/")}
         clock = [now_micros()]
-        monkeypatch.setattr(orphan_files, "now_micros", lambda: clock[0])
+        monkeypatch.setattr(orphan_files, "steady_micros", lambda: clock[0])
         hour = timedelta(hours=1)
         assert lake.maintain(local_table, older_than=AT_ONCE, grace=hour, longest_write=AT_ONCE).deleted == 0
         clock[0] += HOUR // 2
@@ -416,7 +417,7 @@ class TestSweep:
         lake.maintain(local_table)
         assert local_table.property(ORPHANS_REMOVED) == swept
         later = now_micros() + HOUR // 10
-        monkeypatch.setattr(orphan_files, "now_micros", lambda: later)
+        monkeypatch.setattr(orphan_files, "steady_micros", lambda: later)
         lake.maintain(local_table)
         assert local_table.property(ORPHANS_REMOVED) == str(later)
 
@@ -438,6 +439,45 @@ class TestSweep:
         lake.maintain(table, grace=AT_ONCE)
         assert {name for name in existing_files() if name.startswith(APPENDED)} == set()
         assert len(existing_files()) == 1  # it may belong to an overwrite, which may take hours
+
+    def test_keeps_the_files_of_a_build_while_the_clock_is_ahead(
+        self, local_table: LakeTable, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        table, begun = local_table, now_micros()
+        table.append(rows(1, 1))
+        written = table.write([rows(1, 2)])
+        lake.maintain(table)
+        with monkeypatch.context() as patch:
+            patch.setattr("headrace.kernel.time.time_ns", lambda: time.time_ns() + 48 * HOUR * 1_000)
+            lake.maintain(table)
+        table.overwrite(written, written_at=begun)
+        assert values(table) == [2]
+
+    def test_of_another_clock_leaves_no_table_without_its_files(
+        self, local_table: LakeTable, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The files of a build are gone, because the clock of another machine was ahead from its start."""
+        table, begun = local_table, now_micros()
+        table.append(rows(1, 1))
+        written = table.write([rows(1, 2)])
+        for hours in (48, 50):
+            monkeypatch.setattr(orphan_files, "steady_micros", lambda hours=hours: now_micros() + hours * HOUR)
+            deleted = lake.maintain(table).deleted
+        assert deleted == 1
+        with pytest.raises(Conflict, match="was deleted before its commit"):
+            table.overwrite(written, written_at=begun)
+        assert values(table) == [1]
+
+    def test_runs_again_soon_after_one_with_a_clock_that_was_ahead(
+        self, local_table: LakeTable, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        local_table.append(rows(1))
+        with monkeypatch.context() as patch:
+            patch.setattr(orphan_files, "steady_micros", lambda: now_micros() + 48 * HOUR)
+            lake.maintain(local_table)
+        ahead = local_table.property(ORPHANS_REMOVED)
+        lake.maintain(local_table)
+        assert int(local_table.property(ORPHANS_REMOVED) or 0) < int(ahead or 0)
 
     def test_refuses_a_commit_that_comes_too_late(
         self, local_table: LakeTable, monkeypatch: pytest.MonkeyPatch
@@ -498,6 +538,15 @@ class TestLease:
             hanging.release({"headrace.note": "late"})
         assert table.property("headrace.note") is None
         assert lake.maintain(table).busy
+
+    def test_of_a_holder_whose_clock_was_ahead_is_free(
+        self, table: LakeTable, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        table.append(rows(1))
+        with monkeypatch.context() as patch:
+            patch.setattr(lease, "now_micros", lambda: now_micros() + 48 * HOUR)
+            assert Lease(table.catalog, table.iceberg).take()
+        assert not lake.maintain(table).busy
 
     def test_is_taken_by_one_of_many(self, settings: Settings, table: LakeTable) -> None:
         table.append(rows(1))

@@ -200,7 +200,7 @@ def test_commits_survive_a_restart_of_catalog_and_store(
 
         def wait_for_commits(count: int) -> None:
             goal = commits[0] + count
-            until(lambda: commits[0] >= goal, "the writer did not commit", seconds=120)
+            until(lambda: commits[0] >= goal, "the writer did not commit")
 
         thread = threading.Thread(target=write)
         thread.start()

@@ -139,5 +139,5 @@ def test_of_two_builds_at_once_readers_see_one(remote: Settings, tmp_path: Path)
         assert seen() == [200, 200]
     finally:
         suspended.send_signal(signal.SIGCONT)
-        assert suspended.wait(timeout=120) == 0
+        assert suspended.wait(timeout=300) == 0
     assert seen() == [200, 200]

@@ -160,10 +160,10 @@ def test_the_loop_waits_for_an_endpoint_to_come_back(store: Store, server: Endpo
         target=forward, args=(store, [unreachable, server.url], stop), kwargs={"idle": 0.02}
     )
     loop.start()
-    until(lambda: len(events_at_endpoint(server)) == 2, seconds=20)
+    until(lambda: len(events_at_endpoint(server)) == 2)
     record_runs(store, "b")
-    until(lambda: len(events_at_endpoint(server)) == 4, seconds=20)
-    until(lambda: store.health([unreachable]).endpoints[0].failure is not None, seconds=20)
+    until(lambda: len(events_at_endpoint(server)) == 4)
+    until(lambda: store.health([unreachable]).endpoints[0].failure is not None)
     stop.set()
     loop.join(20)
 

@@ -458,7 +458,7 @@ def test_a_run_whose_process_was_killed_is_lost(store: Store) -> None:
         [sys.executable, "-c", RUN_AND_EXIT, str(store.path), "kill"],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
     )
 
     assert done.returncode == -signal.SIGKILL
@@ -470,7 +470,10 @@ def test_a_run_whose_process_was_killed_is_lost(store: Store) -> None:
 
 def test_the_end_of_a_run_is_written_when_the_process_exits(store: Store) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", RUN_AND_EXIT, str(store.path), "end"], capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", RUN_AND_EXIT, str(store.path), "end"],
+        capture_output=True,
+        text=True,
+        timeout=300,
     )
 
     assert done.returncode == 0, done.stderr

@@ -24,7 +24,7 @@ def test_forwarder_that_is_fenced_within_a_transaction_gets_a_conflict(broker: B
     def until_refused() -> Iterator[KafkaRecord]:
         yield record
         theirs.take_over(0)
-        deadline = monotonic() + 60
+        deadline = monotonic() + 180
         while monotonic() < deadline:  # the broker reports it some records later
             yield record
 

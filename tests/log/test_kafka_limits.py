@@ -75,7 +75,7 @@ def test_small_records_of_other_threads_are_appended_while_a_limit_is_lowered(
     together = threading.Barrier(8)
 
     def append(n: int) -> list[tuple[int, int] | None]:
-        together.wait(30)
+        together.wait(60)
         return append_fitting(log, topic, [os.urandom(30_000) if n % 2 else b"%d" % n])
 
     with ThreadPoolExecutor(8) as threads:

@@ -20,7 +20,7 @@ def test_two_machines_of_one_name_both_get_a_share(
     monkeypatch.setattr("headrace.log.slot.socket.gethostname", lambda: "worker")
     monkeypatch.setattr(Path, "resolve", lambda _: Path("/state"))
     members = [opened.join("wide", "workers", tmp_path / machine) for machine in ("one", "other")]
-    deadline = monotonic() + 60
+    deadline = monotonic() + 180
     while sorted(len(member.partitions()) for member in members) != [2, 2] or members[0].partitions() & (
         members[1].partitions()
     ):

@@ -34,7 +34,7 @@ def start_creator(folder: Path, fault: str) -> subprocess.Popen[bytes]:
 
 
 def test_a_draft_of_a_killed_process_is_removed_at_the_next_start(tmp_path: Path) -> None:
-    assert start_creator(tmp_path, "log.before_topic").wait(60) == -signal.SIGKILL
+    assert start_creator(tmp_path, "log.before_topic").wait(180) == -signal.SIGKILL
     (draft,) = tmp_path.iterdir()
     draft.with_name(draft.name + "-journal").touch()  # of a kill in the midst of it
     log = SqliteLog(str(tmp_path))
@@ -52,7 +52,7 @@ def test_a_draft_that_a_process_writes_is_not_removed(tmp_path: Path) -> None:
         SqliteLog(str(tmp_path)).close()
         assert (len(drafts), list(tmp_path.iterdir())) == (1, drafts)
         creator.send_signal(signal.SIGCONT)
-        assert creator.wait(60) == 0
+        assert creator.wait(180) == 0
     finally:
         creator.kill()
     assert [path.name for path in tmp_path.iterdir()] == ["events.db"]
@@ -140,6 +140,7 @@ def test_appends_delete_chunks_past_the_retention(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(writer, "RETENTION_SECONDS", 0.0)
     now = 1_800_000_000_000_000
     monkeypatch.setattr(writer, "now_micros", lambda: now)
+    monkeypatch.setattr(writer, "uptime_micros", lambda: now)
     log = SqliteLog(str(tmp_path))
     log.create("events", 2, timedelta(hours=1))
     log.append("events", [b"a", b"b"], [b"0", b"1"])
@@ -159,6 +160,33 @@ def test_appends_delete_chunks_past_the_retention(tmp_path: Path, monkeypatch: p
     log.append("events", [b"g"], [b"0"])  # not every append deletes
     assert log.read("events", {0: 0}, 10).values == [b"f", b"g"]
     log.close()
+
+
+def test_a_clock_that_is_ahead_for_a_while_deletes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer, "RETENTION_SECONDS", 0.0)
+    minute = 60_000_000
+    day = 1_440 * minute
+    uptime, wrong = 0, 0
+    monkeypatch.setattr(writer, "now_micros", lambda: 1_800_000_000_000_000 + uptime + wrong)
+    monkeypatch.setattr(writer, "uptime_micros", lambda: uptime)
+
+    def append(value: bytes) -> list[bytes]:
+        log = SqliteLog(str(tmp_path))  # as a new process
+        log.create("events", 1, timedelta(hours=1))
+        log.append("events", [value])
+        kept = log.read("events", {0: log.start("events")[0]}, 10).values
+        log.close()
+        return kept
+
+    append(b"a")
+    uptime, wrong = minute, 30 * day
+    assert append(b"b") == [b"a", b"b"]
+    uptime, wrong = 2 * minute, 0
+    assert append(b"c") == [b"a", b"b", b"c"]
+    uptime = 62 * minute
+    assert append(b"d") == [b"b", b"c", b"d"]  # "b" came a month ahead, and "a" is an hour old
 
 
 def test_topic_of_an_older_version_gets_a_retention(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ def project(root: Path) -> Settings:
 def git(root: Path, *arguments: str) -> str:
     who = ("-c", "user.name=A", "-c", "user.email=a@example.org")
     out = subprocess.run(
-        ["git", "-C", str(root), *who, *arguments], check=True, capture_output=True, text=True, timeout=30
+        ["git", "-C", str(root), *who, *arguments], check=True, capture_output=True, text=True, timeout=300
     )
     return out.stdout.strip()
 

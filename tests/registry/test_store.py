@@ -176,7 +176,7 @@ POINTS = [
 @pytest.mark.parametrize("point", POINTS)
 def test_a_registration_killed_anywhere_makes_one_version(settings: Settings, bundle: Path, point: str) -> None:
     command = [sys.executable, "-c", REGISTER, str(settings.root), str(bundle)]
-    killed = subprocess.run(command, env={**os.environ, faults.VARIABLE: point}, timeout=120, check=False)
+    killed = subprocess.run(command, env={**os.environ, faults.VARIABLE: point}, timeout=300, check=False)
     assert killed.returncode == -signal.SIGKILL
 
     opened = registry.open(settings)

@@ -64,7 +64,7 @@ class Run:
             self.scheduler.check()
             return is_done()
 
-        until(check, seconds=120)
+        until(check)
 
     def outcomes(self, name: str) -> list[tuple[int, str | None]]:
         return [(run.attempt, run.outcome) for run in self.runs(name)]
@@ -187,10 +187,10 @@ def test_the_scheduler_of_up_builds_when_events_have_arrived_and_only_then(tmp_p
         for wanted in (1, 2):
             events.append("orders", [b'{"id": %d, "at": "2026-01-01T00:00:00Z"}' % wanted])
             ingest(Workspace(settings), until_end=True)
-            until(lambda wanted=wanted: outcomes(settings) == ["succeeded"] * wanted, seconds=60)
+            until(lambda wanted=wanted: outcomes(settings) == ["succeeded"] * wanted)
             assert lake.open(settings).table("ids").scan().collect().height == wanted
         started = read_schedule_states(settings)["fresh"].runs[-1].started
-        until(lambda: now() > started + timedelta(seconds=3), seconds=60)  # long due, but without new events
+        until(lambda: now() > started + timedelta(seconds=3))  # long due, but without new events
         assert len(outcomes(settings)) == 2
     finally:
         child.terminate()

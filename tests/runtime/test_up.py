@@ -192,9 +192,9 @@ def test_sigterm_ends_every_process_and_ships_the_last_prediction(app, settings)
     answer = predict(settings, "purchase", INSTANCE)
     ports = [urlsplit(url).port for url in (app.up.predict, app.up.collector)]
     app.process.send_signal(signal.SIGTERM)
-    assert app.process.wait(60) == 0, app.output.read_text()
+    assert app.process.wait(180) == 0, app.output.read_text()
     assert app.output.read_text().endswith("ended\n")
-    assert until(lambda: processes_with_mark(app.mark) == {} or None, seconds=30) is True
+    assert until(lambda: processes_with_mark(app.mark) == {} or None) is True
     for port in ports:
         bind("127.0.0.1", port).close()
     assert find_up(settings) is None
@@ -211,7 +211,7 @@ def test_a_killed_up_leaves_no_process_and_the_next_one_continues(settings):
         os.kill(killed.process.pid, signal.SIGKILL)
         killed.process.wait()
         # Ray's agent checks for its parent every half minute.
-        until(lambda: processes_with_mark(killed.mark) == {}, seconds=180)
+        until(lambda: processes_with_mark(killed.mark) == {})
         assert find_up(settings) is None
     with run_up(settings):
         until(lambda: answer["id"] in [row["id"] for row in table_rows(settings, "headrace_predictions")])

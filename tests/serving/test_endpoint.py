@@ -44,7 +44,7 @@ def client(project):
 
 
 def await_release(client, release):
-    until(lambda: client.get("/models").json()["models"]["purchase"]["release"]["id"] == release.id, seconds=30)
+    until(lambda: client.get("/models").json()["models"]["purchase"]["release"]["id"] == release.id)
 
 
 def test_a_replica_ends_while_a_server_does_not_answer_the_thread_that_follows_the_releases(
@@ -62,7 +62,7 @@ def test_a_replica_ends_while_a_server_does_not_answer_the_thread_that_follows_t
     monkeypatch.setattr(Models, "close", lambda models: closed.set())
     with run_endpoint(project) as client:
         assert client.post("/predict/purchase", json=INSTANCE).status_code == 200
-        assert entered.wait(30)
+        assert entered.wait(60)
     assert not closed.is_set()  # the thread uses its connections
     assert len(ship_predictions(project)) == 1
     assert not list(project.place("serving", "spool").glob("*.spool"))  # it is complete
@@ -117,7 +117,7 @@ def test_a_response_and_the_logged_prediction(client, project):
     assert logged.positions["facts"]["snapshot"] == 41
     assert logged.plan == plan_of().digest
     assert logged.latency_ms > 0
-    assert abs((id_time(logged.id) - logged.at).total_seconds()) < 5
+    assert abs((id_time(logged.id) - logged.at).total_seconds()) < 60
 
 
 def test_explain_adds_the_features_as_the_model_saw_them(client):
@@ -229,7 +229,7 @@ def test_a_shadow_predicts_copies_for_the_log_alone(client, project):
     await_release(client, released)
     body = client.post("/predict/purchase", json=INSTANCE).json()
     assert body["version"] == 1
-    until(lambda: len(ship_predictions(project)) == 2, seconds=30)
+    until(lambda: len(ship_predictions(project)) == 2)
     answer, copy = sorted(ship_predictions(project), key=lambda prediction: prediction.shadow)
     assert (copy.shadow_of, copy.version, copy.shadow, copy.arm) == (answer.id, 2, True, "shadow")
     assert answer.value > 0.5 > copy.value
@@ -273,11 +273,11 @@ def test_a_release_that_cannot_be_activated_leaves_the_one_before_in_force(clien
     broken = put_bundle(project, boosters, 5, plan_of(), slope=1)
     (broken / "plan.json").write_bytes((broken / "plan.json").read_bytes() + b" ")
     put_release(project, Arm(5))
-    until(lambda: "purchase" in client.get("/models").json()["failed"], seconds=30)
+    until(lambda: "purchase" in client.get("/models").json()["failed"])
     assert "changed" in client.get("/models").json()["failed"]["purchase"]["why"]
     assert client.post("/predict/purchase", json=INSTANCE).json()["version"] == 1
     put_release(project, Arm(2))
-    until(lambda: client.post("/predict/purchase", json=INSTANCE).json()["version"] == 2, seconds=30)
+    until(lambda: client.post("/predict/purchase", json=INSTANCE).json()["version"] == 2)
     assert client.get("/models").json()["failed"] == {}
 
 
@@ -295,7 +295,7 @@ def unfilled(project, boosters):
 
 def test_a_version_whose_view_has_no_values_does_not_replace_one_that_works(client, project, unfilled):
     released = put_release(project, Arm(6))
-    until(lambda: "purchase" in client.get("/models").json()["failed"], seconds=30)
+    until(lambda: "purchase" in client.get("/models").json()["failed"])
     assert "view 'later' holds no values yet" in client.get("/models").json()["failed"]["purchase"]["why"]
     assert client.post("/predict/purchase", json=INSTANCE).json()["version"] == 1
     put_features(project, unfilled, {7: (9.5, 190)}, view=UNFILLED)
@@ -374,11 +374,11 @@ def test_an_unusable_release_record_does_not_stop_later_ones(client, project):
     bad = msgspec.structs.replace(release.make("purchase", [Arm(2)], by="test", why=""), arms=[])
     release.append(topics, bad)
     topics.close()
-    until(lambda: "purchase" in client.get("/models").json()["failed"], seconds=30)
+    until(lambda: "purchase" in client.get("/models").json()["failed"])
     assert client.get("/models").json()["failed"]["purchase"]["release"] == bad.id
     assert client.post("/predict/purchase", json=INSTANCE).json()["version"] == 1
     put_release(project, Arm(2))
-    until(lambda: client.post("/predict/purchase", json=INSTANCE).json()["version"] == 2, seconds=30)
+    until(lambda: client.post("/predict/purchase", json=INSTANCE).json()["version"] == 2)
 
 
 def test_a_replica_starts_with_the_last_releases_while_the_log_is_away(project):
@@ -398,7 +398,7 @@ def test_without_a_release_the_endpoint_runs_and_answers_404(tmp_path, boosters)
         put_bundle(settings, boosters, 1, plan_of())
         put_features(settings, plan_of(), {7: (9.5, 190)})
         put_release(settings, Arm(1))
-        until(lambda: client.post("/predict/purchase", json=INSTANCE).status_code == 200, seconds=30)
+        until(lambda: client.post("/predict/purchase", json=INSTANCE).status_code == 200)
 
 
 def test_off_loopback_the_token_is_asked_for(project, monkeypatch):

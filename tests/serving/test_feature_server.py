@@ -289,14 +289,14 @@ def test_models_that_share_a_service_answer_alike_or_must_be_named(project, boos
         put_bundle(project, boosters, 3, shared, slope=1)
         put_release(project, Arm(3))
         item = {"user_id": 1, "product_id": 7, "price": 3.5}
-        until(lambda: ask(client, item, service="shared").status_code == 200, seconds=30)
+        until(lambda: ask(client, item, service="shared").status_code == 200)
         assert ask(client, item, service="shared").json()["rows"][0]["values"] == [9.5, 190]
         missing = {**item, "product_id": 404}  # the model's policy is not that of the feature server
         assert ask(client, missing, service="shared").json()["rows"][0]["values"] == [None, None]
         other = msgspec.structs.replace(shared, model="other", features=shared.features[::-1])
         put_bundle(project, boosters, 1, other, slope=1, model="other")
         put_release(project, Arm(1), model="other")
-        until(lambda: "other" in client.get("/models").json()["models"], seconds=30)
+        until(lambda: "other" in client.get("/models").json()["models"])
         answer = ask(client, item, service="shared")
         assert (answer.status_code, answer.json()["error"]["models"]) == (422, ["other", "purchase"])
         for model, values in (("purchase", [9.5, 190]), ("other", [190, 9.5])):
@@ -327,7 +327,7 @@ def test_metrics_say_how_fresh_complete_and_costly_each_view_is(basket):
     assert [value("view_values_total", view) for view in ("sizes", "recent", "ratio")] == [9, 6, 3]
     assert [value("view_missing_values_total", view) for view in ("sizes", "recent", "ratio")] == [6, 1, 2]
     assert value("feature_age_seconds_count", "sizes") == 2
-    assert 7_200 <= value("feature_age_seconds_sum", "sizes") < 7_400
+    assert 7_200 <= value("feature_age_seconds_sum", "sizes") < 10_800  # two of an hour, and the time since
     assert all(value("view_seconds_total", view) > 0 for view in ("sizes", "recent", "ratio"))
     assert all(value("view_bytes_total", view) > 0 for view in ("sizes", "recent"))
     assert value("view_bytes_total", "ratio") == 0
@@ -365,4 +365,4 @@ def test_without_a_release_no_service_answers(tmp_path, boosters):
         text = (broken / "plan.json").read_bytes()
         (broken / "plan.json").write_bytes(text + b" ")
         put_release(settings, Arm(1))
-        until(lambda: ask(client, {"user_id": 1}, service="shared").status_code == 503, seconds=30)
+        until(lambda: ask(client, {"user_id": 1}, service="shared").status_code == 503)

@@ -35,6 +35,13 @@ HEADS = (b"Content-Length: -1", b"Content-Length: 1e3", b"Content-Length: 5\r\nC
 HEADS += (b"Content-Length: " + b"9" * 30, b"Transfer-Encoding: chunked\r\n\r\nzz")
 
 
+@pytest.fixture(autouse=True)
+def patient_supervisor(monkeypatch):
+    """No replica hangs here: a heartbeat that is late means that the machine is busy."""
+    monkeypatch.setattr("headrace.kernel.children._DELAYED", 120.0)
+    monkeypatch.setattr("headrace.kernel.children._SILENT", 120.0)
+
+
 class Pipe:
     """One connection, on which requests are written in pieces, several before the first answer is read."""
 

@@ -43,12 +43,12 @@ def make(tmp_path, boosters, proxy, address):
 
 
 def ask(client):
-    return client.post("/predict/purchase?explain=1", json=INSTANCE, timeout=30)
+    return client.post("/predict/purchase?explain=1", json=INSTANCE, timeout=60)
 
 
 def ask_features(client):
     body = {"service": "purchase", "entities": [INSTANCE]}
-    return client.post("/v1/features", json=body, timeout=30)
+    return client.post("/v1/features", json=body, timeout=60)
 
 
 def test_while_the_store_is_away_the_answer_is_503_and_then_200_again(make, proxy):
@@ -76,7 +76,7 @@ def test_a_store_that_does_not_answer_delays_no_other_request(make, proxy):
         began = monotonic()
         while any(thread.is_alive() for thread in threads):
             assert client.get("/healthz").status_code == 200
-            assert monotonic() < began + 30
+            assert monotonic() < began + 60  # the deadline is 2 s
         for thread in threads:
             thread.join()
         assert [answer.status_code for answer in answers] == [503] * 4

@@ -105,7 +105,10 @@ def test_a_queue_that_cannot_predict_ends_and_counts_what_is_left(project, metri
     go_on.set()
 
 
-def test_a_queue_copies_what_waits_before_it_ends_and_counts_what_has_no_room(project, metrics, predictor):
+def test_a_queue_copies_what_waits_before_it_ends_and_counts_what_has_no_room(
+    project, metrics, predictor, monkeypatch
+):
+    monkeypatch.setattr("headrace.serving.shadows._LONGEST_END", 60.0)
     put_release(project, Arm(1), Arm(2, shadow=True, name="shadow"))
     model = Models(project).released["purchase"]
     copies = [answer(predictor, model, user) for user in range(200)]

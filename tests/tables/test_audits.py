@@ -484,7 +484,7 @@ def run_builder(project: Project, fault: str) -> subprocess.CompletedProcess[byt
     """Builds `clean` in a process that is killed at the fault."""
     command = [sys.executable, "-c", BUILDER, str(project.settings.root)]
     environment = {**os.environ, "HEADRACE_FAULT": fault}
-    return subprocess.run(command, env=environment, timeout=120, check=False)
+    return subprocess.run(command, env=environment, timeout=300, check=False)
 
 
 @pytest.mark.parametrize(

@@ -424,7 +424,7 @@ def test_a_killed_build_is_continued_with_the_partitions_that_are_not_written(
     killed = subprocess.run(
         [sys.executable, "-c", BUILDER, str(project.settings.root)],
         env={**os.environ, "HEADRACE_FAULT": "tables.after_part:3"},
-        timeout=120,
+        timeout=300,
         check=False,
     )
     assert killed.returncode == -signal.SIGKILL
@@ -472,6 +472,31 @@ def test_a_build_that_fails_keeps_what_is_made_before_the_failure(
     assert (read, sorted(lake.table("clean").scan().collect()["user"])) == ([3, 4], [0, 1, 2, 3, 4])
 
 
+def test_a_build_whose_files_were_deleted_makes_them_again(
+    project: Project, lake: Lake, arrive: Arrive
+) -> None:
+    arrive((at(0), 0), (at(48), 1), arrived=at(999))
+    clean = project.table("clean")
+    object.__setattr__(clean, "schema", None)
+    object.__setattr__(clean, "rowwise", False)
+
+    def refuse_user_1(clicks: pl.LazyFrame) -> pl.LazyFrame:
+        rows = clicks.select("at", "user", "price", "_known_at").collect()
+        if failing and 1 in rows["user"]:
+            raise ValueError("user 1")
+        return rows.lazy()
+
+    object.__setattr__(clean, "function", refuse_user_1)
+    failing = True
+    with pytest.raises(ProjectError, match="user 1"):
+        build_table(project, lake, clean, code="1")
+    (file,) = (lake.folder / "warehouse").rglob("clean/data/**/*.parquet")
+    file.unlink()
+    failing = False
+    build_table(project, lake, clean, code="1")
+    assert sorted(lake.table("clean").scan().collect()["user"]) == [0, 1]
+
+
 def test_files_of_a_killed_build_are_not_used_for_other_rows(
     project: Project, lake: Lake, arrive: Arrive
 ) -> None:
@@ -479,7 +504,7 @@ def test_files_of_a_killed_build_are_not_used_for_other_rows(
     subprocess.run(
         [sys.executable, "-c", BUILDER, str(project.settings.root)],
         env={**os.environ, "HEADRACE_FAULT": "tables.after_part:2"},
-        timeout=120,
+        timeout=300,
         check=False,
     )
     arrive((at(1), 7), arrived=at(999))

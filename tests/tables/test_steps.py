@@ -81,7 +81,7 @@ def test_the_next_build_continues_a_killed_one(
     killed = subprocess.run(
         [sys.executable, "-c", BUILDER, str(project.settings.root)],
         env={**os.environ, "HEADRACE_FAULT": point},
-        timeout=120,
+        timeout=300,
         check=False,
     )
     assert killed.returncode == -signal.SIGKILL

@@ -12,8 +12,7 @@ from headrace.kernel.html import html_table
 from headrace.workspace import Workspace
 
 if TYPE_CHECKING:
-    from feast import FeatureService
-
+    from headrace.features.feast.declared_service import DeclaredService
     from headrace.features.feast.objects import FeastObjects
     from headrace.registry.version import Version
     from headrace.training.report import TrainingReport
@@ -105,7 +104,7 @@ def list_models(settings: Settings) -> Listing[OpenModel]:
     return Listing("model", names, lambda name: OpenModel(settings, name), remedy=remedy)
 
 
-def list_feature_services(settings: Settings) -> Listing[FeatureService]:
+def list_feature_services(settings: Settings) -> Listing[DeclaredService]:
     """The declared feature services. This loads Feast."""
 
     def collect() -> FeastObjects:
@@ -114,18 +113,29 @@ def list_feature_services(settings: Settings) -> Listing[FeatureService]:
         with Workspace(settings) as workspace:
             return collect_objects(workspace.whole_project)
 
+    def open_item(name: str) -> DeclaredService:
+        from headrace.features.feast.declared_service import open_service
+
+        objects = collect()
+        return open_service(objects.services[name], objects)
+
     def describe() -> tuple[Sequence[str], Sequence[Sequence[object]]]:
-        rows = [
-            (name, projection.name_to_use(), ", ".join(feature.name for feature in projection.features))
-            for name, service in collect().services.items()
-            for projection in service.feature_view_projections
-        ]
+        from headrace.features.feast.declared_service import open_service
+
+        objects = collect()
+        rows: list[Sequence[object]] = []
+        for name, service in objects.services.items():
+            opened = open_service(service, objects)
+            rows += [
+                (name, view, ", ".join(feature for feature, _ in features))
+                for view, features in opened.features_by_view.items()
+            ] or [(name, "", opened.problem)]
         return ("feature service", "view", "features"), rows
 
     return Listing(
         "feature service",
         lambda: list(collect().services),
-        lambda name: collect().services[name],
+        open_item,
         remedy=f"Declare one in {settings.project}/features.py.",
         describe=describe,
     )

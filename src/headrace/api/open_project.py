@@ -18,9 +18,9 @@ from headrace.workspace import Workspace
 
 if TYPE_CHECKING:
     import polars as pl
-    from feast import FeatureService
 
     from headrace.declare.event import Contract
+    from headrace.features.feast.declared_service import DeclaredService
     from headrace.flows.build import BuildReport, Progress
     from headrace.flows.events.ingest_report import IngestReport
     from headrace.flows.events.send import SendReport
@@ -106,7 +106,7 @@ class OpenProject(ServingCalls):
         return list_models(self.settings)
 
     @property
-    def feature_services(self) -> Listing[FeatureService]:
+    def feature_services(self) -> Listing[DeclaredService]:
         """The feature services that the project declares, by name: Feast's objects."""
         return list_feature_services(self.settings)
 

@@ -10,6 +10,8 @@ import click
 from headrace.cli import show
 from headrace.cli.call import Call, command
 from headrace.cli.live import show_live
+from headrace.flows.events.earlier_sends import EarlierSend
+from headrace.flows.events.send import SendReport
 from headrace.flows.events.send import send as send_file
 from headrace.kernel.counts import plural
 from headrace.kernel.errors import Refused
@@ -56,6 +58,16 @@ def send(
         if not call.json:
             show_live(f"  {plural(sent, 'event')}")
 
+    def print_earlier(earlier: EarlierSend | None, is_recorded: bool) -> None:
+        if call.json:
+            return
+        if earlier is not None:
+            click.echo(f"  {_describe(earlier)}")
+        if not is_recorded:
+            click.echo(
+                "  The state folder cannot be written, so a later send of this file cannot tell of this one."
+            )
+
     report = send_file(
         call.workspace(),
         topic,
@@ -65,6 +77,7 @@ def send(
         shift_by=None if shift_by is None else timedelta(seconds=shift_by),
         skip=skip,
         live=live,
+        tell=print_earlier,
         progress=print_sent,
     )
     if call.json:
@@ -74,25 +87,39 @@ def send(
         moved = f", moved by {report.shifted}" if report.shifted is not None else ""
         events = plural(report.events, "event")
         click.echo(f"Sent {events} to {topic} in {report.seconds:.1f} s{moved}.")
-        if report.before is not None:
-            age = format_age(now() - report.before)
-            if report.was_cut_off:
-                click.echo(
-                    f"  A send of this file was cut off, {age}, and has sent a part of it: {report.repeats}."
-                )
-            else:
-                click.echo(f"  This file was sent before, {age}: {report.repeats}.")
         if report.early:
             click.echo(
                 f"  {report.early:,} of them will be read an hour too early: their times have no zone, and lie"
                 " in an hour that the clocks show twice."
             )
     if report.too_large:
-        numbers = ", ".join(map(str, report.too_large[:_NAMED]))
-        more = ", ..." if len(report.too_large) > _NAMED else ""
-        raise Refused(
-            f"{plural(len(report.too_large), 'event')} not sent, larger than topic {topic!r} accepts:"
-            f" number {numbers}{more} of the file",
-            where=str(file),
-            remedy="All others were sent. Make these smaller, or raise the topic's max.message.bytes.",
+        raise _too_large(report, file)
+
+
+def _describe(earlier: EarlierSend) -> str:
+    """Says what was sent before, which events count twice, and what leaves them out."""
+    age = format_age(now() - earlier.at)
+    if earlier.state == "running":
+        return (
+            f"Another send of this file, as {earlier.file}, has not ended yet, begun {age}: {earlier.repeats}."
         )
+    if earlier.state == "complete":
+        return f"This file was sent before, {age}, as {earlier.file}: {earlier.repeats}."
+    if earlier.events:
+        first = "first event" if earlier.events == 1 else f"first {earlier.events:,} events"
+        return (
+            f"The {first} of this file {'was' if earlier.events == 1 else 'were'} sent before, {age}:"
+            f" {earlier.repeats}. --skip {earlier.events} leaves them out."
+        )
+    return f"A send of this file was cut off, {age}, and may have sent a part of it: {earlier.repeats}."
+
+
+def _too_large(report: SendReport, file: Path) -> Refused:
+    numbers = ", ".join(map(str, report.too_large[:_NAMED]))
+    more = ", ..." if len(report.too_large) > _NAMED else ""
+    return Refused(
+        f"{plural(len(report.too_large), 'event')} not sent, larger than topic {report.topic!r} accepts:"
+        f" number {numbers}{more} of the file",
+        where=str(file),
+        remedy="All others were sent. Make these smaller, or raise the topic's max.message.bytes.",
+    )

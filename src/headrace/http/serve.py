@@ -26,7 +26,7 @@ from headrace.kernel.errors import HeadraceError, Unavailable
 __all__ = ["HttpServer", "await_stop", "bind", "serve", "stop_on_signals", "url_of"]
 
 _log = logging.getLogger("headrace.http")
-_START_SECONDS = 30.0
+_START_SECONDS = _STOP_SECONDS = 30.0  # far more than either takes, unless the machine is busy
 _BACKLOG = 1024
 _DRAIN_LOOK = 0.1  # seconds
 _STOP_LOOK = 1.0  # seconds
@@ -103,10 +103,10 @@ class HttpServer:
         and closes the port.
 
         Raises:
-            HeadraceError: it did not stop within `timeout` seconds; by default 5 s after `grace`.
+            HeadraceError: it did not stop within `timeout` seconds; by default 30 s after `grace`.
         """
         self._server.should_exit = True
-        self._thread.join(self._grace + 5 if timeout is None else timeout)
+        self._thread.join(self._grace + _STOP_SECONDS if timeout is None else timeout)
         if self._thread.is_alive():
             raise HeadraceError("the server did not stop in time", where=self.url)
 

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from headrace.kernel.uptime import boot_id
+
 __all__ = ["end_session", "is_alive", "kill_started", "mark_of", "memory_of"]
 
 _CHECK_EVERY = 0.02  # seconds between two looks at a session that ends
@@ -24,7 +26,7 @@ def mark_of(pid: int | None = None) -> str:
     """
     pid = os.getpid() if pid is None else pid
     start = _start(pid)
-    return "" if start is None else f"{pid} {_boot()} {start}"
+    return "" if start is None else f"{pid} {boot_id()} {start}"
 
 
 def is_alive(mark: str) -> bool:
@@ -108,10 +110,6 @@ def _kill(pids: Sequence[int]) -> None:
     for pid in pids:
         with suppress(ProcessLookupError, PermissionError):
             os.kill(pid, signal.SIGKILL)
-
-
-def _boot() -> str:
-    return _BOOT.read_text().strip() if _BOOT.exists() else "-"
 
 
 def _start(pid: int) -> str | None:

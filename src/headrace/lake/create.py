@@ -119,9 +119,28 @@ def _load_or_create(lake: Lake, name: str, schema: Schema, partition_by: Partiti
         pass
     try:
         spec = partition_spec(schema, partition_by)
-        return lake.catalog.create_table(identifier, schema=schema, partition_spec=spec, properties=_PROPERTIES)
+        return lake.catalog.create_table(
+            identifier,
+            schema=schema,
+            location=_new_location(lake, name),
+            partition_spec=spec,
+            properties=_PROPERTIES,
+        )
     except TableAlreadyExistsError:  # another process was faster
         return lake.catalog.load_table(identifier)
+
+
+def _new_location(lake: Lake, name: str) -> str | None:
+    """A folder for a new table that no other catalog uses; None: the catalog chooses one.
+
+    An SQLite catalog chooses by the table's name. In a bucket that two clones of a project use with a catalog
+    each, their tables would have one folder, and the maintenance of one would delete the files of the other.
+    """
+    properties = lake.catalog.properties
+    warehouse = properties.get("warehouse", "").rstrip("/")
+    if properties.get("type") != "sql" or warehouse.startswith(f"{lake.folder}/"):
+        return None
+    return f"{warehouse}/{lake.namespace}/{name}-{new_id()[-12:]}"
 
 
 def _is_repartitioned(table: Table, partition_by: PartitionBy | None, *, exact: bool) -> bool:

@@ -12,7 +12,7 @@ from msgspec import Struct
 
 from headrace.kernel.errors import CallError, Conflict
 from headrace.kernel.faults import reach
-from headrace.kernel.time import now_micros
+from headrace.kernel.uptime import steady_micros
 from headrace.lake.compaction import SMALL, compact, merge_manifests
 from headrace.lake.errors import name_errors
 from headrace.lake.expiry import expire_snapshots
@@ -107,5 +107,5 @@ def _check_location(table: LakeTable) -> None:
 
 
 def _expire(table: LakeTable, older_than: timedelta) -> int:
-    before = (now_micros() - older_than // timedelta(microseconds=1)) // 1000
+    before = (steady_micros() - older_than // timedelta(microseconds=1)) // 1000
     return expire_snapshots(table.catalog, table.iceberg(), 1, before)

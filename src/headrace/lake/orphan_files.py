@@ -29,7 +29,7 @@ from pyiceberg.table import Table
 
 from headrace.kernel.faults import reach
 from headrace.kernel.properties import ORPHANS_REMOVED
-from headrace.kernel.time import now_micros
+from headrace.kernel.uptime import steady_micros
 from headrace.lake.changes import COMPACTED
 from headrace.lake.entries import live_entries
 from headrace.lake.files import APPENDED
@@ -67,7 +67,8 @@ class _Folder(Struct, frozen=True):
 
 def is_due(table: Table, grace: timedelta) -> bool:
     """Whether the last removal of the table's orphans was a tenth of the grace period ago."""
-    return now_micros() - int(table.properties.get(ORPHANS_REMOVED, 0)) >= grace // _MICROS // _OFTEN
+    age = steady_micros() - int(table.properties.get(ORPHANS_REMOVED, 0))
+    return not 0 <= age < grace // _MICROS // _OFTEN  # below 0: a clock that was ahead stored it
 
 
 def remove_orphan_files(
@@ -87,7 +88,7 @@ def remove_orphan_files(
     Returns:
         The number of deleted files, and the properties to set afterwards.
     """
-    began = now_micros()
+    began = steady_micros()
     folder = _Folder.of(catalog, table)
     last = table.properties.get(ORPHANS_REMOVED)
     waits, old = began - grace // _MICROS, began - longest_write // _MICROS
@@ -100,7 +101,7 @@ def remove_orphan_files(
     notes = [path for path in written if path.startswith(_NOTE)]
     note = f"{_NOTE}{last}.parquet"
     since = _read_note(folder, note) if note in notes else {}
-    orphans = {path: since.get(path, began) for path in written.keys() - set(notes)}
+    orphans = {path: min(since.get(path, began), began) for path in written.keys() - set(notes)}
     due = [
         path
         for path, first_seen in orphans.items()

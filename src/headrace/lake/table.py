@@ -91,8 +91,7 @@ class LakeTable(TableReader):
 
         Raises:
             CallError: as for `append`; a row is outside `partitions`; the table is not partitioned so.
-            Conflict: a property is not as expected; nothing was written.
-            FileNotFoundError: a file of `rows` no longer exists.
+            Conflict: a property is not as expected, or a file of `rows` no longer exists; nothing was written.
             Unavailable: the catalog is locked or cannot be reached; or the files were written too long ago.
         """
         from headrace.lake.write import overwrite
@@ -121,6 +120,17 @@ class LakeTable(TableReader):
         from headrace.lake.write import write
 
         return write(self, pieces)
+
+    def has_files(self, files: Sequence[WrittenFile]) -> bool:
+        """Whether all of these files that `write` has written still exist.
+
+        Raises:
+            CallError: the table does not exist.
+            Unavailable: the catalog or the warehouse cannot be reached.
+        """
+        from headrace.lake.write import has_files
+
+        return has_files(self, files)
 
     def scan_files(self, files: Sequence[WrittenFile]) -> pl.LazyFrame:
         """The rows of files that `write` has written: of local files not yet read, of others in memory.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 __all__ = [
     "append",
     "create_tag",
+    "has_files",
     "overwrite",
     "remove_tag",
     "rollback_to_snapshot",
@@ -117,6 +119,13 @@ def write(table: LakeTable, pieces: Iterable[pa.Table]) -> list[WrittenFile]:
     ]
 
 
+def has_files(table: LakeTable, files: Iterable[WrittenFile]) -> bool:
+    """See LakeTable.has_files."""
+    io = table.iceberg().io
+    with name_errors(table.where, table.name), ThreadPoolExecutor(8) as threads:
+        return all(threads.map(lambda file: io.new_input(file.path).exists(), files))
+
+
 def scan_files(table: LakeTable, files: Sequence[WrittenFile]) -> pl.LazyFrame:
     """See LakeTable.scan_files."""
     iceberg = table.iceberg()
@@ -176,7 +185,7 @@ def _write(
             if isinstance(rows, pa.Table):
                 files = write_files(conform(rows, iceberg), iceberg, prefix=prefix)
             else:
-                files = [adopt_file(file, iceberg) for file in rows]
+                files = _adopt_files(table, rows, iceberg)
             paths = [file.file_path for file in files]
             check(files)
             full = msgspec.structs.replace(change, added=files)
@@ -188,6 +197,18 @@ def _write(
             raise
     expiry.expire_after_commit(table.catalog, iceberg, table.where)
     return _convert(snapshot)
+
+
+def _adopt_files(table: LakeTable, files: Iterable[WrittenFile], iceberg: Table) -> list[DataFile]:
+    try:
+        return [adopt_file(file, iceberg) for file in files]
+    except FileNotFoundError as error:
+        raise Conflict(
+            "a file that was written for it was deleted before its commit",
+            where=f"table {table.name} in {table.where}",
+            remedy="Build again. If it happens again, compare the clocks of the machines that run headrace up:"
+            " one that is ahead removes files too early.",
+        ) from error
 
 
 def _convert(snapshot: IcebergSnapshot) -> Snapshot:

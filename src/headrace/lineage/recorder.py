@@ -18,7 +18,7 @@ __all__ = ["OutboxRecorder"]
 _log = logging.getLogger("headrace.lineage")
 _CAPACITY = 10_000  # events that may wait; further events are dropped and counted
 _BATCH = 256
-_FLUSH_SECONDS = 5.0
+_FLUSH_SECONDS = 30.0  # a busy disk may take some seconds, and events that are unwritten at the end are lost
 
 
 class OutboxRecorder:

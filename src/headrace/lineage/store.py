@@ -142,9 +142,15 @@ class Store:
         return rows[0] if rows else None
 
     def runs(
-        self, job: str | None = None, dataset: tuple[DatasetKind, str] | None = None, limit: int = 50
+        self,
+        job: str | None = None,
+        dataset: tuple[DatasetKind, str] | None = None,
+        limit: int = 50,
+        *,
+        digest: str | None = None,
     ) -> list[RunRow]:
-        """The runs, the newest first: all, those of a job, or those that used a dataset (kind, name)."""
+        """The runs, the newest first: all, or only those of a job, those that used a dataset (kind, name), and
+        those that read a file of this digest."""
         where, values = ["1"], list[Any]()
         if job is not None:
             where.append("job = ?")
@@ -152,6 +158,12 @@ class Store:
         if dataset is not None:
             where.append("id IN (SELECT run FROM edge WHERE kind = ? AND name = ?)")
             values.extend(dataset)
+        if digest is not None:
+            where.append(
+                "id IN (SELECT run FROM edge WHERE kind = 'file' AND way = 'in'"
+                " AND json_extract(CAST(facts AS TEXT), '$.digest') = ?)"
+            )
+            values.append(digest)
         query = f"SELECT * FROM run WHERE {' AND '.join(where)} ORDER BY started DESC, id DESC LIMIT ?"  # noqa: S608
         return self._runs(query, [*values, limit])
 

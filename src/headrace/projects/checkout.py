@@ -15,7 +15,7 @@ from headrace.kernel.secrets import clean_text
 
 __all__ = ["Checkout", "commit_of", "find_checkout", "find_git", "find_revision", "resolve_revision"]
 
-_SECONDS = 10.0
+_SECONDS = 60.0  # that git may take: its answer decides what a build does, and a disk may be busy
 _MOST_TAGS = 10  # that an error lists
 
 

@@ -130,8 +130,14 @@ class StagedParts:
             parts = [msgspec.json.decode(line, type=WrittenPart) for line in lines[1:]]
         except (IndexError, msgspec.MsgspecError):  # another version wrote it
             return
-        if header.key == self._key() and now_micros() - header.written_at < _MAX_AGE:
+        is_young = 0 <= now_micros() - header.written_at < _MAX_AGE  # below 0: the clock was set back
+        files = [file for part in parts for file in part.files]
+        if is_young and header.key == self._key() and self._exist(files):
             self._parts, self.written_at = parts, header.written_at
+
+    def _exist(self, files: list[WrittenFile]) -> bool:
+        """Whether all files are there: a machine whose clock is ahead removes them too early."""
+        return not files or self._lake.table(self._plan.table).has_files(files)
 
     def _key(self) -> str:
         """The digest of what the rows depend on."""

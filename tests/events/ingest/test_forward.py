@@ -177,7 +177,7 @@ def test_a_kill_at_any_point_leaves_every_event_forwarded_once(
         assert sorted(valid + invalid) == encode_positions(positions), point
         assert invalid == encode_positions([position for n, position in enumerate(positions) if n % 5 == 0])
     fork_server.stdin.close()
-    assert fork_server.wait(60) == 0
+    assert fork_server.wait(180) == 0
     fork_server.stdout.close()
 
 
@@ -196,7 +196,7 @@ def test_workers_that_divide_a_topic_forward_each_event_once(
 
     with ThreadPoolExecutor(2) as threads:
         for worker in [threads.submit(work) for _ in range(2)]:
-            worker.result(120)
+            worker.result(300)
     valid, invalid = (source_positions(kafka, topic) for topic in forwarding_contract.forward)
     assert sorted(valid + invalid) == encode_positions(positions)
 

@@ -92,7 +92,7 @@ def test_workers_divide_a_topic_and_every_event_counts_once(
     opened.create("clicks", PARTITIONS)
     first = start(wide)
     sent = append(opened, range(300), color="red")
-    until(lambda: first.events == sent, seconds=90)
+    until(lambda: first.events == sent)
     second = start(wide)
     number = 300
     while not second.commits:  # it is assigned log partitions once the group has rebalanced
@@ -100,11 +100,11 @@ def test_workers_divide_a_topic_and_every_event_counts_once(
         number += 50
         sleep(0.1)
     sent += append(opened, range(0, number, 3), size=1)  # duplicates, whichever worker had the first copies
-    until(lambda: first.events + second.events == sent, seconds=90)
+    until(lambda: first.events + second.events == sent)
     first.join()  # the second worker takes over its log partitions
     sent += append(opened, range(number, number + 200))
     number += 200
-    until(lambda: first.events + second.events == sent, seconds=90)
+    until(lambda: first.events + second.events == sent)
 
     rows = lake.table("clicks").scan().collect()
     assert len(rows) == sent
@@ -128,7 +128,7 @@ def test_until_end_waits_for_the_events_of_other_workers(
     opened.create("clicks", PARTITIONS)
     first = start(wide)
     append(opened, range(100))
-    until(lambda: first.events == 100, seconds=90)
+    until(lambda: first.events == 100)
     append(opened, range(100, 1_000))
     second = start(wide, until_end=True)
     second.join(stop=False)

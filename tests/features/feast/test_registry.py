@@ -151,7 +151,7 @@ apply(load_project(load_settings(Path({str(project.settings.root)!r}))))
         [sys.executable, "-c", program],
         env={"PATH": "/usr/bin:/bin", "HEADRACE_FAULT": point},
         capture_output=True,
-        timeout=120,
+        timeout=300,
     )
     assert killed.returncode == -9, killed.stderr
     between = FeatureStore(repo_path=str(first.folder))
@@ -199,7 +199,7 @@ print(fingerprints(load_project(load_settings(Path({str(project.settings.root)!r
         env={"PATH": "/usr/bin:/bin", "PYTHONHASHSEED": "1"},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == str(fingerprints(project))

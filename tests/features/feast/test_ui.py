@@ -37,7 +37,7 @@ def test_feast_ui_shows_the_projects_objects(small: Callable[..., Project]) -> N
             return {(entry.get("spec") or entry)["name"] for entry in objects}
 
         try:
-            until(lambda: ask("/health"), "an answer of feast ui", 120)
+            until(lambda: ask("/health"), "an answer of feast ui")
             assert '<div id="root">' in client.get("/p/small/feature-view").text
             assert [p["id"] for p in client.get("/projects-list.json").json()["projects"]] == ["small"]
             assert names("feature_views") == {"activity", "facts", "moment"}

@@ -281,3 +281,112 @@ def test_a_service_of_text_is_applied(small: Callable[..., Project]) -> None:
     assert not apply(other).changed
     (_, facts) = open_store(other).get_feature_service("bought").feature_view_projections
     assert [field.name for field in facts.features] == ["mean_price"]
+
+
+def test_a_version_whose_entity_has_changed_is_refused_by_name(small: Callable[..., Project]) -> None:
+    """Feast keeps no versions of entities. A store that was opened before the build sees the new key, too."""
+    tables = (
+        ("class Facts(dy.Schema):", "class Facts(dy.Schema):\n    thing = dy.String()"),
+        ('.group_by("item").agg(', '.group_by("item").agg(thing=pl.col("item").first(),'),
+    )
+    project = small()
+    facts = {"item": ["a", "b"], "thing": ["b", "a"], "clicks": [3, 5], "mean_price": [1.0, 2.0]}
+    append(project, "item_facts", facts | {"event_timestamp": [NOW - HOUR] * 2})
+    before = open_store(project)
+    before.materialize(NOW - 24 * HOUR, datetime.now(UTC))
+    assert read(before, ["facts@v0:clicks"], item=["a"]) == {"facts@v0__clicks": [3]}
+    after = open_store(small(('join_keys=["item"]', 'join_keys=["thing"]'), tables=tables))
+    before.refresh_registry()
+    after.materialize(NOW - 24 * HOUR, datetime.now(UTC))
+    for store in (before, after):
+        assert read(store, ["facts:clicks"], thing=["a"]) == {"facts__clicks": [5]}
+        for ask in (
+            lambda store: read(store, ["facts@v0:clicks"], thing=["a"]),
+            lambda store: train(store, ["facts@v0:clicks"], thing=["a"], event_timestamp=[NOW]),
+            lambda store: store.materialize(NOW - HOUR, NOW, feature_views=["facts"], version="v0"),
+        ):
+            changed = "'facts@v0' cannot be read: its entity 'item' had the key 'item', and has 'thing' now"
+            with pytest.raises(CallError, match=changed):
+                ask(store)
+
+
+def test_a_version_whose_key_has_another_type_is_refused_by_name(small: Callable[..., Project]) -> None:
+    facts_of(small())
+    open_store(small())
+    tables = (("    item = dy.String()", "    item = dy.Int64()"),)
+    text, number = "value_type=ValueType.STRING", "value_type=ValueType.INT64"
+    store = open_store(small((text, number), tables=tables))
+    with pytest.raises(CallError, match=r"had the key 'item' \(STRING\), and has 'item' \(INT64\) now"):
+        train(store, ["facts@v0:clicks"], item=["a"], event_timestamp=[NOW])
+
+
+def test_a_version_under_another_name_and_key(small: Callable[..., Project]) -> None:
+    project = small()
+    facts_of(project)
+    store = open_store(project)
+    store.materialize(NOW - 24 * HOUR, datetime.now(UTC))
+    version = store.registry.get_feature_view_by_version("facts", store.project, 0)
+    version.projection.version_tag = 0
+    service = FeatureService(
+        name="first", features=[version.with_name("old").with_join_key_map({"item": "thing"})]
+    )
+    store.apply(service)
+    expected = {"old@v0__clicks": [5, 3], "old@v0__mean_price": [6.5, 4.5]}
+    assert read(store, service, thing=["b", "a"]) == expected
+    assert train(store, service, thing=["b", "a"], event_timestamp=[NOW, NOW]) == expected
+
+
+def test_features_that_feast_would_leave_out_are_refused_by_name(small: Callable[..., Project]) -> None:
+    facts_of(small())
+    store = open_store(small())
+    store.materialize(NOW - 24 * HOUR, datetime.now(UTC))
+    for view in ("moment", "moment@v0"):
+        with pytest.raises(CallError, match=f"Feast leaves out {view}__ratio") as refused:
+            read(store, [f"{view}:ratio"], item=["a"], price=[9.0])
+        assert "full_feature_names=False" in str(refused.value.remedy)
+
+
+def test_a_view_becomes_one_of_another_kind(small: Callable[..., Project]) -> None:
+    facts_of(small())
+    open_store(small()).materialize(NOW - 24 * HOUR, datetime.now(UTC))
+    stream = ('facts = FeatureView(name="facts",', 'facts = StreamFeatureView(name="facts",')
+    project = small(stream, ("ttl=DAY,", 'ttl=DAY, timestamp_field="event_timestamp",'))
+    store = open_store(project)
+    assert versions_of(store)["facts"] == ["v0"]
+    assert not apply(project).changed
+    store.materialize(NOW - 24 * HOUR, datetime.now(UTC))
+    assert read(store, ["facts:clicks"], item=["a", "b"]) == {"facts__clicks": [3, 5]}
+    assert open_store(small()).get_feature_view("facts").name == "facts"
+
+
+def test_a_version_that_another_process_dropped_is_materialized_again(small: Callable[..., Project]) -> None:
+    project = small()
+    facts_of(project)
+    store = open_store(project)
+    store.materialize(NOW - 24 * HOUR, datetime.now(UTC))
+    state = online.open(project.settings)
+    (view,) = [view for view in state.views() if view.name == "facts"]
+    row = {"item": ["b"], "event_timestamp": [NOW - HOUR / 2], "clicks": [8], "mean_price": [7.5]}
+    for fill, expected in (
+        (lambda: store.materialize(NOW - HOUR, datetime.now(UTC), ["facts"], version="v0"), [3, 5]),
+        (lambda: store.push("facts_stream", pd.DataFrame(row)), [None, 8]),
+    ):
+        state.drop(view.digest)
+        with pytest.raises(Unavailable, match="'facts@v0' holds no values online"):
+            read(store, ["facts@v0:clicks"], item=["a", "b"])
+        fill()
+        assert read(store, ["facts@v0:clicks"], item=["a", "b"]) == {"facts@v0__clicks": expected}
+
+
+def test_a_view_without_entity_is_read_online_after_it_was_read_offline(small: Callable[..., Project]) -> None:
+    """Feast takes the entity from the objects that its registry keeps."""
+    alone = ("entities=[item], ttl=DAY", "entities=[], ttl=DAY")
+    facts_of(small(alone))
+    store = open_store(small(alone))
+    store.materialize(NOW - 24 * HOUR, datetime.now(UTC))
+    names = ["facts:clicks", "facts@v0:clicks"]
+    expected = {"facts__clicks": [3], "facts@v0__clicks": [3]}
+    kept = store.registry.get_any_feature_view("facts", store.project, allow_cache=True)
+    kept.entities, kept.entity_columns = [], []  # as get_historical_features leaves it, if it got this object
+    assert train(store, names, event_timestamp=[NOW]) == expected
+    assert read(store, names, other=["x"]) == expected

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import resource
 import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -19,9 +20,10 @@ from tests.features.online.stores import (
     facts,
     fill,
     look_up,
+    offline_rows,
     plan_of,
 )
-from tests.features.views import HOUR, events_frame
+from tests.features.views import DAY, HOUR, MINUTE, events_frame
 
 from headrace.features.online import OnlineStore
 from headrace.features.online.entity_store import EntityStore
@@ -48,6 +50,21 @@ def apply_events(store: OnlineStore, first: int, count: int) -> None:
     now = now_micros()
     rows = events_frame([(user, now - 1, 1, 2.0, "a", True) for user in range(count)]).to_arrow()
     store.apply([ACTIVITY], rows, at_offset(first + count), after=at_offset(first))
+
+
+def test_a_clock_that_is_ahead_for_a_while_takes_no_event_from_a_window(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan, now = plan_of(ACTIVITY), now_micros()
+    events = [(1, now - minutes * MINUTE, minutes, 1.5, "a", True) for minutes in (30, 20, 10)]
+    with closing(open_sqlite(tmp_path / "online.db")) as store:
+        store.prepare(plan)
+        store.fill(ACTIVITY, events_frame(events[:2]).to_arrow(), at_offset(2))
+        with monkeypatch.context() as patch:
+            patch.setattr("headrace.kernel.time.time_ns", lambda: time.time_ns() + 20 * DAY * 1_000)
+            store.apply([ACTIVITY], events_frame(events[2:]).to_arrow(), at_offset(3), after=at_offset(2))
+        result = store.lookup(plan, [{"user_id": 1}], now)
+    assert result.rows == offline_rows(ACTIVITY, events, [1], now)
 
 
 @pytest.mark.parametrize("users", [1, 3_000])  # the transaction fails when it is committed, or before

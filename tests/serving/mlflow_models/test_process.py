@@ -15,6 +15,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import msgspec
 import pytest
 from tests.serving.mlflow_models.artifact import COLUMNS, write_artifact
 from tests.until import until
@@ -182,7 +183,7 @@ def test_the_process_has_neither_secrets_nor_settings_of_another_python(
 
 async def await_back(process: ModelProcess) -> None:
     """Waits until the model answers; before that, requests are refused at once."""
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(180):
         while True:
             try:
                 assert await process.predict(rows(1)) == [2.0]
@@ -218,6 +219,7 @@ def test_a_request_that_hangs_ends_the_process(tmp_path: Path) -> None:
             await waiting
         with pytest.raises(Unavailable):
             await second
+        process._spec = msgspec.structs.replace(process._spec, timeout=60.0)
         await await_back(process)
         assert process.restarts == 1
 
@@ -301,4 +303,4 @@ def test_the_process_ends_when_its_parent_is_killed(tmp_path: Path, act: str) ->
     parent.kill()
     parent.wait()
     parent.stdout.close()
-    until(lambda: not Path(f"/proc/{pid}").exists(), seconds=20)
+    until(lambda: not Path(f"/proc/{pid}").exists())

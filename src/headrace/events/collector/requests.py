@@ -4,6 +4,9 @@ collector was killed between the append and the answer.
 No transaction spans the log and this file. So the intent is written first: the key, and the ends of the topic
 at that time. The events carry the key in a header. If a key has an intent but no answer, the log is searched
 from those ends: its events were appended only if they are found there.
+
+A key is forgotten when this machine has run for a day since, whatever its wall clock says: a clock that is set
+ahead, or that is wrong when the machine starts, would otherwise make a retry a new request.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ from headrace.kernel.process import is_alive, mark_of
 from headrace.kernel.properties import REQUEST
 from headrace.kernel.sqlite import name_errors, open_shared, transaction
 from headrace.kernel.time import now_micros
+from headrace.kernel.uptime import boot_id, uptime_micros
 from headrace.log import Log
 from headrace.log.follow import read_to_end
 
@@ -37,7 +41,9 @@ CREATE TABLE IF NOT EXISTS request (
   events INTEGER NOT NULL, process TEXT NOT NULL, at INTEGER NOT NULL, answer BLOB,
   PRIMARY KEY (topic, key)) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS request_at ON request (at);
+CREATE TABLE IF NOT EXISTS clock (boot TEXT NOT NULL, uptime INTEGER NOT NULL, now INTEGER NOT NULL);
 """
+# `at` and `now` are microseconds since 1970 by a clock that began as the wall clock, and counts only uptime.
 
 
 class IdempotencyKey(Struct, frozen=True):
@@ -59,7 +65,9 @@ class StoredAnswer(Struct, frozen=True):
 
 
 class IdempotencyStore:
-    """The requests of the last day, in a SQLite file. Only one thread at a time may use it.
+    """The requests of the last day that this machine has run, in a SQLite file.
+
+    Only one thread at a time may use it.
 
     Args:
         path: the file; it is created (0600) if it does not exist.
@@ -78,6 +86,8 @@ class IdempotencyStore:
             path.touch(mode=0o600)
             self._db = open_shared(path, timeout=20)
             self._db.executescript(_SCHEMA)
+            first = "INSERT INTO clock SELECT ?, ?, ? WHERE NOT EXISTS (SELECT 1 FROM clock)"
+            self._db.execute(first, [boot_id(), uptime_micros(), now_micros()])
 
     def find_outcome(self, topic: str, key: IdempotencyKey) -> StoredAnswer | Positions | None:
         """The outcome of an earlier request under this key; None if the key is new.
@@ -91,7 +101,7 @@ class IdempotencyStore:
             row = self._db.execute(
                 "SELECT body, log, ends, events, process, answer FROM request"
                 " WHERE topic = ? AND key = ? AND at > ?",
-                [topic, key.key, now_micros() - _DAY],
+                [topic, key.key, self._now() - _DAY],
             ).fetchone()
         if row is None:
             return None
@@ -121,7 +131,7 @@ class IdempotencyStore:
             keys: the key and the number of events of each request.
         """
         ends = msgspec.json.encode(self._log.end(topic))
-        log, at = self._log.identity(topic), now_micros()
+        log, at = self._log.identity(topic), self._now()
         self._commit(
             "INSERT OR REPLACE INTO request VALUES (?, ?, ?, ?, ?, ?, ?, ?, NULL)",
             [(topic, k.key, k.body, log, ends, events, self._process, at) for k, events in keys],
@@ -140,11 +150,22 @@ class IdempotencyStore:
         """Closes the file."""
         self._db.close()
 
+    def _now(self) -> int:
+        """The file's clock. It does not count the time between the last commit before the machine's end and the
+        first one after its start: only the wall clock knows that time."""
+        with self._name_errors():
+            boot, uptime, now = self._db.execute("SELECT boot, uptime, now FROM clock").fetchone()
+        return int(now + max(uptime_micros() - uptime, 0) if boot == boot_id() else now)
+
     def _commit(self, statement: str, rows: list[tuple[object, ...]], *, durable: bool) -> None:
         with self._name_errors():
             self._db.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
             with transaction(self._db):
-                self._db.execute("DELETE FROM request WHERE at < ?", [now_micros() - _DAY])
+                now = self._now()
+                self._db.execute(
+                    "UPDATE clock SET boot = ?, uptime = ?, now = ?", [boot_id(), uptime_micros(), now]
+                )
+                self._db.execute("DELETE FROM request WHERE at < ?", [now - _DAY])
                 self._db.executemany(statement, rows)
 
     def _name_errors(self) -> AbstractContextManager[None]:

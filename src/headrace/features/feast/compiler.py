@@ -32,7 +32,7 @@ from headrace.kernel.errors import ProjectError
 from headrace.projects.loader import project_files
 from headrace.projects.project import Project
 
-__all__ = ["collect_objects", "compile"]
+__all__ = ["collect_objects", "compile", "service_features"]
 
 _NUMBERS = ("int64", "float64", "bool")
 
@@ -71,7 +71,7 @@ def compile(project: Project, model: Model) -> FeaturePlan:  # noqa: A001
             remedy='Give it a Feast FeatureService: FeatureService(name="...", features=[...]).',
         )
     where = objects.place(service)
-    entries = _service_features(service, objects)
+    entries = service_features(service, objects)
     features = tuple(feature for _, listed in entries for feature in listed)
     stored, on_demand = _views_of([projection for projection, _ in entries], objects, where)
     renamed: list[StoredView] = []
@@ -154,10 +154,14 @@ def _name_view_in_errors(view: BaseFeatureView, where: str) -> Iterator[None]:
         ) from error
 
 
-def _service_features(
+def service_features(
     service: FeatureService, objects: FeastObjects
 ) -> list[tuple[FeatureViewProjection, list[FeatureRef]]]:
-    """The view, as it is taken, and the features of each entry of the service, in order."""
+    """The view, as it is taken, and the features of each entry of the service, in order.
+
+    Raises:
+        ProjectError: an entry names no view or feature of the project, or two entries have one feature.
+    """
     where = objects.place(service)
     entries = []
     for entry in service_entries(service):

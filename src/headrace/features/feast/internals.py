@@ -54,7 +54,8 @@ INTERNALS = (
     FeastInternal(
         "feast.feature_service", "FeatureService._pending_feature_refs", "fingerprints of services with text"
     ),
-    FeastInternal("feast.feature_view", "DUMMY_ENTITY_NAME", "a view without an entity is refused"),
+    FeastInternal("feast.feature_view", "DUMMY_ENTITY_NAME", "views without an entity"),
+    FeastInternal("feast.feature_view", "DUMMY_ENTITY_FIELD", "views without an entity"),
     FeastInternal(
         "feast.on_demand_feature_view",
         "OnDemandFeatureView.infer_features",

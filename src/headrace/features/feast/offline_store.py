@@ -31,6 +31,7 @@ from headrace.config.settings import Settings
 from headrace.features.feast.frames import to_instants, to_pandas, to_polars, utc
 from headrace.features.feast.repository import settings_of
 from headrace.features.feast.saved import append_logs, is_dataset, write_dataset
+from headrace.features.feast.versions import check_entities
 from headrace.features.feast.views import (
     compile_entity_keys,
     compile_on_demand_view,
@@ -370,8 +371,12 @@ def _plan(
     """The plan for a request of Feast: views from its registry, features in the order of the request."""
     entities = {entity.name: entity for entity in registry.list_entities(project, allow_cache=True)}
     requested = dict.fromkeys(map(_name_feature, references))
-    on_demand = _get_requested_on_demand_feature_views(list(references), project, registry)
+    stored = {view.projection.name_to_use() for view in views}  # the names may be those that a service gives
+    others = [reference for reference in references if _name_feature(reference)[0] not in stored]
+    on_demand = _get_requested_on_demand_feature_views(others, project, registry)
     where = f"Feast project {project}"
+    for view in views:
+        check_entities(view, entities)
     compiled = [
         *(rename_view(compile_stored_view(view, entities, where), view.projection, where) for view in views),
         *(

@@ -22,12 +22,11 @@ from headrace.features import online
 from headrace.features.feast.frames import to_view_rows, utc
 from headrace.features.feast.repository import open_repository, settings_of
 from headrace.features.feast.types import value_type
-from headrace.features.feast.versions import require_state
+from headrace.features.feast.versions import check_entities, has_entities, require_state
 from headrace.features.feast.views import (
     add_key_dtypes,
     compile_entity_keys,
     compile_stored_view,
-    entity_names,
 )
 from headrace.features.online import RowPosition
 from headrace.features.plan import AsOfView, FeaturePlan, FeatureRef
@@ -141,8 +140,10 @@ class HeadraceOnlineStore(OnlineStore):  # type: ignore[misc]
 
     def load(self, config: RepoConfig, table: FeatureView, rows: pl.DataFrame, snapshot: int) -> int:
         """Replaces an as-of view's state by a snapshot of its table. Returns the number of entities."""
-        view = self.as_of(config, table)
-        return self._open_store(config).load(view, rows.to_arrow(), SnapshotPosition(view.table, snapshot))
+        store, plan = self._open_store(config), self._plan(config, table)
+        store.prepare(plan)  # `up` may have dropped the view since
+        view = plan.as_of[0]
+        return store.load(view, rows.to_arrow(), SnapshotPosition(view.table, snapshot))
 
     def push(self, config: RepoConfig, table: FeatureView, rows: pl.DataFrame) -> int:
         """Adds rows that are in no snapshot to an as-of view. Returns the number of entities that got rows.
@@ -150,9 +151,10 @@ class HeadraceOnlineStore(OnlineStore):  # type: ignore[misc]
         Raises:
             CallError: the rows do not have the view's columns and types, or a row has no key or time.
         """
-        plan = self._plan(config, table)
+        store, plan = self._open_store(config), self._plan(config, table)
+        store.prepare(plan)  # `up` may have dropped the view since
         view, keys = plan.as_of[0], {entity.join_key: entity.dtype for entity in plan.entities}
-        return self._open_store(config).push(view, to_view_rows(rows, view, keys).to_arrow())
+        return store.push(view, to_view_rows(rows, view, keys).to_arrow())
 
     def update(self, config: RepoConfig, *changes: Any, **more: Any) -> None:
         """Does nothing: views are added to the state when a plan or a read needs them."""
@@ -184,10 +186,11 @@ class HeadraceOnlineStore(OnlineStore):  # type: ignore[misc]
                 f"on-demand view {table.name!r}: write_to_online_store is not supported",
                 remedy="Remove it: the value is computed when it is requested.",
             )
-        if not set(entity_names(table)) <= set(self._entities):
+        if not has_entities(table, self._entities):  # read again after a build has changed one
             with open_repository(Path(config.repo_path or "."), config) as repository:
                 entities = repository.list_entities()
             self._entities = {entity.name: entity for entity in entities}
+            check_entities(table, self._entities)
         where = f"Feast project {config.project}"
         taken = table, FeatureViewProjection.from_feature_view_definition(table)
         entities = compile_entity_keys([taken], self._entities, None, lambda _: where)

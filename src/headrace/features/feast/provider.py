@@ -9,6 +9,8 @@ from typing import Any
 import pandas as pd
 import polars as pl
 from feast import FeatureService, FeatureView
+from feast.feature_view import DUMMY_ENTITY_FIELD, DUMMY_ENTITY_NAME
+from feast.infra.offline_stores.offline_store import RetrievalJob
 from feast.infra.passthrough_provider import PassthroughProvider
 from feast.infra.registry.base_registry import BaseRegistry
 from feast.online_response import OnlineResponse
@@ -16,7 +18,7 @@ from feast.repo_config import RepoConfig
 from msgspec.structs import replace
 
 from headrace import lake
-from headrace.features.feast.entity_rows import check_entity_rows
+from headrace.features.feast.entity_rows import check_answer, convert_entity_rows
 from headrace.features.feast.frames import to_polars, utc
 from headrace.features.feast.online_store import HeadraceOnlineStore, is_windowed, refuse_windowed
 from headrace.features.feast.repository import settings_of
@@ -57,15 +59,49 @@ class HeadraceProvider(PassthroughProvider):  # type: ignore[misc]
         """The current values, as Feast reads and returns them.
 
         Raises:
-            CallError: a key of a row is null, or not of the type of its entity; or a version of a view cannot
-                be read (versions.check_versions).
+            CallError: a key of a row is null, or not of the type of its entity; a field of the request is
+                missing, null or of another type; or a version of a view cannot be read
+                (versions.check_versions).
         """
-        check_entity_rows(registry, project, features, entity_rows, full_feature_names)
+        parts = convert_entity_rows(registry, project, features, entity_rows, full_feature_names)
         if names_version(features):
             check_versions(registry, project, features, full_feature_names)
-        return super().get_online_features(
-            config, features, entity_rows, registry, project, full_feature_names, **more
+        read = super().get_online_features
+        first, *others = [
+            read(config, features, part, registry, project, full_feature_names, **more) for part in parts
+        ]
+        for other in others:
+            names = list(other.proto.metadata.feature_names.val)
+            for name, column in zip(first.proto.metadata.feature_names.val, first.proto.results, strict=True):
+                column.MergeFrom(other.proto.results[names.index(name)])
+        check_answer(registry, project, features, first, full_feature_names)
+        return first
+
+    def get_historical_features(
+        self,
+        config: RepoConfig,
+        feature_views: list[FeatureView],
+        feature_refs: list[str],
+        entity_df: Any,
+        registry: BaseRegistry,
+        project: str,
+        *args: Any,
+        **more: Any,
+    ) -> RetrievalJob:
+        """The job of Headrace's offline store.
+
+        Feast has taken the entity from each view without keys, also in the objects that its registry keeps for
+        later calls: get_online_features would then miss keys of such a view. They get it back.
+        """
+        job = super().get_historical_features(
+            config, feature_views, feature_refs, entity_df, registry, project, *args, **more
         )
+        for view in feature_views:
+            kept = registry.get_any_feature_view(view.name, project, allow_cache=True)
+            for taken in (view, kept):
+                if isinstance(taken, FeatureView) and not taken.entities:
+                    taken.entities, taken.entity_columns = [DUMMY_ENTITY_NAME], [DUMMY_ENTITY_FIELD]
+        return job
 
     def materialize_single_feature_view(
         self,

@@ -183,6 +183,11 @@ def _write_registry(project: Project, objects: FeastObjects, place: Path) -> Non
 def _apply_objects(project: Project, objects: FeastObjects, store: FeatureStore) -> None:
     deleted = _objects_to_delete(store, objects)
     registrable = _registrable_objects(objects)
+    for view in store.list_all_feature_views():
+        if view.name in objects.views and type(view) is not type(objects.views[view.name]):
+            store.registry.delete_feature_view(
+                view.name, store.project
+            )  # Feast replaces no view by another kind
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings(

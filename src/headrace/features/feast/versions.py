@@ -5,9 +5,9 @@ Each version is compiled from its own record, so it has a digest, and a state in
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 
-from feast import FeatureService, OnDemandFeatureView, StreamFeatureView
+from feast import Entity, FeatureService, FeatureView, OnDemandFeatureView, StreamFeatureView, ValueType
 from feast.base_feature_view import BaseFeatureView
 from feast.feature_view_projection import FeatureViewProjection
 from feast.infra.registry.base_registry import BaseRegistry
@@ -15,11 +15,19 @@ from feast.utils import _get_cached_request_context
 
 from headrace.features.feast.internals import service_entries
 from headrace.features.feast.objects import FeastObjects
+from headrace.features.feast.views import entity_names
 from headrace.features.online import OnlineStore
 from headrace.features.plan import StoredView, WindowedView
 from headrace.kernel.errors import CallError, ProjectError, Unavailable
 
-__all__ = ["check_versions", "names_version", "refuse_versions", "require_state"]
+__all__ = [
+    "check_entities",
+    "check_versions",
+    "has_entities",
+    "names_version",
+    "refuse_versions",
+    "require_state",
+]
 
 
 def refuse_versions(objects: FeastObjects) -> None:
@@ -97,11 +105,43 @@ def check_versions(
         is_windowed = isinstance(view, StreamFeatureView) and view.aggregations
         if is_windowed and _rows_of(view) != _rows_of(current):
             raise CallError(
-                f"{view.projection.name_to_use()!r} cannot be read online, because its state stands still:"
+                f"{view.projection.name_to_use()!r} cannot be read online, because its state may stand still:"
                 f" its view reads another table than {view.batch_source.name} now, or that table's function has"
                 " changed",
                 remedy="Read the view without a version, or this one by get_historical_features.",
             )
+
+
+def has_entities(view: FeatureView, entities: Mapping[str, Entity]) -> bool:
+    """Whether these are the view's entities, with the join keys and the types of keys that the view has."""
+    is_known = all(name in entities for name in entity_names(view))
+    return is_known and not any(_changed_entities(view, entities))
+
+
+def check_entities(view: FeatureView, entities: Mapping[str, Entity]) -> None:
+    """Raises CallError if an entity of the view has another join key, or one of another type, than when the
+    version of the view was made: Feast's registry keeps no versions of entities."""
+    for name, was, is_now in _changed_entities(view, entities):
+        version = f"{view.name}@v{view.current_version_number}"
+        raise CallError(
+            f"{version!r} cannot be read: its entity {name!r} had the key {was}, and has {is_now} now",
+            remedy="Feast keeps no versions of entities: read the view without a version, or declare a new"
+            " entity for the new key.",
+        )
+
+
+def _changed_entities(view: FeatureView, entities: Mapping[str, Entity]) -> Iterator[tuple[str, str, str]]:
+    """The name, the former key and the present key of each entity that has changed since the view was made."""
+    columns = {column.name: column.dtype.to_value_type() for column in view.entity_columns}
+    for name in entity_names(view):
+        entity = entities.get(name)
+        if entity is None or not columns:
+            continue
+        key, kind = entity.join_key, entity.value_type
+        if key not in columns:
+            yield name, " and ".join(map(repr, columns)), repr(key)
+        elif ValueType.UNKNOWN not in (kind, columns[key]) and kind != columns[key]:
+            yield name, f"{key!r} ({columns[key].name})", f"{key!r} ({kind.name})"
 
 
 def _rows_of(view: BaseFeatureView) -> tuple[str | None, str | None]:

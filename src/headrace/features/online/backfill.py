@@ -16,7 +16,8 @@ from headrace.features.online.store import OnlineStore
 from headrace.features.plan import AsOfView, FeaturePlan, WindowedView
 from headrace.kernel.errors import CallError, ProjectError
 from headrace.kernel.position import LogPosition, Position, SnapshotPosition
-from headrace.kernel.time import from_micros, now_micros
+from headrace.kernel.time import from_micros
+from headrace.kernel.uptime import steady_micros
 from headrace.lake import Lake
 from headrace.projects.project import Project
 from headrace.tables.failures import describe_failures
@@ -95,7 +96,7 @@ def _load_as_of(
     position = SnapshotPosition(view.table, snapshot.id)
     if store.position(view) == position:
         return FillResult(view.name, view.digest, 0, 0, position)
-    job = StateJob(view, KeySchema.of(plan, view), snapshot.id, snapshot.rows, now_micros())
+    job = StateJob(view, KeySchema.of(plan, view), snapshot.id, snapshot.rows, steady_micros())
     parts = list(_find_compute(project, lake)(job))
     entities = store.load_states(view, [state for part in parts for state in part.states], position)
     return FillResult(view.name, view.digest, sum(part.rows for part in parts), entities, position)
@@ -138,7 +139,7 @@ def fill_again(project: Project, lake: Lake, view: WindowedView, store: OnlineSt
     position = _table_position(project, lake, view)
     offsets = pl.col("_log_partition").replace_strict(position.offsets, default=0, return_dtype=pl.Int64)
     events = read_input(project, lake, contract).filter(pl.col("_log_offset") < offsets)
-    oldest = from_micros(view.earliest(now_micros() - view.longest))
+    oldest = from_micros(view.earliest(steady_micros() - view.longest))
     rows, failed = rows_of(project, [view], since=oldest)(events)
     entities = store.fill(view, rows.to_arrow(), position)
     left_out = describe_failures(str(view.rowwise), failed) if failed else None

@@ -29,7 +29,7 @@ from headrace.features.plan import AsOfView, FeaturePlan, StoredView, WindowedVi
 from headrace.kernel import faults
 from headrace.kernel.errors import CallError, Conflict, Unavailable
 from headrace.kernel.position import LogPosition, Position, SnapshotPosition, leads_of
-from headrace.kernel.time import now_micros
+from headrace.kernel.uptime import steady_micros
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -42,10 +42,10 @@ class EntityStore:
 
     Args:
         database: the database that keeps the states.
-        clock: the wall clock, microseconds.
+        clock: microseconds since 1970; it decides what no lookup can reach any more.
     """
 
-    def __init__(self, database: StateDatabase, *, clock: Callable[[], int] = now_micros) -> None:
+    def __init__(self, database: StateDatabase, *, clock: Callable[[], int] = steady_micros) -> None:
         self._database = database
         self._clock = clock
         self._tiles: dict[str, Tiles] = {}
@@ -125,8 +125,12 @@ class EntityStore:
     def forget(self, entities: Sequence[Mapping[str, object]]) -> int:
         """See OnlineStore."""
         views: list[tuple[StoredView, list[PackedKey]]] = []
-        for view in self._database.views():
-            schema = _keys_of(self._database, view)
+        schemas = [(view, _keys_of(self._database, view)) for view in self._database.views()]
+        dtypes: dict[str, set[str]] = {}
+        for _, schema in schemas:
+            for name, dtype in schema.columns:
+                dtypes.setdefault(name, set()).add(dtype)
+        for view, schema in schemas:
             pack = schema.packer()
             keys: dict[PackedKey, None] = {}
             for entity in entities:
@@ -134,9 +138,9 @@ class EntityStore:
                     continue
                 if not entity.keys() >= set(view.keys):
                     raise _lacking_key(view, entity)
-                key = tuple(entity[name] for name in view.keys)
-                schema.check_key(view, key)
-                keys[pack(key)] = None
+                key = schema.convert_key(view, tuple(entity[name] for name in view.keys), dtypes)
+                if key is not None:
+                    keys[pack(key)] = None
             if present := [key for key in keys if key is not None]:
                 views.append((view, list[PackedKey](present)))
         count = 0

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping, Set
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -29,6 +30,7 @@ PackedState = tuple[PackedKey, bytes]
 
 _LONGEST = 1_000  # bytes; an index of PostgreSQL takes no key of more than 2,700
 _DIGEST = b"\xc1"  # begins neither text in UTF-8 nor MessagePack
+_NUMBER = re.compile(r"0|-?[1-9][0-9]{0,18}")
 _TYPES = {"int64": int, "string": str}
 _encode = msgspec.msgpack.Encoder().encode
 
@@ -76,18 +78,32 @@ class KeySchema(Struct, frozen=True, array_like=True):
                     remedy="Give the entity the value_type of the column, or convert the column in the table.",
                 )
 
-    def check_key(self, view: StoredView, key: Key) -> None:
-        """Checks that the values of a key have the entity's types; null has each.
+    def convert_key(self, view: StoredView, key: Key, dtypes: Mapping[str, Set[str]]) -> Key | None:
+        """The key in the types of this view; None: no row of the view can have it.
+
+        Another version of a view may have the same key as text instead of a whole number, or the reverse.
+
+        Args:
+            view: the view.
+            key: the values; null has each type.
+            dtypes: join key → its types in all views of the store.
 
         Raises:
-            CallError: a value has another type.
+            CallError: a value has a type that its key has in no view.
         """
+        converted: list[Any] = []
         for (name, dtype), value in zip(self.columns, key, strict=True):
-            if value is not None and type(value) is not _TYPES[dtype]:
+            if value is not None and all(type(value) is not _TYPES[other] for other in dtypes[name]):
                 raise CallError(
                     f"the key {name!r} of view {view.name!r} is declared as {dtype}, but it is {value!r}",
                     remedy="Give each join key a value of its type.",
                 )
+            if value is not None and type(value) is not _TYPES[dtype]:
+                if dtype == "int64" and not _is_number_text(str(value)):
+                    return None
+                value = _TYPES[dtype](value)
+            converted.append(value)
+        return tuple(converted)
 
     def packer(self) -> Callable[[Key], PackedKey]:
         """A function that packs a key into the value that a database stores."""
@@ -98,6 +114,11 @@ class KeySchema(Struct, frozen=True, array_like=True):
     @property
     def _is_number(self) -> bool:
         return len(self.columns) == 1 and self.columns[0][1] == "int64"
+
+
+def _is_number_text(text: str) -> bool:
+    """Whether the text is a whole number of 64 bits as Python writes it."""
+    return _NUMBER.fullmatch(text) is not None and -(2**63) <= int(text) < 2**63
 
 
 def array_head(count: int) -> bytes:

@@ -35,7 +35,7 @@ from headrace.features.plan import StoredView
 from headrace.kernel.addresses import check_postgres_address
 from headrace.kernel.position import Position, decode_position, encode_position
 from headrace.kernel.postgres import PostgresConnection, PostgresPool, create_schema, schema_of
-from headrace.kernel.time import now_micros
+from headrace.kernel.uptime import steady_micros
 
 if TYPE_CHECKING:
     from headrace.features.online.entity_store import EntityStore
@@ -57,13 +57,13 @@ create table if not exists {schema}.views (
 _decode_keys = msgspec.json.Decoder(KeySchema).decode
 
 
-def open_postgres(url: str, project: str, *, clock: Callable[[], int] = now_micros) -> EntityStore:
+def open_postgres(url: str, project: str, *, clock: Callable[[], int] = steady_micros) -> EntityStore:
     """Opens the online store of a project in this database. It connects at the first use.
 
     Args:
         url: `postgresql://...`, without a password.
         project: the project's name: each project has a schema of its own.
-        clock: the wall clock, microseconds.
+        clock: microseconds since 1970; it decides what no lookup can reach any more.
     """
     from headrace.features.online.entity_store import EntityStore  # it loads the engines
 

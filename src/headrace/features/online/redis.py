@@ -39,7 +39,7 @@ from headrace.kernel.addresses import check_redis_address
 from headrace.kernel.errors import Conflict, Unavailable
 from headrace.kernel.position import Position, decode_position, encode_position
 from headrace.kernel.redis import Command, RedisConnection, RedisPool, error_of
-from headrace.kernel.time import now_micros
+from headrace.kernel.uptime import steady_micros
 
 if TYPE_CHECKING:
     from headrace.features.online.entity_store import EntityStore
@@ -96,13 +96,13 @@ _decode_record = msgspec.json.Decoder(_ViewRecord).decode
 _decode_raw = msgspec.json.Decoder(_RawRecord).decode
 
 
-def open_redis(url: str, project: str, *, clock: Callable[[], int] = now_micros) -> EntityStore:
+def open_redis(url: str, project: str, *, clock: Callable[[], int] = steady_micros) -> EntityStore:
     """Opens the online store of a project on this server. It connects at the first use.
 
     Args:
         url: `redis://...`, `rediss://...` or `unix://...`, without a password.
         project: the project's name: the names of its keys begin with it.
-        clock: the wall clock, microseconds.
+        clock: microseconds since 1970; it decides what no lookup can reach any more.
 
     Raises:
         ProjectError: the address is not valid.

@@ -33,7 +33,7 @@ from headrace.kernel.errors import ProjectError
 from headrace.kernel.position import Position, decode_position, encode_position
 from headrace.kernel.private import make_private
 from headrace.kernel.sqlite import name_errors, open_shared, transaction
-from headrace.kernel.time import now_micros
+from headrace.kernel.uptime import steady_micros
 
 if TYPE_CHECKING:
     from headrace.features.online.entity_store import EntityStore
@@ -56,12 +56,12 @@ create table if not exists views (
 _decode_keys = msgspec.json.Decoder(KeySchema).decode
 
 
-def open_sqlite(path: str | Path, *, clock: Callable[[], int] = now_micros) -> EntityStore:
+def open_sqlite(path: str | Path, *, clock: Callable[[], int] = steady_micros) -> EntityStore:
     """Opens the online store in this file, or creates it with the folders above it.
 
     Args:
         path: the file.
-        clock: the wall clock, microseconds.
+        clock: microseconds since 1970; it decides what no lookup can reach any more.
 
     Raises:
         Unavailable: the file cannot be opened or another process keeps it locked.

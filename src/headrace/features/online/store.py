@@ -166,14 +166,15 @@ class OnlineStore(Protocol):
 
         Args:
             entities: the values of join keys, of their types. Views with other join keys, or with none, do not
-                change.
+                change. If views have a join key in two types, as versions of a view may, 7 also removes the
+                values of "7", and the reverse.
 
         Returns:
             How many values of entities in views were removed.
 
         Raises:
             CallError: a view has one of these join keys and another one that is not given, or a value has
-                another type than its key; nothing was removed.
+                a type that its key has in no view; nothing was removed.
         """
 
     def drop_known_rows(self) -> None:

@@ -36,7 +36,7 @@ def refresh_reason(
     if pointer["snapshots"] == dict(inputs):
         return None
     taken = datetime.fromisoformat(pointer["taken"])
-    if now() >= _due(taken, refresh):
+    if not taken <= now() < _due(taken, refresh):  # before `taken`: the clock was set back
         return f"newer inputs, and those it has are as old as its refresh of {format_duration(refresh)} allows"
     return None
 

@@ -11,12 +11,11 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Iterator
-from datetime import datetime, timedelta
+from datetime import timedelta
 from itertools import islice
 from pathlib import Path
 
 from msgspec import Struct, field
-from msgspec.structs import replace
 
 from headrace.declare.event import Contract
 from headrace.events import formats
@@ -24,14 +23,13 @@ from headrace.events.contracts.shape import shape_of
 from headrace.events.files import check_file, read_events
 from headrace.events.shift import TimeShift
 from headrace.events.verdicts.keys import key_reader
+from headrace.flows.events.earlier_sends import EarlierSend, describe_file, describe_repeats, find_earlier
 from headrace.kernel.counts import plural
-from headrace.kernel.digest import digest_file
-from headrace.kernel.errors import CallError, HeadraceError
+from headrace.kernel.errors import CallError, HeadraceError, NotAppended, Refused, Unavailable
 from headrace.kernel.faults import reach
 from headrace.kernel.properties import HISTORY
-from headrace.kernel.run import Dataset, record_with, run
-from headrace.kernel.time import format_duration
-from headrace.lineage import RunRow
+from headrace.kernel.run import Dataset, Run, record_with, run
+from headrace.lineage.recorder import OutboxRecorder
 from headrace.log import Log, append_fitting
 from headrace.workspace import Workspace
 
@@ -53,9 +51,9 @@ class SendReport(Struct, frozen=True):
             All others were sent.
         early: how many moved times will be read an hour too early: they have no zone, and lie in the second of
             two hours that the clocks show alike.
-        before: when this file was last sent to this topic, with the same content; None: never, or with `skip`.
-        was_cut_off: whether that was ended before the end of the file: the topic has a part of its events.
-        repeats: which of its events count twice then; "" if it was never sent before.
+        earlier: the last earlier send of these events to this topic; None: there is none on record.
+        is_recorded: whether this send is on record, so that a later one can tell of it. It is not if the state
+            folder cannot be written.
     """
 
     topic: str
@@ -64,9 +62,8 @@ class SendReport(Struct, frozen=True):
     shifted: timedelta | None
     too_large: tuple[int, ...]
     early: int
-    before: datetime | None = None
-    was_cut_off: bool = False
-    repeats: str = ""
+    earlier: EarlierSend | None = None
+    is_recorded: bool = True
 
 
 def send(
@@ -79,12 +76,13 @@ def send(
     shift_by: timedelta | None = None,
     skip: int = 0,
     live: bool = False,
+    tell: Callable[[EarlierSend | None, bool], None] = lambda *_: None,
     progress: Callable[[int], None] = lambda _: None,
 ) -> SendReport:
     """Sends every row of the file. Each batch is durable on the log before the next one is read.
 
     Args:
-        workspace: the project to work on.
+        workspace: the project.
         topic: a topic with a contract, whose key chooses the log partition.
         file: .csv, .ndjson, .jsonl or .parquet.
         rate: the most events per second.
@@ -94,6 +92,7 @@ def send(
         skip: how many events at the beginning of the file to leave out, because they were sent before.
         live: whether the events happen now, as far as features are concerned: each is known from its arrival
             on the log. Otherwise they are history: each is known from its own time (properties.HISTORY).
+        tell: called before anything is sent, with the `earlier` and `is_recorded` of the report.
         progress: called with the number of events sent so far.
 
     Raises:
@@ -114,23 +113,24 @@ def send(
         sending.report_errors(),
     ):
         check_file(file)
-        dataset = _file_dataset(workspace.settings.root, file)
-        earlier = None if skip else _find_sending(workspace, topic, dataset)
+        dataset = describe_file(workspace.settings.root, file)
         this_run.add_input(dataset)
         if shift_to_now:
             sending.shift = TimeShift.to_now(contract, _batches(read_events(file), _BATCH), str(file))
-        this_run.report_running(timedelta(0))
-        recorder.flush()  # a call after a kill from here on finds the file among the inputs
+        earlier, is_recorded = _start(workspace, this_run, recorder, sending, dataset)
+        tell(earlier, is_recorded)
         try:
             sending.append_to(workspace.log, progress)
         finally:
+            this_run.add_facts(**sending.facts)
             if sending.sent:
                 this_run.add_output(Dataset("topic", topic, facts={"rows": sending.rows, "schema": schema}))
-    return _report(sending, time.perf_counter() - started, earlier)
+    return _report(sending, time.perf_counter() - started, earlier, is_recorded and not recorder.dropped)
 
 
 class _Sending(Struct):
-    """The state of sending one file: `sent` counts events, `too_large` has numbers of events in the file."""
+    """The state of sending one file: `sent` counts events, `pending` those of the batch that is being appended,
+    and `too_large` has numbers of events in the file."""
 
     contract: Contract
     file: Path
@@ -139,7 +139,15 @@ class _Sending(Struct):
     shift: TimeShift | None
     live: bool
     sent: int = 0
+    pending: int = 0
     too_large: list[int] = field(default_factory=list)
+
+    @property
+    def facts(self) -> dict[str, int | None]:
+        """What a later send needs (earlier_sends): the events that this one sends are numbered from `skip` on,
+        those before `end` are sent, and `pending` after these may be."""
+        seconds = None if self.shift is None else self.shift.by // _SECOND
+        return {"skip": self.skip, "end": self.skip + self.sent, "pending": self.pending, "shift": seconds}
 
     @property
     def rows(self) -> int:
@@ -150,16 +158,20 @@ class _Sending(Struct):
         """Appends the events of the file, batch by batch."""
         started = time.perf_counter()
         keys_of = key_reader(self.contract, formats.open(self.contract))
-        log.create(self.contract.topic, self.contract.partitions, self.contract.retention)
         size = _BATCH if self.rate is None else max(1, min(_BATCH, int(self.rate / 10)))
         for events in _batches(islice(read_events(self.file), self.skip, None), size):
             values = events if self.shift is None else self.shift.move(events)
             headers = None if self.live else [{HISTORY: b"1"}] * len(values)
-            positions = append_fitting(log, self.contract.topic, values, keys_of(values), headers)
+            keys, self.pending = keys_of(values), len(values)
+            try:
+                positions = append_fitting(log, self.contract.topic, values, keys, headers)
+            except (NotAppended, Refused):
+                self.pending = 0
+                raise
             first = self.skip + self.sent + 1
             self.too_large += [at for at, position in enumerate(positions, first) if position is None]
             reach("send.batch")
-            self.sent += len(values)
+            self.sent, self.pending = self.sent + len(values), 0
             progress(self.sent)
             if self.rate is not None:
                 time.sleep(max(0.0, started + self.sent / self.rate - time.perf_counter()))
@@ -170,55 +182,55 @@ class _Sending(Struct):
         try:
             yield
         except HeadraceError as error:
-            count = self.skip + self.sent
-            if count:
-                options = f"--skip {count}"
-                if self.shift is not None:  # with --shift-to-now the rest would be moved by another distance
-                    options += f" --shift-by {self.shift.by // _SECOND}"
-                state = (
-                    f"The first {plural(count, 'event')} of {self.file.name} {'is' if count == 1 else 'are'}"
-                    f" on the topic: continue with {options}."
-                )
-            else:
-                state = f"Nothing of {self.file.absolute().name} has been sent."
+            state = self._describe_state()
             error.remedy = state if error.remedy is None else f"{error.remedy}\n{state}"
             raise
 
+    def _describe_state(self) -> str:
+        """Says what the topic has of the file after an error, and how to continue."""
+        count = self.skip + self.sent
+        options = f"--skip {count}"
+        if self.shift is not None:  # with --shift-to-now the rest would be moved by another distance
+            options += f" --shift-by {self.shift.by // _SECOND}"
+        name = self.file.absolute().name
+        if count:
+            state = (
+                f"The first {plural(count, 'event')} of {name} {'is' if count == 1 else 'are'} on the topic:"
+                f" continue with {options}."
+            )
+        else:
+            state = f"Nothing of {name} has been sent."
+        if not self.pending:
+            return state
+        state = state if count else f"Send {name} again" + (f" with {options}." if self.shift else ".")
+        return (
+            f"{state} The log did not say whether it has the {'next' if count else 'first'}"
+            f" {plural(self.pending, 'event')}: if so, {describe_repeats(self.contract)}."
+        )
 
-def _report(sending: _Sending, seconds: float, earlier: RunRow | None) -> SendReport:
-    contract, shift = sending.contract, sending.shift
+
+def _start(
+    workspace: Workspace, this_run: Run, recorder: OutboxRecorder, sending: _Sending, dataset: Dataset
+) -> tuple[EarlierSend | None, bool]:
+    """Creates the topic, and records how the run begins, so that a later send finds it even if this one is
+    killed, and of two at once one finds the other. Returns the earlier send, and whether this one is recorded.
+    """
+    contract = sending.contract
+    workspace.log.create(contract.topic, contract.partitions, contract.retention)
+    this_run.add_facts(log=workspace.log.identity(contract.topic), **sending.facts)
+    this_run.report_running(timedelta(0))
+    is_recorded = recorder.flush() and not recorder.dropped
+    try:
+        return find_earlier(workspace.lineage, this_run, sending.file, dataset, contract), is_recorded
+    except Unavailable:  # the lineage store cannot be read; what cannot be told does not stop a send
+        return None, False
+
+
+def _report(sending: _Sending, seconds: float, earlier: EarlierSend | None, is_recorded: bool) -> SendReport:
+    shift = sending.shift
     moved, early = (None, 0) if shift is None else (shift.by, shift.early)
-    report = SendReport(contract.topic, sending.rows, seconds, moved, tuple(sending.too_large), early)
-    if earlier is None:
-        return report
-    was_cut_off, repeats = earlier.outcome != "COMPLETE", _describe_repeats(contract)
-    return replace(report, before=earlier.started, was_cut_off=was_cut_off, repeats=repeats)
-
-
-def _file_dataset(root: Path, file: Path) -> Dataset:
-    """The file under its path from the folder of the project, or its whole path if it is outside."""
-    path, root = file.resolve(), root.resolve()
-    name = path.relative_to(root) if path.is_relative_to(root) else path
-    return Dataset("file", name.as_posix(), facts={"digest": f"sha256:{digest_file(file)}"})
-
-
-def _find_sending(workspace: Workspace, topic: str, file: Dataset) -> RunRow | None:
-    """The last run that sent this content of the file to the topic, or may have sent a part of it: nothing says
-    how much a run that was killed, or that runs now, has sent."""
-    for earlier in workspace.lineage.runs(f"send {topic}", (file.kind, file.name)):
-        is_same = any(dataset.facts == file.facts for dataset in earlier.inputs)
-        has_sent = any(dataset.facts.get("rows") for dataset in earlier.outputs)
-        if is_same and (has_sent or earlier.outcome in ("LOST", "RUNNING")):
-            return earlier
-    return None
-
-
-def _describe_repeats(contract: Contract) -> str:
-    """Which events count twice if a file is sent again: those whose identity is forgotten."""
-    if contract.dedup_within is None:
-        return "its events count twice, because the contract has no identity"
-    within = format_duration(contract.dedup_within)
-    return f"events more than {within} older than the newest one count twice, since dedup_within is {within}"
+    large = tuple(sending.too_large)
+    return SendReport(sending.contract.topic, sending.rows, seconds, moved, large, early, earlier, is_recorded)
 
 
 def _check_format(contract: Contract) -> None:

@@ -20,7 +20,7 @@ from headrace.serving.release import Release
 
 __all__ = ["EndpointReport", "await_release", "describe"]
 
-_TIMEOUT = 2.0  # seconds for a response
+_TIMEOUT = 10.0  # seconds for a response: the machine may be busy
 _ACTIVATION = 30.0  # seconds until the endpoint must have activated a release
 _POLL = 0.1
 
@@ -47,7 +47,7 @@ def describe(settings: Settings, up: Up) -> EndpointReport:
     """Asks the endpoint for its releases.
 
     Raises:
-        Unavailable: it does not answer within 2 s.
+        Unavailable: it does not answer within 10 s.
     """
     address = urlsplit(up.predict)
     connection = http.client.HTTPConnection(address.hostname or "", address.port, timeout=_TIMEOUT)
@@ -80,22 +80,16 @@ def await_release(settings: Settings, up: Up, release: Release, earlier: Contain
 
     Raises:
         Refused: the endpoint cannot activate it; the previous release stays in force there.
-        Unavailable: the endpoint does not answer, or has not activated the release within 30 s.
+        Unavailable: the endpoint has not activated the release, or has not answered, within 30 s.
     """
     deadline = time.monotonic() + _ACTIVATION
     while True:
-        report = describe(settings, up)
-        model = report.models.get(release.model)
-        if model is not None and model.release.id not in earlier:
-            return
-        failure = report.failed.get(release.model)
-        if failure is not None and failure.release == release.id:
-            raise Refused(
-                f"release {release.id} is recorded, but the endpoint cannot activate it: {failure.why}",
-                where=up.predict,
-                remedy="The previous release stays in force there. To go back to it:"
-                f" headrace rollback {release.model}",
-            )
+        try:
+            if _is_active(describe(settings, up), up, release, earlier):
+                return
+        except Unavailable:  # a replica that was lost is being replaced, or the machine is busy
+            if time.monotonic() > deadline:
+                raise
         if time.monotonic() > deadline:
             raise Unavailable(
                 f"release {release.id} is recorded, but the endpoint has not activated it"
@@ -104,3 +98,19 @@ def await_release(settings: Settings, up: Up, release: Release, earlier: Contain
                 remedy="See headrace status.",
             )
         time.sleep(_POLL)
+
+
+def _is_active(report: EndpointReport, up: Up, release: Release, earlier: Container[str]) -> bool:
+    """Whether this release or a later one is active; raises Refused if the endpoint cannot activate it."""
+    model = report.models.get(release.model)
+    if model is not None and model.release.id not in earlier:
+        return True
+    failure = report.failed.get(release.model)
+    if failure is not None and failure.release == release.id:
+        raise Refused(
+            f"release {release.id} is recorded, but the endpoint cannot activate it: {failure.why}",
+            where=up.predict,
+            remedy="The previous release stays in force there. To go back to it:"
+            f" headrace rollback {release.model}",
+        )
+    return False

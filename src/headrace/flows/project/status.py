@@ -31,6 +31,7 @@ from headrace.flows.models.endpoint import EndpointReport, describe
 from headrace.flows.project.freshness import TableStatus, TopicStatus, table_status, topic_status
 from headrace.flows.project.next_step import find_next_step
 from headrace.flows.project.schedules import ScheduleStatus, schedule_status
+from headrace.flows.project.status_html import status_html, summarize_status
 from headrace.kernel.errors import HeadraceError, ProjectError, Unavailable
 from headrace.kernel.lock import find_holder
 from headrace.kernel.properties import CODE, CONTRACT
@@ -125,6 +126,13 @@ class Status(Struct, frozen=True):
     schedules: tuple[ScheduleStatus, ...]
     building: int | None
     up: Up | None
+
+    def __repr__(self) -> str:
+        return f"<status of {self.project} on profile {self.profile}: {summarize_status(self)}>"
+
+    def _repr_html_(self) -> str:
+        """The status for a notebook."""
+        return status_html(self)
 
 
 class _Declared(Struct, frozen=True):

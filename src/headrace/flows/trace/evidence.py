@@ -34,7 +34,7 @@ from headrace.tables.read import read_input
 
 __all__ = ["Evidence", "Origin", "RawEvent", "Row", "find_events", "find_row"]
 
-_COMMIT_SECONDS = 3.0  # within which the table usually has what the online store had first
+_COMMIT_SECONDS = 10.0  # within which the table has what the online store had first, on a busy machine too
 _POLL_SECONDS = 0.05
 
 

@@ -59,7 +59,7 @@ class KafkaLog:
 
     def create(self, topic: str, partitions: int = 1, retention: timedelta | None = None) -> None:
         stored = self._names.to_stored(topic)
-        if stored != topic:
+        if stored != topic and not self._topics.exists(stored):
             self._names.check_earlier(topic, self._topics.names())
         self._topics.create(stored, partitions, retention)
 
@@ -177,16 +177,31 @@ class KafkaLog:
             Refused: another project has a forwarder of this name.
         """
         stored = self._names.to_stored(name)
-        if stored != name:
-            self._check_sole(name, stored, topics)
+
+        def create_positions(topic: str, partitions: int) -> None:
+            if stored != name:
+                self._check_sole(name, stored, topics)
+            self._topics.create_compacted(topic, partitions)
+            if stored != name:  # of two projects that begin at once, at least one finds the other
+                self._check_sole(name, stored, topics)
+
         return KafkaForwarder(
-            self._connection.config, stored, partitions, self._topics.create_compacted, self._limits, topics
+            self._connection.config, stored, partitions, create_positions, self._limits, topics
         )
 
     def _check_sole(self, name: str, stored: str, topics: Sequence[str]) -> None:
-        """Raises Refused if the cluster has the positions of another project's forwarder of this name."""
+        """Raises Refused if the cluster has the positions of another project's forwarder of this name, or those
+        that an earlier Headrace stored."""
         ending = name.removeprefix(SYSTEM.rstrip("."))
-        for other in self._topics.names():
+        names = self._topics.names()
+        if name in names:
+            raise Refused(
+                "an earlier Headrace forwarded this topic, and stored its positions where all projects did",
+                where=f"{self._connection.where}, topic {name}",
+                remedy=f"Copy its records, with their keys and log partitions, to a compacted topic {stored!r}."
+                " Then delete it. Without its positions every event would be forwarded again.",
+            )
+        for other in names:
             if other.startswith(SYSTEM) and other.endswith(ending) and other != stored:
                 raise Refused(
                     f"another project forwards the same topic to {' and '.join(topics)}: these would have each"

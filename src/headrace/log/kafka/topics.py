@@ -15,7 +15,8 @@ from typing import TypeVar
 import confluent_kafka as ck
 from confluent_kafka import admin as ck_admin
 
-from headrace.kernel.errors import CallError, Unavailable
+from headrace.kernel.errors import CallError, Refused, Unavailable
+from headrace.kernel.secrets import clean_text
 from headrace.log.kafka.connection import SECONDS, KafkaConnection
 from headrace.log.port import check_partitions, missing_topic
 
@@ -31,9 +32,16 @@ _STALE = (
     ck.KafkaError.UNKNOWN_LEADER_EPOCH,
     ck.KafkaError._NOENT,
 )
+_MISSING = (
+    ck.KafkaError.UNKNOWN_TOPIC_OR_PART,
+    ck.KafkaError.TOPIC_EXCEPTION,  # no topic can have this name
+    ck.KafkaError.TOPIC_AUTHORIZATION_FAILED,
+)
 _RETENTION = "retention.ms"
 _SIZES = ("max.message.bytes", "segment.bytes")  # each is a limit of a batch
 _CLEANUP = "cleanup.policy"
+# The cluster will never create such a topic: its name is another's but for `.` and `_`, or a policy forbids it.
+_REFUSED = (ck.KafkaError.TOPIC_EXCEPTION, ck.KafkaError.INVALID_CONFIG, ck.KafkaError.POLICY_VIOLATION)
 _NOT_ALLOWED = (ck.KafkaError.TOPIC_AUTHORIZATION_FAILED, ck.KafkaError.CLUSTER_AUTHORIZATION_FAILED)
 
 T = TypeVar("T")
@@ -89,6 +97,17 @@ class KafkaTopics:
         with self._connection.name_errors():
             names = self._connection.admin.list_topics(timeout=SECONDS).topics
         return sorted(name for name in names if not name.startswith("__"))
+
+    def exists(self, topic: str) -> bool:
+        """Whether the topic exists, and this user may describe it. The number of topics makes no difference."""
+        with self._connection.name_errors():
+            try:
+                self._ask(topic, self._describe)
+            except ck.KafkaException as error:
+                if error.args[0].code() in _MISSING:
+                    return False
+                raise
+        return True
 
     def identity(self, topic: str) -> str:
         """An id that distinguishes this topic from a later topic of the same name (Log.identity)."""
@@ -174,6 +193,13 @@ class KafkaTopics:
                         f"this user may not create topic {topic!r}",
                         where=self._connection.where,
                         remedy=f"Ask an administrator to create it with {partitions} log partitions.",
+                    ) from error
+                if code in _REFUSED:
+                    raise Refused(
+                        f"the cluster refuses to create topic {topic!r}: {clean_text(error.args[0].str())}",
+                        where=self._connection.where,
+                        remedy="Use another name (Kafka does not tell '.' from '_'), or ask an administrator to"
+                        " create the topic.",
                     ) from error
                 if code not in (ck.KafkaError.TOPIC_ALREADY_EXISTS, ck.KafkaError.TOPIC_AUTHORIZATION_FAILED):
                     raise

@@ -23,7 +23,7 @@ from headrace.kernel.errors import HeadraceError
 from headrace.kernel.ids import new_id
 from headrace.kernel.process import is_alive, mark_of
 from headrace.kernel.sqlite import transaction
-from headrace.kernel.time import now_micros
+from headrace.kernel.uptime import uptime_micros
 from headrace.log.sqlite.connection import name_errors
 
 __all__ = ["SqliteMember"]
@@ -148,7 +148,7 @@ class SqliteMember:
     def _beat(self) -> None:
         self._db.execute(
             "INSERT INTO member VALUES (?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET beat = excluded.beat",
-            (self._id, self._group, self._process, now_micros()),
+            (self._id, self._group, self._process, uptime_micros()),
         )
 
     def _keep_beating(self) -> None:
@@ -158,7 +158,7 @@ class SqliteMember:
             try:
                 with self._write():
                     # No row is inserted: a member that was removed as dead must notice that it lost its share.
-                    self._db.execute("UPDATE member SET beat = ? WHERE id = ?", (now_micros(), self._id))
+                    self._db.execute("UPDATE member SET beat = ? WHERE id = ?", (uptime_micros(), self._id))
             except HeadraceError as error:
                 _logger.warning("%s", error)
 
@@ -169,4 +169,4 @@ class SqliteMember:
 
 
 def _is_alive(process: str, beat: int) -> bool:
-    return now_micros() - beat < SESSION_SECONDS * 1e6 and is_alive(process)
+    return uptime_micros() - beat < SESSION_SECONDS * 1e6 and is_alive(process)

@@ -14,6 +14,7 @@ from time import monotonic
 from headrace.kernel.errors import NotAppended, Unavailable
 from headrace.kernel.sqlite import transaction
 from headrace.kernel.time import now_micros
+from headrace.kernel.uptime import SteadyClock, boot_id, uptime_micros
 from headrace.log.partition import partition_of
 from headrace.log.port import OVERHEAD, Headers
 from headrace.log.sqlite.chunks import SHIFT, encode, split
@@ -120,7 +121,7 @@ class SqliteWriter:
                     "UPDATE log_partition SET next_offset = ? WHERE id = ?",
                     [(offset, partition) for partition, offset in ends.items()],
                 )
-                self._delete_old(ends, arrived_at)
+                self._delete_old(ends)
                 is_written = True  # only the commit may fail now
         except Exception as raised:
             error = raised  # raised again in each caller's thread
@@ -155,12 +156,13 @@ class SqliteWriter:
             places.setdefault(partition, []).append(place)
         return places
 
-    def _delete_old(self, partitions: Iterable[int], now: int) -> None:
-        """Deletes chunks past the retention, the oldest first."""
+    def _delete_old(self, partitions: Iterable[int]) -> None:
+        """Deletes chunks past the retention by the file's steady clock, the oldest first."""
         (retention,) = self._db.execute("SELECT retention FROM topic").fetchone()
         if retention is None or monotonic() < self._next_deletion:
             return
         self._next_deletion = monotonic() + RETENTION_SECONDS
+        now = self._steady_now()
         for partition in partitions:
             low = partition << SHIFT
             before = None
@@ -174,6 +176,17 @@ class SqliteWriter:
                 before = id_ + records - low
             if before is not None:
                 self._delete(partition, before)
+
+    def _steady_now(self) -> int:
+        """The steady clock of all processes that have written to the file since the machine started."""
+        self._db.execute("CREATE TABLE IF NOT EXISTS clock (boot TEXT, started INTEGER, ahead_since INTEGER)")
+        boot = boot_id()
+        state = self._db.execute("SELECT started, ahead_since FROM clock WHERE boot = ?", (boot,)).fetchone()
+        clock = SteadyClock(now_micros, uptime_micros, state)
+        now = clock.now()
+        self._db.execute("DELETE FROM clock")
+        self._db.execute("INSERT INTO clock VALUES (?, ?, ?)", (boot, *clock.state))
+        return now
 
     def _delete(self, partition: int, before: int) -> None:
         """Deletes the chunks that end before an offset, and moves the start of the log partition."""
