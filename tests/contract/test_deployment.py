@@ -54,6 +54,7 @@ target_ongoing_requests = 4
 upscale_delay = 0
 downscale_delay = 4
 """
+STALL = 4.0  # seconds for which replicas do not run: more than Serve waits for a HAProxy that it misses
 SLOW = 12  # requests at a time: more than two replicas should have in progress
 
 
@@ -470,12 +471,19 @@ def test_a_deployment_that_is_stopped_while_it_starts_ends_its_processes(setting
 def test_a_stop_under_load_cuts_no_request_and_leaves_nothing(
     settings: Settings, running: SupervisedDeployment
 ) -> None:
-    """A request that arrives too late is answered with 503, or its connection is refused."""
+    """What the replicas accepted is answered, though it takes them seconds. A request that arrives too late is
+    answered with 503, or its connection is refused."""
     until(running.is_answering)
     pids = list(running.deployment.processes.values())
+    replicas = [pid for parent in pids for pid in find_processes(parent, b"ray::ServeReplica")] or pids
     with run_clients(running.port, 8, pause=0.01) as clients:
         until(lambda: clients.statuses[200] > 50)
+        for pid in replicas:
+            os.kill(pid, signal.SIGSTOP)
+        resume = threading.Timer(STALL, lambda: [os.kill(pid, signal.SIGCONT) for pid in replicas])
+        resume.start()
         running.stop()
+        resume.join()
         until(lambda: clients.refused > 8)
     assert clients.cut == []
     assert {*clients.statuses} <= {200, 503}

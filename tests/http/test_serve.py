@@ -280,23 +280,28 @@ def test_an_application_that_does_not_start_is_an_error() -> None:
 
 
 PROGRAM = """
+import signal
 import sys
+import threading
+import time
+import traceback
 sys.path.insert(0, {here!r})
 from test_serve import echo
 from headrace.http.middleware import GuardMiddleware
-from headrace.http.serve import serve, stop_on_signals
+from headrace.http.serve import await_stop, serve, stop_on_signals
 
 stop = stop_on_signals()
 with serve(GuardMiddleware(echo, "127.0.0.1"), "127.0.0.1", 0) as server:
     print(server.port, flush=True)
-    stop.wait()
+    {then}
+    await_stop(stop)
 print("stopped", flush=True)
 """
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_stops_the_server(number: signal.Signals) -> None:
-    code = PROGRAM.format(here=os.path.dirname(__file__))
+    code = PROGRAM.format(here=os.path.dirname(__file__), then="")
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         port = int(process.stdout.readline())
@@ -304,6 +309,20 @@ def test_a_signal_stops_the_server(number: signal.Signals) -> None:
         process.send_signal(number)
         assert process.stdout.readline() == "stopped\n"
         assert process.wait(180) == 0
+
+
+def test_a_signal_that_another_thread_gets_stops_the_server() -> None:
+    """The thread gets it while the main thread waits: it may be resumed first after a suspension."""
+    then = """
+    def end():
+        main = threading.main_thread().ident
+        while "await_stop" not in str(traceback.format_stack(sys._current_frames()[main])):
+            time.sleep(0.02)
+        signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
+    threading.Thread(target=end).start()"""
+    code = PROGRAM.format(here=os.path.dirname(__file__), then=then)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout.splitlines()[1:] == ["stopped"], done.stderr
 
 
 def test_large_bodies_that_arrive_slowly_do_not_use_up_the_memory() -> None:

@@ -27,13 +27,16 @@ pytestmark = pytest.mark.skipif(find_binary() is None, reason="HAProxy has no wh
 
 
 def configuration_of_serve(folder):
-    """The configuration that Serve itself writes."""
-    from ray.serve._private.haproxy import HAProxyApi, HAProxyConfig
+    """The configuration that Serve itself writes, for an application with one replica."""
+    from ray.serve._private.haproxy import BackendConfig, HAProxyApi, HAProxyConfig, ServerConfig
     from ray.serve.config import HTTPOptions
 
     options = HTTPOptions(host="127.0.0.1", port=8123)
     config = HAProxyConfig(http_options=options, socket_path=str(folder / "a"), is_head=True)
-    HAProxyApi(config, config_file_path=str(folder / "c"))._generate_config_file_internal()
+    replica, own_proxy = (ServerConfig(name, "127.0.0.1", port) for name, port in (("r", 8124), ("p", 8125)))
+    backend = BackendConfig("endpoint", "/", servers=[replica], fallback_server=own_proxy, app_name="endpoint")
+    api = HAProxyApi(config, backend_configs={"endpoint": backend}, config_file_path=str(folder / "c"))
+    api._generate_config_file_internal()
     return (folder / "c").read_text()
 
 
@@ -110,7 +113,10 @@ def test_without_a_replica_it_answers_as_replicas_on_processes_do(tmp_path, rout
 
 
 def test_serve_configures_what_is_replaced(tmp_path):
-    configuration = answer_unavailable(configuration_of_serve(tmp_path))
+    written = configuration_of_serve(tmp_path)
+    configuration = answer_unavailable(written)
+    assert [configuration.count(server) for server in ("127.0.0.1:8124", "127.0.0.1:8125")] == [1, 0]
+    assert written.count("127.0.0.1:8125") == 1
     assert configuration.count("http-error status 50") == 3
     assert "errorfile" not in configuration
     assert "404 " not in configuration

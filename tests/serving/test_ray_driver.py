@@ -7,6 +7,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
+from headrace.kernel.ports import find_free_port
 from headrace.serving.deployment import ray_driver
 
 RELOADS = 5
@@ -42,7 +43,13 @@ def test_an_endpoint_is_ready_once_a_connection_to_it_stays_open(monkeypatch: py
         server.daemon_threads = True
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
-        ray_driver.await_answer("127.0.0.1", server.server_port)
+        ray_driver.await_answer("127.0.0.1", server.server_port, threading.Event())
         server.shutdown()
         thread.join()
     assert ReloadedBalancer.connections == RELOADS + 1
+
+
+def test_a_driver_that_is_stopped_does_not_wait_for_an_answer() -> None:
+    stop = threading.Event()
+    stop.set()
+    ray_driver.await_answer("127.0.0.1", find_free_port(), stop)

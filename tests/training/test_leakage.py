@@ -76,6 +76,20 @@ def test_a_copy_of_a_target_whose_variance_a_few_rows_have_leaks():
     assert max(scores["noise"].score, scores["same"].score) < 0.05
 
 
+def test_a_function_of_a_target_of_very_different_sizes_leaks_and_an_honest_lag_does_not():
+    draw = np.random.default_rng(3)
+    size = draw.normal(size=500)[draw.integers(0, 500, 20_000)] * 2.5
+    week, noisy = (np.exp(size + noise * draw.normal(size=len(size))) for noise in (0.1, 0.3))
+    rows = pl.DataFrame({"week": week, "log": np.log(week), "square": week**2, "noisy": noisy})
+    honest = rows.with_columns(week=np.exp(size + 0.3 * draw.normal(size=len(size))))
+    leaks = {
+        s.feature: s.leaks for s in score_features(rows, ["log", "square"], "week", "regression", bound=0.95)
+    }
+    assert leaks == {"log": True, "square": True}
+    (lag,) = score_features(honest, ["noisy"], "week", "regression", bound=0.95)
+    assert (lag.leaks, lag.score < 0.9) == (False, True)
+
+
 def test_classes_are_scored_by_the_errors_that_are_avoided():
     kinds = DRAW.choice(["a", "b", "c"], ROWS, p=[0.9, 0.05, 0.05])
     scores = score(

@@ -23,12 +23,13 @@ from headrace.http.asgi import App
 from headrace.http.connection import Connection, WaitingConnections, raise_file_limit
 from headrace.kernel.errors import HeadraceError, Unavailable
 
-__all__ = ["HttpServer", "bind", "serve", "stop_on_signals", "url_of"]
+__all__ = ["HttpServer", "await_stop", "bind", "serve", "stop_on_signals", "url_of"]
 
 _log = logging.getLogger("headrace.http")
 _START_SECONDS = _STOP_SECONDS = 30.0  # far more than either takes, unless the machine is busy
 _BACKLOG = 1024
 _DRAIN_LOOK = 0.1  # seconds
+_STOP_LOOK = 1.0  # seconds
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -186,6 +187,16 @@ def stop_on_signals(stop: threading.Event | None = None) -> threading.Event:
     signal.signal(signal.SIGTERM, on_signal)
     signal.signal(signal.SIGINT, on_signal)
     return stop
+
+
+def await_stop(stop: threading.Event) -> None:
+    """Waits until a signal sets the event of `stop_on_signals`. Call it from the main thread.
+
+    The system may give a signal to another thread, as when it arrives while the process is suspended. Python
+    handles it in the main thread then, but does not wake it.
+    """
+    while not stop.wait(_STOP_LOOK):
+        pass
 
 
 def _config(

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from headrace.config.settings import Settings, load_settings
 from headrace.http.asgi import App
-from headrace.http.serve import serve, stop_on_signals
+from headrace.http.serve import await_stop, serve, stop_on_signals
 from headrace.kernel.child import end_with_parent, report_alive, report_ready, run_work
 from headrace.kernel.children import Child
 
@@ -58,4 +58,4 @@ def serve_until(app: App, settings: Settings, port: int, stop: threading.Event) 
     """Serves the application until `stop`; reports that it is ready, and every second that it is alive."""
     with serve(app, settings.http.host, port, beat=report_alive):
         report_ready()
-        stop.wait()
+        await_stop(stop)

@@ -4,8 +4,9 @@ Serve writes HAProxy's configuration with two listeners on every address (statis
 administration socket that every user may write to. Serve has no settings for these, but it has one for the
 path of HAProxy's binary. There it finds a wrapper, which restricts them and then becomes HAProxy. It also
 limits how long HAProxy waits for a client, which Serve allows an hour for an incomplete request. And while no
-replica is ready, HAProxy answers 503 as replicas on processes do, where Serve makes it answer 404 or 500. Every
-start of HAProxy waits for the wrapper, so this file must not import anything of the package.
+replica is ready, HAProxy answers 503 as replicas on processes do, where Serve makes it answer 404 or 500 or
+pass the request to Serve's own proxy. Every start of HAProxy waits for the wrapper, so this file must not
+import anything of the package.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ _IDLE_SECONDS = 30  # until the next request
 _CLIENT_SECONDS = 60  # without a byte from a client that sends a body, or reads none of a response
 _CLIENT_WAITS = re.compile(r"^(\s*)timeout client \S+\s*$", re.MULTILINE)
 _ERROR_FILE = re.compile(r"^(\s*)errorfile 50([234]) \S+\s*$", re.MULTILINE)
+_OWN_PROXY = re.compile(r"^\s*server \S+ \S+ check backup\s*$\n?", re.MULTILINE)
 _NOT_FOUND = re.compile(r"^(\s*)http-request return status 404 .*$", re.MULTILINE)
 # As the replicas on processes answer (processes.answer_unavailable).
 _UNAVAILABLE = (
@@ -72,8 +74,9 @@ def serve_environment(folder: Path, fallback_port: int) -> dict[str, str]:
     variables = {
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
         "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(fallback_port),
-        # By default a replica that is stopped waits half a minute for a balancer outside this machine.
-        "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "0",
+        # A replica that is stopped answers as long as HAProxy may still ask it. Then it closes its connections,
+        # and HAProxy closes that of a client whose request goes over one of these. Serve's default is 30.
+        "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "2",
         # By default Serve kills a proxy that is not ready within 15 s and starts another: on a busy machine
         # this never ends.
         "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",
@@ -150,11 +153,12 @@ def limit_waits(configuration: str, head_seconds: int = _HEAD_SECONDS) -> str:
 
 
 def answer_unavailable(configuration: str) -> str:
-    """The configuration with HAProxy's own errors in the form of the endpoint's errors.
+    """The configuration in which HAProxy itself answers while no replica is ready, as the endpoint does.
 
     The endpoint has every path, so HAProxy knows no path only while Serve has deployed none of its replicas.
     """
-    explained = _ERROR_FILE.sub(lambda m: f"{m[1]}http-error status 50{m[2]} {_UNAVAILABLE}", configuration)
+    alone = _OWN_PROXY.sub("", configuration)
+    explained = _ERROR_FILE.sub(lambda m: f"{m[1]}http-error status 50{m[2]} {_UNAVAILABLE}", alone)
     return _NOT_FOUND.sub(lambda m: f"{m[1]}http-request return status 503 {_UNAVAILABLE}", explained)
 
 

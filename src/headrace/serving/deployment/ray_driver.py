@@ -34,7 +34,7 @@ from headrace.kernel.ids import new_id
 from headrace.kernel.ports import find_free_port
 from headrace.serving.deployment.haproxy import drain, serve_environment
 from headrace.serving.deployment.ray_watch import ENDPOINT, EndpointWatch
-from headrace.serving.deployment.replica import GRACE, open_models, shorten_turns
+from headrace.serving.deployment.replica import DRAIN, GRACE, open_models, shorten_turns
 from headrace.serving.mlflow_models.model_set import ModelSet
 from headrace.serving.mlflow_models.ray_deployments import bind_model, find_problems, make_ask
 from headrace.serving.mlflow_models.served import FollowedModelSet, ServedModels
@@ -103,7 +103,7 @@ def run_driver(root: str, profile: str, port: int, models: Sequence[str], stop: 
         signal.signal(signal.SIGUSR1, lambda *_: roll.set())
         generation, deployed, attempts = new_id(), followed.current, Attempts()
         _deploy(settings, models, deployed, generation, attempts)
-        await_answer(settings.http.host, port)
+        await_answer(settings.http.host, port, stop)
         report_ready()
         watch = EndpointWatch(_application_of(settings))
         while not stop.wait(_INTERVAL):
@@ -198,10 +198,11 @@ def _run_serve(settings: Settings, port: int, environment: dict[str, str]) -> It
     try:
         yield
     finally:
-        drain(runtime_folder(settings), GRACE)  # Serve kills it together with the replicas
-        if _find_other_applications(settings):
-            serve.delete(_application_of(settings))
-        else:
+        # The replicas end first, while HAProxy answers 503 to what comes. If HAProxy ended first, Serve would
+        # miss it, and kill it after a second with the answers that its clients wait for.
+        serve.delete(_application_of(settings))
+        if not _find_other_applications(settings):
+            drain(runtime_folder(settings), DRAIN)
             serve.shutdown()
 
 
@@ -296,8 +297,8 @@ def _convert_errors(settings: Settings) -> Iterator[None]:
         ) from error
 
 
-def await_answer(host: str, port: int) -> None:
-    """Returns when /healthz answers over one connection that stays open for a while.
+def await_answer(host: str, port: int, stop: threading.Event) -> None:
+    """Returns when /healthz answers over one connection that stays open for a while, or `stop` is set.
 
     Each time Serve's controller reports a change, HAProxy is reloaded, which closes its connections.
 
@@ -307,7 +308,7 @@ def await_answer(host: str, port: int) -> None:
     deadline = time.monotonic() + _LONGEST_START
     url = url_of(host, port)
     while time.monotonic() < deadline:
-        if _does_answer(url, for_seconds=_SETTLED):
+        if stop.is_set() or _does_answer(url, for_seconds=_SETTLED):
             return
         time.sleep(0.05)
     raise Unavailable(f"the predict endpoint does not answer within {_LONGEST_START:.0f} s", where=url)

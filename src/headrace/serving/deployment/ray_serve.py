@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from urllib.parse import urlsplit
 
 from headrace.cluster.folder import remove_unused_folders
 from headrace.config.settings import Settings
@@ -93,10 +95,19 @@ class RayServeDeployment:
 
     def _end_driver(self) -> None:
         # A Ray of this machine that has not started is killed, because it does not end before it has started.
-        grace = 0.0 if self._is_local and not self._driver.ready else _GRACE
+        has_started = not self._is_local or self._driver.ready or self._does_listen()
         self._driver.terminate()
-        self._driver.end(time.monotonic() + grace)
+        self._driver.end(time.monotonic() + (_GRACE if has_started else 0.0))
         remove_unused_folders()
+
+    def _does_listen(self) -> bool:
+        """Whether clients can connect. A driver that was restarted answers before it counts as ready."""
+        address = urlsplit(self.url)
+        try:
+            socket.create_connection((address.hostname, address.port), timeout=1).close()
+        except OSError:
+            return False
+        return True
 
 
 def start(

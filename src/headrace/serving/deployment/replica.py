@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from headrace.config.settings import Settings, load_settings
-from headrace.http.serve import serve, stop_on_signals
+from headrace.http.serve import await_stop, serve, stop_on_signals
 from headrace.kernel.child import end_with_parent, report_alive, report_ready, run_work
 from headrace.kernel.memory import freeze_objects
 
@@ -78,7 +78,7 @@ def run_replica(root: str, profile: str, descriptor: int, models: Sequence[str],
         serve(endpoint.app, "", 0, bound=shared, beat=report_alive, drain=DRAIN, grace=GRACE),
     ):
         report_ready()
-        stop.wait()
+        await_stop(stop)
 
 
 def _main() -> int:
