@@ -26,7 +26,7 @@ from headrace.kernel.properties import LATEST_ARRIVAL, ORPHANS_REMOVED
 from headrace.kernel.time import now_micros
 from headrace.lake import Lake, LakeTable, commit, compaction, expiry, lease, maintenance, orphan_files
 from headrace.lake import files as lake_files
-from headrace.lake.files import APPENDED, conform, write_files
+from headrace.lake.files import APPENDED, WrittenFile, conform, write_files
 from headrace.lake.lease import Lease
 from headrace.lake.pyiceberg_internals import read_files
 from headrace.lake.table_state import rows_snapshot_ids
@@ -55,6 +55,12 @@ def table(shop_lake: Lake) -> LakeTable:
 @pytest.fixture
 def local_table(local: Settings) -> LakeTable:
     return create_table(lake.open(local))
+
+
+def write_unpublished(table: LakeTable) -> list[WrittenFile]:
+    """Appends 1, and writes the files of a build that is to replace it by 2."""
+    table.append(rows(1, 1))
+    return table.write([rows(1, 2)])
 
 
 def values(table: LakeTable, snapshot: int | None = None) -> list[int]:
@@ -444,8 +450,7 @@ class TestSweep:
         self, local_table: LakeTable, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         table, begun = local_table, now_micros()
-        table.append(rows(1, 1))
-        written = table.write([rows(1, 2)])
+        written = write_unpublished(table)
         lake.maintain(table)
         with monkeypatch.context() as patch:
             patch.setattr("headrace.kernel.time.time_ns", lambda: time.time_ns() + 48 * HOUR * 1_000)
@@ -458,8 +463,7 @@ class TestSweep:
     ) -> None:
         """The files of a build are gone, because the clock of another machine was ahead from its start."""
         table, begun = local_table, now_micros()
-        table.append(rows(1, 1))
-        written = table.write([rows(1, 2)])
+        written = write_unpublished(table)
         for hours in (48, 50):
             monkeypatch.setattr(orphan_files, "steady_micros", lambda hours=hours: now_micros() + hours * HOUR)
             deleted = lake.maintain(table).deleted

@@ -446,29 +446,36 @@ def test_a_killed_build_is_continued_with_the_partitions_that_are_not_written(
     assert not list(lake.folder.with_name("staged").iterdir())
 
 
-def test_a_build_that_fails_keeps_what_is_made_before_the_failure(
-    project: Project, lake: Lake, arrive: Arrive
-) -> None:
-    arrive(*((at(48 * n), n) for n in range(5)), arrived=at(999))
+def build_with_failure(project: Project, lake: Lake, user: int) -> list[int]:
+    """Builds `clean`, whose function fails at this user, but no more afterwards. Returns the list to which it
+    then adds the users of the rows that it reads."""
     clean = project.table("clean")
     object.__setattr__(clean, "schema", None)
     object.__setattr__(clean, "rowwise", False)
     read: list[int] = []
 
-    def refuse_user_3(clicks: pl.LazyFrame) -> pl.LazyFrame:
+    def refuse_user(clicks: pl.LazyFrame) -> pl.LazyFrame:
         rows = clicks.select("at", "user", "price", "_known_at").collect()
         read.extend(rows["user"])
-        if failing and 3 in rows["user"]:
-            raise ValueError("user 3")
+        if is_failing and user in rows["user"]:
+            raise ValueError(f"user {user}")
         return rows.lazy()
 
-    object.__setattr__(clean, "function", refuse_user_3)
-    failing = True
-    with pytest.raises(ProjectError, match="user 3"):
+    object.__setattr__(clean, "function", refuse_user)
+    is_failing = True
+    with pytest.raises(ProjectError, match=f"user {user}"):
         build_table(project, lake, clean, code="1")
+    is_failing = False
     read.clear()
-    failing = False
-    build_table(project, lake, clean, code="1")
+    return read
+
+
+def test_a_build_that_fails_keeps_what_is_made_before_the_failure(
+    project: Project, lake: Lake, arrive: Arrive
+) -> None:
+    arrive(*((at(48 * n), n) for n in range(5)), arrived=at(999))
+    read = build_with_failure(project, lake, user=3)
+    build_table(project, lake, project.table("clean"), code="1")
     assert (read, sorted(lake.table("clean").scan().collect()["user"])) == ([3, 4], [0, 1, 2, 3, 4])
 
 
@@ -476,24 +483,10 @@ def test_a_build_whose_files_were_deleted_makes_them_again(
     project: Project, lake: Lake, arrive: Arrive
 ) -> None:
     arrive((at(0), 0), (at(48), 1), arrived=at(999))
-    clean = project.table("clean")
-    object.__setattr__(clean, "schema", None)
-    object.__setattr__(clean, "rowwise", False)
-
-    def refuse_user_1(clicks: pl.LazyFrame) -> pl.LazyFrame:
-        rows = clicks.select("at", "user", "price", "_known_at").collect()
-        if failing and 1 in rows["user"]:
-            raise ValueError("user 1")
-        return rows.lazy()
-
-    object.__setattr__(clean, "function", refuse_user_1)
-    failing = True
-    with pytest.raises(ProjectError, match="user 1"):
-        build_table(project, lake, clean, code="1")
+    build_with_failure(project, lake, user=1)
     (file,) = (lake.folder / "warehouse").rglob("clean/data/**/*.parquet")
     file.unlink()
-    failing = False
-    build_table(project, lake, clean, code="1")
+    build_table(project, lake, project.table("clean"), code="1")
     assert sorted(lake.table("clean").scan().collect()["user"]) == [0, 1]
 
 

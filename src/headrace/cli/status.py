@@ -50,7 +50,7 @@ def _print(state: Status) -> None:
             f"Predictions: {state.oversized:,} are larger than their topic accepts; see headrace doctor.\n"
         )
     _print_topics(state)
-    rows = [(table.table, table.rows, _made(table)) for table in state.tables if table.declared]
+    rows = [(table.table, table.rows, table.describe_age()) for table in state.tables if table.declared]
     if rows:
         show.table("Tables", ["table", "rows", "made"], rows)
     for table in state.tables:
@@ -80,22 +80,11 @@ def _print_refusal(table: TableStatus) -> None:
     click.echo(f"    When the function or the data is corrected: headrace build {table.table}")
 
 
-def _made(table: TableStatus) -> str:
-    if not table.is_known:
-        return "unknown"
-    if table.age is None:
-        return "not visible yet" if table.waiting else "never"
-    return format_age(table.age)
-
-
 def _print_build(state: Status) -> None:
     if state.blocked:
         click.echo(f"Cannot be built yet: {state.blocked}\n")
     elif state.stale:
-        rows = [
-            (stage.stage, "; ".join(f"{kind}: {reason}" for kind, reason in stage.reasons))
-            for stage in state.stale
-        ]
+        rows = [(stage.stage, stage.describe_reasons()) for stage in state.stale]
         show.table("Stale", ["stage", "why"], rows)
         click.echo("  To bring them up to date: headrace build\n")
     elif not state.next_step:

@@ -16,7 +16,7 @@ __all__ = ["end_session", "is_alive", "kill_started", "mark_of", "memory_of"]
 
 _CHECK_EVERY = 0.02  # seconds between two looks at a session that ends
 _LONGEST_KILL = 5.0  # seconds that killed processes may take to end
-_BOOT = Path("/proc/sys/kernel/random/boot_id")
+_PROC = Path("/proc/self/stat")  # Linux has it
 
 
 def mark_of(pid: int | None = None) -> str:
@@ -38,7 +38,7 @@ def is_alive(mark: str) -> bool:
 def memory_of(pid: int) -> int | None:
     """The bytes of memory of a process, shared memory divided among those that share it (Linux: Pss; elsewhere
     the resident size); None if it does not run."""
-    if not _BOOT.exists():
+    if not _PROC.exists():
         ps = subprocess.run(["ps", "-p", str(pid), "-o", "rss="], capture_output=True, text=True, check=False)
         return int(ps.stdout) * 1024 if ps.stdout.strip() else None
     try:
@@ -113,7 +113,7 @@ def _kill(pids: Sequence[int]) -> None:
 
 
 def _start(pid: int) -> str | None:
-    if _BOOT.exists():
+    if _PROC.exists():
         try:
             stat = Path(f"/proc/{pid}/stat").read_text()
         except (FileNotFoundError, ProcessLookupError):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 from headrace.kernel.time import now_micros
@@ -15,13 +16,13 @@ from headrace.kernel.time import now_micros
 __all__ = ["SteadyClock", "boot_id", "steady_micros", "uptime_micros"]
 
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
-_CLOCK = getattr(
-    time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC
-)  # Linux also counts while the machine is suspended
+# Linux also counts while the machine is suspended.
+_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 _TOLERANCE = 1_000_000  # microseconds: a difference that is no step
 _TRUSTED = 86_400_000_000  # microseconds after which a step ahead counts
 
 
+@cache
 def boot_id() -> str:
     """The id of this start of the machine; `-` where the system has none."""
     return _BOOT.read_text().strip() if _BOOT.exists() else "-"

@@ -108,9 +108,7 @@ def _separate_rows(rows: _Rows) -> list[_Rows]:
     """The rows, each by itself."""
     if not isinstance(rows, Mapping):
         return [[row] for row in rows]
-    columns = {
-        name: list(column.val if isinstance(column, RepeatedValue) else column) for name, column in rows.items()
-    }
+    columns = {name: _items_of(column) for name, column in rows.items()}
     lengths = {len(values) for values in columns.values()}
     if len(lengths) != 1:  # which Feast reports
         return [rows]
@@ -169,11 +167,15 @@ def _plain(value: Any, dtype: str) -> Any:
     return int(value) if is_whole else value
 
 
+def _items_of(column: Any) -> list[Any]:
+    """The items of a column, as Feast takes it: a list, or its own message."""
+    return list(column.val if isinstance(column, RepeatedValue) else column)
+
+
 def _values_of(rows: _Rows, key: str) -> list[Any]:
     """The values of a key; none if the rows lack it, which Feast itself reports."""
     if isinstance(rows, Mapping):
-        column = rows.get(key, ())
-        values = list(column.val if isinstance(column, RepeatedValue) else column)
+        values = _items_of(rows.get(key, ()))
     else:
         values = [row[key] for row in rows if key in row]
     return [feast_value_type_to_python_type(v) if isinstance(v, Value) else v for v in values]

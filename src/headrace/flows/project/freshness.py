@@ -14,7 +14,7 @@ from msgspec import Struct, field, structs
 from headrace import log as logs
 from headrace.kernel.position import LogPosition, decode_position
 from headrace.kernel.properties import AUDIT, FAILED_ROWS, POSITION, UNDECLARED_FIELDS
-from headrace.kernel.time import now
+from headrace.kernel.time import format_age, now
 from headrace.lake.table_state import TableState
 from headrace.log import Log
 from headrace.tables.audits.report import last_report
@@ -83,6 +83,14 @@ class TableStatus(Struct, frozen=True):
     waiting: str | None = None
     refused: tuple[str, ...] = ()
     refused_partitions: tuple[str, ...] = ()
+
+    def describe_age(self) -> str:
+        """`age` in words, or why there is none."""
+        if not self.is_known:
+            return "unknown"
+        if self.age is None:
+            return "not visible yet" if self.waiting else "never"
+        return format_age(self.age)
 
 
 class VerdictCounts(Struct, frozen=True):

@@ -67,6 +67,10 @@ class StaleStage(Struct, frozen=True):
     stage: str
     reasons: tuple[tuple[str, str], ...]
 
+    def describe_reasons(self) -> str:
+        """The reasons in one line."""
+        return "; ".join(f"{kind}: {reason}" for kind, reason in self.reasons)
+
 
 class Status(Struct, frozen=True):
     """The state of a project on a profile.

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from headrace.kernel.counts import plural
 from headrace.kernel.html import LIMIT, html_pairs, html_table
-from headrace.kernel.time import format_age
 
 if TYPE_CHECKING:
     from headrace.flows.project.freshness import TableStatus
@@ -78,10 +77,7 @@ def _overview(state: Status) -> Iterator[tuple[str, object]]:
 
 def _tables_of(state: Status) -> Iterator[tuple[str, Sequence[str], Sequence[Sequence[object]]]]:
     """The title, the columns and the rows of each table below the overview."""
-    stale = [
-        (stage.stage, "; ".join(f"{kind}: {reason}" for kind, reason in stage.reasons)) for stage in state.stale
-    ]
-    yield "Stale", ("stage", "why"), stale
+    yield "Stale", ("stage", "why"), [(stage.stage, stage.describe_reasons()) for stage in state.stale]
     yield "Models", ("model", "arms", "note"), [*_models(state)]
     deployed = [
         (model.name, f"{model.model} {model.version}", f"{model.state} {model.note or ''}")
@@ -98,7 +94,9 @@ def _tables_of(state: Status) -> Iterator[tuple[str, Sequence[str], Sequence[Seq
         for topic in state.topics
     ]
     yield "Topics", ("topic", "events", "not ingested", "contract"), topics
-    tables = [(table.table, table.rows, _made(table), _note(table)) for table in state.tables if table.declared]
+    tables = [
+        (table.table, table.rows, table.describe_age(), _note(table)) for table in state.tables if table.declared
+    ]
     yield "Tables", ("table", "rows", "made", "note"), tables
     alerts = [(alert.severity, alert.subject, alert.reason, alert.why) for alert in state.alerts]
     schedules = [("schedule", schedule.name, schedule.trigger, schedule.due) for schedule in state.schedules]
@@ -134,14 +132,6 @@ def _models(state: Status) -> Iterator[Sequence[object]]:
             for arm in (release.arms if release else ())
         ]
         yield name, ", ".join(arms), "; ".join(notes)
-
-
-def _made(table: TableStatus) -> str:
-    if not table.is_known:
-        return "unknown"
-    if table.age is None:
-        return "not visible yet" if table.waiting else "never"
-    return format_age(table.age)
 
 
 def _note(table: TableStatus) -> str:
