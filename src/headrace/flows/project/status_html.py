@@ -94,9 +94,8 @@ def _tables_of(state: Status) -> Iterator[tuple[str, Sequence[str], Sequence[Seq
         for topic in state.topics
     ]
     yield "Topics", ("topic", "events", "not ingested", "contract"), topics
-    tables = [
-        (table.table, table.rows, table.describe_age(), _note(table)) for table in state.tables if table.declared
-    ]
+    declared = [table for table in state.tables if table.declared]
+    tables = [(table.table, table.rows, table.describe_age(), _note(table)) for table in declared]
     yield "Tables", ("table", "rows", "made", "note"), tables
     alerts = [(alert.severity, alert.subject, alert.reason, alert.why) for alert in state.alerts]
     schedules = [("schedule", schedule.name, schedule.trigger, schedule.due) for schedule in state.schedules]
