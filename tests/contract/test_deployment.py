@@ -309,6 +309,26 @@ def test_under_full_load_no_request_is_cut_while_replicas_come_and_go(
     assert sorted(read_shipped(settings)) == sorted(clients.ids)  # each once, and no other
 
 
+@pytest.mark.soak
+@pytest.mark.usefixtures("ray_serve_only")
+def test_a_stop_cuts_no_request_while_the_driver_starts_again(
+    boosters: dict[int, bytes], tmp_path: Path
+) -> None:
+    """HAProxy answers 503 before the driver is ready."""
+    settings = make_settings(tmp_path / "project", "ray_serve", boosters)
+    running = SupervisedDeployment(settings)
+    ((name, driver),) = running.deployment.processes.items()
+    with run_clients(running.port, 16) as clients:
+        until(lambda: clients.statuses[200] > 200)
+        os.kill(driver, signal.SIGTERM)
+        until(lambda: running.deployment.processes[name] != driver)
+        unavailable = clients.statuses[503]
+        until(lambda: clients.statuses[503] > unavailable)
+        running.stop()
+    assert clients.cut == []
+    assert {*clients.ids} <= {*read_shipped(settings)}
+
+
 @pytest.mark.usefixtures("processes_only")
 def test_a_hanging_replica_is_killed_and_replaced(
     running: SupervisedDeployment, monkeypatch: pytest.MonkeyPatch

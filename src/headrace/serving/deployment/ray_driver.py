@@ -93,30 +93,30 @@ def run_driver(root: str, profile: str, port: int, models: Sequence[str], stop: 
     """Runs Ray Serve until `stop` is set."""
     settings, roll = load_settings(Path(root), profile), threading.Event()
     environment = serve_environment(runtime_folder(settings), find_free_port())
-    with (
-        cluster.connect(settings, own=True, environment=environment),
-        _end_without_daemons(),
-        _run_serve(settings, port, environment),
-        closing(FollowedModelSet(settings)) as followed,
-    ):
-        stop_on_signals(stop)  # Ray has replaced the handlers
+    with cluster.connect(settings, own=True, environment=environment):
+        stop_on_signals(stop)  # Ray has replaced the handlers; HAProxy answers before Serve's start returns
         signal.signal(signal.SIGUSR1, lambda *_: roll.set())
-        generation, deployed, attempts = new_id(), followed.current, Attempts()
-        _deploy(settings, models, deployed, generation, attempts)
-        await_answer(settings.http.host, port, stop)
-        report_ready()
-        watch = EndpointWatch(_application_of(settings))
-        while not stop.wait(_INTERVAL):
-            followed.poll()
-            is_due = deployed is not None and _report_problems(settings, deployed, attempts)
-            if roll.is_set() or followed.current != deployed or is_due:
-                generation, deployed = new_id() if roll.is_set() else generation, followed.current
-                roll.clear()
-                _redeploy(settings, models, deployed, generation, attempts)
-            does_answer = _does_answer(url_of(settings.http.host, port))
-            if does_answer:
-                report_alive()
-            watch.check(does_answer=does_answer)
+        with (
+            _end_without_daemons(),
+            _run_serve(settings, port, environment),
+            closing(FollowedModelSet(settings)) as followed,
+        ):
+            generation, deployed, attempts = new_id(), followed.current, Attempts()
+            _deploy(settings, models, deployed, generation, attempts)
+            await_answer(settings.http.host, port, stop)
+            report_ready()
+            watch = EndpointWatch(_application_of(settings))
+            while not stop.wait(_INTERVAL):
+                followed.poll()
+                is_due = deployed is not None and _report_problems(settings, deployed, attempts)
+                if roll.is_set() or followed.current != deployed or is_due:
+                    generation, deployed = new_id() if roll.is_set() else generation, followed.current
+                    roll.clear()
+                    _redeploy(settings, models, deployed, generation, attempts)
+                does_answer = _does_answer(url_of(settings.http.host, port))
+                if does_answer:
+                    report_alive()
+                watch.check(does_answer=does_answer)
 
 
 @contextmanager
